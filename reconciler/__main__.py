@@ -1,0 +1,8 @@
+"""`python -m reconciler` is the console script `reconcile`."""
+
+import sys
+
+from reconciler.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Connections, named queries and advisory locks: the only module that knows how we talk to PostgreSQL.
+
+Design rules
+- Every connection runs in UTC. `messages.start_time` is a timestamp without time zone that holds UTC, and a
+  session in another zone would shift it in silence.
+- Connections are in autocommit and every write is inside `with conn.transaction()`, so that no transaction is
+  left open by accident (https://www.psycopg.org/psycopg3/docs/basic/transactions.html).
+- Driver errors are translated here, once, into what the caller does next (`translated`).
+- Statements live in `queries/<table>.sql`; only `load_queries` may turn file text into SQL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from importlib.resources import files
+from typing import Any, LiteralString, cast
+
+import psycopg
+from psycopg import errors as pg
+
+from reconciler.errors import ReconcilerError, Refused, SchemaError, Unavailable
+
+APPLICATION_NAME = "reconciler"
+CONNECT_TIMEOUT = timedelta(seconds=10)
+STATEMENT_TIMEOUT = timedelta(minutes=5)
+LOCK_TIMEOUT = timedelta(seconds=30)
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_QUERY = re.compile(r"^-- name: (?P<name>\w+)\s*$", re.MULTILINE)
+
+
+def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None) -> Connection:
+    """Open a connection in UTC, in autocommit, with timeouts, named `reconciler: <purpose>`.
+
+    `settings` are run-time parameters for this session alone. They and ours are sent after connecting and
+    not as start-up options, which connection poolers refuse.
+
+    Raises:
+        Refused: the server turned the user, password or database away.
+        Unavailable: no server answered.
+
+    """
+    with translated():
+        conn = psycopg.connect(
+            url,
+            autocommit=True,
+            connect_timeout=int(CONNECT_TIMEOUT.total_seconds()),
+            application_name=f"{APPLICATION_NAME}: {purpose}",
+            # A server that vanished without a FIN is noticed within about half a minute instead of two hours.
+            keepalives_idle=15,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
+        session = {
+            "timezone": "UTC",
+            "statement_timeout": f"{_ms(STATEMENT_TIMEOUT)}ms",
+            "lock_timeout": f"{_ms(LOCK_TIMEOUT)}ms",
+            # A client that dies inside a transaction must not hold its locks until TCP gives up on it.
+            "idle_in_transaction_session_timeout": "60s",
+            **(settings or {}),
+        }
+        try:
+            conn.execute(
+                "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)",
+                (list(session), list(session.values())),
+            )
+        except BaseException:
+            conn.close()
+            raise
+    return conn
+
+
+@cache
+def load_queries(table: str) -> Mapping[str, LiteralString]:
+    """The named statements of `queries/<table>.sql`: a `-- name: x` line, then the statement.
+
+    Marked as LiteralString here and nowhere else: the type checker then rejects SQL built from other text.
+    """
+    text = files("reconciler").joinpath("queries", f"{table}.sql").read_text(encoding="utf-8")
+    parts = _QUERY.split(text)
+    names, bodies = parts[1::2], parts[2::2]
+    if len(set(names)) != len(names):
+        raise ReconcilerError(f"queries/{table}.sql names a statement twice")
+    return {name: cast(LiteralString, body.strip()) for name, body in zip(names, bodies, strict=True)}
+
+
+@contextmanager
+def advisory_lock(conn: Connection, name: str) -> Iterator[bool]:
+    """Hold the session-level advisory lock called `name` if it is free; yields whether we have it.
+
+    The lock lives on this very connection: losing the connection is losing the lock, and the transaction
+    with it (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS).
+    """
+    key = f"{APPLICATION_NAME}:{name}"
+    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (key,)).fetchone()
+    held = bool(row and row[0])
+    try:
+        yield held
+    finally:
+        if held and not conn.closed:
+            conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (key,))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into ours, with the server's reason and without the statement's values."""
+    try:
+        yield
+    except psycopg.Error as exc:
+        raise translate(exc) from exc
+
+
+def translate(exc: psycopg.Error) -> ReconcilerError:
+    """What a driver error means for the caller."""
+    reason = (exc.diag.message_primary or str(exc).strip().splitlines()[0] if str(exc) else type(exc).__name__)
+    match exc:
+        case pg.InvalidPassword() | pg.InvalidAuthorizationSpecification():
+            return Refused(f"the database refused the login: {reason}", hint="check the user and password in DATABASE_URL")
+        case pg.InvalidCatalogName():
+            return Refused(f"the database does not exist: {reason}", hint="check the name in DATABASE_URL, or create it")
+        case pg.InsufficientPrivilege():
+            return Refused(f"the database role lacks a privilege: {reason}", hint="grant it to the user in DATABASE_URL")
+        case pg.UndefinedTable() | pg.UndefinedColumn() | pg.UndefinedFunction():
+            return SchemaError(f"the schema is not up to date: {reason}", hint="run `reconcile migrate`")
+        case psycopg.OperationalError() if exc.sqlstate is None and _is_login_failure(reason):
+            # While connecting, libpq hands on the server's text without its SQLSTATE.
+            return Refused(f"the database refused the login: {reason}", hint="check DATABASE_URL")
+        case psycopg.OperationalError() | psycopg.InterfaceError():
+            return Unavailable(f"the database is unavailable: {reason}")
+    return ReconcilerError(f"the database answered: {reason}")
+
+
+def _is_login_failure(reason: str) -> bool:
+    return any(
+        sign in reason
+        for sign in ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied", "not permitted")
+    )
+
+
+def _ms(duration: timedelta) -> int:
+    return int(duration / timedelta(milliseconds=1))
