@@ -1,0 +1,23 @@
+-- 009: status, is_final, finalized_at and sync_state agree, always.
+--
+-- In the field every row does since 008, and 007 keeps it so; from here on no code path can break it. Added NOT VALID,
+-- which looks at no row, then validated by a scan that blocks no writer.
+--
+-- lock: ACCESS EXCLUSIVE on messages for a moment; SHARE UPDATE EXCLUSIVE while validating
+-- transaction: none
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_constraint
+                   WHERE conrelid = 'messages'::regclass AND conname = 'messages_final_agrees') THEN
+        ALTER TABLE messages
+            ADD CONSTRAINT messages_final_agrees CHECK (
+                is_final = call_status_is_final(status)
+                AND (finalized_at IS NOT NULL) = is_final
+                AND (is_final OR sync_state <> 'frozen')
+            ) NOT VALID;
+    END IF;
+END
+$$;
+
+ALTER TABLE messages VALIDATE CONSTRAINT messages_final_agrees;

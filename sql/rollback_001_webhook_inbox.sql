@@ -1,0 +1,6 @@
+-- Undoes 001: the inbox goes, with every webhook in it.
+--
+-- lock: ACCESS EXCLUSIVE on twilio_webhook_inbox
+-- drops: twilio_webhook_inbox
+
+DROP TABLE IF EXISTS twilio_webhook_inbox;

@@ -1,0 +1,6 @@
+-- Undoes 002: the log of events goes, with every event in it.
+--
+-- lock: ACCESS EXCLUSIVE on call_events
+-- drops: call_events
+
+DROP TABLE IF EXISTS call_events;

@@ -1,0 +1,4 @@
+-- Undoes nothing: narrowing again would round prices to four decimals and fail on long SIP URIs. The wider columns
+-- take everything that the narrow ones took.
+--
+-- lock: none

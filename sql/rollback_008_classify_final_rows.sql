@@ -1,0 +1,4 @@
+-- Undoes nothing: that an ended call is final was true before 008 wrote it down, and which rows said otherwise is not
+-- known any more.
+--
+-- lock: none
