@@ -1,0 +1,90 @@
+"""Who may read what: Basic authentication as Twilio checks it.
+
+| credentials | may read |
+| --- | --- |
+| account SID + auth token | that account and its subaccounts |
+| main API key | its own account alone; a subaccount needs its own key |
+| standard API key | the same, but not /Accounts |
+| restricted API key | what its permissions name (else 403/70051) |
+
+Sources: https://www.twilio.com/docs/iam/api/subaccounts and https://www.twilio.com/docs/iam/api-keys. The status
+for a key on a foreign account is not documented; 401/20003 is what reports of a mismatched account SID show.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+
+from reconciler.simulator import messages
+from reconciler.simulator.account import ApiKey, SimulatedAccount
+from reconciler.simulator.messages import Answer, Request
+
+
+class Denied(Exception):
+    """The request is turned away with `answer`."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+def all_accounts(accounts: Iterable[SimulatedAccount]) -> dict[str, SimulatedAccount]:
+    """The accounts and their subaccounts by SID."""
+    found: dict[str, SimulatedAccount] = {}
+    for account in accounts:
+        found[account.sid] = account
+        found.update(account.subaccounts)
+    return found
+
+
+def admit(
+    request: Request, resource: str, accounts: dict[str, SimulatedAccount], *, suspended_answer: int
+) -> tuple[SimulatedAccount, SimulatedAccount]:
+    """The account that signed in, and the one the path names (without one: itself).
+
+    Raises:
+        Denied: with the answer Twilio gives.
+
+    """
+    user, secret = _credentials(request)
+    caller, key = _sign_in(user, secret, accounts)
+    if caller.status == "closed":
+        raise Denied(messages.not_authenticated())
+    if caller.status == "suspended":
+        raise Denied(messages.not_authenticated() if suspended_answer == 401 else messages.forbidden())
+    if key is not None and not key.may_read(resource):
+        raise Denied(messages.forbidden(70051 if key.kind == "restricted" else 20403))
+    target = caller if request.account_sid is None else accounts.get(request.account_sid)
+    if target is caller:
+        return caller, caller
+    if key is not None:
+        raise Denied(messages.not_authenticated())
+    if target is None or target.owner is not caller:
+        raise Denied(messages.not_found(request.path))
+    if target.status == "closed" and resource != "accounts":
+        raise Denied(messages.not_found(request.path))
+    return caller, target
+
+
+def _credentials(request: Request) -> tuple[str, str]:
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    try:
+        user, colon, secret = base64.b64decode(value, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        raise Denied(messages.not_authenticated()) from None
+    if scheme.lower() != "basic" or not colon:
+        raise Denied(messages.not_authenticated())
+    return user, secret
+
+
+def _sign_in(
+    user: str, secret: str, accounts: dict[str, SimulatedAccount]
+) -> tuple[SimulatedAccount, ApiKey | None]:
+    if (account := accounts.get(user)) is not None and account.auth_token == secret:
+        return account, None
+    for account in accounts.values():
+        if (key := account.keys.get(user)) is not None and key.secret == secret:
+            return account, key
+    raise Denied(messages.not_authenticated())

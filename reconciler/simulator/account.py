@@ -1,0 +1,205 @@
+"""A simulated account: its calls, its credentials, its subaccounts."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any, Literal
+
+import msgspec
+
+from reconciler.simulator.calls import (
+    FINAL,
+    Call,
+    Record,
+    SimulatedCall,
+    VerbatimCall,
+    scripted,
+)
+from reconciler.simulator.filters import Filters
+from reconciler.simulator.generate import lives
+from reconciler.simulator.timeline import Timeline
+from reconciler.simulator.wire import seconds
+
+Status = Literal["active", "suspended", "closed"]
+KeyKind = Literal["main", "standard", "restricted"]
+EVERYTHING = Filters()
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key of one account; a restricted one may read only what `permissions` names.
+
+    Resources are named calls, accounts and usage. Kinds: https://www.twilio.com/docs/iam/api-keys.
+    """
+
+    sid: str
+    secret: str
+    kind: KeyKind = "main"
+    permissions: frozenset[str] = frozenset()
+
+    def may_read(self, resource: str) -> bool:
+        """Standard keys read all but /Accounts and /Keys."""
+        match self.kind:
+            case "main":
+                return True
+            case "standard":
+                return resource != "accounts"
+            case "restricted":
+                return resource in self.permissions
+
+
+class SimulatedAccount:
+    """An account whose calls may be added, changed and deleted while a server lists them; thread-safe."""
+
+    def __init__(
+        self, sid: str, auth_token: str, *, seed: int = 0, friendly_name: str = "Simulated", status: Status = "active"
+    ) -> None:
+        self.sid = sid
+        self.auth_token = auth_token
+        self.friendly_name = friendly_name
+        self.status: Status = status
+        self.owner: SimulatedAccount | None = None
+        self.subaccounts: dict[str, SimulatedAccount] = {}
+        self.keys: dict[str, ApiKey] = {}
+        self._random = random.Random(f"{sid}:{seed}")
+        self._lock = threading.RLock()
+        self._calls: dict[str, Call] = {}
+        self._timeline = Timeline()
+        self._ended_as = {status: Timeline() for status in FINAL}
+
+    # Calls
+
+    def add(self, *calls: Call) -> None:
+        """Take calls in; a SID that is there already is refused."""
+        self._add(calls)
+
+    def call(self, date_created: datetime, *, sid: str | None = None, **script: Any) -> SimulatedCall:
+        """Script a call (see `calls.scripted`), take it in and return it."""
+        with self._lock:
+            made = scripted(sid or self.new_sid(), self.sid, date_created, **script)
+            self._add([made])
+        return made
+
+    def load(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Take in real records, to be served verbatim under this account's SID."""
+        self._add([VerbatimCall(record, self.sid) for record in records])
+
+    def generate(self, count: int, since: datetime, until: datetime) -> None:
+        """Take in `count` random calls created in [since, until): the same ones for the same seed."""
+        with self._lock:
+            self._add(lives(self._random, self.sid, count, seconds(since), seconds(until)))
+
+    def change(self, sid: str, **fields: Any) -> SimulatedCall:
+        """Rewrite the script of a call (see the fields of `SimulatedCall`), say the second it ends."""
+        with self._lock:
+            call = self._calls[sid]
+            if not isinstance(call, SimulatedCall):
+                raise TypeError(f"{sid} is a real record and has no script")
+            changed = msgspec.structs.replace(call, **fields)
+            self._remove(call)
+            self._add([changed])
+        return changed
+
+    def hang_up(self, sid: str, at: datetime, *, status: str = "completed") -> SimulatedCall:
+        """End a call at `at`, whatever its script said."""
+        return self.change(sid, ended=seconds(at), status=status, priced=None)
+
+    def delete(self, sid: str, at: datetime) -> None:
+        """From `at` on the call is gone from listings and fetches alike."""
+        with self._lock:
+            call = self._calls[sid]
+            if isinstance(call, VerbatimCall):
+                call.deleted = seconds(at)
+            else:
+                self.change(sid, deleted=seconds(at))
+
+    def calls_at(
+        self, now: datetime, filters: Filters = EVERYTHING, *, after: Call | None = None, limit: int | None = None,
+        skip: int = 0,
+    ) -> list[Call]:  # fmt: skip
+        """The calls to be seen at `now` that pass the filters, newest date_created first.
+
+        `after` continues behind that call, `skip` leaves some out first, `limit` is the most to return.
+        """
+        at = seconds(now)
+        span = filters.lifetime(at)
+        timeline = self._ended_as.get(filters.status or "", self._timeline)
+        with self._lock:
+            found = (
+                call
+                for call in timeline.newest_first(
+                    span.since, span.until, None if after is None else (after.created, after.sid)
+                )
+                if call.is_visible(at) and filters.matches(call, at)
+            )
+            return list(islice(found, skip, None if limit is None else skip + limit))
+
+    def calls_before(self, now: datetime, filters: Filters, newer_than: Call, limit: int) -> list[Call]:
+        """The page in front of a call: the `limit` matches next newer than it, newest first."""
+        at = seconds(now)
+        with self._lock:
+            found = (
+                call
+                for call in self._timeline.oldest_first((newer_than.created, newer_than.sid))
+                if call.is_visible(at) and filters.matches(call, at)
+            )
+            return list(islice(found, limit))[::-1]
+
+    def find(self, sid: str) -> Call | None:
+        """The call of that SID, whether or not it can be seen at present."""
+        return self._calls.get(sid)
+
+    def record(self, sid: str, now: datetime) -> Record | None:
+        """Twilio's record of one call at `now`; None when it cannot be seen then."""
+        call = self._calls.get(sid)
+        return call.render(seconds(now)) if call is not None and call.is_visible(seconds(now)) else None
+
+    def new_sid(self, prefix: str = "CA") -> str:
+        """A fresh SID; SIDs have no order in time."""
+        with self._lock:
+            return f"{prefix}{self._random.getrandbits(128):032x}"
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    # Credentials and subaccounts
+
+    def add_key(
+        self, sid: str, secret: str, kind: KeyKind = "main", permissions: Iterable[str] = ()
+    ) -> ApiKey:
+        """Create an API key (`SK…`) of this account."""
+        key = self.keys[sid] = ApiKey(sid, secret, kind, frozenset(permissions))
+        return key
+
+    def add_subaccount(
+        self, sid: str, auth_token: str, *, seed: int = 0, friendly_name: str = "Subaccount", status: Status = "active"
+    ) -> SimulatedAccount:
+        """Create a subaccount: calls, keys and token of its own."""
+        account = SimulatedAccount(sid, auth_token, seed=seed, friendly_name=friendly_name, status=status)
+        account.owner = self
+        self.subaccounts[sid] = account
+        return account
+
+    # The indexes
+
+    def _add(self, calls: Iterable[Call]) -> None:
+        with self._lock:
+            calls = list(calls)
+            new = {call.sid: call for call in calls}
+            if len(new) != len(calls) or not new.keys().isdisjoint(self._calls):
+                raise ValueError("two calls of one SID")
+            self._calls.update(new)
+            self._timeline.add(calls)
+            for status, timeline in self._ended_as.items():
+                timeline.add(call for call in calls if call.status == status)
+
+    def _remove(self, call: Call) -> None:
+        del self._calls[call.sid]
+        self._timeline.remove(call)
+        if call.status in FINAL:
+            self._ended_as[call.status].remove(call)

@@ -1,0 +1,66 @@
+"""Records that no API should send and some day will: one broken value in an otherwise good page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+# A lone surrogate has no UTF-8 form, so it is written into the encoded JSON as its escape.
+_SURROGATE = "@lone-surrogate@"
+
+
+def _set(**fields: object) -> Callable[[dict[str, Any]], object]:
+    return lambda record: record.update(fields)
+
+
+def _without(*names: str) -> Callable[[dict[str, Any]], object]:
+    return lambda record: [record.pop(name, None) for name in names]
+
+
+BREAKAGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "unknown_status": _set(status="on-hold"),
+    "nul_in_string": lambda record: record.update({"from": "+1202\x005550100"}),
+    "lone_surrogate": _set(to=f"client:{_SURROGATE}"),
+    "huge_sip_uri": _set(to=f"sip:{'x' * 5000}@example.com"),
+    "negative_duration": _set(duration="-5"),
+    "duration_with_fraction": _set(duration="12.5"),
+    "price_with_exponent": _set(price="-1.4E-2"),
+    "price_not_a_number": _set(price="NaN"),
+    "numbers_not_strings": _set(price=-0.014, duration=30),
+    "year_1": _set(start_time="Mon, 01 Jan 0001 00:00:00 +0000"),
+    "year_9999": _set(end_time="Fri, 31 Dec 9999 23:59:59 +0000"),
+    "bad_date": _set(date_created="yesterday, shortly after lunch"),
+    "sid_not_a_sid": _set(sid="call-123"),
+    "null_sid": _set(sid=None),
+    "missing_keys": _without("status", "from", "date_created"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Breakage:
+    """Breaks one record: the one called `sid`, else the one at `index` of the page."""
+
+    kind: str
+    index: int = 0
+    sid: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in BREAKAGES:
+            raise ValueError(f"no breakage is called {self.kind!r}; there are {sorted(BREAKAGES)}")
+
+    def encode(self, payload: object) -> bytes:
+        """The payload with its broken record, as JSON. A payload without such a record stays as it is."""
+        for record in self._records(payload):
+            BREAKAGES[self.kind](record)
+        return msgspec.json.encode(payload).replace(_SURROGATE.encode(), rb"\ud800")
+
+    def _records(self, payload: object) -> list[dict[str, Any]]:
+        if not isinstance(payload, dict):
+            return []
+        records: list[dict[str, Any]] = payload.get("calls", [payload] if "parent_call_sid" in payload else [])
+        if self.sid is not None:
+            return [record for record in records if record["sid"] == self.sid]
+        return records[self.index : self.index + 1]

@@ -1,0 +1,238 @@
+"""What goes wrong between Twilio and us, and the plan that says to which request.
+
+    plan = FaultPlan(seed=7)
+    plan.next(Fault.too_many_requests(retry_after=2), Fault.reset())        # the next two requests
+    plan.when(lambda request: request.param("Page") == "3", Fault.hang(), times=1)
+    plan.rates({Fault.server_error(503): 0.05, Fault.reset(): 0.01})        # of all other requests
+    plan.max_concurrent = 4                                                 # 429 above it, per account
+
+The shapes are those that were reported of Twilio or of what stands before it: HTML and empty bodies from gateways
+(kevinburke/twilio-go README), resets of idle connections (twilio/twilio-python#506, twilio/twilio-node#1023).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+from zlib import crc32
+
+from reconciler.simulator import messages
+from reconciler.simulator.breakage import Breakage
+from reconciler.simulator.messages import Answer, Delivery, Request
+
+_HTML = b"<html>\r\n<head><title>%(status)d</title></head>\r\n<body><center><h1>%(status)d</h1></center></body>\r\n</html>"
+_MESSAGES = {500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout"}
+
+
+def _html(status: int) -> Answer:
+    return Answer(status, body=_HTML % {b"status": status}, content_type="text/html")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong with one request. Build it with the class methods.
+
+    With `instead` Twilio's own answer is never made; otherwise it is made and then spoilt.
+    """
+
+    name: str
+    instead: Answer | None = None
+    delivery: Delivery = Delivery.WHOLE
+    spoil: Literal["", "truncate", "array", "hang"] = ""
+    breakage: Breakage | None = None
+
+    def applied_to(self, answer: Answer) -> Answer:
+        """What the client gets instead of `answer`."""
+        if self.breakage is not None and answer.body is None:
+            answer = replace(answer, body=self.breakage.encode(answer.payload))
+        match self.spoil:
+            case "truncate":
+                answer = replace(answer, body=answer.encoded()[: len(answer.encoded()) // 2])
+            case "array":
+                answer = replace(answer, body=b"[" + answer.encoded() + b"]")
+            case _:
+                pass
+        return replace(answer, delivery=self.delivery)
+
+    @classmethod
+    def too_many_requests(cls, retry_after: int | None = None) -> Fault:
+        """429/20429, with or without Retry-After."""
+        return cls("429", instead=messages.too_many_requests(retry_after))
+
+    @classmethod
+    def server_error(cls, status: int = 500, *, html: bool = False) -> Fault:
+        """500, 502, 503 or 504, with Twilio's JSON body or with a gateway's HTML."""
+        answer = _html(status) if html else messages.error(status, 20500, _MESSAGES.get(status, "Error"))
+        return cls(str(status), instead=answer)
+
+    @classmethod
+    def reset(cls) -> Fault:
+        """The connection is reset instead of an answer."""
+        return cls("reset", instead=Answer(delivery=Delivery.RESET), delivery=Delivery.RESET)
+
+    @classmethod
+    def reset_mid_body(cls) -> Fault:
+        """The connection is reset in the middle of the body."""
+        return cls("reset mid-body", delivery=Delivery.RESET_MID_BODY)
+
+    @classmethod
+    def closed_early(cls) -> Fault:
+        """Content-Length speaks of the whole body, but the connection closes after half of it."""
+        return cls("closed early", delivery=Delivery.CLOSED_EARLY)
+
+    @classmethod
+    def truncated_json(cls) -> Fault:
+        """Half of the JSON in an answer that is complete as HTTP goes."""
+        return cls("truncated", spoil="truncate")
+
+    @classmethod
+    def hang(cls) -> Fault:
+        """No answer until the plan releases it, the server stops, or half a minute has passed; then the real one."""
+        return cls("hang", spoil="hang")
+
+    @classmethod
+    def html_with_200(cls) -> Fault:
+        """A page of HTML where JSON belongs, with status 200."""
+        return cls("html", instead=_html(200))
+
+    @classmethod
+    def empty_body(cls, status: int = 200) -> Fault:
+        """An answer without a body."""
+        return cls("empty", instead=Answer(status, body=b""))
+
+    @classmethod
+    def array(cls) -> Fault:
+        """Good JSON of the wrong shape: the envelope inside an array."""
+        return cls("array", spoil="array")
+
+    @classmethod
+    def unauthorized(cls) -> Fault:
+        """401/20003."""
+        return cls("401", instead=messages.not_authenticated())
+
+    @classmethod
+    def forbidden(cls, code: int = 20403) -> Fault:
+        """403 with 20403, 20005 or 70051."""
+        return cls("403", instead=messages.forbidden(code))
+
+    @classmethod
+    def not_found(cls) -> Fault:
+        """404/20404."""
+        return cls("404", instead=messages.not_found(""))
+
+    @classmethod
+    def error(cls, status: int, code: int | None, message: str) -> Fault:
+        """Any other error in Twilio's words."""
+        return cls(str(status), instead=messages.error(status, code, message))
+
+    @classmethod
+    def redirect(cls, location: str, status: int = 307) -> Fault:
+        """A redirect, say to another host."""
+        return cls("redirect", instead=Answer(status, body=b"", headers=(("Location", location),)))
+
+    @classmethod
+    def broken_record(cls, kind: str, *, index: int = 0, sid: str | None = None) -> Fault:
+        """One record of the answer is broken (see `breakage.BREAKAGES`)."""
+        return cls(f"broken record: {kind}", breakage=Breakage(kind, index, sid))
+
+
+@dataclass(slots=True)
+class _Rule:
+    applies: Callable[[Request], bool]
+    fault: Fault
+    times: int | None
+
+
+@dataclass(eq=False)
+class FaultPlan:
+    """Decides for each request what goes wrong with it; thread-safe.
+
+    Rules come first, then the queue, then the rates, then what always applies. Rates look at the request and at
+    how often it was made before, so that the same requests meet the same faults in whatever order threads run.
+    """
+
+    seed: int = 0
+    max_concurrent: int | None = None
+    hanging: int = 0
+    _rules: list[_Rule] = field(default_factory=list)
+    _queue: deque[Fault] = field(default_factory=deque)
+    _rates: dict[Fault, float] = field(default_factory=dict)
+    _always: Fault | None = None
+    _seen: Counter[int] = field(default_factory=Counter)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _released: int = 0
+
+    def next(self, *faults: Fault) -> None:
+        """One fault for each of the next requests."""
+        with self._changed:
+            self._queue.extend(faults)
+
+    def always(self, fault: Fault | None) -> None:
+        """A fault for every request for which nothing else is planned; None ends it."""
+        with self._changed:
+            self._always = fault
+
+    def when(self, predicate: Callable[[Request], bool], fault: Fault, times: int | None = None) -> None:
+        """A fault for requests that `predicate` picks, `times` times or for ever."""
+        with self._changed:
+            self._rules.append(_Rule(predicate, fault, times))
+
+    def rates(self, rates: Mapping[Fault, float]) -> None:
+        """Shares of all requests, each between 0 and 1, together at most 1; replaces earlier rates."""
+        with self._changed:
+            self._rates = dict(rates)
+
+    def clear(self) -> None:
+        """Nothing goes wrong any more; what hangs is released."""
+        with self._changed:
+            self._rules.clear()
+            self._queue.clear()
+            self._rates.clear()
+            self._always = None
+        self.release()
+
+    def decide(self, request: Request) -> Fault | None:
+        """What goes wrong with this request."""
+        with self._changed:
+            for rule in self._rules:
+                if rule.times != 0 and rule.applies(request):
+                    rule.times = None if rule.times is None else rule.times - 1
+                    return rule.fault
+            if self._queue:
+                return self._queue.popleft()
+            return self._by_chance(request) or self._always
+
+    def hang(self, at_most: float = 30.0) -> None:
+        """Wait until released; called by the server."""
+        with self._changed:
+            generation = self._released
+            self.hanging += 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._released > generation, at_most)
+            self.hanging -= 1
+
+    def release(self) -> None:
+        """Let every request go on that hangs now."""
+        with self._changed:
+            self._released += 1
+            self._changed.notify_all()
+
+    def wait_until_hanging(self, requests: int = 1, timeout: float = 10.0) -> bool:
+        """Wait until so many requests hang; False if that did not happen in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.hanging >= requests, timeout)
+
+    def _by_chance(self, request: Request) -> Fault | None:
+        if not self._rates:
+            return None
+        which = crc32(repr((request.path, request.params)).encode())
+        self._seen[which] += 1
+        drawn = crc32(f"{self.seed}:{which}:{self._seen[which]}".encode()) / 0x1_0000_0000
+        for fault, rate in self._rates.items():
+            if drawn < rate:
+                return fault
+            drawn -= rate
+        return None

@@ -1,0 +1,144 @@
+"""The filters of GET Calls.json: exact, case-sensitive names; everything else is ignored in silence.
+
+Names and meaning: OpenAPI `ListCall`. `>` is "on or after" and `<` is "before"; a bare date means its midnight in
+UTC; `StartTime=<date>` means that day, and equality with an instant finds nothing (twilio/twilio-node#975).
+That unknown names are ignored: twilio/sample-code#100, twilio/twilio-php#693.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from reconciler.simulator.calls import LIVING, Call
+from reconciler.simulator.switches import Switches
+from reconciler.simulator.wire import DAY
+
+NAMES = frozenset(
+    {"To", "From", "ParentCallSid", "Status"}
+    | {f"{field}{operator}" for field in ("StartTime", "EndTime") for operator in ("", "<", ">")}
+)
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+class BadFilter(ValueError):
+    """A value that cannot be read; the message is Twilio's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Half-open: since <= time < until; None is unbounded."""
+
+    since: int | None = None
+    until: int | None = None
+
+    def __contains__(self, at: int) -> bool:
+        return (self.since is None or self.since <= at) and (self.until is None or at < self.until)
+
+    def __and__(self, other: Span) -> Span:
+        since = [bound for bound in (self.since, other.since) if bound is not None]
+        until = [bound for bound in (self.until, other.until) if bound is not None]
+        return Span(max(since, default=None), min(until, default=None))
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a listing asks for."""
+
+    status: str | None = None
+    from_: str | None = None
+    to: str | None = None
+    parent_call_sid: str | None = None
+    start: Span | None = None
+    end: Span | None = None
+    null_matches: bool = False
+
+    @classmethod
+    def parse(cls, params: Sequence[tuple[str, str]], switches: Switches) -> Filters:
+        """The filters among query parameters; an empty value and an unknown name are no filter.
+
+        Raises:
+            BadFilter: a time that is none.
+
+        """
+        if switches.ignore_filters:
+            return cls()
+        given = {name: value for name, value in params if name in NAMES and value}
+        return cls(
+            status=given.get("Status"),
+            from_=given.get("From"),
+            to=given.get("To"),
+            parent_call_sid=given.get("ParentCallSid"),
+            start=_span("StartTime", given, switches),
+            end=_span("EndTime", given, switches),
+            null_matches=switches.null_start_matches_filters,
+        )
+
+    def matches(self, call: Call, at: int) -> bool:
+        """Whether the call, as it is at `at`, passes every filter."""
+        return (
+            (self.status is None or call.status_at(at) == self.status)
+            and (self.from_ is None or call.from_ == self.from_)
+            and (self.to is None or call.to == self.to)
+            and (self.parent_call_sid is None or call.parent_call_sid == self.parent_call_sid)
+            and (self.start is None or self._passes(call.start_at(at), self.start))
+            and (self.end is None or self._passes(call.end_at(at), self.end))
+        )
+
+    def lifetime(self, at: int) -> Span:
+        """Every call that matches was alive at some moment of this span."""
+        if self.status in LIVING:
+            return Span(at, at + 1)
+        window = None if self.null_matches else self.start or self.end
+        return (window or Span()) & Span(None, at + 1)
+
+    def begins_before(self, at: int) -> bool:
+        """Whether the window asked for reaches back beyond `at`, for the retention check."""
+        return any(span.since is not None and span.since < at for span in (self.start, self.end) if span is not None)
+
+    def _passes(self, time: int | None, span: Span) -> bool:
+        return self.null_matches if time is None else time in span
+
+
+def _span(field: str, given: dict[str, str], switches: Switches) -> Span | None:
+    """One half-open span out of `field`, `field<` and `field>`."""
+    spans = [
+        _bound(field, operator, given[field + operator], switches)
+        for operator in ("", "<", ">")
+        if field + operator in given
+    ]
+    if not spans:
+        return None
+    whole = Span()
+    for span in spans:
+        whole = whole & span
+    return whole
+
+
+def _bound(field: str, operator: str, value: str, switches: Switches) -> Span:
+    is_date = _DATE.fullmatch(value) is not None
+    at = _time(field, value)
+    if switches.time_filters == "day":
+        at, is_date = at - at % DAY, True
+    match operator:
+        case ">":
+            return Span(at, None)
+        case "<":
+            reach = 0 if not switches.before_is_inclusive else DAY if switches.time_filters == "day" else 1
+            return Span(None, at + reach)
+        case _:
+            return Span(at, at + DAY if is_date else at)
+
+
+def _time(field: str, value: str) -> int:
+    """The first whole second at or after `value`; a time without zone is UTC."""
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        raise BadFilter(f"Invalid {field}") from None
+    at = at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    return math.ceil(at.timestamp())

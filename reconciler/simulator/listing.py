@@ -1,0 +1,135 @@
+"""Pages of calls: the envelope, the keyset cursor, and what may go wrong within one listing.
+
+Form of the envelope and of the page tokens: tests/data/real_list_envelopes.json. `PA` + the SID of the last record
+leads to the next page, `PB` + the SID of the first to the previous one. Calls that arrive at the head do not shift
+later pages. There is no total. A page that is full leads on, even to an empty one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from urllib.parse import urlencode
+from zlib import crc32
+
+from reconciler.simulator.account import SimulatedAccount
+from reconciler.simulator.calls import Call, Record
+from reconciler.simulator.filters import NAMES, BadFilter, Filters
+from reconciler.simulator.switches import Switches
+from reconciler.simulator.wire import API, DAY, seconds
+
+Params = Sequence[tuple[str, str]]
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+
+
+class OutsideRetention(ValueError):
+    """The window begins before what Twilio keeps: 400/20004."""
+
+
+class BadPageToken(ValueError):
+    """A token that names no call of this account."""
+
+
+def list_calls(account: SimulatedAccount, params: Params, now: datetime, switches: Switches) -> Record:
+    """One page of Calls.json as Twilio would answer at `now`.
+
+    Raises:
+        BadFilter: a parameter that cannot be read.
+        BadPageToken: the token is not one of ours.
+        OutsideRetention: the window begins too early.
+
+    """
+    page, size, token = paging(params)
+    filters = Filters.parse(params, switches)
+    if switches.retention_days is not None and filters.begins_before(seconds(now) - switches.retention_days * DAY):
+        raise OutsideRetention
+    now -= switches.listing_lag
+    at = seconds(now)
+    calls = _page(account, filters, now, page, size, token, switches)
+    query = [(name, value) for name, value in params if name in NAMES and value]
+    records = [call.render(at) for call in calls]
+    if switches.extra_keys:
+        for record in records:
+            record["ai_summary"] = {"sentiment": None, "topics": ["unknown", "to", "you"]}
+    answer = envelope("calls", records, f"{API}/Accounts/{account.sid}/Calls.json", query, page, size, token)
+    if switches.absolute_next_page_uri is not None and answer["next_page_uri"]:
+        answer["next_page_uri"] = switches.absolute_next_page_uri + answer["next_page_uri"]
+    if switches.extra_keys:
+        answer["meta"] = {"key": "calls", "total_hint": None}
+    return answer
+
+
+def paging(params: Params) -> tuple[int, int, str | None]:
+    """Page, PageSize (1 to 1000, 50 unless given) and PageToken.
+
+    Raises:
+        BadFilter: a number that is none.
+
+    """
+    given = dict(params)
+    try:
+        page = max(0, int(given.get("Page") or 0))
+        size = int(given.get("PageSize") or DEFAULT_PAGE_SIZE)
+    except ValueError:
+        raise BadFilter("Invalid Page or PageSize") from None
+    return page, min(max(size, 1), MAX_PAGE_SIZE), given.get("PageToken") or None
+
+
+def envelope(
+    key: str, records: list[Record], path: str, query: Params, page: int, size: int, token: str | None
+) -> Record:
+    """The envelope around a page of `records`, whose `sid` makes the tokens of the neighbouring pages."""
+
+    def uri(number: int, with_token: str | None = None) -> str:
+        tokens = [("PageToken", with_token)] if with_token else []
+        return f"{path}?{urlencode([*query, ('PageSize', str(size)), *tokens, ('Page', str(number))])}"
+
+    full = len(records) >= size
+    return {
+        key: records,
+        "end": page * size + len(records) - 1 if records else 0,
+        "first_page_uri": uri(0),
+        "next_page_uri": uri(page + 1, f"PA{records[-1]['sid']}") if full else None,
+        "page": page,
+        "page_size": size,
+        "previous_page_uri": uri(page - 1, f"PB{records[0]['sid']}") if page and records else None,
+        "start": page * size if records else 0,
+        "uri": uri(page, token),
+    }
+
+
+def _page(
+    account: SimulatedAccount, filters: Filters, now: datetime, page: int, size: int, token: str | None,
+    switches: Switches,
+) -> list[Call]:  # fmt: skip
+    rate = switches.duplicates_in_listing
+    if token is None:
+        # Page alone counts from the head, and so is not stable while calls arrive (twilio/twilio-node#11).
+        return _doubled(account.calls_at(now, filters, limit=size, skip=page * size), size, rate)
+    turn, named = token[:2], account.find(token[2:])
+    if named is None or turn not in ("PA", "PB"):
+        raise BadPageToken
+    if switches.deleted_page_token == "refuse" and not named.is_visible(seconds(now)):
+        raise BadPageToken
+    if turn == "PB":
+        return account.calls_before(now, filters, named, size)
+    calls = account.calls_at(now, filters, after=named, limit=size)
+    # The last call of one page again as the first of the next; never the only one, so that paging gets on.
+    again = [named] if size > 1 and _is_doubled(named.sid, rate) else []
+    return again + _doubled(calls, size - len(again), rate)
+
+
+def _doubled(calls: list[Call], size: int, rate: float) -> list[Call]:
+    """Some calls twice in succession, as far as the page has room; which ones depends on the SID alone."""
+    if not rate:
+        return calls[:size]
+    rows: list[Call] = []
+    for call in calls:
+        rows.extend([call, call] if _is_doubled(call.sid, rate) else [call])
+    return rows[:size]
+
+
+def _is_doubled(sid: str, rate: float) -> bool:
+    return crc32(sid.encode()) < rate * 0x1_0000_0000

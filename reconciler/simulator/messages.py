@@ -1,0 +1,93 @@
+"""Requests as they were read and answers before they are sent; Twilio's error bodies.
+
+An error's body is `{"code", "message", "more_info", "status"}` and its code also stands in the header
+X-Twilio-Error-Code (https://www.twilio.com/docs/usage/twilios-response).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import msgspec
+
+JSON = "application/json;charset=utf-8"
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request; header names are in lower case, `params` keeps order and repetitions."""
+
+    method: str
+    path: str
+    params: Sequence[tuple[str, str]]
+    headers: Mapping[str, str]
+
+    def param(self, name: str) -> str | None:
+        """The value of a query parameter; the last one if there are several."""
+        return dict(self.params).get(name)
+
+    @property
+    def account_sid(self) -> str | None:
+        """The account in the path, if there is one."""
+        parts = self.path.removesuffix(".json").split("/")
+        return parts[3] if len(parts) > 3 and parts[2] == "Accounts" else None
+
+
+class Delivery(Enum):
+    """How an answer reaches the client, or fails to."""
+
+    WHOLE = "whole"
+    RESET = "the connection is reset before anything is sent"
+    RESET_MID_BODY = "the connection is reset after half of the body"
+    CLOSED_EARLY = "Content-Length speaks of the whole body, the connection closes after half of it"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer: a payload still to be encoded, or a body of bytes already."""
+
+    status: int = 200
+    payload: object = field(default=None)
+    body: bytes | None = None
+    content_type: str = JSON
+    headers: Headers = ()
+    delivery: Delivery = Delivery.WHOLE
+
+    def encoded(self) -> bytes:
+        """The body's bytes."""
+        return self.body if self.body is not None else msgspec.json.encode(self.payload)
+
+
+def error(status: int, code: int | None, message: str, headers: Headers = ()) -> Answer:
+    """An error as the API words it; without `code` as some gateways do."""
+    body: dict[str, object] = {"message": message, "status": status}
+    if code is not None:
+        body = {"code": code, "message": message, "more_info": f"https://www.twilio.com/docs/errors/{code}",
+                "status": status}  # fmt: skip
+        headers = (("X-Twilio-Error-Code", str(code)), *headers)
+    return Answer(status, body=msgspec.json.encode(body), headers=headers)
+
+
+def not_authenticated() -> Answer:
+    """401/20003: wrong SID, token or key."""
+    return error(401, 20003, "Authenticate", (("WWW-Authenticate", 'Basic realm="Twilio API"'),))
+
+
+def forbidden(code: int = 20403) -> Answer:
+    """403: an inactive account (20403, 20005), or a key without the permission (70051)."""
+    return error(403, code, "Forbidden")
+
+
+def not_found(path: str) -> Answer:
+    """404/20404: no such resource, or none that these credentials may see."""
+    return error(404, 20404, f"The requested resource {path} was not found")
+
+
+def too_many_requests(retry_after: int | None = None) -> Answer:
+    """429/20429: too many concurrent requests of the account; the request was not processed."""
+    headers = () if retry_after is None else (("Retry-After", str(retry_after)),)
+    return error(429, 20429, "Too Many Requests", headers)

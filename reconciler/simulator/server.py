@@ -1,0 +1,137 @@
+"""The simulated Twilio on loopback: accounts, clock, switches and faults behind one base URL."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from reconciler.simulator import messages
+from reconciler.simulator.account import SimulatedAccount
+from reconciler.simulator.clock import Clock
+from reconciler.simulator.faults import Fault, FaultPlan
+from reconciler.simulator.http import HttpServer
+from reconciler.simulator.journal import Journal
+from reconciler.simulator.messages import Answer, Headers, Request
+from reconciler.simulator.resources import Resources
+from reconciler.simulator.switches import Switches
+from reconciler.simulator.wire import http_date, seconds
+
+
+class SimulatedTwilio:
+    """A context manager that serves accounts while it is open.
+
+    Attributes:
+        base_url: where it listens, on 127.0.0.1.
+        requests: the log of what was asked (`Journal`).
+        faults: the plan of what goes wrong; may be changed at any time.
+        page_delay: real time that each answer of the API takes; may be changed at any time.
+
+    An exception inside the simulator is answered with 500 and raised again when the context ends, so that a
+    mistake here is never taken for one of the client.
+    """
+
+    def __init__(
+        self,
+        accounts: Sequence[SimulatedAccount],
+        *,
+        clock: Clock,
+        switches: Switches | None = None,
+        faults: FaultPlan | None = None,
+        page_delay: timedelta = timedelta(0),
+        tls: ssl.SSLContext | None = None,
+        port: int = 0,
+    ) -> None:
+        self.clock = clock
+        self.faults = faults or FaultPlan()
+        self.page_delay = page_delay
+        self.requests = Journal()
+        self._resources = Resources(accounts, clock, switches or Switches())
+        self._errors: list[Exception] = []
+        self._stopping = threading.Event()
+        self._server = HttpServer(port, self._answer, tls)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self.port: int = self._server.server_address[1]
+        self.base_url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def switches(self) -> Switches:
+        """What is contested about Twilio; may be replaced at any time."""
+        return self._resources.switches
+
+    @switches.setter
+    def switches(self, switches: Switches) -> None:
+        self._resources.switches = switches
+
+    def start(self) -> Self:
+        """Begin to serve."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop serving, end every connection, release what hangs; raises what went wrong inside."""
+        self._stopping.set()
+        self._server.shutdown()
+        self._thread.join()
+        self.faults.release()
+        self._server.close_connections()
+        self._server.server_close()
+        if self._errors:
+            raise self._errors[0]
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _answer(self, request: Request) -> tuple[Answer, Headers, bool]:
+        """Answer one request: what the plan spoils, else what the resources say."""
+        entry, in_flight = self.requests.begin(request)
+        try:
+            fault = self._fault(request, in_flight)
+            if fault is not None and fault.spoil == "hang":
+                entry.fault = fault.name
+                self.faults.hang()
+            answer = fault.instead if fault is not None and fault.instead is not None else self._ask(request)
+            if fault is not None:
+                answer = fault.applied_to(answer)
+                entry.fault = fault.name
+            entry.status = answer.status
+            compress = self.switches.gzip and "gzip" in request.headers.get("accept-encoding", "")
+            return answer, self._headers(in_flight, len(self.requests), time.monotonic() - entry.started), compress
+        finally:
+            self.requests.end(request, entry)
+
+    def _fault(self, request: Request, in_flight: int) -> Fault | None:
+        limit = self.faults.max_concurrent
+        if limit is not None and in_flight > limit:
+            return Fault.too_many_requests()
+        return self.faults.decide(request)
+
+    def _ask(self, request: Request) -> Answer:
+        if self.page_delay:
+            self._stopping.wait(self.page_delay.total_seconds())
+        try:
+            return self._resources.answer(request)
+        except Exception as error:  # noqa: BLE001 -- kept, and raised by stop()
+            self._errors.append(error)
+            return messages.error(500, 20500, "Internal Server Error")
+
+    def _headers(self, in_flight: int, number: int, took: float) -> Headers:
+        headers = (
+            ("Twilio-Concurrent-Requests", str(in_flight)),
+            ("Twilio-Request-Id", f"RQ{number:032x}"),
+            ("Twilio-Request-Duration", f"{took:.3f}"),
+            ("X-Home-Region", "us1"),
+            ("X-Api-Domain", "api.twilio.com"),
+        )
+        if not self.switches.date_header:
+            return headers
+        return (("Date", http_date(seconds(self.clock.now()))), *headers)
