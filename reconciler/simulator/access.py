@@ -41,8 +41,8 @@ def all_accounts(accounts: Iterable[SimulatedAccount]) -> dict[str, SimulatedAcc
 
 def admit(
     request: Request, resource: str, accounts: dict[str, SimulatedAccount], *, suspended_answer: int
-) -> tuple[SimulatedAccount, SimulatedAccount]:
-    """The account that signed in, and the one the path names (without one: itself).
+) -> SimulatedAccount:
+    """The account the path names (without one: the one that signed in), if these credentials may read it.
 
     Raises:
         Denied: with the answer Twilio gives.
@@ -58,14 +58,14 @@ def admit(
         raise Denied(messages.forbidden(70051 if key.kind == "restricted" else 20403))
     target = caller if request.account_sid is None else accounts.get(request.account_sid)
     if target is caller:
-        return caller, caller
+        return caller
     if key is not None:
         raise Denied(messages.not_authenticated())
     if target is None or target.owner is not caller:
         raise Denied(messages.not_found(request.path))
     if target.status == "closed" and resource != "accounts":
         raise Denied(messages.not_found(request.path))
-    return caller, target
+    return target
 
 
 def _credentials(request: Request) -> tuple[str, str]:

@@ -141,8 +141,10 @@ class SimulatedCall(msgspec.Struct, frozen=True, gc=False):
 
     def updated_at(self, at: int) -> int:
         """The latest change of status; a price is none."""
-        times = (self.created, self.dialled, self.answered, self.ended)
-        return max(time for time in times if time is not None and time <= at)
+        for time in (self.ended, self.answered, self.dialled):
+            if time is not None and time <= at:
+                return time
+        return self.created
 
     def record(self, at: datetime) -> Record:
         """Twilio's record of this call at `at`, in wire form: all values strings, null or a map of URIs."""

@@ -10,6 +10,7 @@ import socket
 import socketserver
 import ssl
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -35,6 +36,7 @@ class HttpServer(socketserver.ThreadingTCPServer):
     def __init__(self, port: int, application: Application, tls: ssl.SSLContext | None) -> None:
         self.application = application
         self.tls = tls
+        self.errors: list[Exception] = []
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", port), _Connection)
@@ -60,7 +62,10 @@ class HttpServer(socketserver.ThreadingTCPServer):
                 pass  # the client was faster
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away in the middle is its own business."""
+        """A client that goes away in the middle is its own business; anything else is a mistake of ours."""
+        error = sys.exception()
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            self.errors.append(error)
 
 
 class _Connection(socketserver.StreamRequestHandler):

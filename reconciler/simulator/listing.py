@@ -80,21 +80,23 @@ def paging(params: Params) -> tuple[int, int, str | None]:
 def envelope(
     key: str, records: list[Record], path: str, query: Params, page: int, size: int, token: str | None
 ) -> Record:
-    """The envelope around a page of `records`, whose `sid` makes the tokens of the neighbouring pages."""
+    """The envelope around a page of `records`, whose `sid`, if they have one, makes the neighbours' tokens."""
 
     def uri(number: int, with_token: str | None = None) -> str:
         tokens = [("PageToken", with_token)] if with_token else []
         return f"{path}?{urlencode([*query, ('PageSize', str(size)), *tokens, ('Page', str(number))])}"
 
-    full = len(records) >= size
+    def neighbour(number: int, turn: str, record: Record) -> str:
+        return uri(number, turn + record["sid"] if "sid" in record else None)
+
     return {
         key: records,
         "end": page * size + len(records) - 1 if records else 0,
         "first_page_uri": uri(0),
-        "next_page_uri": uri(page + 1, f"PA{records[-1]['sid']}") if full else None,
+        "next_page_uri": neighbour(page + 1, "PA", records[-1]) if len(records) >= size else None,
         "page": page,
         "page_size": size,
-        "previous_page_uri": uri(page - 1, f"PB{records[0]['sid']}") if page and records else None,
+        "previous_page_uri": neighbour(page - 1, "PB", records[0]) if page and records else None,
         "start": page * size if records else 0,
         "uri": uri(page, token),
     }

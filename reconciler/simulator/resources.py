@@ -55,11 +55,10 @@ class Resources:
         if request.method != "GET":
             return messages.error(405, 20004, "Method not allowed")
         try:
-            caller, account = admit(
+            account = admit(
                 request, resource, all_accounts(self.accounts), suspended_answer=self.switches.suspended_answer
             )
-            subject = caller if resource == "accounts" and not request.account_sid else account
-            return route(subject, request, self.clock.now(), *match.groups())
+            return route(account, request, self.clock.now(), *match.groups())
         except Denied as denied:
             return denied.answer
         except (BadFilter, BadPageToken) as bad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 import threading
 import time
@@ -51,7 +52,7 @@ class SimulatedTwilio:
         self.page_delay = page_delay
         self.requests = Journal()
         self._resources = Resources(accounts, clock, switches or Switches())
-        self._errors: list[Exception] = []
+        self._numbers = itertools.count(1)
         self._stopping = threading.Event()
         self._server = HttpServer(port, self._answer, tls)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -80,8 +81,8 @@ class SimulatedTwilio:
         self.faults.release()
         self._server.close_connections()
         self._server.server_close()
-        if self._errors:
-            raise self._errors[0]
+        if self._server.errors:
+            raise self._server.errors[0]
 
     def __enter__(self) -> Self:
         return self.start()
@@ -105,7 +106,7 @@ class SimulatedTwilio:
                 entry.fault = fault.name
             entry.status = answer.status
             compress = self.switches.gzip and "gzip" in request.headers.get("accept-encoding", "")
-            return answer, self._headers(in_flight, len(self.requests), time.monotonic() - entry.started), compress
+            return answer, self._headers(in_flight, time.monotonic() - entry.started), compress
         finally:
             self.requests.end(request, entry)
 
@@ -121,13 +122,13 @@ class SimulatedTwilio:
         try:
             return self._resources.answer(request)
         except Exception as error:  # noqa: BLE001 -- kept, and raised by stop()
-            self._errors.append(error)
+            self._server.errors.append(error)
             return messages.error(500, 20500, "Internal Server Error")
 
-    def _headers(self, in_flight: int, number: int, took: float) -> Headers:
+    def _headers(self, in_flight: int, took: float) -> Headers:
         headers = (
             ("Twilio-Concurrent-Requests", str(in_flight)),
-            ("Twilio-Request-Id", f"RQ{number:032x}"),
+            ("Twilio-Request-Id", f"RQ{next(self._numbers):032x}"),
             ("Twilio-Request-Duration", f"{took:.3f}"),
             ("X-Home-Region", "us1"),
             ("X-Api-Domain", "api.twilio.com"),

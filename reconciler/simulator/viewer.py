@@ -1,0 +1,154 @@
+"""The Viewer's own backend as the second writer of the database: it stores webhooks and works them off.
+
+It writes what the Viewer's handlers write and knows none of the reconciler's rules. Its clumsy habits, each
+seen in the field, are flags and off by default. It takes an open connection and commits on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from reconciler.simulator.webhooks import Delivery, Kind, Webhook
+
+Connection = psycopg.Connection[Any]
+
+_EVENT_TYPES: dict[Kind, str] = {
+    "voice-url": "call-inbound",
+    "status-callback": "call-status",
+    "dial-action": "dial-action",
+    "recording": "recording-complete",
+}
+
+_RECEIVE = """
+INSERT INTO twilio_webhook_inbox (source, event_type, call_sid, recording_sid, dedupe_key, payload, received_at)
+SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::jsonb[], %s::timestamptz[])
+ON CONFLICT (dedupe_key) DO NOTHING
+"""
+
+_CLAIM = """
+UPDATE twilio_webhook_inbox SET processing_status = 'processing'
+ WHERE id IN (SELECT id FROM twilio_webhook_inbox
+               WHERE processing_status = 'pending' AND received_at <= %(now)s
+               ORDER BY id LIMIT %(batch)s FOR UPDATE SKIP LOCKED)
+RETURNING id
+"""
+
+# One row per call and statement: of several webhooks in a batch the last one received speaks.
+_UPSERT = """
+INSERT INTO messages AS m (twilio_sid, direction, status, from_number, to_number, duration, parent_call_sid, metadata)
+SELECT DISTINCT ON (call_sid)
+       call_sid, payload->>'Direction', payload->>'CallStatus', coalesce(payload->>'From', ''),
+       coalesce(payload->>'To', ''), (payload->>'CallDuration')::int, payload->>'ParentCallSid', %(metadata)s
+  FROM twilio_webhook_inbox
+ WHERE id = ANY(%(ids)s) AND event_type IN ('call-inbound', 'call-status')
+ ORDER BY call_sid, received_at DESC, id DESC
+ON CONFLICT (twilio_sid) DO UPDATE
+   SET status = EXCLUDED.status,
+       duration = coalesce(EXCLUDED.duration, m.duration),
+       metadata = CASE WHEN %(overwrite)s THEN EXCLUDED.metadata ELSE m.metadata END
+ WHERE %(regress)s
+    OR array_position(%(ranks)s::text[], EXCLUDED.status) >= coalesce(array_position(%(ranks)s::text[], m.status), 0)
+   AND m.status <> ALL (%(final)s)
+"""
+
+_RECORDINGS = """
+UPDATE messages SET recording_url = i.payload->>'RecordingUrl'
+  FROM twilio_webhook_inbox i
+ WHERE i.id = ANY(%(ids)s) AND i.event_type = 'recording-complete' AND messages.twilio_sid = i.call_sid
+"""
+
+_SEAL = """
+UPDATE messages SET is_final = true, finalized_at = %(now)s
+ WHERE NOT is_final
+   AND twilio_sid IN (SELECT call_sid FROM twilio_webhook_inbox WHERE id = ANY(%(ids)s))
+"""
+
+_COMPLETE = """
+UPDATE twilio_webhook_inbox SET processing_status = 'completed', processed_at = %(now)s WHERE id = ANY(%(ids)s)
+"""
+
+_FINAL = ["completed", "busy", "no-answer", "canceled", "failed"]
+_RANKS = ["queued", "initiated", "ringing", "in-progress", *_FINAL]
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What the Viewer's worker does wrong.
+
+    Attributes:
+        regress_statuses: the last webhook received wins, a late `ringing` over `completed` too.
+        seal_wrongly: a row it has touched is marked final, whatever its status.
+        overwrite_metadata: metadata is replaced at every update.
+        never_release: rows are claimed and then forgotten, as by a worker that was killed.
+
+    """
+
+    regress_statuses: bool = False
+    seal_wrongly: bool = False
+    overwrite_metadata: bool = False
+    never_release: bool = False
+
+
+def receive(conn: Connection, deliveries: Iterable[Delivery]) -> int:
+    """Store webhooks in the inbox; a dedupe_key that is there already is dropped. Returns how many were new."""
+    rows = [_inbox_row(delivery) for delivery in deliveries]
+    if not rows:
+        return 0
+    return conn.execute(_RECEIVE, [list(column) for column in zip(*rows, strict=True)]).rowcount
+
+
+def work(conn: Connection, habits: Habits | None = None, *, now: datetime, batch: int = 5000) -> int:
+    """Claim pending rows received by `now`, write them to `messages`, complete them. Returns how many."""
+    habits = habits or Habits()
+    ids = [row[0] for row in conn.execute(_CLAIM, {"now": now, "batch": batch}).fetchall()]
+    if not ids or habits.never_release:
+        return len(ids)
+    params = {
+        "ids": ids,
+        "now": now,
+        "metadata": Jsonb({"written_by": "viewer"}),
+        "overwrite": habits.overwrite_metadata,
+        "regress": habits.regress_statuses,
+        "ranks": _RANKS,
+        "final": _FINAL,
+    }
+    with conn.transaction():
+        conn.execute(_UPSERT, params)
+        conn.execute(_RECORDINGS, params)
+        if habits.seal_wrongly:
+            conn.execute(_SEAL, params)
+        conn.execute(_COMPLETE, params)
+    return len(ids)
+
+
+def dedupe_key(webhook: Webhook) -> str:
+    """The Viewer's key: call, status and Timestamp; what carries none of these is told apart by what it has."""
+    params = webhook.params
+    match webhook.kind:
+        case "recording":
+            return f"recording:{params['RecordingSid']}:{params['RecordingStatus']}"
+        case "dial-action":
+            return f"dial:{webhook.call_sid}:{params['DialCallSid']}:{params['DialCallStatus']}"
+        case "voice-url":
+            return f"inbound:{webhook.call_sid}"
+        case "status-callback":
+            return f"{webhook.call_sid}:{params['CallStatus']}:{params['Timestamp']}"
+
+
+def _inbox_row(delivery: Delivery) -> tuple[object, ...]:
+    webhook = delivery.webhook
+    return (
+        "twilio_recording" if webhook.kind == "recording" else "twilio_voice",
+        _EVENT_TYPES[webhook.kind],
+        webhook.call_sid,
+        webhook.params.get("RecordingSid"),
+        dedupe_key(webhook),
+        Jsonb(dict(webhook.params)),
+        delivery.received_at,
+    )
