@@ -11,18 +11,21 @@ Design rules
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
+from decimal import Decimal
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.types.json import set_json_loads
 
-from reconciler.errors import ReconcilerError, Refused, SchemaError, Unavailable
+from reconciler.errors import Contended, ReconcilerError, Refused, SchemaError, Unavailable
 
 APPLICATION_NAME = "reconciler"
 CONNECT_TIMEOUT = timedelta(seconds=10)
@@ -64,6 +67,8 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
             "idle_in_transaction_session_timeout": "60s",
             **(settings or {}),
         }
+        # JSON numbers may be money: a float would be the wrong one.
+        set_json_loads(partial(json.loads, parse_float=Decimal), conn)
         try:
             conn.execute(
                 "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)",
@@ -89,21 +94,16 @@ def load_queries(table: str) -> Mapping[str, LiteralString]:
     return {name: cast(LiteralString, body.strip()) for name, body in zip(names, bodies, strict=True)}
 
 
-@contextmanager
-def advisory_lock(conn: Connection, name: str) -> Iterator[bool]:
-    """Hold the session-level advisory lock called `name` if it is free; yields whether we have it.
+def try_advisory_lock(conn: Connection, name: str) -> bool:
+    """Take the session-level advisory lock called `name` if it is free.
 
-    The lock lives on this very connection: losing the connection is losing the lock, and the transaction
-    with it (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS).
+    It lives on this very connection: losing the connection is losing the lock, and the transaction with it
+    (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS).
     """
-    key = f"{APPLICATION_NAME}:{name}"
-    row = conn.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (key,)).fetchone()
-    held = bool(row and row[0])
-    try:
-        yield held
-    finally:
-        if held and not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (key,))
+    row = conn.execute(
+        "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (f"{APPLICATION_NAME}:{name}",)
+    ).fetchone()
+    return bool(row and row[0])
 
 
 @contextmanager
@@ -127,6 +127,8 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
             return Refused(f"the database role lacks a privilege: {reason}", hint="grant it to the user in DATABASE_URL")
         case pg.UndefinedTable() | pg.UndefinedColumn() | pg.UndefinedFunction():
             return SchemaError(f"the schema is not up to date: {reason}", hint="run `reconcile migrate`")
+        case pg.DeadlockDetected() | pg.SerializationFailure() | pg.LockNotAvailable():
+            return Contended(f"another writer was in the way: {reason}")
         case psycopg.OperationalError() if exc.sqlstate is None and _is_login_failure(reason):
             # While connecting, libpq hands on the server's text without its SQLSTATE.
             return Refused(f"the database refused the login: {reason}", hint="check DATABASE_URL")

@@ -6,10 +6,14 @@
     ├── Refused              77  credentials or privileges: a person must act
     ├── Retriable            75  the same request again, with backoff; a one-off run that gives up ends so
     │   ├── RateLimited          carries retry_after
-    │   └── Unavailable      69  network, timeout, 5xx, database away
+    │   ├── Unavailable      69  network, timeout, 5xx, database away; ConnectionLost is one of them
+    │   ├── FilterIgnored    75  a listing holds what was not asked for
+    │   ├── CredentialsDoubted 77  401 for credentials that worked a moment ago
+    │   └── Contended        75  another writer was in the way; nothing was committed
+    ├── OutsideRetention      1  the window lies before what Twilio keeps
     ├── JobHeld              75  another process holds the job
     ├── SchemaError          78  the database's schema is not what this version works with
-    ├── TwilioAnswerError    70  Twilio answers what it never should: an ignored filter, a foreign next page
+    ├── TwilioAnswerError    75  Twilio answers what it never should: 400, a redirect, a page that leads back
     └── BadObservation        1  one record that cannot be read: dead letter with its reason, the run goes on
 
 | situation | raise |
@@ -77,9 +81,11 @@ class SchemaError(ReconcilerError):
 
 
 class Retriable(ReconcilerError):
-    """The same request may succeed a little later."""
+    """The same request may succeed a little later: `attempts` times in all, the second one `at_once` or after a wait."""
 
     exit_code = ExitCode.TRY_AGAIN
+    attempts = 10
+    at_once = False
 
 
 class RateLimited(Retriable):
@@ -94,6 +100,35 @@ class Unavailable(Retriable):
     """Twilio or the database is away for now."""
 
     exit_code = ExitCode.UNAVAILABLE
+
+
+class ConnectionLost(Unavailable):
+    """The peer closed a connection that may have been idle for long; a new one may work at once."""
+
+    at_once = True
+
+
+class FilterIgnored(Retriable):
+    """A listing holds what was not asked for: Twilio ignored a filter. Asked again a little, then loud."""
+
+    attempts = 3
+
+
+class CredentialsDoubted(Retriable):
+    """401 for credentials that worked a moment ago: a passing fault or a revoked key; a few repeats tell which."""
+
+    exit_code = ExitCode.REFUSED
+    attempts = 4
+
+
+class OutsideRetention(ReconcilerError):
+    """The window lies before what Twilio keeps (error 20004)."""
+
+    exit_code = ExitCode.UNRECONCILED
+
+
+class Contended(Retriable):
+    """Another writer was in the way: a deadlock, a lock held too long, a row changed under us. Nothing was committed."""
 
 
 class JobHeld(ReconcilerError):

@@ -1,0 +1,328 @@
+"""Arguments to one call of the modules that do the work, and its outcome to an exit code.
+
+Results go to stdout, logs and progress to stderr. Nothing heavy is imported before a command needs it, so that
+`--version` and `--help` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from reconciler import __version__
+from reconciler.errors import ExitCode, ReconcilerError, SchemaError, UsageError
+
+if TYPE_CHECKING:
+    from reconciler.config import Settings
+    from reconciler.db import Connection
+
+_EPILOG = """\
+exit codes: 0 done · 1 done, but something could not be reconciled (dead letters, drift; with --dry-run:
+differences found) · 64 usage · 69 database or Twilio unavailable · 70 a bug · 75 try again (the job is held by
+another process, slices failed) · 77 refused (credentials, privileges) · 78 configuration · 130 interrupted
+
+Settings are read from the environment; README.md lists them. To see it work with nothing set: reconcile demo
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.USAGE, f"{self.prog}: {message}\n")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The whole command line; pure."""
+    parser = _Parser(
+        prog="reconcile",
+        description="Makes the Twilio Call Viewer's database equal to what Twilio says.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"reconciler {__version__}")
+    backfill = parser.add_argument_group("one-off backfill")
+    backfill.add_argument("--since", metavar="WHEN", help="read every call since: 90m, 24h, 7d, 2w, a date or an ISO time (UTC)")
+    backfill.add_argument("--until", metavar="WHEN", help="… and until (default: now)")
+    backfill.add_argument("--account", metavar="AC…", help="of this account (default: TWILIO_ACCOUNT_SID)")
+    backfill.add_argument("--dry-run", action="store_true", help="print what would change, field by field, and write nothing")
+    backfill.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=_backfill)
+
+    commands = parser.add_subparsers(title="commands", metavar="")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(run=run)
+        return sub
+
+    migrate = command("migrate", _migrate, "bring the database's schema up to this version")
+    migrate.add_argument("--dry-run", action="store_true", help="show what would be applied, and which locks it takes")
+    migrate.add_argument("--json", action="store_true", help="print the result as JSON")
+    rollback = command("rollback", _rollback, "undo migrations, newest first")
+    rollback.add_argument("--to", type=int, metavar="N", help="undo all after migration N (default: the newest one; -1: all)")
+    rollback.add_argument("--drop-data", action="store_true", help="also drop tables that hold rows")
+    verify = command("verify", _verify, "compare the schema itself with what this version needs")
+    verify.add_argument("--explain", action="store_true", help="also ask the planner whether our queries use their indexes")
+    verify.add_argument("--json", action="store_true", help="print the result as JSON")
+    check = command("check", _check, "check settings, database, privileges, schema, Twilio credentials and the clock")
+    check.add_argument("--json", action="store_true", help="print the result as JSON")
+    command("demo", _demo, "see everything at once: an embedded database and a simulated Twilio that loses webhooks")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = get_parser().parse_args(argv)
+    try:
+        run: Callable[[argparse.Namespace], int] = args.run
+        return int(run(args))
+    except ReconcilerError as exc:
+        _complain(str(exc), exc.hint)
+        return int(exc.exit_code)
+    except KeyboardInterrupt:
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not complain while flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.DONE)
+    except Exception as exc:
+        from reconciler.logs import get_logger
+
+        get_logger(__name__).exception("program.failed", kind=type(exc).__name__)
+        _complain(f"a bug: {type(exc).__name__}", "please report it with the log line above")
+        return int(ExitCode.BUG)
+
+
+def _backfill(args: argparse.Namespace) -> int:
+    if args.since is None:
+        get_parser().print_help(sys.stderr)
+        return int(ExitCode.USAGE)
+    settings = _settings()
+    credentials = settings.credentials()
+    asked_at = datetime.now(UTC)
+    since, until = _moment(args.since, "--since", asked_at), _moment(args.until or "0s", "--until", asked_at)
+    if since >= until:
+        raise UsageError(f"--since {args.since} is not before {'--until ' + args.until if args.until else 'now'}")
+    if until > asked_at:
+        raise UsageError("--until lies in the future")
+
+    from reconciler.backfill import Window, backfill, clamp, job_name
+    from reconciler.pacing import Pacer
+    from reconciler.source import Source
+    from reconciler.store import Rules, Store
+    from reconciler.terminal import watching
+    from reconciler.wire import ACCOUNT_SID
+
+    account = args.account or credentials.account_sid
+    if not ACCOUNT_SID.fullmatch(account):
+        raise UsageError("--account must be AC and 32 hexadecimal digits")
+    since = clamp(since, now=asked_at)
+    url = _database_url(settings)
+    _prepare_schema(url, migrate=not args.dry_run)
+    window = Window(account, since, until, {"since": args.since, "until": args.until})
+    rules = Rules(settings.webhook_grace, settings.freeze_after)
+    with _stop_on_signal() as stop:
+        source = Source(credentials, pacer=Pacer(settings.max_concurrency), stop=stop)
+        try:
+            with (
+                Store(url, job=job_name(account), rules=rules, lock=not args.dry_run) as store,
+                watching(as_json=args.json, dry_run=args.dry_run, masked=settings.log_pii == "masked") as watcher,
+            ):
+                summary = backfill(
+                    window, source=source, store=store, watcher=watcher, concurrency=settings.max_concurrency,
+                    stop=stop, dry_run=args.dry_run,
+                )  # fmt: skip
+                watcher.finished(summary)
+        finally:
+            source.close()
+    if args.dry_run and summary.exit_code is ExitCode.DONE and (summary.inserted or summary.updated):
+        return int(ExitCode.UNRECONCILED)
+    return int(summary.exit_code)
+
+
+def _migrate(args: argparse.Namespace) -> int:
+    from reconciler import migrate
+
+    with _database("migrate") as conn:
+        if args.dry_run:
+            steps = migrate.plan(conn)
+            rows: list[dict[str, Any]] = [
+                {"version": s.migration.version, "name": s.migration.name, "outcome": s.outcome, "lock": s.migration.up.lock}
+                for s in steps
+            ]
+        else:
+            applied = migrate.migrate(conn, on_applied=_log_applied)
+            rows = [
+                {"version": a.version, "name": a.name, "outcome": a.outcome, "seconds": round(a.duration.total_seconds(), 3)}
+                for a in applied
+            ]
+    if args.json:
+        _print_json(rows)
+    elif rows:
+        _print_rows(rows)
+    else:
+        print("The schema is up to date.")
+    return int(ExitCode.DONE)
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    from reconciler import migrate
+    from reconciler.migrations import load_migrations
+
+    with _database("rollback") as conn:
+        newest = len(load_migrations()) - 1 - len(migrate.behind(conn))
+        to = newest - 1 if args.to is None else args.to
+        undone = migrate.rollback(conn, to=to, drop_data=args.drop_data)
+    _print_rows([{"version": u.version, "name": u.name, "outcome": u.outcome} for u in undone])
+    return int(ExitCode.DONE)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from reconciler import migrate
+    from reconciler.store import PLAN_CHECKS
+
+    with _database("verify") as conn:
+        findings = migrate.verify(conn, PLAN_CHECKS if args.explain else ())
+    if args.json:
+        _print_json([{"subject": f.subject, "problem": f.problem} for f in findings])
+    else:
+        for finding in findings:
+            print(f"{finding.subject} {finding.problem}")
+        if not findings:
+            print("The schema is as this version needs it.")
+    return int(ExitCode.CONFIG if findings else ExitCode.DONE)
+
+
+def _check(args: argparse.Namespace) -> int:
+    settings = _settings()
+    from reconciler.check import check, exit_code
+
+    checks = []
+    for item in check(settings, database_url=lambda: _database_url(settings)):
+        checks.append(item)
+        if not args.json:
+            print(f"{item.severity.value:<4} {item.name}: {item.detail}" + (f"\n     → {item.hint}" if item.hint else ""), flush=True)
+    if args.json:
+        _print_json([{"name": c.name, "severity": c.severity.value, "detail": c.detail, "hint": c.hint} for c in checks])
+    return int(exit_code(checks))
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from reconciler.demo import run
+
+    return int(run())
+
+
+def _settings() -> Settings:
+    """Read the settings and set logging up by them."""
+    from reconciler import logs
+    from reconciler.config import Settings
+
+    settings = Settings.read(os.environ)
+    for secret in settings.secrets():
+        logs.protect(secret)
+    logs.configure(form=settings.log_format, level=settings.log_level, pii=settings.log_pii)
+    return settings
+
+
+def _database_url(settings: Settings) -> str:
+    if settings.database_url:
+        return settings.database_url
+    from reconciler import embedded
+
+    return embedded.start()
+
+
+@contextmanager
+def _database(purpose: str) -> Iterator[Connection]:
+    settings = _settings()
+    from reconciler import db
+
+    conn = db.connect(_database_url(settings), purpose=purpose)
+    try:
+        yield conn
+    finally:
+        conn.close()
+
+
+def _prepare_schema(url: str, *, migrate: bool) -> None:
+    """Apply what is missing, or refuse to run on an old schema."""
+    from reconciler import db
+    from reconciler import migrate as runner
+
+    with db.connect(url, purpose="migrate") as conn:
+        if migrate:
+            if runner.behind(conn):
+                runner.migrate(conn, on_applied=_log_applied)
+        elif behind := runner.behind(conn):
+            raise SchemaError(f"{len(behind)} migrations are not applied yet", hint="run `reconcile migrate` first")
+
+
+def _log_applied(applied: Any) -> None:
+    from reconciler.logs import get_logger
+
+    get_logger("reconciler.migrate").info(
+        "migration.applied", version=applied.version, name=applied.name, adopted=applied.outcome == "adopted",
+        duration_seconds=round(applied.duration.total_seconds(), 3),
+    )  # fmt: skip
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set: the page in hand is finished. A second one ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, _: object) -> None:
+        if stop.is_set():
+            os._exit(ExitCode.INTERRUPTED)
+        stop.set()
+        print("Finishing the page in hand; again to leave at once.", file=sys.stderr)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _moment(text: str, option: str, now: datetime) -> datetime:
+    from reconciler.times import parse_moment
+
+    try:
+        return parse_moment(text, now=now)
+    except (ValueError, OverflowError) as exc:
+        raise UsageError(f"{option} {text!r} cannot be read", hint=str(exc)) from None
+
+
+def _print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from reconciler.terminal import out
+
+    table = Table(*rows[0] if rows else (), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    out.print(table)
+
+
+def _print_json(value: object) -> None:
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def _complain(message: str, hint: str | None) -> None:
+    from reconciler.logs import mask, redact
+
+    for line in message.splitlines():
+        print(f"reconcile: {redact(mask(line))}", file=sys.stderr)
+    if hint:
+        print(f"  → {redact(mask(hint))}", file=sys.stderr)

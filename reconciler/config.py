@@ -1,0 +1,276 @@
+"""Settings: every name, meaning, unit and default in one place, read once and all errors reported at once.
+
+A value comes, first found first used, from the environment, from the file named by `NAME_FILE` and from systemd's
+`$CREDENTIALS_DIRECTORY/NAME` (secrets alone), or from the file named by RECONCILER_CONFIG (`NAME=value` lines).
+No other module reads the environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from reconciler.errors import ConfigError
+from reconciler.times import parse_duration
+
+_CONFIG_FILE: Final = "RECONCILER_CONFIG"
+_SID: Final = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
+
+
+class Credentials(NamedTuple):
+    """What signs our requests, and where they go."""
+
+    account_sid: str
+    username: str  # the account's SID, or an API key's
+    secret: str
+    region: str | None = None
+    edge: str | None = None
+    base_url: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Credentials of {self.account_sid}>"
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _sid(prefix: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if not (_SID.fullmatch(value) and value.startswith(prefix)):
+            raise ValueError(f"must be {prefix} and 32 hexadecimal digits")
+        return value
+
+    return parse
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        raise ValueError("must be http:// or https:// and a host, without credentials")
+    return value.rstrip("/")
+
+
+def _database_url(value: str) -> str:
+    if not re.match(r"postgres(ql)?://", value) and "=" not in value:
+        raise ValueError("must be postgresql://user@host/database, or libpq's key=value form")
+    return value
+
+
+def _accounts(value: str) -> tuple[str, ...]:
+    if value in ("this", "all"):
+        return (value,)
+    sids = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not sids or not all(_SID.fullmatch(sid) and sid.startswith("AC") for sid in sids):
+        raise ValueError("must be `this`, `all`, or account SIDs (AC and 32 hexadecimal digits) with commas between")
+    return sids
+
+
+def _one_of(*names: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return value.lower()
+
+    return parse
+
+
+def _positive(value: str) -> timedelta:
+    duration = parse_duration(value)
+    if not duration:
+        raise ValueError("must be longer than nothing")
+    return duration
+
+
+def _count(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= 100:
+        raise ValueError("must be a whole number from 1 to 100")
+    return int(value)
+
+
+def _listen(value: str) -> tuple[str, int]:
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("must be host:port, like 127.0.0.1:9464")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _channel(value: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value):
+        raise ValueError("must be a plain PostgreSQL identifier of up to 63 lower-case letters, digits and _")
+    return value
+
+
+def _setting(name: str, parse: Callable[[str], Any], default: str | None, meaning: str, *, secret: bool = False) -> Any:
+    return dataclasses.field(
+        default=None if default is None else parse(default),
+        repr=not secret,
+        metadata={"name": name, "parse": parse, "default": default, "meaning": meaning, "secret": secret},
+    )
+
+
+# fmt: off
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says, parsed; secrets are not in the repr."""
+
+    database_url: str | None = _setting("DATABASE_URL", _database_url, None, "the Viewer's database; without it an embedded PostgreSQL is used", secret=True)
+    twilio_account_sid: str | None = _setting("TWILIO_ACCOUNT_SID", _sid("AC"), None, "the Twilio account")
+    twilio_auth_token: str | None = _setting("TWILIO_AUTH_TOKEN", _text, None, "its auth token; or an API key and secret instead", secret=True)
+    twilio_api_key: str | None = _setting("TWILIO_API_KEY", _sid("SK"), None, "an API key of the account")
+    twilio_api_secret: str | None = _setting("TWILIO_API_SECRET", _text, None, "the API key's secret", secret=True)
+    twilio_region: str | None = _setting("TWILIO_REGION", _text, None, "the region that keeps the calls: us1, ie1, au1")
+    twilio_edge: str | None = _setting("TWILIO_EDGE", _text, None, "the edge to enter Twilio's network by: ashburn, dublin, sydney …")
+    twilio_base_url: str | None = _setting("TWILIO_BASE_URL", _url, None, "a simulator or recording proxy to ask instead of Twilio")
+    accounts: tuple[str, ...] = _setting("RECONCILER_ACCOUNTS", _accounts, "this", "`this` account, `all` with its subaccounts, or a list of account SIDs")
+    hot_interval: timedelta = _setting("RECONCILER_HOT_INTERVAL", _positive, "1m", "how often the newest and the open calls are read")
+    warm_interval: timedelta = _setting("RECONCILER_WARM_INTERVAL", _positive, "15m", "how often late fields of ended calls are fetched")
+    cold_interval: timedelta = _setting("RECONCILER_COLD_INTERVAL", _positive, "1d", "how often the last days are proven complete")
+    freeze_interval: timedelta = _setting("RECONCILER_FREEZE_INTERVAL", _positive, "10m", "how often calls that nothing more is expected of are frozen")
+    inbox_interval: timedelta = _setting("RECONCILER_INBOX_INTERVAL", _positive, "30s", "how often webhooks left in the inbox are taken up")
+    overlap: timedelta = _setting("RECONCILER_OVERLAP", _positive, "10m", "how far before its cursor a job reads again")
+    webhook_grace: timedelta = _setting("RECONCILER_WEBHOOK_GRACE", parse_duration, "60s", "how old a difference must be to count as a gap")
+    freeze_after: timedelta = _setting("RECONCILER_FREEZE_AFTER", _positive, "24h", "how long after its end a call waits for its price at most")
+    stuck_after: timedelta = _setting("RECONCILER_STUCK_AFTER", _positive, "24h", "how long a call may stay open before it is named")
+    inbox_grace: timedelta = _setting("RECONCILER_INBOX_GRACE", parse_duration, "5m", "how long the Viewer's own worker may take; 0s = there is none")
+    inbox_retention: timedelta | None = _setting("RECONCILER_INBOX_RETENTION", _positive, None, "when processed inbox rows are deleted; never if not set")
+    max_concurrency: int = _setting("RECONCILER_MAX_CONCURRENCY", _count, "8", "requests to Twilio at once, at most; a 429 lowers it for a while")
+    log_format: str = _setting("RECONCILER_LOG_FORMAT", _one_of("json", "console", "auto"), "auto", "json, console, or auto: console on a terminal")
+    log_level: str = _setting("RECONCILER_LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info", "the least level logged")
+    log_pii: str = _setting("RECONCILER_LOG_PII", _one_of("masked", "plain"), "masked", "plain writes phone numbers as they are")
+    http_listen: tuple[str, int] | None = _setting("RECONCILER_HTTP_LISTEN", _listen, None, "host:port of metrics, health and the status page; off if not set")
+    notify_channel: str | None = _setting("RECONCILER_NOTIFY_CHANNEL", _channel, None, "the NOTIFY channel that is told of changed calls; off if not set")
+
+    # fmt: on
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> Self:
+        """Read all settings.
+
+        Raises:
+            ConfigError: one for all that is wrong, a line each, naming the setting and the rule, never a secret.
+
+        """
+        errors: list[str] = []
+        environ = _with_config_file(environ, errors)
+        errors += _unknown(environ)
+        values = {}
+        for field in dataclasses.fields(cls):
+            name, parse = field.metadata["name"], field.metadata["parse"]
+            try:
+                text = _look_up(name, environ, secret=field.metadata["secret"])
+                if text:
+                    values[field.name] = parse(text)
+            except ValueError as exc:
+                errors.append(f"{name} {exc}")
+        settings = cls(**values) if not errors else None
+        if settings is not None:
+            errors += settings._contradictions()
+        if settings is None or errors:
+            raise ConfigError("\n".join(errors), hint="`reconcile check` shows all settings")
+        return settings
+
+    def credentials(self) -> Credentials:
+        """What to sign requests with.
+
+        Raises:
+            ConfigError: a part of it is not set.
+
+        """
+        missing = []
+        if not self.twilio_account_sid:
+            missing.append("TWILIO_ACCOUNT_SID is not set")
+        if not self.twilio_auth_token and not self.twilio_api_key:
+            missing.append("TWILIO_AUTH_TOKEN is not set (nor TWILIO_API_KEY with TWILIO_API_SECRET)")
+        if missing:
+            raise ConfigError("\n".join(missing), hint="both are on the first page of Twilio's console; to try without, run `reconcile demo`")
+        assert self.twilio_account_sid
+        username, secret = (
+            (self.twilio_api_key, self.twilio_api_secret)
+            if self.twilio_api_key
+            else (self.twilio_account_sid, self.twilio_auth_token)
+        )
+        assert username and secret
+        return Credentials(
+            self.twilio_account_sid, username, secret, self.twilio_region, self.twilio_edge, self.twilio_base_url
+        )
+
+    def secrets(self) -> list[str]:
+        """Every secret value, to be kept out of the logs; of the database's URL its password."""
+        values = [self.twilio_auth_token, self.twilio_api_secret]
+        if self.database_url:
+            values.append(_password(self.database_url))
+        return [value for value in values if value]
+
+    def _contradictions(self) -> list[str]:
+        errors = []
+        if bool(self.twilio_api_key) != bool(self.twilio_api_secret):
+            errors.append("TWILIO_API_KEY and TWILIO_API_SECRET go together: one of them is not set")
+        if self.twilio_base_url and (self.twilio_region or self.twilio_edge):
+            errors.append("TWILIO_BASE_URL excludes TWILIO_REGION and TWILIO_EDGE: it names the host already")
+        return errors
+
+
+def _look_up(name: str, environ: Mapping[str, str], *, secret: bool) -> str | None:
+    if value := environ.get(name, "").strip():
+        return value
+    if not secret:
+        return None
+    sources = [Path(environ[f"{name}_FILE"])] if environ.get(f"{name}_FILE") else []
+    if directory := environ.get("CREDENTIALS_DIRECTORY"):
+        sources += [p for p in (Path(directory, name), Path(directory, name.lower())) if p.exists()]
+    for path in sources:
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ValueError(f"cannot be read from its file: {_reason(exc)}") from None
+    return None
+
+
+def _with_config_file(environ: Mapping[str, str], errors: list[str]) -> Mapping[str, str]:
+    path = environ.get(_CONFIG_FILE)
+    if not path:
+        return environ
+    values = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        errors.append(f"{_CONFIG_FILE} names a file that cannot be read: {_reason(exc)}")
+        return environ
+    for number, line in enumerate(lines, start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not re.fullmatch(r"\w+", name.strip()):
+            errors.append(f"{_CONFIG_FILE}, line {number}: must be NAME=value")
+            continue
+        values[name.strip()] = value.strip().strip("\"'")
+    return {**values, **environ}
+
+
+def _unknown(environ: Mapping[str, str]) -> list[str]:
+    known = {field.metadata["name"] for field in dataclasses.fields(Settings)} | {_CONFIG_FILE}
+    errors = []
+    for name in sorted(environ):
+        if name.startswith("RECONCILER_") and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            errors.append(f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+    return errors
+
+
+def _password(url: str) -> str | None:
+    if "://" in url:
+        return urlsplit(url).password
+    match = re.search(r"password\s*=\s*('[^']*'|\S+)", url)
+    return match[1].strip("'") if match else None
+
+
+def _reason(exc: Exception) -> str:
+    return os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else type(exc).__name__

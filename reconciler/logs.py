@@ -1,0 +1,133 @@
+"""Structured logs on stderr: one object a line, stable event names, no secret and no plain phone number.
+
+How a line travels: `get_logger(__name__).info("noun.verb_past", field=…)` → context bound for the run (job,
+account, run_id) → time, level → secrets and numbers masked, in every value and traceback → JSON, or colours on a
+terminal. Lines of the libraries we use take the same road. Warning means the program healed itself or met
+something to look at in the morning; error means someone must look.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger
+
+# Every event we emit and the fields it carries beside timestamp, level, logger, job, account, run_id.
+# README shows this list, and a test holds every emitted event against it.
+EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "migration.applied": ("version", "name", "adopted", "duration_seconds"),
+    "migration.waiting": ("version", "name", "reason"),
+    "job.started": ("since", "until", "slices", "resumed"),
+    "job.progressed": ("calls_seen", "slices_done", "slices", "requests"),
+    "job.finished": (
+        "calls_seen", "requests", "retries", "inserted", "updated", "unchanged", "gaps_missing", "gaps_stale",
+        "gaps_incomplete", "gaps_conflict", "frozen", "drifted", "dead_letters", "lag_seconds", "duration_seconds",
+    ),
+    "job.failed": ("error", "kind", "will_retry_at"),
+    "slice.failed": ("slice", "error", "kind"),
+    "window.clamped": ("since", "retention_days"),
+    "gap.filled": ("call_sid", "kind", "from_status", "to_status", "late_seconds"),
+    "call.frozen_drift": ("call_sid", "fields"),
+    "record.dead_lettered": ("call_sid", "reason"),
+    "twilio.throttled": ("concurrency", "retry_after_seconds", "twilio_request_id"),
+    "twilio.retried": ("error", "attempt", "wait_seconds"),
+    "database.retried": ("error", "attempt", "wait_seconds"),
+    "database.reconnected": (),
+}  # fmt: skip
+
+_PHONE: Final = re.compile(r"(?<![\w.])\+\d{5,17}(?!\d)|(?<![\w.:+-])\d{10,15}(?![\w.:-])")
+_ADDRESS: Final = re.compile(r"\b(sips?:|client:)[^\s\"'<>,;]+", re.IGNORECASE)
+_secrets: set[str] = set()
+
+
+def protect(secret: str) -> None:
+    """Keep `secret` out of every line from now on."""
+    if len(secret) >= 4:
+        _secrets.add(secret)
+
+
+def mask(text: str) -> str:
+    """`text` without phone numbers, SIP users and client names: the last two digits stay, to tell two apart."""
+    text = _PHONE.sub(lambda match: f"***{match[0][-2:]}", text)
+    return _ADDRESS.sub(lambda match: f"{match[1]}***", text)
+
+
+def redact(text: str) -> str:
+    """`text` without the secrets we know."""
+    for secret in _secrets:
+        text = text.replace(secret, "[secret]")
+    return text
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """The logger of one module; its name goes into the field `logger`."""
+    logger: FilteringBoundLogger = structlog.get_logger(logger=name)
+    return logger
+
+
+def configure(*, form: str, level: str, pii: str, stream: TextIO | None = None) -> None:
+    """Set logging up for the process: `form` json, console or auto (console on a terminal), `pii` masked or plain."""
+    stream = stream or sys.stderr
+    colours = stream.isatty()
+    console = form == "console" or (form == "auto" and colours)
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _scrubber(masked=pii != "plain"),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=22) if console else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    # What the libraries say goes the same way; their INFO lines hold URLs, and so phone numbers in filters.
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_name_library, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+
+
+def _name_library(_: Any, __: str, event: EventDict) -> EventDict:
+    record = event.get("_record")
+    if record is not None:
+        event["logger"] = record.name
+    return event
+
+
+def _scrubber(*, masked: bool) -> structlog.typing.Processor:
+    def scrub(value: object) -> object:
+        match value:
+            case str():
+                return redact(mask(value) if masked else value)
+            case Mapping():
+                return {key: scrub(item) for key, item in value.items()}
+            case list() | tuple() | set() | frozenset():
+                return [scrub(item) for item in value]
+            case BaseException():
+                return scrub(str(value))
+        return value
+
+    def processor(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        for key, value in event.items():
+            if not key.startswith("_") and key not in ("timestamp", "level"):
+                event[key] = scrub(value)
+        return event
+
+    return processor

@@ -1,0 +1,128 @@
+"""How fast we may ask, and how often again: the concurrency that a 429 lowers, and the retry policy.
+
+Twilio's limit is on concurrent requests of the whole account, shared with everything else it runs, and its
+size is not published (https://www.twilio.com/docs/api/errors/20429). So we look for it from below.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_any,
+    stop_when_event_set,
+)
+from tenacity.stop import stop_base
+
+from reconciler.errors import RateLimited, Retriable
+
+FIRST_WAIT: Final = 0.5  # seconds; doubled each time
+LONGEST_WAIT: Final = 30.0  # seconds
+LONGEST_RETRY_AFTER: Final = timedelta(minutes=5)
+GIVE_UP_AFTER: Final = timedelta(minutes=4)
+
+
+class Pacer:
+    """Lets at most `limit` requests run at once; a 429 halves the limit, a full round of successes raises it by one."""
+
+    def __init__(self, limit: int) -> None:
+        self.ceiling = limit
+        self._limit = limit
+        self._running = 0
+        self._successes = 0
+        self._lowerings = 0
+        self._changed = threading.Condition()
+
+    @property
+    def limit(self) -> int:
+        """The concurrency in force."""
+        return self._limit
+
+    @contextmanager
+    def slot(self) -> Iterator[int]:
+        """Wait for a place; yields a ticket that `throttled` wants back."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._running < self._limit)
+            self._running += 1
+            ticket = self._lowerings
+        try:
+            yield ticket
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def throttled(self, ticket: int) -> None:
+        """Halve the limit, once for all requests that were under way together: one burst is one sign."""
+        with self._changed:
+            if ticket == self._lowerings:
+                self._lowerings += 1
+                self._successes = 0
+                self._limit = max(1, self._limit // 2)
+
+    def succeeded(self) -> None:
+        """Count an answer; as many as the limit in a row raise it by one."""
+        with self._changed:
+            self._successes += 1
+            if self._successes >= self._limit and self._limit < self.ceiling:
+                self._successes = 0
+                self._limit += 1
+                self._changed.notify_all()
+
+
+def retrying(stop: threading.Event, *, before_sleep: Callable[[Retriable, int, float], None]) -> Retrying:
+    """The policy for one request: repeat what is Retriable, with full jitter, until it works, gives up or `stop` is set.
+
+    Gives up after the error's own number of `attempts` or after four minutes, and raises the last error.
+    `before_sleep` is told the error, the number of the attempt and the wait in seconds. A wait ends early when
+    `stop` is set.
+    """
+
+    def announce(state: RetryCallState) -> None:
+        wait = state.next_action.sleep if state.next_action else 0.0
+        before_sleep(_error(state), state.attempt_number, wait)
+
+    return Retrying(
+        retry=retry_if_exception_type(Retriable),
+        stop=stop_any(
+            _StopAfterItsAttempts(),
+            stop_after_delay(GIVE_UP_AFTER),
+            stop_when_event_set(stop),
+        ),
+        wait=_wait,
+        sleep=sleep_using_event(stop),
+        before_sleep=announce,
+        reraise=True,
+    )
+
+
+class _StopAfterItsAttempts(stop_base):
+    def __call__(self, state: RetryCallState) -> bool:
+        return state.attempt_number >= _error(state).attempts
+
+
+def _wait(state: RetryCallState) -> float:
+    error = _error(state)
+    if isinstance(error, RateLimited) and error.retry_after is not None:
+        return min(error.retry_after, LONGEST_RETRY_AFTER).total_seconds()
+    # An idle connection that the peer had closed says nothing about Twilio's health: the first repeat is at once.
+    if error.at_once and state.attempt_number == 1:
+        return 0.0
+    ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (state.attempt_number - 1))
+    return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not cryptography
+
+
+def _error(state: RetryCallState) -> Retriable:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, Retriable)
+    return error

@@ -1,0 +1,270 @@
+-- Staging and merge: observations in, rows and events out. The rules are numbered as in docs/architecture.md.
+
+-- name: create_staging
+-- One row an observation, in the order of model.Observation. Truncated by each commit, so that a page
+-- merged twice by mistake merges nothing the second time.
+CREATE TEMPORARY TABLE IF NOT EXISTS staged_observations (
+    call_sid        text        NOT NULL,
+    account_sid     text,
+    parent_call_sid text,
+    direction       text,
+    status          text        NOT NULL,
+    from_number     text,
+    to_number       text,
+    duration        integer,
+    price           numeric,
+    price_unit      text,
+    start_time      timestamptz,
+    end_time        timestamptz,
+    answered_by     text,
+    date_created    timestamptz,
+    status_at       timestamptz NOT NULL,
+    observed_at     timestamptz NOT NULL,
+    via             text        NOT NULL
+) ON COMMIT DELETE ROWS
+
+-- name: empty_staging
+DELETE FROM staged_observations
+
+-- name: copy_into_staging
+COPY staged_observations FROM STDIN
+
+-- name: look_up
+-- How merge_staged finds a call; `reconcile verify --explain` asks the planner about it.
+SELECT ctid FROM messages WHERE twilio_sid = %(call_sid)s
+
+-- name: merge_staged
+-- Apply the staged observations, at most one for each call, to messages and call_events.
+--
+-- Cost: each staged row looks its call up once in the unique index; an unchanged call is compared and nothing
+-- more: no lock, no row version, no WAL (rule 8). The lookup is LATERAL with OFFSET 0, which PostgreSQL can only
+-- run as one probe a row: without statistics it would turn a plain join into a scan of all of messages. The other
+-- OFFSET 0 keep the planner from copying an expression into each place that names it.
+--
+-- Concurrency: the decision is taken on the row as this statement's snapshot sees it, and the UPDATE writes only
+-- if the row is still that very version (ctid and xmin); an INSERT yields to whoever was first. `written` tells
+-- how many rows were written; if it is not as many as decided, the caller rolls back and merges again.
+--
+-- Returns one row for each observation that was not simply known: the columns of store.Decision, then `written`.
+WITH decided AS MATERIALIZED (
+    SELECT
+        s.call_sid, s.via, s.direction, s.status AS said_status, s.status_at, s.observed_at AS said_at,
+        m.row_ctid, m.row_xmin, m.status AS old_status,
+        new.*, ended.finalized_at, freezing.reason AS freeze_reason, verdict.action,
+        CASE
+            WHEN verdict.action = 'insert' THEN 'call.created'
+            WHEN verdict.action = 'late' THEN 'call.status_changed'
+            WHEN verdict.action = 'drift' THEN 'call.frozen_drift'
+            WHEN judged.corrects THEN 'call.corrected'
+            WHEN new.status <> m.status THEN 'call.status_changed'
+            WHEN differs.in_call THEN 'call.enriched'
+        END AS event_type,
+        CASE
+            -- Younger than the grace, the webhook may still be on its way; and a webhook fills no gap.
+            WHEN s.via <> 'rest' OR s.observed_at - s.status_at < %(webhook_grace)s THEN NULL
+            WHEN verdict.action = 'insert' THEN 'missing'
+            WHEN verdict.action <> 'update' THEN NULL
+            WHEN judged.corrects THEN 'conflict'
+            WHEN judged.said_rank > judged.old_rank THEN 'stale'
+            WHEN judged.said_rank = 4 AND (
+                (m.end_time IS NULL AND new.end_time IS NOT NULL)
+                OR (m.duration IS NULL AND new.duration IS NOT NULL)
+                OR (m.price IS NULL AND new.price IS NOT NULL)
+            ) THEN 'incomplete'
+        END AS gap,
+        CASE WHEN verdict.action = 'late'
+            THEN jsonb_build_object('status', s.status)
+            ELSE jsonb_strip_nulls(jsonb_build_object(
+            'status', CASE WHEN new.status IS DISTINCT FROM m.status THEN new.status END,
+            'previous_status', CASE WHEN new.status <> m.status THEN m.status END,
+            'account_sid', CASE WHEN new.account_sid IS DISTINCT FROM m.account_sid THEN new.account_sid END,
+            'parent_call_sid', CASE WHEN new.parent_call_sid IS DISTINCT FROM m.parent_call_sid THEN new.parent_call_sid END,
+            'from_number', CASE WHEN new.from_number IS DISTINCT FROM m.from_number THEN new.from_number END,
+            'to_number', CASE WHEN new.to_number IS DISTINCT FROM m.to_number THEN new.to_number END,
+            'duration', CASE WHEN new.duration IS DISTINCT FROM m.duration THEN new.duration END,
+            'price', CASE WHEN new.price IS DISTINCT FROM m.price THEN new.price END,
+            'price_unit', CASE WHEN new.price_unit IS DISTINCT FROM m.price_unit THEN new.price_unit END,
+            'start_time', CASE WHEN new.start_time IS DISTINCT FROM m.start_time THEN new.start_time END,
+            'end_time', CASE WHEN new.end_time IS DISTINCT FROM m.end_time THEN new.end_time END,
+            'answered_by', CASE WHEN new.answered_by IS DISTINCT FROM m.answered_by THEN new.answered_by END,
+            'date_created', CASE WHEN new.date_created IS DISTINCT FROM m.date_created THEN new.date_created END
+        )) END AS payload,
+        CASE WHEN %(explain)s OR verdict.action = 'drift' THEN to_jsonb(m) END AS ours
+    FROM staged_observations AS s
+    LEFT JOIN LATERAL (
+        SELECT
+            ctid AS row_ctid, xmin AS row_xmin, twilio_sid, account_sid, parent_call_sid, status,
+            nullif(from_number, '') AS from_number, nullif(to_number, '') AS to_number,
+            duration, price, price_unit,
+            start_time AT TIME ZONE 'UTC' AS start_time, end_time AT TIME ZONE 'UTC' AS end_time,
+            answered_by, date_created, last_event_time, finalized_at, sync_state,
+            coalesce(observed_at, '-infinity') AS observed_at, coalesce(observed_via, 'webhook') AS observed_via, gone_at
+        FROM messages
+        WHERE twilio_sid = s.call_sid
+        OFFSET 0
+    ) AS m ON true
+    CROSS JOIN LATERAL (
+        SELECT call_status_rank(s.status) AS said_rank, call_status_rank(m.status) AS old_rank
+        OFFSET 0
+    ) AS rank
+    CROSS JOIN LATERAL (
+        SELECT
+            rank.said_rank, rank.old_rank,
+            m.twilio_sid IS NULL AS is_unknown,
+            m.sync_state IS NOT DISTINCT FROM 'frozen' AS is_frozen,
+            -- A call cannot go back, so a higher rank speaks of a later moment whatever the clocks say (rule 2);
+            -- within a rank the later observation is the newer one, and at a tie REST beats a webhook (rule 4).
+            -- Against a frozen row everything counts as newer, so that every disagreement shows (rule 7).
+            m.twilio_sid IS NULL OR m.sync_state = 'frozen'
+                OR (rank.said_rank, s.observed_at, s.via = 'rest')
+                 > (rank.old_rank, m.observed_at, m.observed_via = 'rest') AS is_newer,
+            rank.said_rank = 4 AND rank.old_rank = 4 AND s.status <> m.status AS disagrees,
+            rank.said_rank = 4 AND rank.old_rank = 4 AND s.status <> m.status
+                AND (s.observed_at, s.via = 'rest') > (m.observed_at, m.observed_via = 'rest') AS corrects
+        OFFSET 0
+    ) AS judged
+    CROSS JOIN LATERAL (
+        -- Null never replaces a value; the newer observation replaces what is there, an older one fills it (rule 5).
+        SELECT
+            CASE WHEN judged.is_newer THEN s.status ELSE m.status END AS status,
+            coalesce(CASE WHEN judged.is_newer THEN s.account_sid END, m.account_sid, s.account_sid) AS account_sid,
+            coalesce(CASE WHEN judged.is_newer THEN s.parent_call_sid END, m.parent_call_sid, s.parent_call_sid) AS parent_call_sid,
+            coalesce(CASE WHEN judged.is_newer THEN s.from_number END, m.from_number, s.from_number) AS from_number,
+            coalesce(CASE WHEN judged.is_newer THEN s.to_number END, m.to_number, s.to_number) AS to_number,
+            coalesce(CASE WHEN judged.is_newer THEN s.duration END, m.duration, s.duration) AS duration,
+            coalesce(CASE WHEN judged.is_newer THEN s.price END, m.price, s.price) AS price,
+            coalesce(CASE WHEN judged.is_newer THEN s.price_unit END, m.price_unit, s.price_unit) AS price_unit,
+            coalesce(CASE WHEN judged.is_newer THEN s.start_time END, m.start_time, s.start_time) AS start_time,
+            coalesce(CASE WHEN judged.is_newer THEN s.end_time END, m.end_time, s.end_time) AS end_time,
+            coalesce(CASE WHEN judged.is_newer THEN s.answered_by END, m.answered_by, s.answered_by) AS answered_by,
+            coalesce(CASE WHEN judged.is_newer THEN s.date_created END, m.date_created, s.date_created) AS date_created,
+            CASE WHEN judged.is_newer THEN s.observed_at ELSE m.observed_at END AS observed_at,
+            CASE WHEN judged.is_newer THEN s.via ELSE m.observed_via END AS observed_via,
+            -- What Twilio lists is not gone (rule 11).
+            CASE WHEN s.via = 'rest' THEN NULL ELSE m.gone_at END AS gone_at,
+            greatest(m.last_event_time, s.status_at) AS last_event_time
+        OFFSET 0
+    ) AS new
+    CROSS JOIN LATERAL (
+        -- When the call ended on Twilio's clock (rule 6): its end_time, else when its status was reached.
+        SELECT CASE
+            WHEN NOT call_status_is_final(new.status) THEN NULL
+            WHEN new.end_time IS NOT NULL THEN new.end_time
+            WHEN rank.old_rank = 4 AND NOT judged.corrects THEN coalesce(m.finalized_at, s.status_at)
+            ELSE s.status_at
+        END AS finalized_at
+        OFFSET 0
+    ) AS ended
+    CROSS JOIN LATERAL (
+        -- Only REST can say that nothing more is to come: webhooks carry neither price nor true times. Busy,
+        -- no-answer, canceled and failed calls have no price to wait for.
+        SELECT CASE
+            WHEN s.via <> 'rest' OR ended.finalized_at IS NULL OR judged.is_frozen THEN NULL
+            WHEN new.status <> 'completed' THEN 'complete'
+            WHEN new.price IS NOT NULL AND new.end_time IS NOT NULL AND new.duration IS NOT NULL THEN 'complete'
+            WHEN ended.finalized_at + %(freeze_after)s <= %(now)s THEN 'deadline'
+        END AS reason
+        OFFSET 0
+    ) AS freezing
+    CROSS JOIN LATERAL (
+        SELECT
+            (new.status, new.parent_call_sid, new.from_number, new.to_number, new.duration, new.price,
+                new.price_unit, new.start_time, new.end_time, new.answered_by)
+            IS DISTINCT FROM
+            (m.status, m.parent_call_sid, m.from_number, m.to_number, m.duration, m.price,
+                m.price_unit, m.start_time, m.end_time, m.answered_by) AS in_call,
+            (new.account_sid, new.date_created, new.gone_at, ended.finalized_at)
+            IS DISTINCT FROM
+            (m.account_sid, m.date_created, m.gone_at, m.finalized_at) AS in_bookkeeping
+        OFFSET 0
+    ) AS differs
+    CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN judged.is_unknown THEN 'insert'                                                    -- rule 1
+            WHEN judged.is_frozen AND s.via = 'rest'
+                THEN CASE WHEN differs.in_call THEN 'drift' END                                     -- rule 7
+            WHEN judged.is_frozen OR rank.said_rank < rank.old_rank OR (judged.disagrees AND NOT judged.corrects)
+                -- It changes nothing, but what a webhook tells did happen (rule 3).
+                THEN CASE WHEN s.via = 'webhook' AND s.status <> m.status THEN 'late' END
+            WHEN differs.in_call OR differs.in_bookkeeping OR freezing.reason IS NOT NULL THEN 'update'
+        END AS action                                                                               -- rule 8
+        OFFSET 0
+    ) AS verdict
+    WHERE verdict.action IS NOT NULL
+    -- All our merges write in this order, so that two of them wait for one another instead of deadlocking.
+    ORDER BY s.call_sid
+),
+inserted AS (
+    INSERT INTO messages (
+        twilio_sid, account_sid, parent_call_sid, direction, status, from_number, to_number, duration, price,
+        price_unit, start_time, end_time, answered_by, date_created, created_at, updated_at, last_event_time,
+        is_final, finalized_at, sync_state, observed_at, observed_via
+    )
+    SELECT
+        call_sid, account_sid, parent_call_sid, coalesce(direction, ''), status,
+        coalesce(from_number, ''), coalesce(to_number, ''), duration, price,
+        price_unit, start_time AT TIME ZONE 'UTC', end_time AT TIME ZONE 'UTC', answered_by, date_created,
+        %(now)s AT TIME ZONE 'UTC', %(now)s, last_event_time,
+        finalized_at IS NOT NULL, finalized_at, CASE WHEN freeze_reason IS NULL THEN 'active' ELSE 'frozen' END,
+        observed_at, observed_via
+    FROM decided
+    WHERE action = 'insert' AND %(apply)s
+    ON CONFLICT (twilio_sid) DO NOTHING
+    RETURNING 1
+),
+updated AS (
+    UPDATE messages AS m
+    SET
+        account_sid = d.account_sid, parent_call_sid = d.parent_call_sid, status = d.status,
+        from_number = coalesce(d.from_number, ''), to_number = coalesce(d.to_number, ''),
+        duration = d.duration, price = d.price, price_unit = d.price_unit,
+        start_time = d.start_time AT TIME ZONE 'UTC', end_time = d.end_time AT TIME ZONE 'UTC',
+        answered_by = d.answered_by, date_created = d.date_created, gone_at = d.gone_at, updated_at = %(now)s,
+        last_event_time = d.last_event_time, is_final = d.finalized_at IS NOT NULL, finalized_at = d.finalized_at,
+        sync_state = CASE WHEN d.freeze_reason IS NULL THEN m.sync_state ELSE 'frozen' END,
+        observed_at = d.observed_at, observed_via = d.observed_via
+    FROM decided AS d
+    WHERE m.ctid = d.row_ctid AND m.xmin = d.row_xmin AND d.action = 'update' AND %(apply)s
+    RETURNING 1
+),
+recorded AS (
+    INSERT INTO call_events (
+        call_sid, event_type, event_status, event_time, created_at, source, run_id, payload, dedupe_key
+    )
+    SELECT
+        d.call_sid, d.event_type, CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END,
+        CASE WHEN d.event_type IN ('call.enriched', 'call.frozen_drift') THEN d.said_at ELSE d.status_at END,
+        %(now)s, %(source)s, %(run_id)s, d.payload,
+        d.call_sid || ':' || CASE d.event_type
+            WHEN 'call.created' THEN 'created'
+            WHEN 'call.status_changed' THEN 'status:' || CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END
+            WHEN 'call.frozen_drift' THEN 'drift:' || md5(d.payload::text)
+            ELSE substr(d.event_type, 6) || ':' || extract(epoch FROM d.said_at) || ':' || md5(d.payload::text)
+        END
+    FROM decided AS d
+    WHERE d.event_type IS NOT NULL AND %(apply)s
+        -- The status a call was created with is known by call.created already.
+        AND NOT (d.action = 'late' AND EXISTS (
+            SELECT FROM call_events AS e
+            WHERE e.dedupe_key = d.call_sid || ':created' AND e.event_status = d.said_status
+        ))
+    UNION ALL
+    SELECT
+        d.call_sid, 'call.frozen', d.status, %(now)s, %(now)s, %(source)s, %(run_id)s,
+        jsonb_build_object('reason', d.freeze_reason), d.call_sid || ':frozen:' || extract(epoch FROM %(now)s)
+    FROM decided AS d
+    WHERE d.freeze_reason IS NOT NULL AND d.action IN ('insert', 'update') AND %(apply)s
+    ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+)
+SELECT
+    d.call_sid, d.action, d.gap, d.old_status,
+    CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END AS to_status,
+    extract(epoch FROM d.said_at - d.status_at)::double precision AS late_seconds,
+    d.freeze_reason IS NOT NULL AS freezes,
+    CASE WHEN d.action = 'drift' THEN NOT EXISTS (
+        SELECT FROM call_events AS e WHERE e.dedupe_key = d.call_sid || ':drift:' || md5(d.payload::text)
+    ) ELSE true END AS is_news,
+    CASE WHEN d.ours IS NOT NULL THEN d.payload END AS theirs,
+    d.ours,
+    (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) AS written
+FROM decided AS d

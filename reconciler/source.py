@@ -1,0 +1,267 @@
+"""Twilio's REST API: listings in, pages of observations out. Knows nothing of the database.
+
+Design rules
+- Requests go through the official SDK's client (its authentication, region, edge and identification), and only
+  the raw body is taken from it: its own objects drop unknown keys and its paging breaks on an added one.
+- What a filter means is contested and an unknown one is ignored in silence, so a page is checked against what was
+  asked for before anyone sees it.
+- One page is the unit of retrying: what can heal is asked again with backoff, everything else is raised at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Final
+from urllib.parse import urlencode, urlsplit
+
+from twilio.rest import Client
+
+from reconciler import __version__
+from reconciler.config import Credentials
+from reconciler.errors import (
+    CredentialsDoubted,
+    FilterIgnored,
+    OutsideRetention,
+    RateLimited,
+    ReconcilerError,
+    Refused,
+    Retriable,
+    TwilioAnswerError,
+    Unavailable,
+)
+from reconciler.logs import get_logger
+from reconciler.model import Observation, Status
+from reconciler.pacing import Pacer, retrying
+from reconciler.times import midnight
+from reconciler.transport import Answer, Transport
+from reconciler.wire import Page, decode_page
+
+# Calls older than 13 months leave the API (https://www.twilio.com/docs/voice/api/archived-calls); error 20004
+# speaks of 400 days.
+RETENTION: Final = timedelta(days=400)
+PAGE_SIZE: Final = 1000  # the most Twilio gives
+
+_API: Final = "https://api.twilio.com"
+_ONE_DAY: Final = timedelta(days=1)
+_OUTSIDE_RETENTION: Final = 20004
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What to ask for: the calls of an account that started in `[since, until)`, or those of one status.
+
+    Twilio may read the bounds as instants or as whole UTC days, and `<` may include its midnight or not: ask for
+    no less than is needed, filter what comes, and let `holds` tell whether an answer can be one to this question.
+    """
+
+    account_sid: str
+    since: datetime | None = None
+    until: datetime | None = None
+    status: Status | None = None
+    page_size: int = PAGE_SIZE
+
+    @property
+    def path(self) -> str:
+        """The path and query of the first page. The operator belongs to the name: `StartTime>` is "on or after"."""
+        params: list[tuple[str, str]] = []
+        if self.status is not None:
+            params.append(("Status", self.status.value))
+        if self.since is not None:
+            params.append(("StartTime>", self.since.strftime("%Y-%m-%dT%H:%M:%SZ")))
+        if self.until is not None:
+            params.append(("StartTime<", self.until.strftime("%Y-%m-%dT%H:%M:%SZ")))
+        params.append(("PageSize", str(self.page_size)))
+        return f"{self._resource}?{urlencode(params)}"
+
+    def next_path(self, uri: str, *, after: str) -> str:
+        """Path and query of the page that `uri` names, for our own host.
+
+        Raises:
+            TwilioAnswerError: it leads to another resource, or back to the page it came with.
+
+        """
+        parts = urlsplit(uri)
+        path = f"{parts.path}?{parts.query}"
+        if parts.path != self._resource:
+            raise TwilioAnswerError("next_page_uri leads to another resource than the listing it continues")
+        if path == after:
+            raise TwilioAnswerError("next_page_uri leads back to its own page")
+        return path
+
+    def holds(self, observations: list[Observation]) -> bool:
+        """Whether `observations` can be an answer to this listing: whole days around the bounds, or mostly its status."""
+        if self.status is not None:
+            others = sum(observation.status != self.status for observation in observations)
+            return others * 2 <= len(observations)
+        oldest = midnight(self.since) if self.since else None
+        newest = midnight(self.until) + 2 * _ONE_DAY if self.until else None
+        return all(
+            (oldest is None or observation.start_time >= oldest) and (newest is None or observation.start_time < newest)
+            for observation in observations
+            if observation.start_time is not None
+        )
+
+    @property
+    def _resource(self) -> str:
+        return f"/2010-04-01/Accounts/{self.account_sid}/Calls.json"
+
+
+class Source:
+    """Fetches pages from Twilio; safe to use from several threads. Counts what it did.
+
+    Raises, from `page`:
+        Refused: credentials or permissions.
+        Retriable: still failing after all repeats.
+        OutsideRetention: the listing asks for what Twilio no longer keeps.
+        TwilioAnswerError: an answer that makes no sense.
+
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        pacer: Pacer,
+        stop: threading.Event | None = None,
+        transport: Transport | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._pacer = pacer
+        self._clock = clock
+        self._retrying = retrying(stop or threading.Event(), before_sleep=self._announce)
+        self._counts = threading.Lock()
+        self._worked_before = False
+        self.requests = 0
+        self.retries = 0
+        self.throttles = 0
+        # The SDK's own rule turns region and edge into a host name.
+        self._base = credentials.base_url or _client(credentials, None).get_hostname(_API)
+        self._transport = transport or Transport(self._base, connections=pacer.ceiling)
+        self._client = _client(credentials, self._transport)
+
+    def page(self, listing: Listing, path: str | None = None) -> Page:
+        """The first page of `listing`, or the one that `path` (from the page before) names."""
+        path = path or listing.path
+
+        def fetch() -> Page:
+            answer = self._get(path)
+            page = decode_page(answer.body, observed_at=self._said_at(answer))
+            if not listing.holds(page.observations):
+                raise FilterIgnored("Twilio's answer holds calls that were not asked for: a filter was ignored")
+            return page._replace(next_uri=listing.next_path(page.next_uri, after=path)) if page.next_uri else page
+
+        return self._retrying.copy()(fetch)
+
+    def close(self) -> None:
+        """Close the connections to Twilio."""
+        self._transport.close()
+
+    def _get(self, path: str) -> Answer:
+        with self._pacer.slot() as ticket:
+            with self._counts:
+                self.requests += 1
+            answer = self._client.request("GET", self._base + path)
+            assert isinstance(answer, Answer)
+            error = _judge(answer, worked_before=self._worked_before)
+            if isinstance(error, RateLimited):
+                with self._counts:
+                    self.throttles += 1
+                self._pacer.throttled(ticket)
+                log.warning(
+                    "twilio.throttled",
+                    concurrency=self._pacer.limit,
+                    retry_after_seconds=error.retry_after and error.retry_after.total_seconds(),
+                    twilio_request_id=answer.headers.get("Twilio-Request-Id"),
+                )
+            if error is not None:
+                raise error
+            self._worked_before = True
+            self._pacer.succeeded()
+            return answer
+
+    def _said_at(self, answer: Answer) -> datetime:
+        """The response's `Date` on Twilio's clock; ours if a proxy dropped it."""
+        try:
+            return parsedate_to_datetime(answer.headers["Date"]).astimezone(UTC)
+        except (KeyError, ValueError, TypeError):
+            return self._clock().replace(microsecond=0)
+
+    def _announce(self, error: Retriable, attempt: int, wait: float) -> None:
+        with self._counts:
+            self.retries += 1
+        log.warning("twilio.retried", error=str(error), attempt=attempt, wait_seconds=round(wait, 3))
+
+
+def _client(credentials: Credentials, transport: Transport | None) -> Client:
+    return Client(
+        credentials.username,
+        credentials.secret,
+        account_sid=credentials.account_sid,
+        region=credentials.region,
+        edge=credentials.edge,
+        # An empty environment would make the SDK read TWILIO_* from ours, silently: give it one without them.
+        environment={"PATH": os.defpath},
+        user_agent_extensions=[f"reconciler/{__version__}"],
+        http_client=transport,
+    )
+
+
+def _judge(answer: Answer, *, worked_before: bool) -> ReconcilerError | None:
+    """What an answer means for us (https://www.twilio.com/docs/usage/twilios-response, docs/api/errors)."""
+    status = answer.status_code
+    if status == 200:
+        return None
+    code, text = _error_body(answer)
+    said = f"HTTP {status}" + (f", Twilio error {code}" if code else "") + (f": {text}" if text else "")
+    if status == 429:
+        return RateLimited(said, retry_after=_retry_after(answer))
+    if status == 401:
+        if worked_before:
+            return CredentialsDoubted(said, hint="the credentials worked a moment ago: were they revoked?")
+        return Refused(
+            f"Twilio refused the credentials ({said})",
+            hint="check TWILIO_ACCOUNT_SID with TWILIO_AUTH_TOKEN, or TWILIO_API_KEY with TWILIO_API_SECRET, and TWILIO_REGION: credentials are per region",
+        )
+    if status == 403:
+        return Refused(
+            f"Twilio does not allow this ({said})",
+            hint="the account may be suspended, or the API key in TWILIO_API_KEY lacks a permission",
+        )
+    if status == 404:
+        return Refused(
+            f"Twilio knows no such account for these credentials ({said})",
+            hint="check TWILIO_ACCOUNT_SID; an API key cannot read subaccounts",
+        )
+    if code == _OUTSIDE_RETENTION:
+        return OutsideRetention(f"Twilio no longer keeps calls of this window ({said})")
+    if status >= 500 or status == 408:
+        return Unavailable(said)
+    return TwilioAnswerError(f"Twilio did not understand the question, or is not what answered ({said})")
+
+
+def _error_body(answer: Answer) -> tuple[int | None, str]:
+    """Twilio's error code and message; gateways answer with HTML or nothing, which is not quoted."""
+    try:
+        body = json.loads(answer.body)
+        return (body.get("code") if isinstance(body.get("code"), int) else None), str(body.get("message", ""))[:200]
+    except (ValueError, AttributeError):
+        return None, ""
+
+
+def _retry_after(answer: Answer) -> timedelta | None:
+    """`Retry-After` in seconds or as a date. Twilio's pages do not promise it; obeyed if it comes."""
+    value = (answer.headers.get("Retry-After") or "").strip()
+    try:
+        if value.isdecimal():
+            return timedelta(seconds=int(value))
+        return max(timedelta(0), parsedate_to_datetime(value) - datetime.now(UTC)) if value else None
+    except (ValueError, TypeError, OverflowError):
+        return None

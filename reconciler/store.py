@@ -1,0 +1,283 @@
+"""Observations in, rows and events out: staging, the merge, cursors and dead letters, each page one commit.
+
+The rules themselves are one statement, `merge_staged` in queries/messages.sql; here is only what surrounds it.
+
+Design rules
+- The job's advisory lock lives on the connection that merges: whoever loses the lock has lost the transaction.
+- A page is staged, merged and its cursor saved in one transaction: a kill loses all of it or nothing.
+- The merge decides on what its snapshot shows and writes only rows that still are so. When another writer was
+  faster, or a deadlock was broken at our cost, the whole page is merged again from the start.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple, Self
+
+from psycopg.types.json import Jsonb
+
+from reconciler import db
+from reconciler.errors import Contended, JobHeld, Unavailable
+from reconciler.logs import get_logger
+from reconciler.migrate import PlanCheck
+from reconciler.model import DeadLetter, Gap, Observation
+
+# Another writer on the same rows is a matter of milliseconds; who loses five times in a row has another problem.
+MERGE_ATTEMPTS: Final = 5
+
+# The merge must probe the unique index whatever the statistics say, also when its plan was made while the
+# table was still empty. JIT would take longer to compile the statement than the statement takes.
+_MERGE_SESSION: Final = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+
+log = get_logger(__name__)
+
+_messages = db.load_queries("messages")
+_sync_state = db.load_queries("sync_state")
+_inbox = db.load_queries("inbox")
+
+
+# What `reconcile verify --explain` asks the planner about.
+PLAN_CHECKS: Final = (
+    PlanCheck("merge_staged", _messages["look_up"], {"call_sid": "CA" + 32 * "0"}, "messages_twilio_sid_key"),
+)
+
+
+class Rules(NamedTuple):
+    """The two durations that the merge rules depend on."""
+
+    webhook_grace: timedelta = timedelta(seconds=60)
+    freeze_after: timedelta = timedelta(hours=24)
+
+
+class Origin(NamedTuple):
+    """Who saw the observations: `source` as it stands in call_events, and the run."""
+
+    source: str
+    run_id: str
+
+
+class Cursor(NamedTuple):
+    """A job's place in its work, committed with the rows it speaks of."""
+
+    job: str
+    value: dict[str, Any]
+
+
+class Decision(NamedTuple):
+    """What the merge decided about one observation that was not simply known already.
+
+    `theirs` (the fields that differ, as Twilio says them) and `ours` (our row, empty if there is none) are
+    there for a preview and for a drift only.
+    """
+
+    call_sid: str
+    action: str  # insert, update, late (an event only) or drift (a frozen row that Twilio disagrees with)
+    gap: Gap | None
+    from_status: str | None
+    to_status: str
+    late_seconds: float
+    freezes: bool
+    is_news: bool  # False for a drift reported before
+    theirs: dict[str, Any] | None
+    ours: dict[str, Any] | None
+
+
+@dataclass(slots=True)
+class Merged:
+    """What a merge did, in calls."""
+
+    seen: int = 0
+    inserted: int = 0
+    updated: int = 0
+    late: int = 0
+    frozen: int = 0
+    drifted: int = 0
+    dead_letters: int = 0
+    gaps: Counter[Gap] = field(default_factory=Counter)
+    decisions: list[Decision] = field(default_factory=list)
+
+    @property
+    def unchanged(self) -> int:
+        """Calls that were as Twilio says already."""
+        return self.seen - self.inserted - self.updated
+
+    def count(self, decisions: Iterable[Decision]) -> None:
+        """Add up `decisions`."""
+        for decision in decisions:
+            self.decisions.append(decision)
+            self.inserted += decision.action == "insert"
+            self.updated += decision.action == "update"
+            self.late += decision.action == "late"
+            self.drifted += decision.action == "drift"
+            self.frozen += decision.freezes and decision.action in ("insert", "update")
+            if decision.gap is not None:
+                self.gaps[decision.gap] += 1
+
+
+class Store:
+    """One connection that merges, holding the lock of one job; reconnects and takes the lock again when used next.
+
+    Raises, from every method:
+        Unavailable: the database is away; nothing of the call was committed, calling again is safe.
+        Refused: the role may not do this.
+        JobHeld: another process has the lock.
+
+    """
+
+    def __init__(self, url: str, *, job: str, rules: Rules | None = None, lock: bool = True) -> None:
+        self._url = url
+        self._job = job
+        self._lock = lock  # a preview writes nothing and needs none
+        self._was_connected = False
+        self._rules = rules or Rules()
+        self._conn: db.Connection | None = None
+
+    def __enter__(self) -> Self:
+        self._connected()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up the lock and the connection."""
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            conn.close()
+
+    def merge(
+        self,
+        observations: Sequence[Observation],
+        *,
+        origin: Origin,
+        now: datetime,
+        cursor: Cursor | None = None,
+        dead_letters: Sequence[DeadLetter] = (),
+    ) -> Merged:
+        """Make rows and events of `observations`, keep the dead letters, move the cursor: in one commit, or not at all."""
+        for _ in range(MERGE_ATTEMPTS):
+            try:
+                with self._session() as conn, conn.transaction():
+                    merged = Merged(seen=len({o.call_sid for o in observations}), dead_letters=len(dead_letters))
+                    for round_ in one_per_call(observations):
+                        merged.count(self._merge_round(conn, round_, origin=origin, now=now, apply=True))
+                    for letter in dead_letters:
+                        conn.execute(_inbox["bury"], {**letter._asdict(), "now": now})
+                    if cursor is not None:
+                        conn.execute(_sync_state["save_cursor"], _cursor_row(cursor, now))
+                return merged
+            except Contended:
+                continue
+        raise Unavailable(f"another writer kept changing the same calls, {MERGE_ATTEMPTS} times in a row")
+
+    def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
+        """What `merge` would do, field by field; writes nothing."""
+        with self._session() as conn, conn.transaction(force_rollback=True):
+            merged = Merged(seen=len({o.call_sid for o in observations}))
+            # A second copy of a call has nothing to build on when nothing is written, so only the first counts.
+            for round_ in list(one_per_call(observations))[:1]:
+                merged.count(self._merge_round(conn, round_, origin=origin, now=now, apply=False))
+        return merged
+
+    def read_cursor(self, job: str) -> dict[str, Any] | None:
+        """Where `job` stands, or None if it never ran."""
+        with self._session() as conn:
+            row = conn.execute(_sync_state["read_cursor"], {"job": job}).fetchone()
+        return row[0] if row else None
+
+    def save_cursor(self, cursor: Cursor, *, now: datetime) -> None:
+        """Move a cursor that speaks of no new rows."""
+        with self._session() as conn:
+            conn.execute(_sync_state["save_cursor"], _cursor_row(cursor, now))
+
+    def record_success(self, job: str, *, now: datetime) -> None:
+        """Say that `job` worked through all it had to at `now`."""
+        with self._session() as conn:
+            conn.execute(_sync_state["record_success"], {"job": job, "now": now})
+
+    def record_failure(self, job: str, *, error: str, now: datetime) -> None:
+        """Say that `job` gave up at `now`; its cursor stays."""
+        with self._session() as conn:
+            conn.execute(_sync_state["record_failure"], {"job": job, "error": error, "now": now})
+
+    def _merge_round(
+        self, conn: db.Connection, observations: Sequence[Observation], *, origin: Origin, now: datetime, apply: bool
+    ) -> Iterator[Decision]:
+        with conn.cursor() as cur:
+            with cur.copy(_messages["copy_into_staging"]) as copy:
+                for observation in observations:
+                    copy.write_row(observation)
+            cur.execute(
+                _messages["merge_staged"],
+                {**self._rules._asdict(), **origin._asdict(), "now": now, "apply": apply, "explain": not apply},
+                prepare=True,
+            )
+            rows = cur.fetchall()
+            if apply:
+                decided = sum(row[1] in ("insert", "update") for row in rows)
+                if rows and rows[0][-1] != decided:
+                    raise Contended("another writer changed a call between our decision and our write")
+            cur.execute(_messages["empty_staging"])
+        for sid, action, gap, *rest, _written in rows:
+            yield Decision(sid, action, Gap(gap) if gap else None, *rest)
+
+    def _connected(self) -> db.Connection:
+        if self._conn is None or self._conn.closed:
+            conn = db.connect(self._url, purpose=self._job, settings=_MERGE_SESSION)
+            try:
+                with db.translated():
+                    if self._lock and not db.try_advisory_lock(conn, self._job):
+                        raise JobHeld(f"another process is running {self._job}", hint="wait for it, or stop it")
+                    conn.execute(_messages["create_staging"])
+            except BaseException:
+                conn.close()
+                raise
+            self._conn = conn
+            if self._was_connected:
+                log.info("database.reconnected")
+            self._was_connected = True
+        return self._conn
+
+    @contextmanager
+    def _session(self) -> Iterator[db.Connection]:
+        """Lend the connection; drop it if it broke, so that the next use opens a new one and takes the lock again."""
+        conn = self._connected()
+        try:
+            with db.translated():
+                yield conn
+        finally:
+            if conn.broken:
+                self.close()
+
+
+def one_per_call(observations: Sequence[Observation]) -> Iterator[list[Observation]]:
+    """Cut `observations` into rounds that hold each call at most once, keeping each call's order.
+
+    A listing may contain a call twice and an inbox holds several webhooks of one call, while one statement
+    must not touch a row twice. Where no call repeats, there is one round.
+    """
+    rest: Sequence[Observation] = observations
+    while rest:
+        this_round: dict[str, Observation] = {}
+        later: list[Observation] = []
+        for observation in rest:
+            if observation.call_sid in this_round:
+                later.append(observation)
+            else:
+                this_round[observation.call_sid] = observation
+        yield list(this_round.values())
+        rest = later
+
+
+def _cursor_row(cursor: Cursor, now: datetime) -> dict[str, Any]:
+    return {"job": cursor.job, "cursor": Jsonb(cursor.value), "now": now}

@@ -1,0 +1,206 @@
+"""What a person sees, or a program reads: progress on stderr, results on stdout. Imported only when something is shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from reconciler.backfill import Summary, Watcher
+from reconciler.logs import get_logger, mask
+from reconciler.model import Gap
+from reconciler.store import Decision
+
+PROGRESS_EVERY: Final = 10.0  # seconds between log lines where there is no bar
+
+log = get_logger(__name__)
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True)
+
+
+@contextmanager
+def watching(*, as_json: bool, dry_run: bool, masked: bool) -> Iterator[Watcher]:
+    """Show a backfill: a bar where somebody watches, log lines elsewhere; its result as tables or as one JSON object."""
+    results = _Json(dry_run=dry_run, masked=masked) if as_json else _Tables(dry_run=dry_run, masked=masked)
+    with _bar() if err.is_terminal and not as_json else _no_bar() as progress:
+        yield _Both(progress, results)
+
+
+class _Both:
+    def __init__(self, progress: Watcher, results: Watcher) -> None:
+        self._watchers = (progress, results)
+
+    def planned(self, slices: int, remaining: int) -> None:
+        for watcher in self._watchers:
+            watcher.planned(slices, remaining)
+
+    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+        for watcher in self._watchers:
+            watcher.merged(summary, decisions)
+
+    def finished(self, summary: Summary) -> None:
+        for watcher in self._watchers:
+            watcher.finished(summary)
+
+
+@contextmanager
+def _bar() -> Iterator[Watcher]:
+    progress = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("slices · {task.fields[calls]:,} calls · {task.fields[rate]:,}/s · {task.fields[left]}"),
+        TimeElapsedColumn(),
+        console=err,
+    )
+    with progress:
+        yield _Bar(progress, progress.add_task("Reconciling", total=None, calls=0, rate=0, left="…"))
+
+
+class _Bar:
+    """Slices done and left, calls, calls per second, time left."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+        self._started = time.monotonic()
+        self._already = 0
+
+    def planned(self, slices: int, remaining: int) -> None:
+        self._started = time.monotonic()
+        self._already = slices - remaining
+        self._progress.update(self._task, total=slices, completed=self._already)
+
+    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+        elapsed = max(0.001, time.monotonic() - self._started)
+        done = summary.slices_done - self._already
+        left = f"{elapsed / done * (summary.slices - summary.slices_done):.0f} s left" if done else "…"
+        self._progress.update(
+            self._task, completed=summary.slices_done, calls=summary.seen, rate=round(summary.seen / elapsed), left=left
+        )
+
+    def finished(self, summary: Summary) -> None:
+        self._progress.stop()
+
+
+@contextmanager
+def _no_bar() -> Iterator[Watcher]:
+    yield _Lines()
+
+
+class _Lines:
+    """A log line now and then; `job.started` and `job.finished` have said the rest."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def planned(self, slices: int, remaining: int) -> None:
+        pass
+
+    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+        if time.monotonic() - self._last >= PROGRESS_EVERY:
+            self._last = time.monotonic()
+            log.info(
+                "job.progressed", calls_seen=summary.seen, slices_done=summary.slices_done, slices=summary.slices
+            )  # fmt: skip
+
+    def finished(self, summary: Summary) -> None:
+        pass
+
+
+class _Tables:
+    """For a person: differences as they are found, and a table at the end."""
+
+    def __init__(self, *, dry_run: bool, masked: bool) -> None:
+        self._dry_run = dry_run
+        self._masked = masked
+
+    def planned(self, slices: int, remaining: int) -> None:
+        """Say what it will cost at least: an account without calls still answers once a slice."""
+        resumed = f", {slices - remaining} of them read already" if remaining < slices else ""
+        err.print(f"{slices} slices{resumed}: at least {remaining} requests to Twilio, and one more for every 1,000 calls of a day.")
+
+    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+        if self._dry_run:
+            for decision in decisions:
+                for field, ours, theirs in _differences(decision, masked=self._masked):
+                    out.print(
+                        Text.assemble((decision.call_sid, "cyan"), f"  {field:<16}", (ours, "red"), " → ", (theirs, "green"))
+                    )
+
+    def finished(self, summary: Summary) -> None:
+        would = "would be " if self._dry_run else ""
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_column(style="dim")
+        table.add_column(justify="right")
+        for name, value in (
+            ("calls seen", f"{summary.seen:,}"),
+            (f"{would}inserted", f"{summary.inserted:,}"),
+            (f"{would}updated", f"{summary.updated:,}"),
+            ("unchanged", f"{summary.unchanged:,}"),
+            *((f"gaps: {gap.value}", f"{summary.gaps[gap]:,}") for gap in Gap),
+            (f"{would}frozen", f"{summary.frozen:,}"),
+            ("requests", f"{summary.requests:,}"),
+            ("retries", f"{summary.retries:,}"),
+            ("seconds", f"{summary.seconds:,.1f}"),
+        ):
+            table.add_row(name, value)
+        for name, count in (("frozen, but Twilio disagrees", summary.drifted), ("dead letters", summary.dead_letters)):
+            if count:
+                table.add_row(Text(name, "bold yellow"), Text(f"{count:,}", "bold yellow"))
+        out.print(table)
+        for failure in summary.failed:
+            err.print(Text(f"not read: {failure.slice.name}: {failure.error}", "red"))
+        if (summary.failed or summary.interrupted) and not self._dry_run:
+            err.print("The same command goes on from here.")
+
+
+class _Json:
+    """For a program: one object; differences are written as they are found, so that memory stays flat."""
+
+    def __init__(self, *, dry_run: bool, masked: bool) -> None:
+        self._dry_run = dry_run
+        self._masked = masked
+        self._separator = '{"differences": [\n'
+
+    def planned(self, slices: int, remaining: int) -> None:
+        pass
+
+    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+        if self._dry_run:
+            for decision in decisions:
+                fields = {f: {"ours": o, "twilio": t} for f, o, t in _differences(decision, masked=self._masked)}
+                sys.stdout.write(self._separator)
+                json.dump({"call_sid": decision.call_sid, "action": decision.action, "fields": fields}, sys.stdout)
+                self._separator = ",\n"
+
+    def finished(self, summary: Summary) -> None:
+        if self._dry_run:
+            if self._separator != ",\n":
+                sys.stdout.write(self._separator)
+            sys.stdout.write("],\n")
+            sys.stdout.write(json.dumps(summary.as_dict(), indent=2).removeprefix("{\n"))
+        else:
+            json.dump(summary.as_dict(), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+
+
+def _differences(decision: Decision, *, masked: bool) -> Iterator[tuple[str, str, str]]:
+    """(field, our value, Twilio's) for each field that differs, as text."""
+
+    def shown(field: str, value: Any) -> str:
+        if value is None:
+            return "(empty)" if decision.ours else "(no row)"
+        return mask(str(value)) if masked and field in ("from_number", "to_number") else str(value)
+
+    for field, theirs in (decision.theirs or {}).items():
+        if field != "previous_status":
+            yield field, shown(field, (decision.ours or {}).get(field)), shown(field, theirs)

@@ -1,0 +1,65 @@
+"""Durations and moments as people write them: `90m`, `7d`, `2026-06-01`, `2026-06-01T05:00:00+02:00`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_DURATION: Final = re.compile(r"(\d{1,6})\s*([smhdw])")
+_ONE_DAY: Final = timedelta(days=1)
+
+
+def parse_duration(text: str) -> timedelta:
+    """`90s`, `15m`, `24h`, `7d` or `2w`.
+
+    Raises:
+        ValueError: it is none of these.
+
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("a duration is a number and one of s, m, h, d, w, like 90s, 15m, 24h, 7d or 2w")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def parse_moment(text: str, *, now: datetime) -> datetime:
+    """A moment in UTC: a duration before `now`, a date (its midnight), or an ISO time (without a zone: UTC).
+
+    Raises:
+        ValueError: it is none of these.
+
+    """
+    text = text.strip()
+    if _DURATION.fullmatch(text):
+        return now - parse_duration(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("write how long ago, like 90m, 24h, 7d or 2w, a date like 2026-06-01, or an ISO time") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def format_duration(duration: timedelta) -> str:
+    """The shortest text that `parse_duration` reads back as `duration`, rounded to whole seconds."""
+    seconds = round(duration.total_seconds())
+    for unit, size in (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def midnight(moment: datetime) -> datetime:
+    """The start of the UTC day of `moment`."""
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def utc_days(since: datetime, until: datetime) -> list[tuple[datetime, datetime]]:
+    """The half-open windows of one UTC day each that make up `[since, until)`, oldest first; the outer two may be shorter."""
+    days = []
+    while since < until:
+        end = min(midnight(since) + _ONE_DAY, until)
+        days.append((since, end))
+        since = end
+    return days
