@@ -233,10 +233,10 @@ def _check_writable(conn: Connection) -> None:
             "the database takes no writes: it is a standby, or default_transaction_read_only is on",
             hint="name the primary in DATABASE_URL",
         )
-    lacking = [row[0] for row in _rows(conn, "lacking_privileges")]
+    lacking = _rows(conn, "lacking_privileges")
     if lacking:
-        hint = "grant it, or migrate as the owner of the tables"
-        raise Refused(f"role {conn.info.user} lacks {'; '.join(lacking)}", hint=hint)
+        message = f"role {lacking[0][0]} lacks {'; '.join(privilege for _, privilege in lacking)}"
+        raise Refused(message, hint="grant it, or migrate as the owner of the tables")
 
 
 def _refuse_to_drop_rows(conn: Connection, migration: Migration, *, lock: bool = False) -> None:

@@ -38,13 +38,14 @@ SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean;
 
 -- name: lacking_privileges
 -- What the role would need before anything is changed: rather told at once than after half of the files.
-SELECT CASE
+SELECT current_user,
+       CASE
            WHEN current_schema() IS NULL THEN 'a schema to create tables in (search_path names none that exists)'
            ELSE 'CREATE on schema ' || quote_ident(current_schema())
        END
 WHERE current_schema() IS NULL OR NOT has_schema_privilege(current_schema(), 'CREATE')
 UNION ALL
-SELECT format('ownership of table %%s, which belongs to %%s', c.oid::regclass, quote_ident(pg_get_userbyid(c.relowner)))
+SELECT current_user, format('ownership of table %%s, which belongs to %%s', c.oid::regclass, quote_ident(pg_get_userbyid(c.relowner)))
 FROM unnest(%(tables)s::text[]) AS t (name)
 JOIN pg_class AS c ON c.oid = to_regclass(t.name)
 WHERE NOT pg_has_role(c.relowner, 'USAGE');

