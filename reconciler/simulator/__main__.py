@@ -18,24 +18,25 @@ from reconciler.simulator.server import SimulatedTwilio
 from reconciler.simulator.switches import Switches
 
 ACCOUNT_SID = f"AC{'5' * 32}"
-AUTH_TOKEN = "simulated-token"
+AUTH_TOKEN = "simulated-token"  # noqa: S105 -- opens nothing but this simulator
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m reconciler.simulator", description=__doc__)
-    made.add_argument("--calls", type=int, default=10_000, metavar="N", help="calls to generate (default %(default)s)")
-    made.add_argument("--days", type=float, default=30, metavar="N", help="days they are spread over, up to the start")
-    made.add_argument("--hours-ahead", type=float, default=0, metavar="N", help="go on generating so far into the future")
-    made.add_argument("--seed", type=int, default=0, help="another seed makes other calls")
-    made.add_argument("--port", type=int, default=8080, help="0 takes any free port (default %(default)s)")
-    made.add_argument("--page-delay", type=duration, default="0ms", metavar="50ms", help="real time that each answer takes")
-    made.add_argument("--max-concurrent", type=int, metavar="N", help="429 above so many requests at once")
-    made.add_argument("--clock", default="real", metavar="real|ISO", help="run with real time, or stand still at a time")
-    made.add_argument("--time-filters", choices=("instant", "day"), default="instant", help="whether hours count in filters")
-    made.add_argument("--gzip", action="store_true", help="compress for clients that offer it")
-    made.add_argument("--tls-cert", metavar="FILE", help="serve HTTPS with this certificate")
-    made.add_argument("--tls-key", metavar="FILE", help="and this key")
+    add = made.add_argument
+    add("--calls", type=int, default=10_000, metavar="N", help="calls to generate (default %(default)s)")
+    add("--days", type=float, default=30, metavar="N", help="days they are spread over, up to the start")
+    add("--hours-ahead", type=float, default=0, metavar="N", help="go on generating so far into the future")
+    add("--seed", type=int, default=0, help="another seed makes other calls")
+    add("--port", type=int, default=8080, help="0 takes any free port (default %(default)s)")
+    add("--page-delay", type=duration, default="0ms", metavar="50ms", help="real time that each answer takes")
+    add("--max-concurrent", type=int, metavar="N", help="429 above so many requests at once")
+    add("--clock", default="real", metavar="real|ISO", help="run with real time, or stand still at a time")
+    add("--time-filters", choices=("instant", "day"), default="instant", help="whether hours count in filters")
+    add("--gzip", action="store_true", help="compress for clients that offer it")
+    add("--tls-cert", metavar="FILE", help="serve HTTPS with this certificate")
+    add("--tls-key", metavar="FILE", help="and this key")
     return made
 
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tls=tls,
         port=options.port,
     ) as twilio:
-        print(f"{len(account)} calls at {twilio.base_url} — type:\n", file=sys.stderr)
+        print(f"{account.call_count} calls at {twilio.base_url} — type:\n", file=sys.stderr)
         print(f"export TWILIO_BASE_URL={twilio.base_url}")
         print(f"export TWILIO_ACCOUNT_SID={ACCOUNT_SID}")
         print(f"export TWILIO_AUTH_TOKEN={AUTH_TOKEN}", flush=True)

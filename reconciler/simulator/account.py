@@ -164,7 +164,9 @@ class SimulatedAccount:
         with self._lock:
             return f"{prefix}{self._random.getrandbits(128):032x}"
 
-    def __len__(self) -> int:
+    @property
+    def call_count(self) -> int:
+        """How many calls it holds, seen or not; not `len`, because an account without calls is no less an account."""
         return len(self._calls)
 
     # Credentials and subaccounts

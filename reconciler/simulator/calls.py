@@ -40,25 +40,47 @@ class Call(Protocol):
     """What the listing needs to know of a call; `at` is a second since 1970."""
 
     @property
-    def sid(self) -> str: ...
+    def sid(self) -> str:
+        """`CA` and 32 hexadecimal digits."""
+
     @property
-    def parent_call_sid(self) -> str | None: ...
+    def parent_call_sid(self) -> str | None:
+        """The leg whose <Dial> made this one."""
+
     @property
-    def from_(self) -> str: ...
+    def from_(self) -> str:
+        """The caller."""
+
     @property
-    def to(self) -> str: ...
+    def to(self) -> str:
+        """The callee."""
+
     @property
     def status(self) -> str:
         """The status it ends with, whether or not it has ended."""
+
     @property
-    def created(self) -> int: ...
+    def created(self) -> int:
+        """date_created, by which listings are ordered."""
+
     @property
-    def ended(self) -> int | None: ...
-    def is_visible(self, at: int) -> bool: ...
-    def status_at(self, at: int) -> str: ...
-    def start_at(self, at: int) -> int | None: ...
-    def end_at(self, at: int) -> int | None: ...
-    def render(self, at: int) -> Record: ...
+    def ended(self) -> int | None:
+        """When it reaches its final status; None is never."""
+
+    def is_visible(self, at: int) -> bool:
+        """Whether listings and fetches show it."""
+
+    def status_at(self, at: int) -> str:
+        """The REST status."""
+
+    def start_at(self, at: int) -> int | None:
+        """start_time."""
+
+    def end_at(self, at: int) -> int | None:
+        """end_time."""
+
+    def render(self, at: int) -> Record:
+        """Twilio's record, in wire form."""
 
 
 class SimulatedCall(msgspec.Struct, frozen=True, gc=False):
@@ -287,14 +309,17 @@ class VerbatimCall:
 
     def status_at(self, at: int) -> str:
         """The recorded status, at any time."""
+        del at
         return self.status
 
     def start_at(self, at: int) -> int | None:
         """The recorded start_time, at any time."""
+        del at
         return self._start
 
     def end_at(self, at: int) -> int | None:
         """The recorded end_time, at any time."""
+        del at
         return self._end
 
     def record(self, at: datetime) -> Record:
@@ -303,6 +328,7 @@ class VerbatimCall:
 
     def render(self, at: int) -> Record:
         """The record as it was loaded."""
+        del at
         return dict(self._record)
 
 

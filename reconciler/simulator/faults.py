@@ -23,7 +23,7 @@ from reconciler.simulator import messages
 from reconciler.simulator.breakage import Breakage
 from reconciler.simulator.messages import Answer, Delivery, Request
 
-_HTML = b"<html>\r\n<head><title>%(status)d</title></head>\r\n<body><center><h1>%(status)d</h1></center></body>\r\n</html>"
+_HTML = b"<html>\r\n<head><title>%(status)d</title></head>\r\n<body><h1>%(status)d</h1></body>\r\n</html>"
 _MESSAGES = {500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout"}
 
 

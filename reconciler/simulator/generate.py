@@ -76,7 +76,7 @@ def _outbound(rng: Random, account_sid: str, created: int, status: str) -> Simul
     number, to = rng.choice(OWN_NUMBERS), _somebody(rng)
     # One in fifty waits in the account's queue for minutes, a few of them for hours.
     draw = rng.random()
-    waited = rng.randrange(0, 4) if draw > 0.02 else rng.randrange(5, 900) if draw > 0.001 else rng.randrange(900, 12_000)
+    waited = rng.randrange(*((0, 4) if draw > 0.02 else (5, 900) if draw > 0.001 else (900, 12_000)))
     if status == "canceled" and rng.random() < 0.5:  # canceled in the queue: never dialled
         return SimulatedCall(
             sid=_sid(rng), account_sid=account_sid, direction="outbound-api", from_=number, to=to, status=status,
@@ -152,4 +152,4 @@ def _priced(rng: Random, ended: int, price: str | None) -> int | None:
     if price is None:
         return None
     draw = rng.random()
-    return ended + (rng.randrange(5, 46) if draw > 0.1 else rng.randrange(46, 900) if draw > 0.01 else rng.randrange(900, 72_000))
+    return ended + rng.randrange(*((5, 46) if draw > 0.1 else (46, 900) if draw > 0.01 else (900, 72_000)))

@@ -13,6 +13,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -56,12 +57,10 @@ class HttpServer(socketserver.ThreadingTCPServer):
         with self._lock:
             connections = list(self._open)
         for connection in connections:
-            try:
+            with suppress(OSError):  # the client may have been faster
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the client was faster
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 -- socketserver's
         """A client that goes away in the middle is its own business; anything else is a mistake of ours."""
         error = sys.exception()
         if isinstance(error, Exception) and not isinstance(error, OSError):

@@ -8,6 +8,7 @@ later pages. There is no total. A page that is full leads on, even to an empty o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlencode
 from zlib import crc32
@@ -32,6 +33,31 @@ class BadPageToken(ValueError):
     """A token that names no call of this account."""
 
 
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page of a list: Page, PageSize (1 to 1000, 50 unless given) and PageToken."""
+
+    page: int
+    size: int
+    token: str | None
+
+    @classmethod
+    def parse(cls, params: Params) -> Paging:
+        """The page among query parameters.
+
+        Raises:
+            BadFilter: a number that is none.
+
+        """
+        given = dict(params)
+        try:
+            page = max(0, int(given.get("Page") or 0))
+            size = int(given.get("PageSize") or DEFAULT_PAGE_SIZE)
+        except ValueError:
+            raise BadFilter("Invalid Page or PageSize") from None
+        return cls(page, min(max(size, 1), MAX_PAGE_SIZE), given.get("PageToken") or None)
+
+
 def list_calls(account: SimulatedAccount, params: Params, now: datetime, switches: Switches) -> Record:
     """One page of Calls.json as Twilio would answer at `now`.
 
@@ -41,19 +67,19 @@ def list_calls(account: SimulatedAccount, params: Params, now: datetime, switche
         OutsideRetention: the window begins too early.
 
     """
-    page, size, token = paging(params)
+    paging = Paging.parse(params)
     filters = Filters.parse(params, switches)
     if switches.retention_days is not None and filters.begins_before(seconds(now) - switches.retention_days * DAY):
         raise OutsideRetention
     now -= switches.listing_lag
     at = seconds(now)
-    calls = _page(account, filters, now, page, size, token, switches)
+    calls = _page(account, filters, now, paging, switches)
     query = [(name, value) for name, value in params if name in NAMES and value]
     records = [call.render(at) for call in calls]
     if switches.extra_keys:
         for record in records:
             record["ai_summary"] = {"sentiment": None, "topics": ["unknown", "to", "you"]}
-    answer = envelope("calls", records, f"{API}/Accounts/{account.sid}/Calls.json", query, page, size, token)
+    answer = envelope("calls", records, f"{API}/Accounts/{account.sid}/Calls.json", query, paging)
     if switches.absolute_next_page_uri is not None and answer["next_page_uri"]:
         answer["next_page_uri"] = switches.absolute_next_page_uri + answer["next_page_uri"]
     if switches.extra_keys:
@@ -61,26 +87,9 @@ def list_calls(account: SimulatedAccount, params: Params, now: datetime, switche
     return answer
 
 
-def paging(params: Params) -> tuple[int, int, str | None]:
-    """Page, PageSize (1 to 1000, 50 unless given) and PageToken.
-
-    Raises:
-        BadFilter: a number that is none.
-
-    """
-    given = dict(params)
-    try:
-        page = max(0, int(given.get("Page") or 0))
-        size = int(given.get("PageSize") or DEFAULT_PAGE_SIZE)
-    except ValueError:
-        raise BadFilter("Invalid Page or PageSize") from None
-    return page, min(max(size, 1), MAX_PAGE_SIZE), given.get("PageToken") or None
-
-
-def envelope(
-    key: str, records: list[Record], path: str, query: Params, page: int, size: int, token: str | None
-) -> Record:
+def envelope(key: str, records: list[Record], path: str, query: Params, paging: Paging) -> Record:
     """The envelope around a page of `records`, whose `sid`, if they have one, makes the neighbours' tokens."""
+    page, size = paging.page, paging.size
 
     def uri(number: int, with_token: str | None = None) -> str:
         tokens = [("PageToken", with_token)] if with_token else []
@@ -98,22 +107,21 @@ def envelope(
         "page_size": size,
         "previous_page_uri": neighbour(page - 1, "PB", records[0]) if page and records else None,
         "start": page * size if records else 0,
-        "uri": uri(page, token),
+        "uri": uri(page, paging.token),
     }
 
 
 def _page(
-    account: SimulatedAccount, filters: Filters, now: datetime, page: int, size: int, token: str | None,
-    switches: Switches,
-) -> list[Call]:  # fmt: skip
-    rate = switches.duplicates_in_listing
+    account: SimulatedAccount, filters: Filters, now: datetime, paging: Paging, switches: Switches
+) -> list[Call]:
+    size, token, rate = paging.size, paging.token, switches.duplicates_in_listing
     if token is None:
         # Page alone counts from the head, and so is not stable while calls arrive (twilio/twilio-node#11).
-        return _doubled(account.calls_at(now, filters, limit=size, skip=page * size), size, rate)
+        return _doubled(account.calls_at(now, filters, limit=size, skip=paging.page * size), size, rate)
     turn, named = token[:2], account.find(token[2:])
     if named is None or turn not in ("PA", "PB"):
         raise BadPageToken
-    if switches.deleted_page_token == "refuse" and not named.is_visible(seconds(now)):
+    if switches.deleted_cursor == "refuse" and not named.is_visible(seconds(now)):
         raise BadPageToken
     if turn == "PB":
         return account.calls_before(now, filters, named, size)

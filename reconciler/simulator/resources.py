@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,13 +14,7 @@ from reconciler.simulator.account import SimulatedAccount
 from reconciler.simulator.calls import Record
 from reconciler.simulator.clock import Clock
 from reconciler.simulator.filters import BadFilter
-from reconciler.simulator.listing import (
-    BadPageToken,
-    OutsideRetention,
-    envelope,
-    list_calls,
-    paging,
-)
+from reconciler.simulator.listing import BadPageToken, OutsideRetention, Paging, envelope, list_calls
 from reconciler.simulator.messages import Answer, Request
 from reconciler.simulator.switches import Switches
 from reconciler.simulator.usage import BadDates, daily_usage
@@ -29,6 +24,19 @@ from reconciler.simulator.wire import API
 _CREATED = "Thu, 01 Jan 2026 00:00:00 +0000"
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A request that may be answered: of which account, when, and the SID in its path."""
+
+    account: SimulatedAccount
+    request: Request
+    now: datetime
+    sid: str
+
+
+_Route = Callable[[_Question], Answer]
+
+
 class Resources:
     """Answers GET requests on behalf of some accounts, at the time a clock shows."""
 
@@ -36,69 +44,76 @@ class Resources:
         self.accounts = accounts
         self.clock = clock
         self.switches = switches
-        self._routes: tuple[tuple[re.Pattern[str], str, Callable[..., Answer]], ...] = (
-            (re.compile(rf"{API}/Accounts/AC\w+/Calls\.json"), "calls", self._calls),
-            (re.compile(rf"{API}/Accounts/AC\w+/Calls/(\w+)\.json"), "calls", self._call),
-            (re.compile(rf"{API}/Accounts/AC\w+/Calls/(\w+)/Events\.json"), "calls", self._events),
-            (re.compile(rf"{API}/Accounts\.json"), "accounts", self._accounts),
-            (re.compile(rf"{API}/Accounts/AC\w+\.json"), "accounts", self._account),
-            (re.compile(rf"{API}/Accounts/AC\w+/Usage/Records/Daily\.json"), "usage", self._usage),
+        self._routes: tuple[tuple[str, str, _Route], ...] = (
+            (r"Accounts/AC\w+/Calls", "calls", self._calls),
+            (r"Accounts/AC\w+/Calls/(\w+)", "calls", self._call),
+            (r"Accounts/AC\w+/Calls/(\w+)/Events", "calls", self._events),
+            (r"Accounts", "accounts", self._accounts),
+            (r"Accounts/AC\w+", "accounts", self._account),
+            (r"Accounts/AC\w+/Usage/Records/Daily", "usage", self._usage),
         )
 
     def answer(self, request: Request) -> Answer:
         """What Twilio says to this request now."""
         for pattern, resource, route in self._routes:
-            if match := pattern.fullmatch(request.path):
-                break
-        else:
-            return messages.not_found(request.path)
+            if match := re.fullmatch(rf"{API}/{pattern}\.json", request.path):
+                return self._routed(request, resource, route, *match.groups())
+        return messages.not_found(request.path)
+
+    def _routed(self, request: Request, resource: str, route: _Route, sid: str = "") -> Answer:
+        """The answer of a route, if these credentials may have it and the parameters can be read."""
         if request.method != "GET":
             return messages.error(405, 20004, "Method not allowed")
+        accounts = all_accounts(self.accounts)
         try:
-            account = admit(
-                request, resource, all_accounts(self.accounts), suspended_answer=self.switches.suspended_answer
-            )
-            return route(account, request, self.clock.now(), *match.groups())
+            account = admit(request, resource, accounts, suspended_answer=self.switches.suspended_answer)
+            return route(_Question(account, request, self.clock.now(), sid))
         except Denied as denied:
             return denied.answer
-        except (BadFilter, BadPageToken) as bad:
-            return messages.error(400, 20001, str(bad) or "Invalid PageToken")
+        except BadFilter as bad:
+            return messages.error(400, 20001, str(bad))
+        except BadPageToken:
+            return messages.error(400, 20001, "Invalid PageToken")
         except OutsideRetention:
-            return messages.error(400, 20004, "Date range specified in query is partially or entirely outside of "
-                                  f"retention window of {self.switches.retention_days} days")  # fmt: skip
+            days = self.switches.retention_days
+            return messages.error(
+                400,
+                20004,
+                f"Date range specified in query is partially or entirely outside of retention window of {days} days",
+            )
         except BadDates:
             return messages.not_found(request.path)
 
-    def _calls(self, account: SimulatedAccount, request: Request, now: datetime) -> Answer:
-        return Answer(payload=list_calls(account, request.params, now, self.switches))
+    def _calls(self, asked: _Question) -> Answer:
+        return Answer(payload=list_calls(asked.account, asked.request.params, asked.now, self.switches))
 
-    def _call(self, account: SimulatedAccount, request: Request, now: datetime, sid: str) -> Answer:
-        record = account.record(sid, now - self.switches.fetch_lag)
+    def _call(self, asked: _Question) -> Answer:
+        record = asked.account.record(asked.sid, asked.now - self.switches.fetch_lag)
         if record is None:
-            return messages.not_found(request.path)
+            return messages.not_found(asked.request.path)
         if self.switches.extra_keys:
             record["ai_summary"] = None
         return Answer(payload=record)
 
-    def _events(self, account: SimulatedAccount, request: Request, now: datetime, sid: str) -> Answer:
-        if account.record(sid, now) is None:
-            return messages.not_found(request.path)
-        return _page("events", events_of(account, sid, now), request)
+    def _events(self, asked: _Question) -> Answer:
+        if asked.account.record(asked.sid, asked.now) is None:
+            return messages.not_found(asked.request.path)
+        return _page("events", events_of(asked.account, asked.sid, asked.now), asked.request)
 
-    def _accounts(self, account: SimulatedAccount, request: Request, now: datetime) -> Answer:
-        name, status = request.param("FriendlyName"), request.param("Status")
+    def _accounts(self, asked: _Question) -> Answer:
+        name, status = asked.request.param("FriendlyName"), asked.request.param("Status")
         found = [
             _account_record(each)
-            for each in (account, *account.subaccounts.values())
+            for each in (asked.account, *asked.account.subaccounts.values())
             if name in (None, each.friendly_name) and status in (None, each.status)
         ]
-        return _page("accounts", found, request)
+        return _page("accounts", found, asked.request)
 
-    def _account(self, account: SimulatedAccount, request: Request, now: datetime) -> Answer:
-        return Answer(payload=_account_record(account))
+    def _account(self, asked: _Question) -> Answer:
+        return Answer(payload=_account_record(asked.account))
 
-    def _usage(self, account: SimulatedAccount, request: Request, now: datetime) -> Answer:
-        return _page("usage_records", daily_usage(account, request, now), request)
+    def _usage(self, asked: _Question) -> Answer:
+        return _page("usage_records", daily_usage(asked.account, asked.request, asked.now), asked.request)
 
 
 def _account_record(account: SimulatedAccount) -> Record:
@@ -120,7 +135,7 @@ def _account_record(account: SimulatedAccount) -> Record:
 
 def _page(key: str, records: list[Any], request: Request) -> Answer:
     """A page of a short list that does not change while it is read: Page alone counts."""
-    page, size, _ = paging(request.params)
+    paging = Paging.parse(request.params)
+    first = paging.page * paging.size
     query = [(name, value) for name, value in request.params if not name.startswith("Page")]
-    shown = records[page * size : (page + 1) * size]
-    return Answer(payload=envelope(key, shown, request.path, query, page, size, None))
+    return Answer(payload=envelope(key, records[first : first + paging.size], request.path, query, paging))

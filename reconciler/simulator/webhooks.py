@@ -134,8 +134,8 @@ class Channel:
         for webhook in sent:
             if rng.random() < self.loss:
                 continue
-            for _ in range(2 if rng.random() < self.duplicate else 1):
-                arrived.append(Delivery(webhook.sent_at + self._delay(rng), webhook))
+            copies = 2 if rng.random() < self.duplicate else 1
+            arrived.extend(Delivery(webhook.sent_at + self._delay(rng), webhook) for _ in range(copies))
         return sorted(arrived, key=lambda delivery: delivery.received_at)
 
     def _delay(self, rng: Random) -> timedelta:
