@@ -7,15 +7,15 @@ import subprocess
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 from psycopg import sql
 
 from reconciler import db
 
-SQL = Path(__file__).parents[2] / "sql"
+if TYPE_CHECKING:
+    from tests.conftest import Connect
 
 _DUMP = """
 SELECT 'column ' || c.relname || '.' || a.attname,
@@ -34,7 +34,7 @@ UNION ALL
 SELECT 'constraint ' || conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
 FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
 UNION ALL
-SELECT 'trigger ' || tgrelid::regclass || '.' || tgname, pg_get_triggerdef(oid) || tgenabled
+SELECT 'trigger ' || tgrelid::regclass || '.' || tgname, pg_get_triggerdef(oid) || ' ' || tgenabled::text
 FROM pg_trigger WHERE NOT tgisinternal
 UNION ALL
 SELECT 'function ' || oid::regprocedure, pg_get_functiondef(oid)
@@ -45,19 +45,10 @@ FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid >= 16384
 """
 
 
-def dump(conn: db.Connection) -> dict[str, str]:
+@pytest.fixture
+def dump(connect: Connect) -> Callable[[str], dict[str, str]]:
     """Everything in schema public by name, with its definition; the order of columns does not count."""
-    return dict(conn.execute(_DUMP).fetchall())
-
-
-def rollbacks() -> list[Path]:
-    """The rollback files, newest first."""
-    return sorted(SQL.glob("rollback_*.sql"), reverse=True)
-
-
-def migrations() -> list[Path]:
-    """The migration files in order."""
-    return sorted(SQL.glob("[0-9]*.sql"))
+    return lambda url: dict(connect(url).execute(_DUMP).fetchall())
 
 
 @pytest.fixture(scope="session")
@@ -138,10 +129,3 @@ def update_call(conn: db.Connection) -> Callable[..., None]:
         conn.execute(statement, [*columns.values(), call])
 
     return update
-
-
-def expect_error(conn: db.Connection, statement: Any) -> psycopg.Error:
-    """The error that the statement ends in."""
-    with pytest.raises(psycopg.Error) as caught:
-        conn.execute(statement)
-    return caught.value
