@@ -12,6 +12,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
+from functools import partial
 from typing import Any, Final, TextIO
 
 import structlog
@@ -66,7 +67,7 @@ def redact(text: str) -> str:
 
 def get_logger(name: str) -> FilteringBoundLogger:
     """The logger of one module; its name goes into the field `logger`."""
-    logger: FilteringBoundLogger = structlog.get_logger(logger=name)
+    logger: FilteringBoundLogger = structlog.get_logger(name)
     return logger
 
 
@@ -77,6 +78,7 @@ def configure(*, form: str, level: str, pii: str, stream: TextIO | None = None) 
     console = form == "console" or (form == "auto" and colours)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -88,14 +90,14 @@ def configure(*, form: str, level: str, pii: str, stream: TextIO | None = None) 
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=partial(_NamedLogger, stream),
         cache_logger_on_first_use=False,
     )
     # What the libraries say goes the same way; their INFO lines hold URLs, and so phone numbers in filters.
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[_name_library, *shared],
+            foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
@@ -104,10 +106,15 @@ def configure(*, form: str, level: str, pii: str, stream: TextIO | None = None) 
     root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
 
 
-def _name_library(_: Any, __: str, event: EventDict) -> EventDict:
-    record = event.get("_record")
-    if record is not None:
-        event["logger"] = record.name
+class _NamedLogger(structlog.WriteLogger):
+    def __init__(self, stream: TextIO, name: str) -> None:
+        super().__init__(stream)
+        self.name = name
+
+
+def _add_logger_name(logger: Any, _: str, event: EventDict) -> EventDict:
+    record = event.get("_record")  # a line of a library's, by way of the standard library
+    event["logger"] = record.name if record is not None else logger.name
     return event
 
 
