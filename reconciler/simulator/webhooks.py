@@ -165,9 +165,10 @@ def _of_call(
 
 def _status_callbacks(call: SimulatedCall, *, only_final: bool = False) -> Iterator[Webhook]:
     """SequenceNumber counts the events that fire: three for an unanswered call, one for an inbound number."""
+    later = [time for time in (call.answered, call.ended) if time is not None]
     steps: list[tuple[str, int | None]] = [
         ("initiated", call.dialled),
-        ("ringing", None if call.dialled is None else call.dialled + 1),
+        ("ringing", None if call.dialled is None else min([call.dialled + 1, *later])),
         ("in-progress", call.answered),
         (call.status, call.ended),
     ]

@@ -25,6 +25,7 @@ class Client:
         self.base_url = base_url
         self.session = requests.Session()
         self.session.auth = (user, secret)
+        self.session.trust_env = False  # no proxy and no certificates of the machine's between us
         self.user = user
 
     def get(self, path: str, **options: Any) -> requests.Response:
