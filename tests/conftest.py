@@ -79,6 +79,13 @@ def database_url(server_url: str, template: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def shared_database_url(server_url: str, template: str) -> Iterator[str]:
+    """A migrated database for tests that leave it as they found it: a database of one's own costs 0.3 seconds."""
+    with _database(server_url, template) as url:
+        yield url
+
+
 @pytest.fixture
 def empty_database_url(server_url: str) -> Iterator[str]:
     """A database with nothing in it."""

@@ -9,9 +9,10 @@ import psycopg
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from reconciler.db import Connection
+    from tests.conftest import Connect
 
     Add = Callable[..., int]
     Read = Callable[..., Any]
@@ -55,6 +56,14 @@ OTHER: dict[str, Any] = {
     **dict.fromkeys(("start_time", "end_time"), datetime(2020, 1, 1)),  # noqa: DTZ001
     **dict.fromkeys(("date_created", "last_event_time", "finalized_at", "observed_at"), datetime(2020, 1, 1, tzinfo=UTC)),
 }
+
+
+@pytest.fixture
+def conn(shared_database_url: str, connect: Connect) -> Iterator[Connection]:
+    """A connection to the shared database; the calls go with the test."""
+    conn = connect(shared_database_url)
+    yield conn
+    conn.execute("DELETE FROM public.messages")
 
 
 @pytest.mark.parametrize("column", FROZEN)
@@ -235,8 +244,11 @@ def test_guards_work_for_a_writer_with_another_search_path(conn: Connection) -> 
 def test_constraint_holds_without_the_guards(broken: str, conn: Connection, add_call: Add) -> None:
     """Whoever switches the triggers off still cannot write a row that disagrees with itself."""
     add_call()
-    conn.execute("ALTER TABLE messages DISABLE TRIGGER USER")
-    with pytest.raises(psycopg.errors.CheckViolation, match="messages_final_agrees"):
+    with (
+        pytest.raises(psycopg.errors.CheckViolation, match="messages_final_agrees"),
+        conn.transaction(force_rollback=True),
+    ):
+        conn.execute("ALTER TABLE messages DISABLE TRIGGER USER")
         conn.execute(f"UPDATE messages SET {broken}".encode())
 
 
