@@ -1,0 +1,159 @@
+"""Two writers on the same calls: nothing lost, nothing doubled, nobody fails."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+
+import psycopg
+import pytest
+
+from reconciler.errors import JobHeld, Unavailable
+from reconciler.model import Status
+from reconciler.store import Cursor, Store
+
+from .conftest import ORIGIN, T0, make_observation, make_webhook
+
+PRICED = Decimal("-0.00850")
+
+
+def _until_waiting_for_a_lock(conn) -> None:
+    """Return as soon as some merge of this database waits for a row another transaction holds."""
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    deadline = threading.Event()
+    for _ in range(2_000):
+        if conn.execute(waits).fetchone() != (0,):
+            return
+        deadline.wait(0.005)
+    pytest.fail("nobody waited for a lock")
+
+
+def test_a_row_changed_between_decision_and_write_is_decided_anew(merge, row, connect, database_url, conn):
+    """The Viewer answers the call while our page says it rings: the page is merged again on what it then finds."""
+    merge(make_webhook(Status.QUEUED, minute=0))
+    viewer = connect(database_url)
+    with ThreadPoolExecutor() as pool:
+        with viewer.transaction():
+            viewer.execute("UPDATE messages SET status = 'completed'")
+            merging = pool.submit(merge, make_observation(Status.RINGING))
+            _until_waiting_for_a_lock(conn)
+        merged = merging.result(timeout=30)
+    assert (merged.updated, row()["status"]) == (0, "completed")
+
+
+def test_a_row_inserted_meanwhile_is_updated_instead(merge, row, connect, database_url, conn, events):
+    """The Viewer inserts the call while our page does."""
+    viewer = connect(database_url)
+    with ThreadPoolExecutor() as pool:
+        with viewer.transaction():
+            viewer.execute(
+                "INSERT INTO messages (twilio_sid, direction, status, from_number, to_number)"
+                " VALUES (%s, 'inbound', 'ringing', '', '')",
+                (f"CA{1:032x}",),
+            )
+            merging = pool.submit(merge, make_observation(price=PRICED), make_observation(call=2))
+            _until_waiting_for_a_lock(conn)
+        merged = merging.result(timeout=30)
+    assert (merged.inserted, merged.updated) == (1, 1)
+    assert row()["price"] == PRICED
+    assert events() == [("call.status_changed", "completed"), ("call.frozen", "completed")]
+
+
+def test_two_merges_of_the_same_pages_write_each_fact_once(database_url, conn):
+    """Hot and a backfill meet on the same calls: one row and one event a fact, whoever comes first."""
+    pages = [[make_observation(call=n, price=PRICED) for n in range(p * 40, p * 40 + 60)] for p in range(12)]
+
+    def run(job: str) -> int:
+        with Store(database_url, job=job) as store:
+            order = pages if job == "forward" else [list(reversed(page)) for page in reversed(pages)]
+            return sum(store.merge(page, origin=ORIGIN, now=T0).inserted for page in order)
+
+    with ThreadPoolExecutor() as pool:
+        inserted = list(pool.map(run, ["forward", "backward"]))
+    assert sum(inserted) == 11 * 40 + 60
+    counted = conn.execute(
+        "SELECT count(*), count(DISTINCT call_sid), (SELECT count(*) FROM messages) FROM call_events"
+        " WHERE event_type = 'call.created'"
+    ).fetchone()
+    assert counted == (500, 500, 500)
+
+
+def test_a_deadlock_broken_at_our_cost_is_merged_again(merge, connect, database_url, conn, row):
+    """The Viewer locks the same rows the other way round; its statement passes, and ours comes after it."""
+    merge(make_webhook(Status.RINGING, call=1, minute=0), make_webhook(Status.RINGING, call=2, minute=0))
+    viewer = connect(database_url, deadlock_timeout="10s")  # the merge finds the deadlock first
+    with ThreadPoolExecutor() as pool:
+        with viewer.transaction():
+            viewer.execute("UPDATE messages SET metadata = '{}' WHERE twilio_sid = %s", (f"CA{2:032x}",))
+            merging = pool.submit(merge, make_observation(call=1), make_observation(call=2))
+            _until_waiting_for_a_lock(conn)
+            viewer.execute("UPDATE messages SET metadata = '{}' WHERE twilio_sid = %s", (f"CA{1:032x}",))
+        merged = merging.result(timeout=30)
+    assert merged.updated == 2
+    assert {row(1)["status"], row(2)["status"]} == {"completed"}
+
+
+def test_a_job_runs_once(database_url):
+    """A second process finds the job's lock taken; the lock ends with its connection."""
+    with Store(database_url, job="hot"):
+        with pytest.raises(JobHeld), Store(database_url, job="hot"):
+            pass
+        with Store(database_url, job="warm"):
+            pass
+    with Store(database_url, job="hot"):
+        pass
+
+
+def test_rows_and_cursor_commit_together(store, conn):
+    """A page that fails leaves neither rows nor a moved cursor."""
+    bad = make_observation(call=2, duration=2**31)  # wider than the column
+    with pytest.raises(Exception, match="out of range"):
+        store.merge([make_observation(), bad], origin=ORIGIN, now=T0, cursor=Cursor("test", {"page": 1}))
+    assert store.read_cursor("test") is None
+    assert conn.execute("SELECT count(*) FROM messages").fetchone() == (0,)
+    store.merge([make_observation()], origin=ORIGIN, now=T0, cursor=Cursor("test", {"page": 1}))
+    assert store.read_cursor("test") == {"page": 1}
+
+
+def test_a_lost_connection_is_replaced_and_the_lock_taken_again(store, conn):
+    """The database ends our session: this call says so, the next one works, and holds the lock."""
+    store.merge([make_observation()], origin=ORIGIN, now=T0)
+    conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'reconciler: test'"
+                 " AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND query LIKE '%%'")
+    with pytest.raises(Unavailable):
+        store.merge([make_observation(call=2)], origin=ORIGIN, now=T0)
+    assert store.merge([make_observation(call=2)], origin=ORIGIN, now=T0).inserted == 1
+    held = "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
+    assert conn.execute(
+        held + " WHERE l.locktype = 'advisory' AND d.datname = current_database()"
+    ).fetchone() == (1,)
+
+
+def test_a_preview_writes_nothing(store, conn):
+    """It tells field by field what a merge would do, and the next preview tells the same."""
+    store.merge([make_observation(Status.RINGING)], origin=ORIGIN, now=T0)
+    before = conn.execute("SELECT xmin::text, ctid::text FROM messages").fetchall()
+    for _ in range(2):
+        merged = store.preview([make_observation(price=PRICED), make_observation(call=2)], origin=ORIGIN, now=T0)
+        assert (merged.inserted, merged.updated) == (1, 1)
+        known, new = merged.decisions
+        assert known.theirs is not None and known.ours is not None
+        assert (known.ours["status"], known.theirs["status"], known.theirs["price"]) == ("ringing", "completed", PRICED)
+        assert new.ours is None
+    assert conn.execute("SELECT xmin::text, ctid::text FROM messages").fetchall() == before
+    assert conn.execute("SELECT count(*) FROM call_events").fetchone() == (1,)
+
+
+def test_numbers_in_json_stay_exact(conn):
+    """A price read back from an event is the Decimal that Twilio wrote."""
+    row = conn.execute("SELECT jsonb_build_object('price', -0.00850)").fetchone()
+    assert row is not None
+    assert isinstance(row[0]["price"], Decimal)
+    assert str(row[0]["price"]) == "-0.00850"
+
+
+def test_a_session_is_in_utc(conn):
+    """messages.start_time holds UTC without saying so."""
+    assert conn.info.parameter_status("TimeZone") == "UTC"
+    assert psycopg.__version__

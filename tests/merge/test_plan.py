@@ -1,0 +1,60 @@
+"""What a merge costs depends on the page and not on the table: seen in its plan and in what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from reconciler import db
+from reconciler.store import _MERGE_SESSION, Rules
+
+from .conftest import ORIGIN, T0, make_observation
+
+ROWS = 30_000
+MERGE = db.load_queries("messages")
+
+
+@pytest.fixture(params=["never analysed", "analysed", "analysed when empty"])
+def full(request, conn) -> str:
+    """A table of many rows, with each state of statistics that a merge may meet."""
+    if request.param == "analysed when empty":
+        conn.execute("ANALYZE messages")
+    conn.execute("ALTER TABLE messages SET (autovacuum_enabled = off)")
+    conn.execute(
+        "INSERT INTO messages (twilio_sid, direction, status, from_number, to_number)"
+        " SELECT 'CA' || lpad(to_hex(n), 32, '0'), 'inbound', 'ringing', '', '' FROM generate_series(1, %s) AS n",
+        (ROWS,),
+    )
+    if request.param == "analysed":
+        conn.execute("ANALYZE messages")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("full")
+def test_the_merge_probes_the_unique_index_and_scans_no_table(connect, database_url):
+    """One index probe for each staged row, and the update by row address, whatever the statistics say."""
+    merging = connect(database_url, **_MERGE_SESSION)
+    merging.execute(MERGE["create_staging"])
+    page = [make_observation(call=n) for n in (*range(1, 100), *range(ROWS + 1, ROWS + 100))]
+    with merging.transaction(force_rollback=True):
+        with merging.cursor().copy(MERGE["copy_into_staging"]) as copy:
+            for observation in page:
+                copy.write_row(observation)
+        params = {**Rules()._asdict(), **ORIGIN._asdict(), "now": T0 + timedelta(hours=1), "apply": True, "explain": False}
+        (plan,) = merging.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + MERGE["merge_staged"], params).fetchone() or ()
+    on_messages = [node for node in _nodes(plan[0]["Plan"]) if node.get("Relation Name") == "messages"]
+    kinds = {node["Node Type"] for node in on_messages}
+    assert kinds == {"Index Scan", "Tid Scan", "ModifyTable"}
+    read = sum(
+        node["Actual Rows"] * node["Actual Loops"] for node in on_messages if node["Node Type"] in ("Index Scan", "Tid Scan")
+    )
+    assert read == 99 + 99  # looked up once, updated once
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", []):
+        yield from _nodes(child)
