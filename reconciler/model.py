@@ -87,7 +87,7 @@ class Observation(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A record that could not be read: its exact text, and why; kept for replay."""
+    """A record that could not be read: the JSON of all of it, numbers as text, and why; kept for replay."""
 
     dedupe_key: str
     call_sid: str | None

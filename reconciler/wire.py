@@ -13,15 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from reconciler.errors import BadObservation, Unavailable
+from reconciler.logs import mask
 from reconciler.model import FINAL, DeadLetter, Observation, Via, parse_status
 
 CALL_SID: Final = re.compile(r"CA[0-9a-fA-F]{32}")
@@ -32,12 +32,16 @@ _MAX_LENGTH: Final = {"direction": 50, "price_unit": 10, "answered_by": 100, "fr
 # Twilio was founded in 2008. A date far from that is a broken record, and would poison windows and cursors.
 _YEARS: Final = range(2000, 2100)
 _MAX_SECONDS: Final = 2**31 - 1  # messages.duration is an integer
+# Decimal also reads NaN, underscores and the digits of other scripts, and as many decimals as there are.
+_PRICE: Final = re.compile(r"[-+.0-9eE]{1,40}")
 _PRICE_EXPONENTS: Final = range(-20, 12)
 
-_MONTHS: Final = {
-    name: number
-    for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), start=1)
-}
+_DATE: Final = re.compile(
+    r"(?:[A-Z][a-z]{2}, *)?([0-9]{1,2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?"
+    r" (?:GMT|UTC?|([+-])([0-9]{2})([0-5][0-9]))"
+)
+_MONTH_NAMES: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTHS: Final = {name: number for number, name in enumerate(_MONTH_NAMES, start=1)}
 
 
 class _Call(msgspec.Struct, gc=False):
@@ -90,7 +94,7 @@ def decode_page(body: bytes, *, observed_at: datetime) -> Page:
     try:
         listing = _decode_listing(body)
         return Page([_observation(call, observed_at) for call in listing.calls], [], listing.next_page_uri, observed_at)
-    except (msgspec.MsgspecError, UnicodeDecodeError, BadObservation):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadObservation):
         return _decode_leniently(body, observed_at)
 
 
@@ -106,22 +110,25 @@ def decode_call(body: bytes, *, observed_at: datetime) -> Observation:
 
 
 def read_record(record: object, *, observed_at: datetime) -> Observation:
-    """Read one record, whose numbers may be numbers or strings.
+    """Read one record, whose values are text or null, as Twilio sends them.
 
     Raises:
-        BadObservation: with the reason; no value that could be a phone number is in it.
+        BadObservation: with the reason; no phone number is in it.
 
     """
     try:
         call = msgspec.convert(record, _Call)
     except msgspec.ValidationError as exc:
         raise BadObservation(str(exc)) from None
+    except UnicodeEncodeError:
+        raise BadObservation("a key holds half of a surrogate pair") from None
     return _observation(call, observed_at)
 
 
 def bury(record: object, *, reason: str) -> DeadLetter:
     """The dead letter that keeps `record` and tells why."""
-    text = json.dumps(record, sort_keys=True)  # ASCII only: a NUL or a lone surrogate stays an escape, which jsonb takes
+    # ASCII only: a NUL or a lone surrogate, which no text of PostgreSQL can hold, stays an escape.
+    text = json.dumps(record, sort_keys=True)
     sid = record.get("sid") if isinstance(record, dict) else None
     return DeadLetter(
         dedupe_key=f"rest:{hashlib.sha256(text.encode()).hexdigest()}",
@@ -143,8 +150,15 @@ def _decode_leniently(body: bytes, observed_at: datetime) -> Page:
         try:
             page.observations.append(read_record(record, observed_at=observed_at))
         except BadObservation as exc:
-            page.dead_letters.append(bury(record, reason=str(exc)))
+            page.dead_letters.append(_bury(record, str(exc)))
     return page
+
+
+def _bury(record: object, reason: str) -> DeadLetter:
+    try:
+        return bury(record, reason=reason)
+    except RecursionError:
+        raise Unavailable("Twilio's answer is nested deeper than can be kept") from None
 
 
 def _parse(body: bytes) -> Any:
@@ -222,10 +236,12 @@ def _price(value: str | None) -> Decimal | None:
     if not value:
         return None
     try:
-        price = Decimal(value)
+        price = Decimal(value) if _PRICE.fullmatch(value) else None
     except InvalidOperation:
-        raise BadObservation(f"price {_quoted(value)} is not a number") from None
-    if not price.is_finite() or price.adjusted() not in _PRICE_EXPONENTS:
+        price = None
+    if price is None:
+        raise BadObservation(f"price {_quoted(value)} is not a number")
+    if price.adjusted() not in _PRICE_EXPONENTS:
         raise BadObservation(f"price {_quoted(value)} is not an amount of money")
     return price
 
@@ -241,30 +257,27 @@ def _time(value: str | None, field: str) -> datetime | None:
 
 @lru_cache(maxsize=4096)  # the same instants recur: end_time is date_updated, start_time often date_created
 def parse_rfc2822(value: str) -> datetime:
-    """An aware UTC datetime from `Tue, 10 Jun 2026 20:11:27 +0000`, the only form Twilio sends, or any RFC 2822 date.
+    """An aware UTC datetime from `Tue, 10 Jun 2026 20:11:27 +0000`, or with another zone, or `GMT` as HTTP has it.
 
     Raises:
         ValueError: it is none, has no zone, or lies outside 2000 to 2099.
 
     """
-    if len(value) == 31 and value.endswith(" +0000") and value[8:11] in _MONTHS:
-        time = datetime(
-            int(value[12:16]), _MONTHS[value[8:11]], int(value[5:7]),
-            int(value[17:19]), int(value[20:22]), int(value[23:25]), tzinfo=UTC,
-        )  # fmt: skip
-    else:
-        try:
-            parsed = parsedate_to_datetime(value)
-            if parsed.tzinfo is None:
-                raise ValueError("no time zone")
-            time = parsed.astimezone(UTC)
-        except (TypeError, IndexError, OverflowError) as exc:
-            raise ValueError("not a date") from exc
-    if time.year not in _YEARS:
+    # email.utils would take 0001 for 2001, and a date without a zone for one in UTC.
+    match = _DATE.fullmatch(value)
+    if match is None or match[2] not in _MONTHS:
+        raise ValueError("not a date with a zone")
+    day, month, year, hour, minute, second, sign, hours, minutes = match.groups()
+    zone = UTC
+    if sign and (hours, minutes) != ("00", "00"):
+        offset = timedelta(hours=int(hours), minutes=int(minutes))
+        zone = timezone(-offset if sign == "-" else offset)
+    local = datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second or 0), tzinfo=zone)
+    if local.year not in _YEARS or (time := local.astimezone(UTC)).year not in _YEARS:
         raise ValueError("not a year of Twilio's")
     return time
 
 
 def _quoted(value: str) -> str:
-    """A value in a reason: short, and harmless to a log, a terminal and jsonb."""
-    return ascii(value[:30])
+    """A value in a reason: short, harmless to a log, a terminal and jsonb, and never a phone number."""
+    return ascii(mask(value[:100])[:31])
