@@ -5,8 +5,8 @@ Design rules
   `SELECT pg_advisory_lock()` holds a snapshot, for which CREATE INDEX CONCURRENTLY in the first one would wait.
 - A file and its row in the ledger commit together. A file that cannot run in a transaction is written so that it heals
   when run again, and its row comes last.
-- Writers never wait long: an ALTER TABLE that waits for its lock makes every later writer wait behind it, so it gives up
-  after LOCK_TIMEOUT and tries again. Before that it takes SHARE UPDATE EXCLUSIVE, which stands in no writer's way:
+- Writers never wait long: an ALTER TABLE that waits for its lock makes every later writer wait behind it, so it gives
+  up after LOCK_TIMEOUT and tries again. Before that it takes SHARE UPDATE EXCLUSIVE, which stands in no writer's way:
   autovacuum gives way only to somebody who has waited deadlock_timeout (one second) for it.
 - `verify` believes the catalog, not the ledger.
 """
@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from typing import Any, Literal, LiteralString
 
 import psycopg
@@ -204,7 +203,9 @@ def _pending(conn: Connection) -> list[Migration]:
             )
         file = migrations[version].up
         if file.checksum != checksum:
-            raise SchemaError(f"sql/{file.filename} was changed after it was applied", hint="restore it, add a new file")
+            raise SchemaError(
+                f"sql/{file.filename} was changed after it was applied", hint="restore it, add a new file"
+            )
     versions = [row[0] for row in done]
     if versions != list(range(len(versions))):
         gap = min(set(range(len(migrations))) - set(versions))
@@ -275,7 +276,9 @@ def _run(conn: Connection, migration: Migration, outcome: Outcome, *, drop_data:
     """Run the file and write the ledger, again and again while somebody is in the way."""
     script = migration.down if outcome == "undone" else migration.up
     started = time.monotonic()
-    for attempt in count(1):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             if not script.transactional:
                 for statement in split(script.text):
@@ -297,7 +300,6 @@ def _run(conn: Connection, migration: Migration, outcome: Outcome, *, drop_data:
             raise _contended(conn, script) from exc
         except (psycopg.ProgrammingError, psycopg.IntegrityError, psycopg.NotSupportedError) as exc:
             raise _refused(script, exc) from exc
-    raise AssertionError("unreachable")
 
 
 def _run_statement(conn: Connection, script: Script, statement: str) -> None:
@@ -352,19 +354,9 @@ def _refused(script: Script, exc: psycopg.DatabaseError) -> Exception:
 
 
 def _note(conn: Connection, migration: Migration, outcome: Outcome, duration: timedelta) -> None:
-    if outcome == "undone":
-        conn.execute(_QUERIES["forget"], {"version": migration.version})
-        return
-    conn.execute(
-        _QUERIES["record"],
-        {
-            "version": migration.version,
-            "name": migration.name,
-            "checksum": migration.up.checksum,
-            "applied_at": datetime.now(UTC),
-            "duration": duration,
-        },
-    )
+    row = {"version": migration.version, "name": migration.name, "checksum": migration.up.checksum}
+    query = _QUERIES["forget" if outcome == "undone" else "record"]
+    conn.execute(query, {**row, "applied_at": datetime.now(UTC), "duration": duration})
 
 
 def _explain(conn: Connection, check: PlanCheck) -> Iterator[Finding]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -37,7 +36,8 @@ class Script:
     text: str
 
     @cached_property
-    def header(self) -> Mapping[str, str]:
+    def header(self) -> dict[str, str]:
+        """What the opening comment says to the runner."""
         return {match["key"]: match["value"] for match in _HEADER.finditer(self.text)}
 
     @property
@@ -53,10 +53,12 @@ class Script:
 
     @property
     def transactional(self) -> bool:
+        """Whether it can share a transaction with its row in the ledger."""
         return self.header.get("transaction") != "none"
 
     @cached_property
     def checksum(self) -> str:
+        """SHA-256 of the file, whatever its line endings."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 

@@ -25,7 +25,18 @@ def main(bin_dir: Path) -> int:
         if user:
             shutil.chown(folder, user)
         data = folder / "data"
-        initdb = [bin_dir / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        initdb: list[str | Path] = [
+            bin_dir / "initdb",
+            "-D",
+            data,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-sync",
+        ]
         subprocess.run(initdb, check=True, stdout=sys.stderr, user=user)
         options = [word for option in OPTIONS for word in ("-c", option)]
         server = subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from psycopg import sql
 
-from reconciler import db
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reconciler import db
     from tests.conftest import Connect
 
 _DUMP = """

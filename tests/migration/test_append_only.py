@@ -47,9 +47,10 @@ def test_retention_deletes_through_its_door(conn: Connection) -> None:
 @pytest.mark.parametrize("change", ["UPDATE call_events SET source = 'me'", "TRUNCATE call_events"])
 def test_retention_door_lets_only_delete_through(change: str, conn: Connection) -> None:
     """Retention removes old events; nobody rewrites them."""
-    with pytest.raises(psycopg.errors.RestrictViolation), conn.transaction():
+    with conn.transaction(force_rollback=True):
         conn.execute("SELECT set_config('reconciler.retention', 'on', true)")
-        conn.execute(change.encode())
+        with pytest.raises(psycopg.errors.RestrictViolation):
+            conn.execute(change.encode())
 
 
 def test_event_with_a_known_dedupe_key_lands_once(conn: Connection) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reconciler.migrate import load_migrations, migrate, rollback
+from reconciler.migrate import migrate, rollback
+from reconciler.migrations import load_migrations, split
 
 if TYPE_CHECKING:
     from reconciler.db import Connection
@@ -23,15 +24,9 @@ def unclassified(field_database_url: str, connect: Connect) -> Connection:
     """The field's database just before 008: guards are on, old rows are as they were."""
     conn = connect(field_database_url)
     for migration in load_migrations()[:8]:
-        conn.execute(migration.up.text.encode()) if migration.up.transactional else _by_statement(conn, migration.up.text)
+        for statement in split(migration.up.text):
+            conn.execute(statement.encode())
     return conn
-
-
-def _by_statement(conn: Connection, text: str) -> None:
-    from reconciler.migrations import split
-
-    for statement in split(text):
-        conn.execute(statement.encode())
 
 
 def _disagreeing(conn: Connection) -> int:

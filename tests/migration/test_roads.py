@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reconciler.migrate import behind, load_migrations, migrate, plan, rollback, verify
+from reconciler.migrate import behind, migrate, plan, rollback, verify
+from reconciler.migrations import load_migrations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,9 +34,7 @@ def test_field_database_verifies_after_migration(field_database_url: str, connec
     assert verify(conn) == []
 
 
-def test_field_database_loses_nothing_of_the_viewers(
-    field_database_url: str, connect: Connect, dump: Dump
-) -> None:
+def test_field_database_loses_nothing_of_the_viewers(field_database_url: str, connect: Connect, dump: Dump) -> None:
     """Tables, columns, indexes, triggers and functions of the Viewer stay, save three columns that got wider."""
     before = dump(field_database_url)
     migrate(connect(field_database_url))

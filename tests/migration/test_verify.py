@@ -69,12 +69,18 @@ def conn(shared_database_url: str, connect: Connect) -> Iterator[Connection]:
             "is missing; migration 007 makes it",
         ),
         (
-            "ALTER TABLE messages DROP CONSTRAINT messages_observed_via_known,"
-            " ADD CONSTRAINT messages_observed_via_known CHECK (observed_via IN ('rest', 'webhook')) NOT VALID",
+            """
+            ALTER TABLE messages DROP CONSTRAINT messages_observed_via_known;
+            ALTER TABLE messages ADD CONSTRAINT messages_observed_via_known CHECK (observed_via <> '') NOT VALID
+            """,
             "constraint messages.messages_observed_via_known",
             "is not validated",
         ),
-        ("DROP FUNCTION call_status_rank(text)", "function call_status_rank(text)", "is missing; migration 006 makes it"),
+        (
+            "DROP FUNCTION call_status_rank(text)",
+            "function call_status_rank(text)",
+            "is missing; migration 006 makes it",
+        ),
         (
             "ALTER TABLE messages ADD COLUMN tenant integer NOT NULL",
             "column messages.tenant",

