@@ -24,10 +24,11 @@ from reconciler.errors import OutsideRetention, ReconcilerError, Retriable, Twil
 from reconciler.logs import get_logger
 from reconciler.model import Observation, Status
 from reconciler.source import Listing, Source
-from reconciler.times import utc_days
+from reconciler.times import next_midnight, utc_days
 from reconciler.wire import Page
 
 # Past the end of its day a slice asks for a little more: `<` may or may not include its instant, and clocks differ.
+# Its end is a midnight for another reason: if only dates count, `<` some hour of a day would leave out all of it.
 MARGIN: Final = timedelta(minutes=10)
 
 # Statuses of calls that a StartTime filter may not show, and which therefore are asked for by Status.
@@ -99,7 +100,12 @@ def slices_of(account_sid: str, since: datetime, until: datetime) -> list[Slice]
         for status in (*LIVING, *NEVER_DIALLED)
     ]
     days = [
-        Slice(f"{start:%FT%TZ}/{end:%FT%TZ}", Listing(account_sid, since=start, until=end + MARGIN), start, end)
+        Slice(
+            f"{start:%FT%TZ}/{end:%FT%TZ}",
+            Listing(account_sid, since=start, until=next_midnight(end) + MARGIN),
+            start,
+            end,
+        )
         for start, end in reversed(utc_days(since, until))
     ]
     return by_status + days

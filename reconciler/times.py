@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_DURATION: Final = re.compile(r"(\d{1,6})\s*([smhdw])")
+_DURATION: Final = re.compile(r"([0-9]{1,9})\s*([smhdw])")
 _ONE_DAY: Final = timedelta(days=1)
 
 
@@ -21,7 +21,10 @@ def parse_duration(text: str) -> timedelta:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError("a duration is a number and one of s, m, h, d, w, like 90s, 15m, 24h, 7d or 2w")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise ValueError("a duration must be shorter than the age of mankind") from None
 
 
 def parse_moment(text: str, *, now: datetime) -> datetime:
@@ -32,13 +35,13 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
 
     """
     text = text.strip()
-    if _DURATION.fullmatch(text):
-        return now - parse_duration(text)
     try:
+        if _DURATION.fullmatch(text):
+            return now - parse_duration(text)
         moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError("write how long ago, like 90m, 24h, 7d or 2w, a date like 2026-06-01, or an ISO time") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("write how long ago, like 90m or 7d, a date like 2026-06-01, or an ISO time") from None
 
 
 def format_duration(duration: timedelta) -> str:
@@ -52,11 +55,16 @@ def format_duration(duration: timedelta) -> str:
 
 def midnight(moment: datetime) -> datetime:
     """The start of the UTC day of `moment`."""
-    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def next_midnight(moment: datetime) -> datetime:
+    """The end of the UTC day of `moment`; a midnight is the end of the day before it."""
+    return midnight(moment) if moment == midnight(moment) else midnight(moment) + _ONE_DAY
 
 
 def utc_days(since: datetime, until: datetime) -> list[tuple[datetime, datetime]]:
-    """The half-open windows of one UTC day each that make up `[since, until)`, oldest first; the outer two may be shorter."""
+    """The half-open windows, of one UTC day each or a part of it, that make up `[since, until)`; oldest first."""
     days = []
     while since < until:
         end = min(midnight(since) + _ONE_DAY, until)

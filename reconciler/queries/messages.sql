@@ -264,7 +264,7 @@ SELECT
     CASE WHEN d.action = 'drift' THEN NOT EXISTS (
         SELECT FROM call_events AS e WHERE e.dedupe_key = d.call_sid || ':drift:' || md5(d.payload::text)
     ) ELSE true END AS is_news,
-    CASE WHEN d.ours IS NOT NULL THEN d.payload END AS theirs,
+    CASE WHEN %(explain)s OR d.action = 'drift' THEN d.payload END AS theirs,
     d.ours,
     (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) AS written
 FROM decided AS d

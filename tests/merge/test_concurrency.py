@@ -140,7 +140,8 @@ def test_a_preview_writes_nothing(store, conn):
         known, new = merged.decisions
         assert known.theirs is not None and known.ours is not None
         assert (known.ours["status"], known.theirs["status"], known.theirs["price"]) == ("ringing", "completed", PRICED)
-        assert new.ours is None
+        assert new.ours is None and new.theirs is not None
+        assert new.theirs["status"] == "completed"
     assert conn.execute("SELECT xmin::text, ctid::text FROM messages").fetchall() == before
     assert conn.execute("SELECT count(*) FROM call_events").fetchone() == (1,)
 

@@ -1,0 +1,113 @@
+"""A simulated account behind HTTP, a fresh database, and backfills between them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from reconciler import db, logs, pacing
+from reconciler.backfill import Summary, Window, backfill, job_name
+from reconciler.config import Credentials
+from reconciler.pacing import Pacer
+from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+from reconciler.source import Source
+from reconciler.store import Decision, Rules, Store
+from reconciler.transport import Transport
+
+from tests.equality import differences, records_of
+
+NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
+ACCOUNT = "AC" + 32 * "1"
+
+
+@dataclass
+class Watched:
+    """Remembers what a backfill told; may act on each page."""
+
+    slices: int = 0
+    remaining: int = 0
+    pages: int = 0
+    on_page: Callable[[], None] = lambda: None
+    decisions: list[Decision] = field(default_factory=list)
+
+    def planned(self, slices: int, remaining: int) -> None:
+        self.slices, self.remaining = slices, remaining
+
+    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+        self.pages += 1
+        self.decisions += decisions
+        self.on_page()
+
+    def finished(self, summary: Summary) -> None: ...
+
+
+@dataclass
+class World:
+    """A Twilio, a database, and what runs between them."""
+
+    clock: Clock
+    account: SimulatedAccount
+    twilio: SimulatedTwilio
+    database_url: str
+    conn: db.Connection
+    watched: Watched = field(default_factory=Watched)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def backfill(self, since: str = "7d", *, days: float = 7, concurrency: int = 4, until: datetime | None = None,
+                 dry_run: bool = False, read_timeout: float = 30.0, **rules: Any) -> Summary:  # fmt: skip
+        """One `reconcile --since` of the simulated present."""
+        now = self.clock.now()
+        account_sid = self.account.sid
+        window = Window(account_sid, now - timedelta(days=days), until or now, {"since": since, "until": None})
+        credentials = Credentials(account_sid, account_sid, "token-of-the-account", base_url=self.twilio.base_url)
+        transport = Transport(self.twilio.base_url, connections=concurrency, read_timeout=read_timeout)
+        source = Source(credentials, pacer=Pacer(concurrency), stop=self.stop, transport=transport, clock=self.clock.now)
+        try:
+            with Store(self.database_url, job=job_name(account_sid), rules=Rules(**rules), lock=not dry_run) as store:
+                return backfill(
+                    window, source=source, store=store, watcher=self.watched, concurrency=concurrency, stop=self.stop,
+                    clock=self.clock.now, dry_run=dry_run,
+                )  # fmt: skip
+        finally:
+            source.close()
+
+    def differences(self) -> list[str]:
+        """What is not as Twilio says now."""
+        return differences(self.conn, records_of(self.account, self.clock.now()))
+
+    def cursor(self) -> dict[str, Any]:
+        """The backfill's row in sync_state."""
+        row = self.conn.execute("SELECT to_jsonb(s) FROM sync_state AS s WHERE job_name = %s", (job_name(ACCOUNT),)).fetchone()
+        return dict(row[0]) if row else {}
+
+
+@pytest.fixture
+def account() -> SimulatedAccount:
+    return SimulatedAccount(ACCOUNT, "token-of-the-account", seed=7)
+
+
+@pytest.fixture
+def world(account: SimulatedAccount, database_url: str, conn: db.Connection) -> Iterator[World]:
+    """An account of 3,000 calls in the week before NOW."""
+    account.generate(3_000, NOW - timedelta(days=7), NOW)
+    clock = Clock(NOW)
+    with SimulatedTwilio([account], clock=clock) as twilio:
+        yield World(clock, account, twilio, database_url, conn)
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between repeats a hundred times shorter: what is tested is that there are repeats."""
+    monkeypatch.setattr(pacing, "FIRST_WAIT", 0.005)
+    monkeypatch.setattr(pacing, "LONGEST_WAIT", 0.05)
+
+
+@pytest.fixture(autouse=True)
+def only_warnings() -> None:
+    """Thousands of gaps a test would drown what failed."""
+    logs.configure(form="json", level="warning", pii="masked")

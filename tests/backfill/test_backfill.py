@@ -1,0 +1,278 @@
+"""`reconcile --since`: after it the database is equal to Twilio, whatever the webhooks and the network did."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.errors import ExitCode, Refused
+from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
+from reconciler.simulator.viewer import Habits, receive, work
+from reconciler.simulator.webhooks import Channel, webhooks
+
+from tests.equality import differences, doubled_events, expected_row, records_of, versions
+
+from .conftest import ACCOUNT, NOW, World
+
+REAL = Path(__file__).parent.parent / "data" / "real_calls.jsonl"
+
+
+def test_an_empty_database_becomes_equal(world):
+    """Every call of the window lands, field by field as Twilio says."""
+    summary = world.backfill(days=8)
+    assert world.differences() == []
+    assert (summary.seen, summary.inserted) == (3_000, 3_000)
+    assert summary.exit_code is ExitCode.DONE
+    assert world.cursor()["last_success_at"] is not None
+
+
+def test_the_same_again_writes_nothing(world):
+    """No row version and no event changes, and every call counts as unchanged."""
+    world.backfill(days=8)
+    before = versions(world.conn), world.conn.execute("SELECT count(*), max(id) FROM call_events").fetchone()
+    summary = world.backfill(days=8)
+    assert (summary.inserted, summary.updated, summary.unchanged) == (0, 0, 3_000)
+    assert (versions(world.conn), world.conn.execute("SELECT count(*), max(id) FROM call_events").fetchone()) == before
+
+
+def test_a_database_fed_by_lossy_webhooks_becomes_equal(world):
+    """A third of the webhooks lost, doubled, late and out of order; the Viewer with every bad habit."""
+    sent = webhooks(world.account, NOW - timedelta(days=7), NOW, child_callbacks=True)
+    deliveries = Channel(seed=1, loss=0.33, duplicate=0.1, late=0.1, reorder=0.2).deliver(sent)
+    receive(world.conn, deliveries)
+    work(world.conn, Habits(regress_statuses=True, seal_wrongly=True, overwrite_metadata=True), now=NOW)
+    assert world.differences() != []
+    summary = world.backfill(days=8)
+    # direction of an existing row is the Viewer's; and a webhook's CallDuration 0 stays where Twilio has null (rule 5).
+    assert [x for x in world.differences() if " direction: " not in x and not x.endswith("duration: 0, not None")] == []
+    assert doubled_events(world.conn) == []
+    assert sum(summary.gaps.values()) > 0
+    assert summary.exit_code is ExitCode.DONE
+
+
+def test_every_real_record_lands_as_it_is(database_url, conn):
+    """Records that Twilio really sent: SIP URIs, client names, five decimals, null and empty fields, forms of 2010 to 2026."""
+    records = [json.loads(line) for line in REAL.read_text().splitlines()]
+    by_account: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_account.setdefault(record["account_sid"], []).append(record)
+    accounts = [SimulatedAccount(sid, "token-of-the-account") for sid in by_account]
+    clock = Clock(NOW)
+    with SimulatedTwilio(accounts, clock=clock) as twilio:
+        for account in accounts:
+            account.load(by_account[account.sid])
+            times = [expected_row(record)["date_created"] or NOW for record in by_account[account.sid]]
+            clock.set(max(times) + timedelta(hours=1))
+            world = World(clock, account, twilio, database_url, conn)
+            world.backfill(days=(max(times) - min(times)) / timedelta(days=1) + 1)
+    assert differences(conn, records) == []
+    assert len(records) == 95
+
+
+def test_calls_that_live_are_read_and_read_again(world, account):
+    """Queued without a start, ringing, in progress: each is a row at once, and final when the next run finds it so."""
+    account.call(NOW - timedelta(minutes=5), direction="outbound-api", queued_for=None)
+    account.call(NOW - timedelta(minutes=5), rings_for=None)
+    account.call(NOW - timedelta(minutes=5), rings_for=4, talks_for=1_800, price="-0.01300", priced_after=30)
+    world.backfill(days=8)
+    assert world.differences() == []
+    statuses = world.conn.execute("SELECT status, count(*) FROM messages WHERE NOT is_final GROUP BY 1").fetchall()
+    assert {"queued", "ringing", "in-progress"} <= {status for status, _ in statuses}
+    world.clock.advance(timedelta(hours=1))
+    world.backfill("8d", days=8)
+    assert world.differences() == []
+
+
+def test_a_call_that_was_never_dialled_is_found_by_its_status(world, account):
+    """It has no start_time, so no time filter shows it."""
+    account.call(NOW - timedelta(days=3), status="canceled", never_dialled=True, direction="outbound-api")
+    world.backfill(days=8)
+    assert world.differences() == []
+
+
+@pytest.mark.parametrize("time_filters", ["instant", "day"])
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_whatever_a_time_filter_means(world, time_filters, inclusive):
+    """Instants or whole days, `<` with or without its midnight: no call is lost and none outside the window comes in."""
+    world.twilio.switches = replace(world.twilio.switches, time_filters=time_filters, before_is_inclusive=inclusive)
+    since = NOW - timedelta(days=3.3)
+    until = NOW - timedelta(days=1.2)
+    world.backfill("3.3d", days=3.3, until=until)
+    held = {sid for (sid,) in world.conn.execute("SELECT twilio_sid FROM messages").fetchall()}
+    wanted, living = set(), set()
+    for record in records_of(world.account, NOW):
+        row = expected_row(record)
+        if not row["is_final"]:
+            living.add(record["sid"])
+        elif since <= (row["start_time"] or row["date_created"]) < until:
+            wanted.add(record["sid"])
+    assert wanted <= held
+    assert held - wanted <= living
+
+
+def test_duplicates_inside_a_listing_are_harmless(world):
+    """A listing may contain a call twice; it is one call."""
+    world.twilio.switches = replace(world.twilio.switches, duplicates_in_listing=0.2)
+    world.backfill(days=8)
+    assert world.differences() == []
+    assert doubled_events(world.conn) == []
+
+
+def test_an_ignored_filter_is_noticed(world, quick_retries):
+    """The whole log instead of a day is not merged page by page for ever: those slices fail, loudly."""
+    world.twilio.switches = replace(world.twilio.switches, ignore_filters=True)
+    summary = world.backfill(days=8)
+    assert summary.exit_code is ExitCode.TRY_AGAIN
+    assert "filter" in world.cursor()["last_error"]
+    assert world.cursor()["last_success_at"] is None
+
+
+def test_a_bad_network_changes_nothing_but_the_time(world, quick_retries):
+    """429, 5xx, resets, cut bodies and HTML: equal at the end, and each bad answer cost one repeat."""
+    world.twilio.faults.rates({
+        Fault.too_many_requests(): 0.1, Fault.server_error(503, html=True): 0.05, Fault.reset(): 0.05,
+        Fault.truncated_json(): 0.05, Fault.html_with_200(): 0.05,
+    })  # fmt: skip
+    summary = world.backfill(days=8)
+    assert world.differences() == []
+    assert summary.exit_code is ExitCode.DONE
+    failed = sum(1 for request in world.twilio.requests if request.fault)
+    assert summary.retries == failed > 0
+    assert summary.requests == len(world.twilio.requests)
+
+
+def test_a_hanging_answer_is_given_up_and_asked_again(world, quick_retries):
+    """Our own timeout ends the wait."""
+    world.twilio.faults.next(Fault.hang())
+    summary = world.backfill(days=8, read_timeout=0.3)
+    assert world.differences() == []
+    assert summary.retries == 1
+
+
+def test_wrong_credentials_end_the_run_at_once(world):
+    """401 is not retried: one round of requests, and the message names the setting."""
+    world.twilio.faults.always(Fault.unauthorized())
+    with pytest.raises(Refused, match="TWILIO_ACCOUNT_SID|credentials"):
+        world.backfill(days=8)
+    assert len(world.twilio.requests) <= 4
+
+
+def test_a_broken_record_is_kept_and_the_rest_lands(world, conn):
+    """One record nobody can read among thousands: a dead letter, exit code 1, everything else equal."""
+    sid = records_of(world.account, NOW)[100]["sid"]
+    world.twilio.faults.always(Fault.broken_record("unknown_status", sid=sid))
+    summary = world.backfill(days=8)
+    assert summary.dead_letters >= 1
+    assert summary.exit_code is ExitCode.UNRECONCILED
+    assert [line for line in world.differences() if not line.startswith(sid)] == []
+    letters = conn.execute("SELECT call_sid, processing_status FROM twilio_webhook_inbox").fetchall()
+    assert letters == [(sid, "dead_letter")]
+
+
+def test_drift_on_a_frozen_row_is_reported_and_nothing_is_changed(world, account):
+    """A price that changes after all was settled is for a person to decide."""
+    world.backfill(days=8)
+    (sid,) = world.conn.execute("SELECT twilio_sid FROM messages WHERE price < 0 LIMIT 1").fetchone()
+    before = versions(world.conn)
+    account.change(sid, price="-9.99000")
+    summary = world.backfill(days=8)
+    assert (summary.drifted, summary.exit_code) == (1, ExitCode.UNRECONCILED)
+    assert versions(world.conn) == before
+
+
+def test_a_dry_run_tells_and_writes_nothing(world):
+    """The differences come out field by field; rows, events and cursors stay."""
+    world.backfill(days=3)
+    world.account.call(NOW - timedelta(hours=1), status="completed", rings_for=2, talks_for=60)
+    before = versions(world.conn), world.cursor()
+    summary = world.backfill(days=8, dry_run=True)
+    assert summary.inserted == len([d for d in world.watched.decisions if d.action == "insert" and d.theirs])
+    assert summary.inserted > 0
+    assert (versions(world.conn), world.cursor()) == before
+
+
+def test_a_stopped_backfill_goes_on_where_it_stopped(world):
+    """Stop after some pages: what was merged is not asked for again, and the end is the same."""
+    pages = {"left": 7}
+
+    def stop_soon() -> None:
+        pages["left"] -= 1
+        if not pages["left"]:
+            world.stop.set()
+
+    world.watched.on_page = stop_soon
+    first = world.backfill(days=8, concurrency=2)
+    assert first.interrupted
+    assert first.exit_code is ExitCode.INTERRUPTED
+    asked = {(r.path, tuple(r.params)) for r in world.twilio.requests}
+    world.twilio.requests.clear()
+    world.stop.clear()
+    world.watched.on_page = lambda: None
+    second = world.backfill(days=8, concurrency=2)
+    assert second.resumed
+    assert world.differences() == []
+    assert first.seen + second.seen == 3_000
+    assert asked.isdisjoint({(r.path, tuple(r.params)) for r in world.twilio.requests})
+
+
+def test_what_happens_while_a_backfill_lies_still_is_added_to_its_end(world, account):
+    """The window that was begun is finished, and extended to the time of the second run."""
+    world.watched.on_page = world.stop.set
+    world.backfill(days=8, concurrency=1)
+    world.stop.clear()
+    world.watched.on_page = lambda: None
+    world.clock.advance(timedelta(hours=2))
+    account.call(NOW + timedelta(hours=1), status="completed", rings_for=3, talks_for=30, price="-0.02000", priced_after=5)
+    assert world.backfill(days=8).resumed
+    assert world.differences() == []
+
+
+def test_a_finished_backfill_starts_anew(world):
+    """The same words the next day are a new question."""
+    world.backfill(days=8)
+    assert not world.backfill(days=8).resumed
+
+
+def test_a_database_that_goes_away_for_a_moment_does_not_end_the_run(world, quick_retries, conn):
+    """The session is killed under a page: a new one is opened and the page merged again."""
+    killed = []
+
+    def kill_once() -> None:
+        if not killed:
+            killed.append(
+                conn.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name LIKE 'reconciler: backfill:%' AND datname = current_database()"
+                ).fetchall()
+            )
+
+    world.watched.on_page = kill_once
+    world.backfill(days=8)
+    assert killed != [[]]
+    assert world.differences() == []
+
+
+def test_no_more_requests_at_once_than_allowed(world):
+    """The configured concurrency is a ceiling."""
+    world.twilio.page_delay = timedelta(milliseconds=20)
+    world.backfill(days=8, concurrency=3)
+    assert 1 < world.twilio.requests.max_in_flight <= 3
+
+
+def test_a_window_before_retention_is_no_failure(world):
+    """Twilio's error 20004 means that nothing is left there to reconcile with."""
+    world.twilio.switches = replace(world.twilio.switches, retention_days=5)
+    summary = world.backfill(days=8)
+    assert not summary.failed
+    assert summary.exit_code is ExitCode.DONE
+
+
+def test_the_backfill_names_its_account(world):
+    """Cursor and lock carry the account, so that two accounts do not meet."""
+    world.backfill(days=8)
+    assert world.cursor()["job_name"] == f"backfill:{ACCOUNT}"
