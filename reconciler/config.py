@@ -11,16 +11,17 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from reconciler.errors import ConfigError
 from reconciler.times import parse_duration
 
 _CONFIG_FILE: Final = "RECONCILER_CONFIG"
+_PASSWORD: Final = re.compile(r"://[^/?#]*?:([^/?#]*)@|password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s&]+))")
 _SID: Final = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
 
 
@@ -53,7 +54,8 @@ def _sid(prefix: str) -> Callable[[str], str]:
 
 def _url(value: str) -> str:
     parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+    _ = parts.port  # raises ValueError
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError("must be http:// or https:// and a host, without credentials")
     return value.rstrip("/")
 
@@ -117,6 +119,7 @@ def _setting(name: str, parse: Callable[[str], Any], default: str | None, meanin
 
 
 # fmt: off
+# ruff: noqa: E501 -- a setting a line reads as the table it is
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
     """What the environment says, parsed; secrets are not in the repr."""
@@ -158,22 +161,23 @@ class Settings:
 
         """
         errors: list[str] = []
-        environ = _with_config_file(environ, errors)
-        errors += _unknown(environ)
+        filed = _config_file(environ, errors)
+        errors += _unknown({*environ, *filed})
         values = {}
+        unread = set()
         for field in dataclasses.fields(cls):
-            name, parse = field.metadata["name"], field.metadata["parse"]
+            name, parse, is_secret = (field.metadata[key] for key in ("name", "parse", "secret"))
             try:
-                text = _look_up(name, environ, secret=field.metadata["secret"])
+                text = _look_up(name, environ, secret=is_secret) or _look_up(name, filed, secret=is_secret)
                 if text:
                     values[field.name] = parse(text)
             except ValueError as exc:
                 errors.append(f"{name} {exc}")
-        settings = cls(**values) if not errors else None
-        if settings is not None:
-            errors += settings._contradictions()
-        if settings is None or errors:
-            raise ConfigError("\n".join(errors), hint="`reconcile check` shows all settings")
+                unread.add(name)
+        settings = cls(**values)
+        errors += (text for names, text in settings._contradictions() if unread.isdisjoint(names))
+        if errors:
+            raise ConfigError("\n".join(errors), hint="README.md lists all settings")
         return settings
 
     def credentials(self) -> Credentials:
@@ -189,14 +193,18 @@ class Settings:
         if not self.twilio_auth_token and not self.twilio_api_key:
             missing.append("TWILIO_AUTH_TOKEN is not set (nor TWILIO_API_KEY with TWILIO_API_SECRET)")
         if missing:
-            raise ConfigError("\n".join(missing), hint="both are on the first page of Twilio's console; to try without, run `reconcile demo`")
+            raise ConfigError(
+                "\n".join(missing),
+                hint="both are on the first page of Twilio's console; to try without, run `reconcile demo`",
+            )
         assert self.twilio_account_sid
         username, secret = (
             (self.twilio_api_key, self.twilio_api_secret)
             if self.twilio_api_key
             else (self.twilio_account_sid, self.twilio_auth_token)
         )
-        assert username and secret
+        assert username
+        assert secret
         return Credentials(
             self.twilio_account_sid, username, secret, self.twilio_region, self.twilio_edge, self.twilio_base_url
         )
@@ -205,16 +213,21 @@ class Settings:
         """Every secret value, to be kept out of the logs; of the database's URL its password."""
         values = [self.twilio_auth_token, self.twilio_api_secret]
         if self.database_url:
-            values.append(_password(self.database_url))
+            values += _passwords(self.database_url)
         return [value for value in values if value]
 
-    def _contradictions(self) -> list[str]:
-        errors = []
+    def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """The settings that do not go together, and what to say of them."""
         if bool(self.twilio_api_key) != bool(self.twilio_api_secret):
-            errors.append("TWILIO_API_KEY and TWILIO_API_SECRET go together: one of them is not set")
+            yield (
+                ("TWILIO_API_KEY", "TWILIO_API_SECRET"),
+                "TWILIO_API_KEY and TWILIO_API_SECRET go together: one of them is not set",
+            )
         if self.twilio_base_url and (self.twilio_region or self.twilio_edge):
-            errors.append("TWILIO_BASE_URL excludes TWILIO_REGION and TWILIO_EDGE: it names the host already")
-        return errors
+            yield (
+                ("TWILIO_BASE_URL", "TWILIO_REGION", "TWILIO_EDGE"),
+                "TWILIO_BASE_URL excludes TWILIO_REGION and TWILIO_EDGE: it names the host already",
+            )
 
 
 def _look_up(name: str, environ: Mapping[str, str], *, secret: bool) -> str | None:
@@ -222,54 +235,65 @@ def _look_up(name: str, environ: Mapping[str, str], *, secret: bool) -> str | No
         return value
     if not secret:
         return None
-    sources = [Path(environ[f"{name}_FILE"])] if environ.get(f"{name}_FILE") else []
-    if directory := environ.get("CREDENTIALS_DIRECTORY"):
-        sources += [p for p in (Path(directory, name), Path(directory, name.lower())) if p.exists()]
-    for path in sources:
-        try:
-            return path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ValueError(f"cannot be read from its file: {_reason(exc)}") from None
-    return None
+    try:
+        path = _secret_file(name, environ)
+        text = path.read_text(encoding="utf-8").strip() if path else None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ValueError(f"cannot be read from its file: {_reason(exc)}") from None
+    if text == "":
+        raise ValueError("cannot be read from its file: it is empty")
+    return text
 
 
-def _with_config_file(environ: Mapping[str, str], errors: list[str]) -> Mapping[str, str]:
+def _secret_file(name: str, environ: Mapping[str, str]) -> Path | None:
+    if path := environ.get(f"{name}_FILE"):
+        return Path(path)
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    paths = [Path(directory, name), Path(directory, name.lower())] if directory else []
+    return next((path for path in paths if path.exists()), None)
+
+
+def _config_file(environ: Mapping[str, str], errors: list[str]) -> Mapping[str, str]:
+    """What the file named by RECONCILER_CONFIG says."""
     path = environ.get(_CONFIG_FILE)
     if not path:
-        return environ
+        return {}
     values = {}
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         errors.append(f"{_CONFIG_FILE} names a file that cannot be read: {_reason(exc)}")
-        return environ
-    for number, line in enumerate(lines, start=1):
-        line = line.strip()
+        return {}
+    for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")
         if not equals or not re.fullmatch(r"\w+", name.strip()):
             errors.append(f"{_CONFIG_FILE}, line {number}: must be NAME=value")
             continue
-        values[name.strip()] = value.strip().strip("\"'")
-    return {**values, **environ}
+        values[name.strip()] = _unquoted(value.strip())
+    return values
 
 
-def _unknown(environ: Mapping[str, str]) -> list[str]:
+def _unquoted(value: str) -> str:
+    is_quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'"
+    return value[1:-1] if is_quoted else value
+
+
+def _unknown(names: Set[str]) -> list[str]:
     known = {field.metadata["name"] for field in dataclasses.fields(Settings)} | {_CONFIG_FILE}
     errors = []
-    for name in sorted(environ):
+    for name in sorted(names):
         if name.startswith("RECONCILER_") and name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
             errors.append(f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
     return errors
 
 
-def _password(url: str) -> str | None:
-    if "://" in url:
-        return urlsplit(url).password
-    match = re.search(r"password\s*=\s*('[^']*'|\S+)", url)
-    return match[1].strip("'") if match else None
+def _passwords(url: str) -> list[str]:
+    """The passwords in a database's URL or key=value form, as they are written there and as they are meant."""
+    written = [next(filter(None, groups), "") for groups in _PASSWORD.findall(url)]
+    return list({form for text in written for form in (text, unquote(text), re.sub(r"\\(.)", r"\1", text))})
 
 
 def _reason(exc: Exception) -> str:

@@ -81,7 +81,11 @@ class SchemaError(ReconcilerError):
 
 
 class Retriable(ReconcilerError):
-    """The same request may succeed a little later: `attempts` times in all, the second one `at_once` or after a wait."""
+    """The same request may succeed a little later.
+
+    A request is given up after so many `attempts` that failed in this way; the first repeat is `at_once`, or after
+    a wait.
+    """
 
     exit_code = ExitCode.TRY_AGAIN
     attempts = 10
@@ -128,7 +132,7 @@ class OutsideRetention(ReconcilerError):
 
 
 class Contended(Retriable):
-    """Another writer was in the way: a deadlock, a lock held too long, a row changed under us. Nothing was committed."""
+    """Another writer was in the way: a deadlock, a lock held too long, a row changed. Nothing was committed."""
 
 
 class JobHeld(ReconcilerError):

@@ -22,9 +22,8 @@ from structlog.typing import EventDict, FilteringBoundLogger
 # README shows this list, and a test holds every emitted event against it.
 EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "migration.applied": ("version", "name", "adopted", "duration_seconds"),
-    "migration.waiting": ("version", "name", "reason"),
     "job.started": ("since", "until", "slices", "resumed"),
-    "job.progressed": ("calls_seen", "slices_done", "slices", "requests"),
+    "job.progressed": ("calls_seen", "slices_done", "slices"),
     "job.finished": (
         "calls_seen", "requests", "retries", "inserted", "updated", "unchanged", "gaps_missing", "gaps_stale",
         "gaps_incomplete", "gaps_conflict", "frozen", "drifted", "dead_letters", "lag_seconds", "duration_seconds",
@@ -39,10 +38,13 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "twilio.retried": ("error", "attempt", "wait_seconds"),
     "database.retried": ("error", "attempt", "wait_seconds"),
     "database.reconnected": (),
+    "program.failed": ("kind", "exception"),
 }  # fmt: skip
 
-_PHONE: Final = re.compile(r"(?<![\w.])\+\d{5,17}(?!\d)|(?<![\w.:+-])\d{10,15}(?![\w.:-])")
-_ADDRESS: Final = re.compile(r"\b(sips?:|client:)[^\s\"'<>,;]+", re.IGNORECASE)
+# With a plus, or bare: ten digits or more that are not part of a SID, a UUID, a time or a fraction. In a URL the plus
+# is %2B and the colon %3A.
+_PHONE: Final = re.compile(r"(?:\+|%2B)\d{5,17}(?!\d)|(?<![\w.+-])\d{10,15}(?!\w|[.:-]\w)", re.IGNORECASE)
+_ADDRESS: Final = re.compile(r"\b((?:sips?|client)(?::|%3A))[^\s\"'<>,;&]+", re.IGNORECASE)
 _secrets: set[str] = set()
 
 
@@ -60,7 +62,7 @@ def mask(text: str) -> str:
 
 def redact(text: str) -> str:
     """`text` without the secrets we know."""
-    for secret in _secrets:
+    for secret in sorted(_secrets, key=len, reverse=True):  # one may be part of another
         text = text.replace(secret, "[secret]")
     return text
 
@@ -85,7 +87,11 @@ def configure(*, form: str, level: str, pii: str, stream: TextIO | None = None) 
         _scrubber(masked=pii != "plain"),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=22) if console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(
+            colors=colours, pad_event_to=22, exception_formatter=structlog.dev.plain_traceback
+        )
+        if console
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[*shared, renderer],
@@ -103,6 +109,7 @@ def configure(*, form: str, level: str, pii: str, stream: TextIO | None = None) 
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    logging.captureWarnings(True)
     root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
 
 
@@ -121,15 +128,16 @@ def _add_logger_name(logger: Any, _: str, event: EventDict) -> EventDict:
 def _scrubber(*, masked: bool) -> structlog.typing.Processor:
     def scrub(value: object) -> object:
         match value:
+            case None | bool() | int() | float():
+                return value
             case str():
-                return redact(mask(value) if masked else value)
+                # In this order: a secret that is partly masked would not be found.
+                return mask(redact(value)) if masked else redact(value)
             case Mapping():
-                return {key: scrub(item) for key, item in value.items()}
+                return {scrub(key): scrub(item) for key, item in value.items()}
             case list() | tuple() | set() | frozenset():
                 return [scrub(item) for item in value]
-            case BaseException():
-                return scrub(str(value))
-        return value
+        return scrub(str(value))
 
     def processor(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         for key, value in event.items():
