@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -15,6 +16,9 @@ from reconciler.source import Listing, Source
 
 # Grace periods are a minute and more; a clock further off than this blurs them.
 SKEW_ALLOWED: Final = timedelta(seconds=15)
+
+# A run waits minutes for Twilio to come back; whoever checks wants to know that it is away.
+PATIENCE: Final = timedelta(seconds=10)
 
 
 class Severity(StrEnum):
@@ -67,28 +71,30 @@ def _database(url: str) -> Iterator[Check]:
             return
         findings = migrate.verify(conn)
         for finding in findings:
-            yield Check(
-                "schema", Severity.FAIL, f"{finding.subject} {finding.problem}", "run `reconcile verify`", ExitCode.CONFIG
-            )
+            detail = f"{finding.subject} {finding.problem}"
+            yield Check("schema", Severity.FAIL, detail, "run `reconcile verify`", ExitCode.CONFIG)
         if not findings:
             yield Check("schema", Severity.OK, "all migrations applied, and the catalog is as they left it")
 
 
 def _twilio(settings: Settings) -> Iterator[Check]:
     credentials = settings.credentials()
-    source = Source(credentials, pacer=Pacer(1))
+    patience = threading.Event()
+    timer = threading.Timer(PATIENCE.total_seconds(), patience.set)
+    timer.start()
+    source = Source(credentials, pacer=Pacer(1), stop=patience)
     try:
         before = datetime.now(UTC)
         page = source.page(Listing(credentials.account_sid, page_size=1))
         after = datetime.now(UTC)
     finally:
+        timer.cancel()
         source.close()
     yield Check("Twilio", Severity.OK, f"the calls of {credentials.account_sid} can be read")
     # `Date` has whole seconds, so the true time lies in [Date, Date + 1 s).
     skew = max(before - page.observed_at - timedelta(seconds=1), page.observed_at - after, timedelta(0))
     if skew > SKEW_ALLOWED:
-        yield Check(
-            "clock", Severity.WARN, f"{skew.total_seconds():.0f} s away from Twilio's", "run an NTP client on this machine"
-        )
+        detail = f"{skew.total_seconds():.0f} s away from Twilio's"
+        yield Check("clock", Severity.WARN, detail, "run an NTP client on this machine")
     else:
         yield Check("clock", Severity.OK, "agrees with Twilio's")

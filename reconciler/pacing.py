@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -70,9 +71,11 @@ class Pacer:
                 self._successes = 0
                 self._limit = max(1, self._limit // 2)
 
-    def succeeded(self) -> None:
-        """Count an answer; as many as the limit in a row raise it by one."""
+    def succeeded(self, ticket: int) -> None:
+        """Count an answer; as many as the limit since it was last changed raise it by one."""
         with self._changed:
+            if ticket != self._lowerings:
+                return  # what was sent before the limit was lowered says nothing about the lower one
             self._successes += 1
             if self._successes >= self._limit and self._limit < self.ceiling:
                 self._successes = 0
@@ -81,11 +84,11 @@ class Pacer:
 
 
 def retrying(stop: threading.Event, *, before_sleep: Callable[[Retriable, int, float], None]) -> Retrying:
-    """The policy for one request: repeat what is Retriable, with full jitter, until it works, gives up or `stop` is set.
+    """The policy for one request: repeat what is Retriable, with jitter, until it works, gives up or `stop` is set.
 
-    Gives up after the error's own number of `attempts` or after four minutes, and raises the last error.
-    `before_sleep` is told the error, the number of the attempt and the wait in seconds. A wait ends early when
-    `stop` is set.
+    Gives up when one kind of error came as many times as its `attempts` say, or after four minutes, and raises the
+    last error. `before_sleep` is told the error, the number of the attempt and the wait in seconds. A wait ends early
+    when `stop` is set; the attempt after it is the last.
     """
 
     def announce(state: RetryCallState) -> None:
@@ -107,19 +110,26 @@ def retrying(stop: threading.Event, *, before_sleep: Callable[[Retriable, int, f
 
 
 class _StopAfterItsAttempts(stop_base):
+    """Counts by kind: a 401 in the middle of an outage is still its first."""
+
     def __call__(self, state: RetryCallState) -> bool:
-        return state.attempt_number >= _error(state).attempts
+        error = _error(state)
+        seen: Counter[type[Retriable]] = state.__dict__.setdefault("seen", Counter())
+        seen[type(error)] += 1
+        return seen[type(error)] >= error.attempts or state.attempt_number >= Retriable.attempts
 
 
 def _wait(state: RetryCallState) -> float:
     error = _error(state)
-    if isinstance(error, RateLimited) and error.retry_after is not None:
-        return min(error.retry_after, LONGEST_RETRY_AFTER).total_seconds()
     # An idle connection that the peer had closed says nothing about Twilio's health: the first repeat is at once.
     if error.at_once and state.attempt_number == 1:
         return 0.0
     ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (state.attempt_number - 1))
-    return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not cryptography
+    wait = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not cryptography
+    if isinstance(error, RateLimited) and error.retry_after is not None:
+        # Not before it says, but no sooner than without it: `Retry-After: 0` is no leave to hammer.
+        return max(wait, min(error.retry_after, LONGEST_RETRY_AFTER).total_seconds())
+    return wait
 
 
 def _error(state: RetryCallState) -> Retriable:

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
@@ -40,7 +39,7 @@ from reconciler.model import Observation, Status
 from reconciler.pacing import Pacer, retrying
 from reconciler.times import midnight
 from reconciler.transport import Answer, Transport
-from reconciler.wire import Page, decode_page
+from reconciler.wire import Page, decode_page, parse_rfc2822
 
 # Calls older than 13 months leave the API (https://www.twilio.com/docs/voice/api/archived-calls); error 20004
 # speaks of 400 days.
@@ -88,8 +87,13 @@ class Listing:
             TwilioAnswerError: it leads to another resource, or back to the page it came with.
 
         """
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError:
+            raise TwilioAnswerError("next_page_uri is not a URI") from None
         path = f"{parts.path}?{parts.query}"
+        if not path.isascii():
+            raise TwilioAnswerError("next_page_uri is not a URI")
         if parts.path != self._resource:
             raise TwilioAnswerError("next_page_uri leads to another resource than the listing it continues")
         if path == after:
@@ -97,7 +101,7 @@ class Listing:
         return path
 
     def holds(self, observations: list[Observation]) -> bool:
-        """Whether `observations` can be an answer to this listing: whole days around the bounds, or mostly its status."""
+        """Whether `observations` can answer this listing: whole days around the bounds, or mostly its status."""
         if self.status is not None:
             others = sum(observation.status != self.status for observation in observations)
             return others * 2 <= len(observations)
@@ -170,7 +174,7 @@ class Source:
                 self.requests += 1
             answer = self._client.request("GET", self._base + path)
             assert isinstance(answer, Answer)
-            error = _judge(answer, worked_before=self._worked_before)
+            error = _judge(answer, now=self._said_at(answer), worked_before=self._worked_before)
             if isinstance(error, RateLimited):
                 with self._counts:
                     self.throttles += 1
@@ -178,20 +182,20 @@ class Source:
                 log.warning(
                     "twilio.throttled",
                     concurrency=self._pacer.limit,
-                    retry_after_seconds=error.retry_after and error.retry_after.total_seconds(),
+                    retry_after_seconds=None if error.retry_after is None else error.retry_after.total_seconds(),
                     twilio_request_id=answer.headers.get("Twilio-Request-Id"),
                 )
             if error is not None:
                 raise error
             self._worked_before = True
-            self._pacer.succeeded()
+            self._pacer.succeeded(ticket)
             return answer
 
     def _said_at(self, answer: Answer) -> datetime:
         """The response's `Date` on Twilio's clock; ours if a proxy dropped it."""
         try:
-            return parsedate_to_datetime(answer.headers["Date"]).astimezone(UTC)
-        except (KeyError, ValueError, TypeError):
+            return parse_rfc2822(answer.headers["Date"])
+        except (KeyError, ValueError):
             return self._clock().replace(microsecond=0)
 
     def _announce(self, error: Retriable, attempt: int, wait: float) -> None:
@@ -214,7 +218,7 @@ def _client(credentials: Credentials, transport: Transport | None) -> Client:
     )
 
 
-def _judge(answer: Answer, *, worked_before: bool) -> ReconcilerError | None:
+def _judge(answer: Answer, *, now: datetime, worked_before: bool) -> ReconcilerError | None:
     """What an answer means for us (https://www.twilio.com/docs/usage/twilios-response, docs/api/errors)."""
     status = answer.status_code
     if status == 200:
@@ -222,13 +226,16 @@ def _judge(answer: Answer, *, worked_before: bool) -> ReconcilerError | None:
     code, text = _error_body(answer)
     said = f"HTTP {status}" + (f", Twilio error {code}" if code else "") + (f": {text}" if text else "")
     if status == 429:
-        return RateLimited(said, retry_after=_retry_after(answer))
+        return RateLimited(said, retry_after=_retry_after(answer, now))
     if status == 401:
         if worked_before:
-            return CredentialsDoubted(said, hint="the credentials worked a moment ago: were they revoked?")
+            return CredentialsDoubted(
+                f"Twilio refused the credentials ({said})", hint="they worked a moment ago: were they revoked?"
+            )
         return Refused(
             f"Twilio refused the credentials ({said})",
-            hint="check TWILIO_ACCOUNT_SID with TWILIO_AUTH_TOKEN, or TWILIO_API_KEY with TWILIO_API_SECRET, and TWILIO_REGION: credentials are per region",
+            hint="check TWILIO_ACCOUNT_SID with TWILIO_AUTH_TOKEN, or TWILIO_API_KEY with TWILIO_API_SECRET, "
+            "and TWILIO_REGION: credentials are per region",
         )
     if status == 403:
         return Refused(
@@ -251,17 +258,16 @@ def _error_body(answer: Answer) -> tuple[int | None, str]:
     """Twilio's error code and message; gateways answer with HTML or nothing, which is not quoted."""
     try:
         body = json.loads(answer.body)
-        return (body.get("code") if isinstance(body.get("code"), int) else None), str(body.get("message", ""))[:200]
-    except (ValueError, AttributeError):
+        code, text = body.get("code"), body.get("message") or body.get("title") or ""  # title: RFC 9457
+        return (code if isinstance(code, int) else None), str(text)[:200]
+    except (ValueError, AttributeError, RecursionError):
         return None, ""
 
 
-def _retry_after(answer: Answer) -> timedelta | None:
-    """`Retry-After` in seconds or as a date. Twilio's pages do not promise it; obeyed if it comes."""
+def _retry_after(answer: Answer, now: datetime) -> timedelta | None:
+    """`Retry-After` in seconds or as a date on the answer's own clock. Not promised by Twilio; obeyed if it comes."""
     value = (answer.headers.get("Retry-After") or "").strip()
     try:
-        if value.isdecimal():
-            return timedelta(seconds=int(value))
-        return max(timedelta(0), parsedate_to_datetime(value) - datetime.now(UTC)) if value else None
-    except (ValueError, TypeError, OverflowError):
+        return timedelta(seconds=int(value)) if value.isdecimal() else max(timedelta(0), parse_rfc2822(value) - now)
+    except (ValueError, OverflowError):
         return None

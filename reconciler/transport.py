@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from twilio.http import HttpClient
 from twilio.http.response import Response
@@ -86,14 +87,14 @@ class Transport(HttpClient):
                 timeout=(CONNECT_TIMEOUT, timeout or self._read_timeout), allow_redirects=False, stream=True,
             ) as response:  # fmt: skip
                 return Answer(response.status_code, self._body(response, deadline), response.headers)
-        except requests.Timeout:
+        except (requests.Timeout, urllib3.exceptions.TimeoutError):
             raise Unavailable("no answer in time") from None
         # The texts of these hold the URL, and so perhaps a phone number: the kind must do.
         except requests.exceptions.SSLError as exc:
             raise Unavailable(f"TLS failed: {_cause(exc)}") from None
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as exc:
+        except (requests.ConnectionError, urllib3.exceptions.ProtocolError, urllib3.exceptions.SSLError) as exc:
             raise ConnectionLost(f"the connection failed: {_cause(exc)}") from None
-        except requests.RequestException as exc:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
             raise Unavailable(f"the request failed: {type(exc).__name__}") from None
 
     def close(self) -> None:
@@ -102,7 +103,8 @@ class Transport(HttpClient):
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
         parts, size = [], 0
-        for chunk in response.iter_content(_CHUNK):
+        # read1 returns what has come. read, and so iter_content, waits for a whole chunk, and a trickle never ends it.
+        while chunk := response.raw.read1(_CHUNK, decode_content=True):
             parts.append(chunk)
             size += len(chunk)
             if time.monotonic() > deadline:
@@ -118,7 +120,7 @@ def _origin(uri: str) -> tuple[str, str | None, int | None]:
 
 
 def _cause(exc: BaseException) -> str:
-    """The innermost reason, by its kind: `ConnectionResetError`, `NameResolutionError`, `IncompleteRead` …"""
+    """The kind of the innermost reason: `ConnectionResetError`, `NameResolutionError` or `IncompleteRead`, say."""
     inner: BaseException = exc
     while True:
         nested = getattr(inner, "reason", None) or next((a for a in inner.args if isinstance(a, BaseException)), None)
