@@ -1,0 +1,245 @@
+"""How the demonstration looks: on 80 columns, without colours, on light and on dark.
+
+Results go to stdout and what is under way to stderr. Colour only repeats what the shapes and words say.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reconciler import terminal
+from reconciler.backfill import Summary
+from reconciler.demo.compare import Compared, Comparison, Road, Row, State
+from reconciler.logs import mask
+from reconciler.model import Gap
+
+WIDTH: Final = 80
+
+# In the order in which a bar shows them.
+_SHAPES: Final = {State.RIGHT: "█", State.INCOMPLETE: "▓", State.WRONG: "░", State.MISSING: "·"}
+_PLAIN_SHAPES: Final = {State.RIGHT: "#", State.INCOMPLETE: "+", State.WRONG: "-", State.MISSING: "."}
+_STYLES: Final = {State.RIGHT: "green", State.INCOMPLETE: "cyan", State.WRONG: "magenta", State.MISSING: "red"}
+_MEANINGS: Final = {
+    State.MISSING: "missing: no row at all",
+    State.WRONG: "wrong: a status left behind",
+    State.INCOMPLETE: "incomplete: no end, no price",
+    State.RIGHT: "right in every field",
+}
+# What an example tells, in this order, as far as it differs.
+_TELLING: Final = ("status", "duration", "price", "end_time")
+_NEXT: Final = (
+    ("export DATABASE_URL=… TWILIO_ACCOUNT_SID=… TWILIO_AUTH_TOKEN=…", ""),
+    ("reconcile check", "# settings, database, Twilio, clock"),
+    ("reconcile migrate", "# adds to the schema what is missing"),
+    ("reconcile --since 7d --dry-run", "# what would change; writes nothing"),
+    ("reconcile --since 7d", "# brings it back"),
+)
+
+
+@dataclass(slots=True)
+class Step:
+    """One thing under way; `result` says what came of it."""
+
+    result: str = ""
+
+
+class Show:
+    """Prints the story as it goes."""
+
+    def __init__(self) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # an old locale shall cost a character, not the demonstration
+        self._out = Console(highlight=False)
+        self._out.width = min(self._out.width, WIDTH)
+        is_modern = self._out.encoding.startswith("utf")
+        self._shapes = _SHAPES if is_modern else _PLAIN_SHAPES
+        self._tick = "✓" if is_modern else "*"
+
+    def opening(self) -> None:
+        """Say what this is."""
+        self._out.print(
+            Text.assemble(
+                ("reconcile demo", "bold"), ": a week of calls, a lossy road, and everything brought back.\n",
+                ("Nothing of yours is touched: Twilio is simulated, the database is temporary.\n", "dim"),
+            )
+        )  # fmt: skip
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[Step]:
+        """Show that something is under way, then what came of it and how long it took."""
+        step, started = Step(), time.monotonic()
+        with terminal.err.status(f"{title} …"):
+            yield step
+        self._done(step.result, time.monotonic() - started)
+
+    def before(self, road: Road, comparison: Comparison) -> None:
+        """Show what the webhooks left behind."""
+        self._out.print(
+            f"    {road.lost:,} lost · {road.doubled:,} doubled · {road.late:,} late by minutes · "
+            f"{road.overtaken:,} in the wrong order",
+            style="dim",
+        )
+        self._headline("What the webhooks left behind")
+        self._out.print("  They carry no price and no true times; child legs and SIP trunks send none.\n", style="dim")
+        self._out.print(self._states([comparison]))
+        self._out.print()
+        self._out.print(self._days([comparison]))
+        self._out.print(self._legend())
+        self._headline("For example")
+        self._out.print(_examples(comparison))
+
+    def command(self, line: str) -> None:
+        """Announce the command that would do what follows."""
+        self._out.print(Text.assemble("\n", ("$ ", "dim"), (line, "bold")))
+
+    def backfilled(self, summary: Summary) -> None:
+        """Say what the backfill did."""
+        self._done(
+            f"{summary.inserted:,} calls brought back, {summary.updated:,} put right, {summary.requests:,} requests",
+            summary.seconds,
+        )
+
+    def after(
+        self, before: Comparison, after: Comparison, *, gaps: Mapping[Gap, int], events: Mapping[str, int]
+    ) -> None:
+        """Show what the backfill made of it, and the proof."""
+        self._headline("Before and after")
+        self._out.print(self._states([before, after]))
+        self._out.print()
+        self._out.print(self._days([before, after]))
+        self._headline("Proof")
+        frozen = events.get("call.frozen", 0)
+        waiting = len(after.calls) - frozen
+        facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=True)
+        facts.add_column(style="dim", no_wrap=True)
+        facts.add_column()
+        for name, fact in (
+            ("compared", Text.assemble(
+                f"{len(after.calls):,} calls × {len(Row._fields)} fields = {after.compared:,} values: ",  # noqa: RUF001 -- times
+                (f"{after.differences:,} differences", "bold red" if after.differences else "bold green"),
+            )),
+            ("gaps", " · ".join(f"{gaps.get(gap, 0):,} {gap.value}" for gap in Gap)),
+            ("events", " · ".join(
+                f"{events.get(f'call.{kind}', 0):,} {kind}" for kind in ("created", "status_changed", "enriched")
+            )),
+            ("frozen", f"{frozen:,} calls are settled for good; {waiting:,} may still change at Twilio"),
+            ("money", f"{_money(before.charged)} known before, {_money(after.charged)} now"),
+        ):  # fmt: skip
+            facts.add_row(f"  {name}", fact)
+        self._out.print(facts)
+
+    def closing(self, *, is_right: bool, seconds: float) -> None:
+        """Say how it ended, and what to type next."""
+        if not is_right:
+            self._out.print("\nNot every row is equal to Twilio's record: a bug, please report it.", style="bold red")
+            return
+        self._out.print(
+            Text.assemble(
+                "\n", ("Every row equals Twilio's record", "bold green"), f", after {seconds:.0f} seconds in all.\n\n",
+                ("Now with your own calls:", "bold"),
+            )
+        )  # fmt: skip
+        for line, remark in _NEXT:
+            self._out.print(Text.assemble(f"  {line:<{34 if remark else 0}}", (remark, "dim")))
+
+    def _done(self, result: str, seconds: float) -> None:
+        row = Table.grid(expand=True, padding=(0, 1))
+        row.add_column(ratio=1)
+        row.add_column(justify="right", style="dim", no_wrap=True)
+        row.add_row(Text.assemble((f"  {self._tick} ", "green"), result), f"{seconds:.1f} s")
+        self._out.print(row)
+
+    def _headline(self, text: str) -> None:
+        self._out.print(Text(f"\n{text}", "bold"))
+
+    def _states(self, comparisons: Sequence[Comparison]) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=len(comparisons) > 1, header_style="dim")
+        table.add_column("", no_wrap=True, min_width=34)
+        for name in ("before", "after")[: len(comparisons)]:
+            table.add_column(name, justify="right", no_wrap=True, min_width=14)
+        table.add_row("  calls at Twilio", *(f"{len(c.calls):,}" for c in comparisons))
+        table.add_row("  rows we hold", *(f"{c.held:,}" for c in comparisons))
+        for state, meaning in _MEANINGS.items():
+            counts = [c.states[state] for c in comparisons]
+            style = "bold green" if state is State.RIGHT else "bold"
+            table.add_row(
+                Text.assemble("    ", (self._shapes[state], _STYLES[state]), f" {meaning}"),
+                *(Text(f"{count:,}", style if count else "dim") for count in counts),
+            )
+        table.add_row("  charges we know of", *(_money(c.charged) for c in comparisons))
+        return table
+
+    def _days(self, comparisons: Sequence[Comparison]) -> Table:
+        """A bar a day and comparison, and how much of the last one is right."""
+        table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
+        for day, last in comparisons[-1].days.items():
+            cells: list[Text | str] = [f"  {day:%a %d %b} "]
+            for comparison in comparisons:
+                cells += [self._bar(comparison.days[day], 44 // len(comparisons)), "→"]
+            # Rounded down: 100 % is said of nothing less.
+            cells[-1] = f" {last[State.RIGHT] * 100 // last.total():>3} % right"
+            table.add_row(*cells)
+        return table
+
+    def _bar(self, states: Counter[State], width: int) -> Text:
+        """The states as shares of `width`."""
+        bar, start, counted = Text(), 0, 0
+        for state in _SHAPES:
+            counted += states[state]
+            end = round(counted * width / states.total())
+            bar.append(self._shapes[state] * (end - start), _STYLES[state])
+            start = end
+        return bar
+
+    def _legend(self) -> Text:
+        return Text.assemble(" " * 14, *((f"{self._shapes[s]} {s.value}   ", _STYLES[s]) for s in _SHAPES))
+
+
+def _examples(comparison: Comparison) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for name in ("", "call", "", "we hold", "Twilio says"):
+        table.add_column(name, no_wrap=True)
+    for state in (State.MISSING, State.WRONG, State.INCOMPLETE):
+        call = next((c for c in comparison.calls if c.state is state and c.theirs.price), None)
+        for line in () if call is None else _example(call):
+            table.add_row(*line)
+    return table
+
+
+def _example(call: Compared) -> Iterator[tuple[str | Text, ...]]:
+    theirs = call.theirs
+    people = f"{mask(theirs.from_number or '')} → {mask(theirs.to_number or '')}"
+    heads = [(f"  {call.state.value}", f"{theirs.call_sid[:6]}…{theirs.call_sid[-4:]}"), ("", people), ("", "")]
+    fields = [name for name in _TELLING if name in call.differing]
+    for (state, title), name in zip(heads, fields, strict=False):
+        ours = Text("no row" if call.ours is None else _shown(call.ours, name), "magenta")
+        yield state, title, Text(name.removesuffix("_time"), "dim"), ours, Text(_shown(theirs, name), "green")
+
+
+def _shown(row: Row, name: str) -> str:
+    match getattr(row, name):
+        case None:
+            return "nothing"
+        case datetime() as at:
+            return f"{at:%d %b %H:%M:%S}"
+        case Decimal() as price:
+            return f"{price} {row.price_unit}"
+        case value:
+            return f"{value} s" if name == "duration" else str(value)
+
+
+def _money(amount: Decimal) -> str:
+    return f"{amount:,.5f} USD"

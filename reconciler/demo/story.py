@@ -1,0 +1,200 @@
+"""What happens, in order: a database, a week of calls, webhooks that get lost, the backfill, the proof.
+
+Design rules
+- The same calls, losses and counts each time: seeds are fixed, and the simulated clock stands still at the last
+  midnight (UTC), so that the seven days are whole ones. Only dates and seconds differ.
+- The environment has no say: `run` is a process of its own and begins by putting aside what libpq, initdb, the HTTP
+  client and our own settings would read from it.
+- Nothing is left behind, however it ends: the folder goes at the interpreter's exit, after the server in it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from reconciler import db, embedded, logs, terminal
+from reconciler import migrate as runner
+from reconciler.backfill import Summary, Watcher, Window, backfill, job_name
+from reconciler.config import Credentials
+from reconciler.demo.compare import Comparison, Road, Row, describe_road, examine
+from reconciler.demo.show import Show
+from reconciler.errors import ConfigError, ExitCode
+from reconciler.pacing import Pacer
+from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
+from reconciler.simulator.webhooks import Channel, webhooks
+from reconciler.source import Source
+from reconciler.store import Decision, Store
+from reconciler.times import midnight
+
+ACCOUNT_SID: Final = f"AC{'d' * 32}"
+AUTH_TOKEN: Final = "opens-nothing-but-the-simulator"  # noqa: S105 -- as it says
+CALLS: Final = 5_000
+WEEK: Final = timedelta(days=7)
+ROAD: Final = Channel(seed=7, loss=0.33, duplicate=0.08, late=0.05, reorder=0.15)
+CONCURRENCY: Final = 4
+PAGE_DELAY: Final = timedelta(milliseconds=300)  # a network's, so that there is something to watch
+
+_ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_QUERIES = db.load_queries("demo")
+
+
+def run() -> int:
+    """Play the demonstration and return its exit code: 1 if in the end a row is not Twilio's, or was written twice.
+
+    Raises:
+        ConfigError: the `embedded` extra is not installed.
+        Unavailable: PostgreSQL did not start.
+
+    """
+    started = time.monotonic()
+    logs.configure(form="auto", level="warning", pii="masked")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    show = Show()
+    show.opening()
+    with ExitStack() as stack:
+        try:
+            is_right = _play(show, stack)
+        finally:
+            # From here on nothing may keep us from stopping the server and deleting its folder.
+            for number in _ENDINGS:
+                signal.signal(number, signal.SIG_IGN)
+    show.closing(is_right=is_right, seconds=time.monotonic() - started)
+    return int(ExitCode.DONE if is_right else ExitCode.UNRECONCILED)
+
+
+def _play(show: Show, stack: ExitStack) -> bool:
+    """Tell the story; whether it ended well. What was opened is closed by `stack`."""
+    with _endings_held(), show.step("Starting PostgreSQL") as step:
+        url = _start_database()
+        conn = stack.enter_context(closing(db.connect(url, purpose="demo")))
+        step.result = f"PostgreSQL {conn.info.server_version // 10_000} runs in a temporary folder"
+    with show.step("Creating the schema") as step:
+        step.result = f"{len(runner.migrate(conn))} migrations applied"
+
+    until = midnight(datetime.now(UTC))
+    clock = Clock(until)
+    with show.step("Simulating a week of calls") as step:
+        account = SimulatedAccount(ACCOUNT_SID, AUTH_TOKEN, seed=1)
+        account.generate(CALLS, until - WEEK, until)
+        twilio = stack.enter_context(SimulatedTwilio([account], clock=clock, page_delay=PAGE_DELAY))
+        records = [call.render(int(until.timestamp())) for call in account.calls_at(until)]
+        step.result = f"{len(records):,} calls at a simulated Twilio, in the {WEEK.days} days up to midnight UTC"
+    with show.step("Losing webhooks") as step:
+        road = _send_webhooks(conn, account, since=until - WEEK, until=until)
+        step.result = f"{road.sent:,} webhooks sent to the Viewer, a third lost on the way"
+    before = _compared(conn, records)
+    show.before(road, before)
+
+    show.command("reconcile --since 7d")
+    with terminal.watching(as_json=False, dry_run=False, masked=True) as watcher:
+        first = _backfill(url, twilio.base_url, watcher, until=until, clock=clock)
+    show.backfilled(first)
+    with show.step("Once more") as step:
+        second = _backfill(url, twilio.base_url, _Nobody(), until=until, clock=clock)
+        step.result = f"a second run: {second.inserted + second.updated:,} written, {second.requests:,} requests"
+    after = _compared(conn, records)
+    events: dict[str, int] = dict(conn.execute(_QUERIES["events"]).fetchall())
+    show.after(before, after, gaps=first.gaps, events=events)
+    was_done = first.exit_code is second.exit_code is ExitCode.DONE
+    return was_done and not after.differences and not second.inserted + second.updated
+
+
+def _start_database() -> str:
+    """Start a server that ends with this process, in a folder that ends with it too, and return its URL."""
+    folder = Path(tempfile.mkdtemp(prefix="reconcile-"))
+    # Exit handlers run last in, first out: the server stops before its folder goes.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _put_environment_aside(folder)
+    try:
+        return embedded.start(folder / "pg", keep=False)
+    except ConfigError:
+        raise ConfigError(
+            "the demo runs on an embedded PostgreSQL, which is not installed", hint="pip install 'reconciler[embedded]'"
+        ) from None
+
+
+def _put_environment_aside(folder: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith(("PG", "TWILIO_", "RECONCILER_")) or name == "DATABASE_URL":
+            del os.environ[name]
+    os.environ.update(
+        LC_ALL="C",  # initdb fails on a locale that is set but not installed
+        NO_PROXY="127.0.0.1",
+        no_proxy="127.0.0.1",
+        XDG_RUNTIME_DIR=str(folder),
+    )
+    # Where the embedded server's lock goes, a file whose first user would otherwise keep out all others of the machine.
+    tempfile.tempdir = str(folder)
+
+
+def _send_webhooks(conn: db.Connection, account: SimulatedAccount, *, since: datetime, until: datetime) -> Road:
+    """Send every webhook of these calls down the road, and let the Viewer make rows of what arrives."""
+    sent = webhooks(account, since, until)
+    arrived = [delivery for delivery in ROAD.deliver(sent) if delivery.received_at < until]
+    viewer.receive(conn, arrived)
+    while viewer.work(conn, now=until, batch=500):
+        pass
+    return describe_road(sent, arrived)
+
+
+def _backfill(url: str, twilio_url: str, watcher: Watcher, *, until: datetime, clock: Clock) -> Summary:
+    """What `reconcile --since 7d` does, in the same way."""
+    stop = threading.Event()
+    window = Window(ACCOUNT_SID, until - WEEK, until, {"since": "7d", "until": None})
+    credentials = Credentials(ACCOUNT_SID, ACCOUNT_SID, AUTH_TOKEN, base_url=twilio_url)
+    source = Source(credentials, pacer=Pacer(CONCURRENCY), stop=stop, clock=clock.now)
+    try:
+        with Store(url, job=job_name(ACCOUNT_SID)) as store:
+            return backfill(
+                window, source=source, store=store, watcher=watcher, concurrency=CONCURRENCY, stop=stop, clock=clock.now
+            )
+    finally:
+        stop.set()
+        source.close()
+
+
+class _Nobody:
+    """Watches a backfill that is not worth a bar."""
+
+    def planned(self, slices: int, remaining: int) -> None:
+        pass
+
+    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+        pass
+
+    def finished(self, summary: Summary) -> None:
+        pass
+
+
+def _compared(conn: db.Connection, records: Sequence[Mapping[str, Any]]) -> Comparison:
+    return examine(map(Row._make, conn.execute(_QUERIES["rows"]).fetchall()), records)
+
+
+@contextmanager
+def _endings_held() -> Iterator[None]:
+    """Let Ctrl-C and the like wait: a server whose start was cut short is known to nobody and would stay.
+
+    Blocked and not only caught, because children inherit that: the terminal sends Ctrl-C to initdb as well.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)

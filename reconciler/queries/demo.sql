@@ -1,0 +1,13 @@
+-- What the demonstration reads, to hold it against Twilio: the columns of `rows` are those of demo.compare.Row, in its order.
+
+-- name: rows
+SELECT
+    twilio_sid, account_sid, parent_call_sid, direction, status,
+    nullif(from_number, '') AS from_number, nullif(to_number, '') AS to_number,
+    duration, price, price_unit,
+    start_time AT TIME ZONE 'UTC' AS start_time, end_time AT TIME ZONE 'UTC' AS end_time,
+    answered_by, date_created
+FROM messages
+
+-- name: events
+SELECT event_type, count(*) FROM call_events GROUP BY event_type
