@@ -1,6 +1,6 @@
 """Observations in, rows and events out: staging, the merge, cursors and dead letters, each page one commit.
 
-The rules themselves are one statement, `merge_staged` in queries/messages.sql; here is only what surrounds it.
+The rules themselves are one statement, `merge_staged` in queries/merge.sql; here is only what surrounds it.
 
 Design rules
 - The job's advisory lock lives on the connection that merges: whoever loses the lock has lost the transaction.
@@ -12,11 +12,11 @@ Design rules
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from psycopg.types.json import Jsonb
 
@@ -41,14 +41,16 @@ _MERGE_SESSION: Final = {
 
 log = get_logger(__name__)
 
-_messages = db.load_queries("messages")
+T = TypeVar("T")
+
+_merge = db.load_queries("merge")
 _sync_state = db.load_queries("sync_state")
 _inbox = db.load_queries("inbox")
 
 
 # What `reconcile verify --explain` asks the planner about.
 PLAN_CHECKS: Final = (
-    PlanCheck("merge_staged", _messages["look_up"], {"call_sid": "CA" + 32 * "0"}, "messages_twilio_sid_key"),
+    PlanCheck("merge_staged", _merge["look_up"], {"call_sid": "CA" + 32 * "0"}, "messages_twilio_sid_key"),
 )
 
 
@@ -124,6 +126,59 @@ class Merged:
                 self.gaps[decision.gap] += 1
 
 
+class Transaction:
+    """What may be done in one commit."""
+
+    def __init__(self, conn: db.Connection, rules: Rules) -> None:
+        self.conn = conn
+        self._rules = rules
+
+    def merge(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
+        """Make rows and events of `observations`."""
+        merged = Merged(seen=len({o.call_sid for o in observations}))
+        for number, round_ in enumerate(one_per_call(observations)):
+            if number:
+                self.conn.execute(_merge["empty_staging"])
+            merged.count(self._merge_round(round_, origin=origin, now=now, apply=True))
+        return merged
+
+    def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
+        """Decide and write nothing. Of a call that is said twice the first counts: the second has nothing to build on."""
+        merged = Merged(seen=len({o.call_sid for o in observations}))
+        for round_ in list(one_per_call(observations))[:1]:
+            merged.count(self._merge_round(round_, origin=origin, now=now, apply=False))
+        return merged
+
+    def bury(self, letters: Sequence[DeadLetter], *, now: datetime) -> None:
+        """Keep what cannot be read, each once."""
+        for letter in letters:
+            self.conn.execute(_inbox["bury"], {**letter._asdict(), "now": now})
+
+    def save_cursor(self, cursor: Cursor, *, now: datetime) -> None:
+        """Move a cursor."""
+        self.conn.execute(_sync_state["save_cursor"], {"job": cursor.job, "cursor": Jsonb(cursor.value), "now": now})
+
+    def _merge_round(
+        self, observations: Sequence[Observation], *, origin: Origin, now: datetime, apply: bool
+    ) -> Iterator[Decision]:
+        with self.conn.cursor() as cur:
+            with cur.copy(_merge["copy_into_staging"]) as copy:
+                for observation in observations:
+                    copy.write_row(observation)
+            cur.execute(
+                _merge["merge_staged"],
+                {**self._rules._asdict(), **origin._asdict(), "now": now, "apply": apply, "explain": not apply},
+                prepare=True,
+            )
+            rows = cur.fetchall()
+            if apply:
+                decided = sum(row[1] in ("insert", "update") for row in rows)
+                if rows and rows[0][-1] != decided:
+                    raise Contended("another writer changed a call between our decision and our write")
+        for sid, action, gap, *rest, _written in rows:
+            yield Decision(sid, action, Gap(gap) if gap else None, *rest)
+
+
 class Store:
     """One connection that merges, holding the lock of one job; reconnects and takes the lock again when used next.
 
@@ -165,91 +220,54 @@ class Store:
         dead_letters: Sequence[DeadLetter] = (),
     ) -> Merged:
         """Make rows and events of `observations`, keep the dead letters, move the cursor: in one commit, or not at all."""
+
+        def work(transaction: Transaction) -> Merged:
+            merged = transaction.merge(observations, origin=origin, now=now)
+            transaction.bury(dead_letters, now=now)
+            merged.dead_letters = len(dead_letters)
+            if cursor is not None:
+                transaction.save_cursor(cursor, now=now)
+            return merged
+
+        return self.atomically(work)
+
+    def atomically(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in one transaction; from the start again when another writer was in its way."""
         for _ in range(MERGE_ATTEMPTS):
             try:
-                with self._session() as conn, conn.transaction():
-                    merged = Merged(seen=len({o.call_sid for o in observations}), dead_letters=len(dead_letters))
-                    for round_ in one_per_call(observations):
-                        merged.count(self._merge_round(conn, round_, origin=origin, now=now, apply=True))
-                    for letter in dead_letters:
-                        conn.execute(_inbox["bury"], {**letter._asdict(), "now": now})
-                    if cursor is not None:
-                        conn.execute(_sync_state["save_cursor"], _cursor_row(cursor, now))
-                return merged
+                with self.session() as conn, conn.transaction():
+                    return work(Transaction(conn, self._rules))
             except Contended:
                 continue
         raise Unavailable(f"another writer kept changing the same calls, {MERGE_ATTEMPTS} times in a row")
 
     def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
         """What `merge` would do, field by field; writes nothing."""
-        with self._session() as conn, conn.transaction(force_rollback=True):
-            merged = Merged(seen=len({o.call_sid for o in observations}))
-            # A second copy of a call has nothing to build on when nothing is written, so only the first counts.
-            for round_ in list(one_per_call(observations))[:1]:
-                merged.count(self._merge_round(conn, round_, origin=origin, now=now, apply=False))
-        return merged
+        with self.session() as conn, conn.transaction(force_rollback=True):
+            return Transaction(conn, self._rules).preview(observations, origin=origin, now=now)
 
     def read_cursor(self, job: str) -> dict[str, Any] | None:
         """Where `job` stands, or None if it never ran."""
-        with self._session() as conn:
+        with self.session() as conn:
             row = conn.execute(_sync_state["read_cursor"], {"job": job}).fetchone()
         return row[0] if row else None
 
     def save_cursor(self, cursor: Cursor, *, now: datetime) -> None:
         """Move a cursor that speaks of no new rows."""
-        with self._session() as conn:
-            conn.execute(_sync_state["save_cursor"], _cursor_row(cursor, now))
+        self.atomically(lambda transaction: transaction.save_cursor(cursor, now=now))
 
     def record_success(self, job: str, *, now: datetime) -> None:
         """Say that `job` worked through all it had to at `now`."""
-        with self._session() as conn:
+        with self.session() as conn:
             conn.execute(_sync_state["record_success"], {"job": job, "now": now})
 
     def record_failure(self, job: str, *, error: str, now: datetime) -> None:
         """Say that `job` gave up at `now`; its cursor stays."""
-        with self._session() as conn:
+        with self.session() as conn:
             conn.execute(_sync_state["record_failure"], {"job": job, "error": error, "now": now})
 
-    def _merge_round(
-        self, conn: db.Connection, observations: Sequence[Observation], *, origin: Origin, now: datetime, apply: bool
-    ) -> Iterator[Decision]:
-        with conn.cursor() as cur:
-            with cur.copy(_messages["copy_into_staging"]) as copy:
-                for observation in observations:
-                    copy.write_row(observation)
-            cur.execute(
-                _messages["merge_staged"],
-                {**self._rules._asdict(), **origin._asdict(), "now": now, "apply": apply, "explain": not apply},
-                prepare=True,
-            )
-            rows = cur.fetchall()
-            if apply:
-                decided = sum(row[1] in ("insert", "update") for row in rows)
-                if rows and rows[0][-1] != decided:
-                    raise Contended("another writer changed a call between our decision and our write")
-            cur.execute(_messages["empty_staging"])
-        for sid, action, gap, *rest, _written in rows:
-            yield Decision(sid, action, Gap(gap) if gap else None, *rest)
-
-    def _connected(self) -> db.Connection:
-        if self._conn is None or self._conn.closed:
-            conn = db.connect(self._url, purpose=self._job, settings=_MERGE_SESSION)
-            try:
-                with db.translated():
-                    if self._lock and not db.try_advisory_lock(conn, self._job):
-                        raise JobHeld(f"another process is running {self._job}", hint="wait for it, or stop it")
-                    conn.execute(_messages["create_staging"])
-            except BaseException:
-                conn.close()
-                raise
-            self._conn = conn
-            if self._was_connected:
-                log.info("database.reconnected")
-            self._was_connected = True
-        return self._conn
-
     @contextmanager
-    def _session(self) -> Iterator[db.Connection]:
+    def session(self) -> Iterator[db.Connection]:
         """Lend the connection; drop it if it broke, so that the next use opens a new one and takes the lock again."""
         conn = self._connected()
         try:
@@ -258,6 +276,23 @@ class Store:
         finally:
             if conn.broken:
                 self.close()
+
+    def _connected(self) -> db.Connection:
+        if self._conn is None or self._conn.closed:
+            conn = db.connect(self._url, purpose=self._job, settings=_MERGE_SESSION)
+            try:
+                with db.translated():
+                    if self._lock and not db.try_advisory_lock(conn, self._job):
+                        raise JobHeld(f"another process is running {self._job}", hint="wait for it, or stop it")
+                    conn.execute(_merge["create_staging"])
+            except BaseException:
+                conn.close()
+                raise
+            self._conn = conn
+            if self._was_connected:
+                log.info("database.reconnected")
+            self._was_connected = True
+        return self._conn
 
 
 def one_per_call(observations: Sequence[Observation]) -> Iterator[list[Observation]]:
@@ -277,7 +312,3 @@ def one_per_call(observations: Sequence[Observation]) -> Iterator[list[Observati
                 this_round[observation.call_sid] = observation
         yield list(this_round.values())
         rest = later
-
-
-def _cursor_row(cursor: Cursor, now: datetime) -> dict[str, Any]:
-    return {"job": cursor.job, "cursor": Jsonb(cursor.value), "now": now}

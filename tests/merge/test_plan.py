@@ -14,7 +14,7 @@ from reconciler.store import _MERGE_SESSION, Rules
 from .conftest import ORIGIN, T0, make_observation
 
 ROWS = 30_000
-MERGE = db.load_queries("messages")
+MERGE = db.load_queries("merge")
 
 
 @pytest.fixture(params=["never analysed", "analysed", "analysed when empty"])

@@ -1,8 +1,7 @@
 -- Staging and merge: observations in, rows and events out. The rules are numbered as in docs/architecture.md.
 
 -- name: create_staging
--- One row an observation, in the order of model.Observation. Truncated by each commit, so that a page
--- merged twice by mistake merges nothing the second time.
+-- One row an observation, in the order of model.Observation. Each commit empties it.
 CREATE TEMPORARY TABLE IF NOT EXISTS staged_observations (
     call_sid        text        NOT NULL,
     account_sid     text,
@@ -24,6 +23,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS staged_observations (
 ) ON COMMIT DELETE ROWS
 
 -- name: empty_staging
+-- Between two rounds of one transaction.
 DELETE FROM staged_observations
 
 -- name: copy_into_staging
