@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -280,7 +280,7 @@ def _unquoted(value: str) -> str:
     return value[1:-1] if is_quoted else value
 
 
-def _unknown(names: Set[str]) -> list[str]:
+def _unknown(names: Collection[str]) -> list[str]:
     known = {field.metadata["name"] for field in dataclasses.fields(Settings)} | {_CONFIG_FILE}
     errors = []
     for name in sorted(names):

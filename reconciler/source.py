@@ -57,8 +57,9 @@ log = get_logger(__name__)
 class Listing:
     """What to ask for: the calls of an account that started in `[since, until)`, or those of one status.
 
-    Twilio may read the bounds as instants or as whole UTC days, and `<` may include its midnight or not: ask for
-    no less than is needed, filter what comes, and let `holds` tell whether an answer can be one to this question.
+    Twilio may read the bounds as instants or as whole UTC days, and `<` may include its midnight or not: ask until
+    no earlier than the midnight after what is needed (before "some hour of a day" may leave out all of that day),
+    filter what comes, and let `holds` tell whether an answer can be one to this question.
     """
 
     account_sid: str
@@ -247,7 +248,7 @@ def _judge(answer: Answer, *, now: datetime, worked_before: bool) -> ReconcilerE
             f"Twilio knows no such account for these credentials ({said})",
             hint="check TWILIO_ACCOUNT_SID; an API key cannot read subaccounts",
         )
-    if code == _OUTSIDE_RETENTION:
+    if status == 400 and code == _OUTSIDE_RETENTION:  # with 405 it says that the method is not allowed
         return OutsideRetention(f"Twilio no longer keeps calls of this window ({said})")
     if status >= 500 or status == 408:
         return Unavailable(said)

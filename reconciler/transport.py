@@ -8,6 +8,7 @@ host but the one it was made for, whatever a `next_page_uri` says.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
@@ -75,7 +76,7 @@ class Transport(HttpClient):
         headers: dict[str, str] | None = None,
         auth: tuple[str, str] | None = None,
         timeout: float | None = None,
-        allow_redirects: bool = False,
+        allow_redirects: bool = False,  # noqa: ARG002 -- the SDK's signature; redirects are never followed
     ) -> Answer:
         """Send one request and read all of its answer."""
         if _origin(uri) != self._origin:
@@ -123,7 +124,9 @@ def _cause(exc: BaseException) -> str:
     """The kind of the innermost reason: `ConnectionResetError`, `NameResolutionError` or `IncompleteRead`, say."""
     inner: BaseException = exc
     while True:
-        nested = getattr(inner, "reason", None) or next((a for a in inner.args if isinstance(a, BaseException)), None)
+        nested = getattr(inner, "reason", None)
         if not isinstance(nested, BaseException):
+            nested = next((a for a in inner.args if isinstance(a, BaseException)), inner.__cause__)
+        if nested is None or isinstance(nested, socket.gaierror):  # NameResolutionError is the better word
             return type(inner).__name__
         inner = nested

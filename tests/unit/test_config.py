@@ -180,7 +180,7 @@ def test_an_empty_value_is_not_set(empty):
 
 
 def test_the_sources_of_a_secret_in_their_order(write, tmp_path):
-    """Environment, then NAME_FILE, then systemd's directory, then the file; each counts only without the ones before."""
+    """Environment, NAME_FILE, systemd's directory, our file; each counts only without the ones before."""
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     (credentials / "twilio_auth_token").write_text("from systemd\n", encoding="utf-8")
@@ -211,7 +211,8 @@ def test_what_is_no_secret_has_no_file():
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(None, "No such file or directory"), (b"\xff\xfe", "UnicodeDecodeError"), (b" \n", "it is empty")]
+    ("content", "why"),
+    [(None, "No such file or directory"), (b"\xff\xfe", "UnicodeDecodeError"), (b" \n", "it is empty")],
 )
 def test_a_secrets_file_that_cannot_be_read_is_named(tmp_path, content, why):
     """The setting and the reason, not the contents."""
@@ -251,9 +252,10 @@ def test_the_config_file_may_name_files_too(write):
 def test_a_bad_line_of_the_config_file_is_named_by_its_number(write):
     """And not quoted: it may hold a secret."""
     path = write("reconciler.env", f"RECONCILER_OVERLAP=5m\nexport TOKEN={TOKEN}\n{TOKEN}\n")
-    assert ["RECONCILER_CONFIG, line 2: must be NAME=value", "RECONCILER_CONFIG, line 3: must be NAME=value"] == errors_of(
-        RECONCILER_CONFIG=path
-    )
+    assert [
+        "RECONCILER_CONFIG, line 2: must be NAME=value",
+        "RECONCILER_CONFIG, line 3: must be NAME=value",
+    ] == errors_of(RECONCILER_CONFIG=path)
 
 
 def test_secrets_are_in_no_repr():
@@ -272,8 +274,10 @@ def test_no_error_repeats_the_value(name, number):
     try:
         Settings.read({name: value})
     except ConfigError as exc:
-        assert value not in str(exc)
-        assert value not in str(exc.hint)
+        said = f"{exc} {exc.hint}"
+    else:
+        said = ""
+    assert value not in said
 
 
 def test_credentials_of_the_account():
@@ -283,7 +287,13 @@ def test_credentials_of_the_account():
 
 def test_credentials_of_an_api_key():
     """The key signs in, the path still needs the account; it is preferred to the token."""
-    environ = {**BASIC, "TWILIO_API_KEY": KEY, "TWILIO_API_SECRET": SECRET, "TWILIO_REGION": "ie1", "TWILIO_EDGE": "dublin"}
+    environ = {
+        **BASIC,
+        "TWILIO_API_KEY": KEY,
+        "TWILIO_API_SECRET": SECRET,
+        "TWILIO_REGION": "ie1",
+        "TWILIO_EDGE": "dublin",
+    }
     assert Credentials(ACCOUNT, KEY, SECRET, "ie1", "dublin") == Settings.read(environ).credentials()
 
 

@@ -56,7 +56,9 @@ def test_what_heals_is_retriable(name):
     assert issubclass(KINDS[name], Retriable)
 
 
-@pytest.mark.parametrize("name", ["Refused", "ConfigError", "SchemaError", "JobHeld", "TwilioAnswerError", "OutsideRetention"])
+@pytest.mark.parametrize(
+    "name", ["Refused", "ConfigError", "SchemaError", "JobHeld", "TwilioAnswerError", "OutsideRetention"]
+)
 def test_what_does_not_heal_is_not_retriable(name):
     """Asking again would only hide it."""
     assert not issubclass(KINDS[name], Retriable)

@@ -65,9 +65,9 @@ def _emitted() -> Iterator[Any]:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
-                case ast.Call(func=ast.Attribute(attr=level), args=[ast.Constant(value=str(event))], keywords=keywords) if (
-                    level in LEVELS
-                ):
+                case ast.Call(
+                    func=ast.Attribute(attr=level), args=[ast.Constant(value=str(event))], keywords=keywords
+                ) if level in LEVELS:
                     names = [keyword.arg for keyword in keywords] + ["exception"] * (level == "exception")
                     yield pytest.param(event, names, id=f"{path.stem}:{node.lineno}:{event}")
 
@@ -106,7 +106,7 @@ def test_a_backfills_counts_are_the_fields_of_job_finished():
 
 
 def test_one_json_object_a_line_with_the_fields_of_the_design(stream):
-    """Time in RFC 3339 and UTC, level, event, logger and what is bound for the run; multi-line text stays in its line."""
+    """Time in RFC 3339 and UTC, level, event, logger and what is bound for the run; a line break breaks no line."""
     with structlog.contextvars.bound_contextvars(job="hot", account="AC1", run_id="r"):
         get_logger("reconciler.sweep").warning("slice.failed", slice="a\nb", error="x", kind="Unavailable")
     get_logger("reconciler.store").info("database.reconnected")
@@ -222,7 +222,9 @@ def test_what_is_no_number_stays(text):
     assert text == mask(text)
 
 
-@given(st.text(" ,;:.=\"'()/<>&?\n\t", max_size=3), st.from_regex(r"\+[1-9]\d{6,14}", fullmatch=True), st.text(max_size=5))
+@given(
+    st.text(" ,;:.=\"'()/<>&?\n\t", max_size=3), st.from_regex(r"\+[1-9]\d{6,14}", fullmatch=True), st.text(max_size=5)
+)
 def test_no_e164_number_survives(before, number, after):
     """Whatever stands around it, unless that makes it another number."""
     if after[:1].isdigit():

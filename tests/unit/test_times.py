@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from reconciler.times import format_duration, midnight, parse_duration, parse_moment, utc_days
 
 NOW = datetime(2026, 6, 10, 20, 11, 27, tzinfo=UTC)
-MOMENTS = st.datetimes(datetime(2001, 1, 1), datetime(2098, 1, 1), timezones=st.just(UTC))
+MOMENTS = st.integers(0, 4 * 10**15).map(lambda n: datetime.fromtimestamp(0, UTC) + timedelta(microseconds=n))
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,9 @@ def test_durations_are_a_number_and_a_unit(text, duration):
     assert duration == parse_duration(text)
 
 
-@pytest.mark.parametrize("text", ["", "7", "d", "-7d", "7 days", "1.5h", "1h30m", "٧d", "7D", "9" * 12 + "d", "999999999w"])
+@pytest.mark.parametrize(
+    "text", ["", "7", "d", "-7d", "7 days", "1.5h", "1h30m", "\u0667d", "7D", "9" * 12 + "d", "999999999w"]
+)
 def test_anything_else_is_no_duration(text):
     """The error tells how to write one."""
     with pytest.raises(ValueError, match="a duration"):
@@ -36,10 +39,8 @@ def test_anything_else_is_no_duration(text):
 @given(st.text() | st.from_regex(r"\d+[smhdw]"))
 def test_arbitrary_text_is_a_duration_or_a_value_error(text):
     """No overflow comes out, however long the number."""
-    try:
+    with suppress(ValueError):
         assert parse_duration(text) >= timedelta(0)
-    except ValueError:
-        pass
 
 
 @given(st.integers(0, 999_999_999))
@@ -49,7 +50,9 @@ def test_what_is_formatted_reads_back_as_it_was(seconds):
     assert duration == parse_duration(format_duration(duration))
 
 
-@pytest.mark.parametrize(("text", "shortest"), [("86400s", "1d"), ("14d", "2w"), ("90m", "90m"), ("61s", "61s"), ("0s", "0s")])
+@pytest.mark.parametrize(
+    ("text", "shortest"), [("86400s", "1d"), ("14d", "2w"), ("90m", "90m"), ("61s", "61s"), ("0s", "0s")]
+)
 def test_durations_are_formatted_in_their_largest_unit(text, shortest):
     """The shortest text that says it exactly."""
     assert shortest == format_duration(parse_duration(text))

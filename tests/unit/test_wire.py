@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime, parsedate_to_datetime
@@ -140,7 +141,7 @@ def test_numbers_in_json_are_read_as_their_text():
     "price",
     [
         "NaN", "sNaN", "Infinity", "-Infinity", "1e12", "1e999999999", "1e99999999999999999999", "0." + "1" * 20_000,
-        "9" * 5_000, "1_000", " 1", "٣", "-", ".", "1,5", "0E-50", "free", "0x10",
+        "9" * 5_000, "1_000", " 1", "\u0663", "-", ".", "1,5", "0E-50", "free", "0x10",
     ],
 )  # fmt: skip
 def test_what_is_no_amount_of_money_is_refused(price):
@@ -154,7 +155,9 @@ def test_prices_of_other_types_are_refused(price):
     assert "price" in reason(price=price)
 
 
-@pytest.mark.parametrize("duration", ["-5", "12.5", "2147483648", "9" * 5_000, "٣", "²", "1e3", " 7", "x", True, []])
+@pytest.mark.parametrize(
+    "duration", ["-5", "12.5", "2147483648", "9" * 5_000, "\u0663", "²", "1e3", " 7", "x", True, []]
+)
 def test_durations_that_are_no_seconds_are_refused(duration):
     """A duration is a whole number that fits its column."""
     assert "duration" in reason(duration=duration)
@@ -190,7 +193,8 @@ def test_dates_are_brought_to_utc(date, hour):
         "Fri, 31 Dec 9999 23:59:59 +0000", "Fri, 31 Dec 9999 23:59:59 -2359", "Sat, 01 Jan 2000 00:30:00 +0100",
         "Fri, 31 Dec 2099 23:30:00 -0100", "Tue, 31 Jun 2026 20:11:27 +0000", "Tue, 10 Jun 2026 24:11:27 +0000",
         "Tue, 10 Jun 2026 20:11:60 +0000", "Tue, 10 Jun 26 20:11:27 +0000", "Tue, 10xJunx2026x20x11x27 +0000",
-        "Tue, ١٠ Jun 2026 20:11:27 +0000", "Tue, 1_ Jun 2026 20:11:27 +0000", "Tue, 10 Jun 2026 20:11:27 +9999",
+        "Tue, \u0661\u0660 Jun 2026 20:11:27 +0000", "Tue, 1_ Jun 2026 20:11:27 +0000",
+        "Tue, 10 Jun 2026 20:11:27 +9999",
         "2026-06-10T20:11:27Z", "yesterday", "Tue, 10 Jun 2026 20:11:27 +0000 ", "x" * 100_000, "\0",
     ],
 )  # fmt: skip
@@ -201,10 +205,10 @@ def test_dates_that_cannot_be_believed_are_refused(date):
         parse_rfc2822(date)
 
 
-@given(st.datetimes(datetime(2000, 1, 2), datetime(2099, 12, 30)), st.integers(-1439, 1439))
-def test_every_date_of_the_century_is_read(moment, offset):
+@given(st.integers(10_958, 47_480), st.integers(0, 86_399), st.integers(-1439, 1439))
+def test_every_date_of_the_century_is_read(day, second, offset):
     """Whatever the second and the zone, the instant is the one that the standard library means."""
-    moment = moment.replace(microsecond=0, tzinfo=UTC)
+    moment = datetime.fromtimestamp(day * 86_400 + second, UTC)
     sign, (hours, minutes) = "-" if offset < 0 else "+", divmod(abs(offset), 60)
     local = (moment + timedelta(minutes=offset)).replace(tzinfo=None)
     text = f"{format_datetime(local).removesuffix(' -0000')} {sign}{hours:02}{minutes:02}"
@@ -223,7 +227,8 @@ def test_arbitrary_dates_are_read_or_refused(text):
 
 
 @pytest.mark.parametrize(
-    "sid", ["call-123", "", "CA" + "0" * 31, "CA" + "0" * 33, "CA" + "g" * 32, "AC" + "0" * 32, f"CA{0:032x}\n", "SM" * 17]
+    "sid",
+    ["call-123", "", "CA" + "0" * 31, "CA" + "0" * 33, "CA" + "g" * 32, "AC" + "0" * 32, f"CA{0:032x}\n", "SM" * 17],
 )
 def test_a_sid_that_is_none_is_refused_and_named_nowhere(sid):
     """The dead letter does not carry it as a call's SID either."""
@@ -278,7 +283,8 @@ def test_one_broken_record_spoils_nothing_else(kind, at):
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b" ", b"<html><h1>502</h1></html>", b"[]", b"null", b'"calls"', b"{}", b'{"calls": null}', b'{"calls": {}}',
+        b"", b" ", b"<html><h1>502</h1></html>", b"[]", b"null", b'"calls"', b"{}", b'{"calls": null}',
+        b'{"calls": {}}',
         b'{"code": 20003, "status": 401}', encode(make_record())[:-1], encode(make_record())[:200],
         encode() + b"}", b"[" + encode() + b"]", b'{"calls": [], "next_page_uri": []}', b"\xff\xfe\xfd",
         b'{"calls": [], "x": ' + b"[" * 500_000, b'{"calls": [], "x": ' + b"[" * 5_000 + b"]" * 5_000 + b"}",
@@ -332,10 +338,8 @@ def test_no_record_is_lost(records):
 @given(JSON.map(lambda value: json.dumps(value).encode()) | st.binary())
 def test_arbitrary_bodies_raise_nothing_unforeseen(body):
     """A listing or Unavailable for a page; an observation, Unavailable or BadObservation for a call."""
-    try:
+    with suppress(Unavailable):
         assert isinstance(decode_page(body, observed_at=SAID), Page)
-    except Unavailable:
-        pass
     with pytest.raises((Unavailable, BadObservation)):
         decode_call(body, observed_at=SAID)
 

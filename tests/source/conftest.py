@@ -1,0 +1,107 @@
+"""A simulated Twilio and a source that asks it, with waits too short to notice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from reconciler import pacing
+from reconciler.config import Credentials
+from reconciler.pacing import Pacer
+from reconciler.simulator import Clock, FaultPlan, SimulatedAccount, SimulatedTwilio
+from reconciler.source import Listing, Source
+from reconciler.transport import Transport
+
+NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
+TOKEN = "auth-token-of-the-account"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands at noon of 10 June 2026."""
+    return Clock(NOON)
+
+
+@pytest.fixture
+def account() -> SimulatedAccount:
+    """An account with 30 calls of the two days before noon."""
+    account = SimulatedAccount(f"AC{1:032x}", TOKEN)
+    account.generate(30, NOON - timedelta(days=2), NOON - timedelta(hours=1))
+    return account
+
+
+@pytest.fixture
+def plan() -> FaultPlan:
+    """What goes wrong: nothing yet."""
+    return FaultPlan()
+
+
+@pytest.fixture
+def twilio(account: SimulatedAccount, clock: Clock, plan: FaultPlan) -> Iterator[SimulatedTwilio]:
+    """A server of that account."""
+    with SimulatedTwilio([account], clock=clock, faults=plan) as twilio:
+        yield twilio
+
+
+@pytest.fixture
+def elsewhere(clock: Clock) -> Iterator[SimulatedTwilio]:
+    """Another host, which must not hear of us."""
+    with SimulatedTwilio([], clock=clock) as twilio:
+        yield twilio
+        assert [] == list(twilio.requests)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "FIRST_WAIT", 0.002)
+    monkeypatch.setattr(pacing, "LONGEST_WAIT", 0.01)
+
+
+@pytest.fixture
+def make_source(account: SimulatedAccount) -> Iterator[Callable[..., Source]]:
+    """Makes sources that are closed with the test; `timeouts` are those of reading and of the whole answer."""
+    with ExitStack() as stack:
+
+        def make(
+            base_url: str, *, limit: int = 4, timeouts: tuple[float, float] | None = None,
+            stop: threading.Event | None = None, credentials: dict[str, Any] | None = None, **options: Any,
+        ) -> Source:  # fmt: skip
+            signed = {"account_sid": account.sid, "username": account.sid, "secret": TOKEN, "base_url": base_url}
+            if timeouts is not None:
+                read, total = timeouts
+                options["transport"] = Transport(base_url, connections=limit, read_timeout=read, total_timeout=total)
+            source = Source(
+                Credentials(**signed | (credentials or {})),
+                pacer=options.pop("pacer", None) or Pacer(limit),
+                stop=stop,
+                **options,
+            )  # fmt: skip
+            stack.callback(source.close)
+            return source
+
+        yield make
+
+
+@pytest.fixture
+def source(make_source: Callable[..., Source], twilio: SimulatedTwilio) -> Source:
+    """A source that asks `twilio` as the account."""
+    return make_source(twilio.base_url)
+
+
+@pytest.fixture
+def listing(account: SimulatedAccount) -> Listing:
+    """All calls of the account, ten a page."""
+    return Listing(account.sid, page_size=10)
+
+
+@pytest.fixture
+def events() -> Iterator[list[Any]]:
+    """The events logged, as dictionaries."""
+    with capture_logs() as captured:
+        yield captured

@@ -1,0 +1,96 @@
+"""The client under the SDK: what it keeps of an answer, what it sends, and TLS."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+
+import pytest
+
+from reconciler.errors import ConnectionLost, TwilioAnswerError, Unavailable
+from reconciler.simulator import Fault, SimulatedTwilio
+from reconciler.simulator.messages import Answer
+from reconciler.transport import Transport
+
+
+@pytest.fixture
+def transport(twilio):
+    """A client bound to the simulated Twilio."""
+    transport = Transport(twilio.base_url, connections=2)
+    yield transport
+    transport.close()
+
+
+def test_the_body_is_kept_as_bytes(transport, twilio, plan):
+    """Text is for error messages only; neither shows in a repr, where phone numbers would reach the logs."""
+    plan.next(Fault("bytes", instead=Answer(body=b'{"to": "+12025550100\xff"}')))
+    answer = transport.request("GET", f"{twilio.base_url}/x")
+    assert b'{"to": "+12025550100\xff"}' == answer.body
+    assert '{"to": "+12025550100�"}' == answer.text
+    assert "<Answer 200, 23 bytes>" == repr(answer)
+
+
+def test_cookies_are_not_kept(transport, twilio, plan):
+    """One account's session must not colour the next request."""
+    plan.next(Fault("cookie", instead=Answer(body=b"{}", headers=(("Set-Cookie", "session=1; Path=/"),))))
+    transport.request("GET", f"{twilio.base_url}/x")
+    assert [] == list(transport._session.cookies)
+
+
+def test_one_connection_serves_many_requests(transport, twilio, plan, monkeypatch):
+    """Connections are pooled: a handshake for each page would cost more than the page."""
+    opened = []
+    monkeypatch.setattr(twilio._server, "opened", opened.append)
+    for _ in range(5):
+        transport.request("GET", f"{twilio.base_url}/x")
+    assert 1 == len(opened)
+
+
+def test_a_proxy_in_the_environment_is_asked(monkeypatch, elsewhere):
+    """Companies reach Twilio through one; what it says is not taken for Twilio's."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    transport = Transport("https://api.twilio.com", connections=1)
+    with pytest.raises(ConnectionLost, match=r"^the connection failed: ConnectionRefusedError$"):
+        transport.request("GET", "https://api.twilio.com/2010-04-01", auth=("AC", "secret"))
+    transport.close()
+
+
+@pytest.mark.parametrize("uri", ["ftp://api.twilio.com/", "/2010-04-01", "https://api.twilio.com.evil.example/"])
+def test_an_address_that_is_not_ours_is_refused(uri):
+    """Also one that only begins like ours."""
+    transport = Transport("https://api.twilio.com", connections=1)
+    with pytest.raises(TwilioAnswerError, match="refused to send credentials"):
+        transport.request("GET", uri)
+    transport.close()
+
+
+def test_ports_that_go_without_saying_are_the_same():
+    """https://host and https://host:443 are one origin."""
+    transport = Transport("https://127.0.0.1:443", connections=1, read_timeout=0.1)
+    with pytest.raises(Unavailable):
+        transport.request("GET", "https://127.0.0.1/")
+    transport.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+def test_a_certificate_nobody_vouches_for_is_refused(tmp_path, clock):
+    """The credentials are not sent, and the message says that it is TLS."""
+    names = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "cert")]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "1", *names],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    with SimulatedTwilio([], clock=clock, tls=tls) as twilio:
+        transport = Transport(twilio.base_url, connections=1)
+        with pytest.raises(Unavailable, match=r"^TLS failed: SSLCertVerificationError$"):
+            transport.request("GET", f"{twilio.base_url}/x", auth=("AC", "secret"))
+        transport.close()
+        assert 0 == len(twilio.requests)
