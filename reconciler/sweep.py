@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
-from reconciler.errors import OutsideRetention, ReconcilerError, Retriable, TwilioAnswerError
+from reconciler.errors import OutsideRetention, ReconcilerError, Retriable, TwilioAnswerError, Unavailable
 from reconciler.logs import get_logger
 from reconciler.model import Observation, Status
 from reconciler.source import Listing, Source
@@ -126,7 +126,8 @@ def fetch(
     living are read to their end before any day is begun.
 
     A slice that fails is handed on as Failed and the others go on; when as many fail in a row as run at once,
-    nothing works any more and the remaining ones are not tried.
+    nothing works any more and the remaining ones are not tried: neither are the days, when Twilio was away for
+    all of the living.
 
     Raises:
         Refused: credentials or permissions; nothing else would fare better.
@@ -136,8 +137,11 @@ def fetch(
     living = [s for s in slices if s.listing.status in LIVING]
     others = [s for s in slices if s.listing.status not in LIVING]
     with ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="fetch") as pool:
-        for group in (living, others):
-            yield from _fetch_group(source, group, places, pool, concurrency, stop)
+        away = yield from _fetch_group(source, living, places, pool, concurrency, stop)
+        if away is None:
+            yield from _fetch_group(source, others, places, pool, concurrency, stop)
+        else:
+            yield from (Failed(untried, away) for untried in others)
 
 
 def _fetch_group(
@@ -147,7 +151,8 @@ def _fetch_group(
     pool: ThreadPoolExecutor,
     concurrency: int,
     stop: threading.Event,
-) -> Iterator[Fetched | Failed]:
+) -> Generator[Fetched | Failed, None, Unavailable | None]:
+    """Read one group of slices; returns why, if Twilio was away for all that were tried last."""
     waiting = deque(slices)
     arrived: SimpleQueue[tuple[Slice, Future[Page]]] = SimpleQueue()
     under_way = 0
@@ -162,7 +167,7 @@ def _fetch_group(
             ask(slice_, places.get(slice_.name))
             under_way += 1
         if not under_way:
-            return
+            return None
         slice_, done = arrived.get()
         try:
             page = done.result()
@@ -179,6 +184,9 @@ def _fetch_group(
             if failures_in_a_row >= concurrency:
                 yield from (Failed(untried, exc) for untried in waiting)
                 waiting.clear()
+            all_failed = failures_in_a_row >= min(concurrency, len(slices)) and not under_way
+            if all_failed and isinstance(exc, Unavailable) and not stop.is_set():
+                return exc
             continue
         failures_in_a_row = 0
         next_uri = None if slice_.is_past(page) else page.next_uri
@@ -187,3 +195,4 @@ def _fetch_group(
             ask(slice_, next_uri)
         else:
             under_way -= 1
+    return None
