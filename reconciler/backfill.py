@@ -204,6 +204,8 @@ def backfill(
                 summary.add(item, merged)
                 _report(item, merged)
                 watcher.merged(summary, merged.decisions)
+        except BrokenPipeError:
+            raise  # whoever read the differences has seen enough
         except Exception as exc:
             log.error("job.failed", error=str(exc), kind=type(exc).__name__, will_retry_at=None)
             raise
