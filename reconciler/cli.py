@@ -15,12 +15,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from reconciler import __version__
-from reconciler.errors import ExitCode, ReconcilerError, SchemaError, UsageError
+from reconciler.errors import ConfigError, ExitCode, ReconcilerError, SchemaError, UsageError
 
 if TYPE_CHECKING:
+    from reconciler.backfill import Summary
     from reconciler.config import Settings
     from reconciler.db import Connection
 
@@ -33,10 +34,35 @@ Settings are read from the environment; README.md lists them. To see it work wit
 """
 
 
+_PLANNED = {"applied": "apply", "adopted": "adopt"}
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        # An abbreviation that works today would end with the next option that begins alike.
+        super().__init__(allow_abbrev=False, **settings)
+
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(ExitCode.USAGE, f"{self.prog}: {message}\n")
+
+
+def _options() -> argparse.ArgumentParser:
+    """What may be said without a command."""
+    parser = _Parser(prog="reconcile", add_help=False)
+    parser.add_argument("--version", action="version", version=f"reconciler {__version__}")
+    backfill = parser.add_argument_group("one-off backfill")
+    backfill.add_argument(
+        "--since", metavar="WHEN", help="read every call since: 90m, 24h, 7d, 2w, a date or an ISO time (UTC)"
+    )
+    backfill.add_argument("--until", metavar="WHEN", help="and before: as above (default: now)")
+    backfill.add_argument("--account", metavar="AC…", help="of this account (default: TWILIO_ACCOUNT_SID)")
+    backfill.add_argument(
+        "--dry-run", action="store_true", help="print what would change, field by field, and write nothing"
+    )
+    backfill.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=_backfill)
+    return parser
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -46,17 +72,9 @@ def get_parser() -> argparse.ArgumentParser:
         description="Makes the Twilio Call Viewer's database equal to what Twilio says.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[_options()],
     )
-    parser.add_argument("--version", action="version", version=f"reconciler {__version__}")
-    backfill = parser.add_argument_group("one-off backfill")
-    backfill.add_argument("--since", metavar="WHEN", help="read every call since: 90m, 24h, 7d, 2w, a date or an ISO time (UTC)")
-    backfill.add_argument("--until", metavar="WHEN", help="… and until (default: now)")
-    backfill.add_argument("--account", metavar="AC…", help="of this account (default: TWILIO_ACCOUNT_SID)")
-    backfill.add_argument("--dry-run", action="store_true", help="print what would change, field by field, and write nothing")
-    backfill.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=_backfill)
-
-    commands = parser.add_subparsers(title="commands", metavar="")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
@@ -67,10 +85,14 @@ def get_parser() -> argparse.ArgumentParser:
     migrate.add_argument("--dry-run", action="store_true", help="show what would be applied, and which locks it takes")
     migrate.add_argument("--json", action="store_true", help="print the result as JSON")
     rollback = command("rollback", _rollback, "undo migrations, newest first")
-    rollback.add_argument("--to", type=int, metavar="N", help="undo all after migration N (default: the newest one; -1: all)")
+    rollback.add_argument(
+        "--to", type=int, metavar="N", help="undo all after migration N; -1: all (default: undo the newest one)"
+    )
     rollback.add_argument("--drop-data", action="store_true", help="also drop tables that hold rows")
     verify = command("verify", _verify, "compare the schema itself with what this version needs")
-    verify.add_argument("--explain", action="store_true", help="also ask the planner whether our queries use their indexes")
+    verify.add_argument(
+        "--explain", action="store_true", help="also ask the planner whether our queries use their indexes"
+    )
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
     check = command("check", _check, "check settings, database, privileges, schema, Twilio credentials and the clock")
     check.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -80,7 +102,14 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = get_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    parser = get_parser()
+    if argv and argv[0].startswith("-") and not {"-h", "--help"} & {*argv}:
+        # Else argparse would take `--sinse 7d` for a command 7d, and roll back on `--dry-run rollback`.
+        unknown = _options().parse_known_args(argv)[1]
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)} (options come after their command)")
+    args = parser.parse_args(argv)
     try:
         run: Callable[[argparse.Namespace], int] = args.run
         return int(run(args))
@@ -88,15 +117,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(str(exc), exc.hint)
         return int(exc.exit_code)
     except KeyboardInterrupt:
+        _complain("interrupted", None)
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has seen enough; the interpreter must not complain while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.DONE)
     except Exception as exc:
-        from reconciler.logs import get_logger
+        import structlog
 
-        get_logger(__name__).exception("program.failed", kind=type(exc).__name__)
+        from reconciler import logs
+
+        if not structlog.is_configured():
+            logs.configure(form="auto", level="info", pii="masked")
+        logs.get_logger(__name__).exception("program.failed", kind=type(exc).__name__)
         _complain(f"a bug: {type(exc).__name__}", "please report it with the log line above")
         return int(ExitCode.BUG)
 
@@ -104,15 +138,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _backfill(args: argparse.Namespace) -> int:
     if args.since is None:
         get_parser().print_help(sys.stderr)
+        _complain("neither a command nor --since was given", None)
         return int(ExitCode.USAGE)
+    asked_at = datetime.now(UTC)
+    since, until = _moment(args.since, "--since", asked_at), asked_at
+    if args.until is not None:
+        until = _moment(args.until, "--until", asked_at)
+    if until > asked_at:
+        raise UsageError(f"--until {args.until} lies in the future", hint="leave --until out to read up to now")
+    if since >= until:
+        end = "now" if args.until is None else f"--until {args.until}"
+        raise UsageError(f"--since {args.since} is not before {end}")
     settings = _settings()
     credentials = settings.credentials()
-    asked_at = datetime.now(UTC)
-    since, until = _moment(args.since, "--since", asked_at), _moment(args.until or "0s", "--until", asked_at)
-    if since >= until:
-        raise UsageError(f"--since {args.since} is not before {'--until ' + args.until if args.until else 'now'}")
-    if until > asked_at:
-        raise UsageError("--until lies in the future")
 
     from reconciler.backfill import Window, backfill, clamp, job_name
     from reconciler.pacing import Pacer
@@ -121,7 +159,7 @@ def _backfill(args: argparse.Namespace) -> int:
     from reconciler.terminal import watching
     from reconciler.wire import ACCOUNT_SID
 
-    account = args.account or credentials.account_sid
+    account = credentials.account_sid if args.account is None else args.account
     if not ACCOUNT_SID.fullmatch(account):
         raise UsageError("--account must be AC and 32 hexadecimal digits")
     since = clamp(since, now=asked_at)
@@ -143,9 +181,24 @@ def _backfill(args: argparse.Namespace) -> int:
                 watcher.finished(summary)
         finally:
             source.close()
+    _last_words(summary, settings, dry_run=args.dry_run)
     if args.dry_run and summary.exit_code is ExitCode.DONE and (summary.inserted or summary.updated):
         return int(ExitCode.UNRECONCILED)
     return int(summary.exit_code)
+
+
+def _last_words(summary: Summary, settings: Settings, *, dry_run: bool) -> None:
+    """Say on stderr why a backfill did not come to its end, and what to do."""
+    hint = None if dry_run else "the same command goes on where this one ended"
+    if summary.interrupted:
+        _complain(f"interrupted after {summary.slices_done} of {summary.slices} slices", hint)
+    elif summary.failed:
+        reasons = "; ".join(sorted({str(failure.error) for failure in summary.failed}))
+        if summary.exit_code is ExitCode.UNAVAILABLE:
+            hint = f"is TWILIO_BASE_URL right? {settings.twilio_base_url}" if settings.twilio_base_url else None
+            _complain(f"Twilio is unavailable: {reasons}", hint or "check the network, and https://status.twilio.com")
+        else:
+            _complain(f"{len(summary.failed)} of {summary.slices} slices could not be read: {reasons}", hint)
 
 
 def _migrate(args: argparse.Namespace) -> int:
@@ -155,14 +208,14 @@ def _migrate(args: argparse.Namespace) -> int:
         if args.dry_run:
             steps = migrate.plan(conn)
             rows: list[dict[str, Any]] = [
-                {"version": s.migration.version, "name": s.migration.name, "outcome": s.outcome, "lock": s.migration.up.lock}
-                for s in steps
+                {"version": m.version, "name": m.name, "plan": _PLANNED[outcome], "lock": m.up.lock}
+                for m, outcome in ((step.migration, step.outcome) for step in steps)
             ]
         else:
             applied = migrate.migrate(conn, on_applied=_log_applied)
             rows = [
-                {"version": a.version, "name": a.name, "outcome": a.outcome, "seconds": round(a.duration.total_seconds(), 3)}
-                for a in applied
+                {"version": a.version, "name": a.name, "outcome": a.outcome, "seconds": round(seconds, 3)}
+                for a, seconds in ((a, a.duration.total_seconds()) for a in applied)
             ]
     if args.json:
         _print_json(rows)
@@ -179,9 +232,12 @@ def _rollback(args: argparse.Namespace) -> int:
 
     with _database("rollback") as conn:
         newest = len(load_migrations()) - 1 - len(migrate.behind(conn))
-        to = newest - 1 if args.to is None else args.to
+        to = max(newest - 1, -1) if args.to is None else args.to
         undone = migrate.rollback(conn, to=to, drop_data=args.drop_data)
-    _print_rows([{"version": u.version, "name": u.name, "outcome": u.outcome} for u in undone])
+    if undone:
+        _print_rows([{"version": u.version, "name": u.name, "outcome": u.outcome} for u in undone])
+    else:
+        print("There is nothing to undo.")
     return int(ExitCode.DONE)
 
 
@@ -190,7 +246,9 @@ def _verify(args: argparse.Namespace) -> int:
     from reconciler.store import PLAN_CHECKS
 
     with _database("verify") as conn:
-        findings = migrate.verify(conn, PLAN_CHECKS if args.explain else ())
+        behind = migrate.behind(conn)
+        # The planner cannot be asked about tables that are not there.
+        findings = migrate.verify(conn, PLAN_CHECKS if args.explain and not behind else ())
     if args.json:
         _print_json([{"subject": f.subject, "problem": f.problem} for f in findings])
     else:
@@ -198,20 +256,33 @@ def _verify(args: argparse.Namespace) -> int:
             print(f"{finding.subject} {finding.problem}")
         if not findings:
             print("The schema is as this version needs it.")
+    if behind:
+        _complain(f"{len(behind)} migrations are not applied yet", "run `reconcile migrate`")
     return int(ExitCode.CONFIG if findings else ExitCode.DONE)
 
 
 def _check(args: argparse.Namespace) -> int:
-    settings = _settings()
-    from reconciler.check import check, exit_code
+    from reconciler.check import Check, Severity, check, exit_code
 
-    checks = []
-    for item in check(settings, database_url=lambda: _database_url(settings)):
+    checks: list[Check] = []
+
+    def items() -> Iterator[Check]:
+        try:
+            settings = _settings()
+        except ConfigError as exc:
+            for line in str(exc).splitlines():
+                yield Check("settings", Severity.FAIL, line, exc.hint, ExitCode.CONFIG)
+        else:
+            yield from check(settings, database_url=lambda: _database_url(settings))
+
+    for item in items():
         checks.append(item)
         if not args.json:
-            print(f"{item.severity.value:<4} {item.name}: {item.detail}" + (f"\n     → {item.hint}" if item.hint else ""), flush=True)
+            print(f"{item.severity.value:<4} {item.name}: {item.detail}", flush=True)
+            if item.hint:
+                print(f"     → {item.hint}", flush=True)
     if args.json:
-        _print_json([{"name": c.name, "severity": c.severity.value, "detail": c.detail, "hint": c.hint} for c in checks])
+        _print_json([{key: value for key, value in c._asdict().items() if key != "exit_code"} for c in checks])
     return int(exit_code(checks))
 
 
@@ -219,6 +290,19 @@ def _demo(_: argparse.Namespace) -> int:
     from reconciler.demo import run
 
     return int(run())
+
+
+class _Stderr:
+    """Whatever stderr is now: while a progress bar is shown, the bar, which keeps log lines apart from itself."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
 
 
 def _settings() -> Settings:
@@ -229,7 +313,8 @@ def _settings() -> Settings:
     settings = Settings.read(os.environ)
     for secret in settings.secrets():
         logs.protect(secret)
-    logs.configure(form=settings.log_format, level=settings.log_level, pii=settings.log_pii)
+    stream = cast("TextIO", _Stderr())
+    logs.configure(form=settings.log_format, level=settings.log_level, pii=settings.log_pii, stream=stream)
     return settings
 
 
@@ -279,12 +364,19 @@ def _log_applied(applied: Any) -> None:
 def _stop_on_signal() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set: the page in hand is finished. A second one ends the process at once."""
     stop = threading.Event()
+    watched = sys.stderr.isatty()
 
-    def handle(number: int, _: object) -> None:
+    def say(text: str) -> None:
+        # Not print: the signal may have come in the middle of one.
+        if watched:
+            os.write(2, text.encode())
+
+    def handle(_number: int, _frame: object) -> None:
         if stop.is_set():
+            say("\x1b[?25h\n")  # a progress bar hides the cursor
             os._exit(ExitCode.INTERRUPTED)
         stop.set()
-        print("Finishing the page in hand; again to leave at once.", file=sys.stderr)
+        say("\nFinishing the page in hand; again to leave at once.\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,4 +1,4 @@
-"""What a person sees, or a program reads: progress on stderr, results on stdout. Imported only when something is shown."""
+"""What a person sees, or a program reads: progress on stderr, results on stdout; imported only when there is some."""
 
 from __future__ import annotations
 
@@ -21,16 +21,22 @@ from reconciler.store import Decision
 
 PROGRESS_EVERY: Final = 10.0  # seconds between log lines where there is no bar
 
+_NUMBERS: Final = ("from_number", "to_number")
+_FIRST: Final = ("status", *_NUMBERS, "start_time", "end_time", "duration", "price", "price_unit")
+
 log = get_logger(__name__)
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True)
+# Where nobody looks a line is a line, however long.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 1_000)
+err = Console(stderr=True, highlight=False)
 
 
 @contextmanager
 def watching(*, as_json: bool, dry_run: bool, masked: bool) -> Iterator[Watcher]:
-    """Show a backfill: a bar where somebody watches, log lines elsewhere; its result as tables or as one JSON object."""
+    """Show a backfill: a bar where somebody watches, log lines elsewhere; the result as tables or one JSON object."""
     results = _Json(dry_run=dry_run, masked=masked) if as_json else _Tables(dry_run=dry_run, masked=masked)
-    with _bar() if err.is_terminal and not as_json else _no_bar() as progress:
+    # Differences that scroll over the same terminal would tear the bar apart.
+    is_free = not (dry_run and out.is_terminal)
+    with _bar() if err.is_terminal and not as_json and is_free else _no_bar() as progress:
         yield _Both(progress, results)
 
 
@@ -60,6 +66,7 @@ def _bar() -> Iterator[Watcher]:
         TextColumn("slices · {task.fields[calls]:,} calls · {task.fields[rate]:,}/s · {task.fields[left]}"),
         TimeElapsedColumn(),
         console=err,
+        redirect_stdout=False,
     )
     with progress:
         yield _Bar(progress, progress.add_task("Reconciling", total=None, calls=0, rate=0, left="…"))
@@ -126,15 +133,20 @@ class _Tables:
     def planned(self, slices: int, remaining: int) -> None:
         """Say what it will cost at least: an account without calls still answers once a slice."""
         resumed = f", {slices - remaining} of them read already" if remaining < slices else ""
-        err.print(f"{slices} slices{resumed}: at least {remaining} requests to Twilio, and one more for every 1,000 calls of a day.")
+        if err.is_terminal:  # in a file, between log lines, `job.started` says it
+            cost = f"at least {remaining} requests to Twilio, and one more for every 1,000 calls of a day"
+            err.print(f"{slices} slices{resumed}: {cost}.")
 
     def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
         if self._dry_run:
             for decision in decisions:
-                for field, ours, theirs in _differences(decision, masked=self._masked):
-                    out.print(
-                        Text.assemble((decision.call_sid, "cyan"), f"  {field:<16}", (ours, "red"), " → ", (theirs, "green"))
-                    )
+                absent = "(empty)" if decision.ours else "(no row)"
+                stays = "  frozen, stays" if decision.action == "drift" else ""
+                for field, *values in _differences(decision, masked=self._masked):
+                    ours, theirs = (absent if value is None else value for value in values)
+                    change = ((ours, "red"), " → ", (theirs, "green"))
+                    line = Text.assemble((decision.call_sid, "cyan"), f"  {field:<16}", *change, stays)
+                    out.print(line, soft_wrap=True)
 
     def finished(self, summary: Summary) -> None:
         would = "would be " if self._dry_run else ""
@@ -157,10 +169,6 @@ class _Tables:
             if count:
                 table.add_row(Text(name, "bold yellow"), Text(f"{count:,}", "bold yellow"))
         out.print(table)
-        for failure in summary.failed:
-            err.print(Text(f"not read: {failure.slice.name}: {failure.error}", "red"))
-        if (summary.failed or summary.interrupted) and not self._dry_run:
-            err.print("The same command goes on from here.")
 
 
 class _Json:
@@ -193,14 +201,14 @@ class _Json:
         sys.stdout.write("\n")
 
 
-def _differences(decision: Decision, *, masked: bool) -> Iterator[tuple[str, str, str]]:
-    """(field, our value, Twilio's) for each field that differs, as text."""
+def _differences(decision: Decision, *, masked: bool) -> Iterator[tuple[str, str | None, str | None]]:
+    """(field, our value, Twilio's) for each field that differs, as text, what matters most first; None: no value."""
 
-    def shown(field: str, value: Any) -> str:
+    def shown(field: str, value: Any) -> str | None:
         if value is None:
-            return "(empty)" if decision.ours else "(no row)"
-        return mask(str(value)) if masked and field in ("from_number", "to_number") else str(value)
+            return None
+        return mask(str(value)) if masked and field in _NUMBERS else str(value)
 
-    for field, theirs in (decision.theirs or {}).items():
-        if field != "previous_status":
-            yield field, shown(field, (decision.ours or {}).get(field)), shown(field, theirs)
+    ours, theirs = decision.ours or {}, decision.theirs or {}
+    for field in (*(f for f in _FIRST if f in theirs), *sorted(theirs.keys() - {*_FIRST, "previous_status"})):
+        yield field, shown(field, ours.get(field)), shown(field, theirs[field])
