@@ -1,0 +1,180 @@
+"""The installed command in a process of its own, with an environment of its own, against a simulated Twilio."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler import db
+from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+
+from tests.equality import differences, records_of
+
+COMMAND = Path(sysconfig.get_path("scripts")) / "reconcile"
+ACCOUNT = "AC" + 32 * "1"
+TOKEN = "token-of-the-account"
+PATIENCE = 60.0  # seconds until a command that does not end fails its test
+
+_PLAIN_NUMBER = re.compile(r"\+\d{7,}")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> list[str]:
+        """Lines on stderr for a person: those that are no log lines."""
+        return [line for line in self.err.splitlines() if not line.startswith("{")]
+
+    @property
+    def logs(self) -> list[dict[str, Any]]:
+        """Lines on stderr for a program."""
+        return [json.loads(line) for line in self.err.splitlines() if line.startswith("{")]
+
+    def event(self, name: str) -> dict[str, Any]:
+        """The one log line of this event."""
+        (line,) = [line for line in self.logs if line["event"] == name]
+        return line
+
+    @property
+    def result(self) -> Any:
+        """The JSON document that is all of stdout."""
+        return json.loads(self.out)
+
+
+@dataclass
+class Command:
+    """Runs `reconcile` with nothing in the environment but PATH, HOME and what a test sets."""
+
+    home: Path
+    stack: ExitStack
+    env: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *args: str, argv: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
+        """Start it; it is killed with the test at the latest. `argv` replaces the command itself."""
+        process = subprocess.Popen(
+            [*(argv or (str(COMMAND),)), *args], env=self.environment(env), cwd=self.home, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self.stack.callback(self._end, process)
+        return process
+
+    def run(self, *args: str, argv: tuple[str, ...] = (), **env: str) -> Done:
+        """Run it to its end; whatever it says holds no secret, no phone number and no traceback."""
+        process = self.start(*args, argv=argv, **env)
+        return self.wait(process)
+
+    def wait(self, process: subprocess.Popen[str]) -> Done:
+        """Wait for its end."""
+        out, err = process.communicate(timeout=PATIENCE)
+        done = Done(process.returncode, out, err)
+        assert "Traceback" not in err, err
+        assert TOKEN not in out + err
+        assert not _PLAIN_NUMBER.search(err), err
+        return done
+
+    def on_terminal(self, *args: str, **env: str) -> tuple[int, str]:
+        """Run it with a terminal as stdin, stdout and stderr; returns exit code and what was written there."""
+        terminal, theirs = pty.openpty()
+        environment = self.environment({"TERM": "xterm", "COLUMNS": "120", **env})
+        process = subprocess.Popen(
+            [COMMAND, *args], env=environment, cwd=self.home, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        written = []
+        try:
+            while part := os.read(terminal, 65_536):
+                written.append(part)
+        except OSError:  # Linux says EIO when the other side is gone
+            pass
+        os.close(terminal)
+        return process.wait(PATIENCE), b"".join(written).decode().replace("\r\n", "\n")
+
+    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        """PATH, HOME, what all commands of this test share, and `env`; an empty value takes a name away."""
+        made = {"PATH": os.defpath, "HOME": str(self.home), **self.env, **env}
+        return {name: value for name, value in made.items() if value}
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    """`reconcile` with no settings at all."""
+    assert COMMAND.exists(), "install the package into this environment first: pip install -e '.[test]'"
+    with ExitStack() as stack:
+        yield Command(tmp_path, stack)
+
+
+@pytest.fixture
+def account() -> SimulatedAccount:
+    """An account without calls."""
+    return SimulatedAccount(ACCOUNT, TOKEN, seed=11)
+
+
+@pytest.fixture
+def twilio(account: SimulatedAccount) -> Iterator[SimulatedTwilio]:
+    """A simulated Twilio whose clock is the machine's, as the command's is."""
+    with SimulatedTwilio([account], clock=Clock.running()) as twilio:
+        yield twilio
+
+
+@pytest.fixture
+def cli(command: Command, twilio: SimulatedTwilio) -> Command:
+    """`reconcile` with the settings of the simulated Twilio, and none of a database."""
+    command.env |= {
+        "TWILIO_BASE_URL": twilio.base_url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN,
+        # Whoever forgets DATABASE_URL in a test must not start a server of the user's.
+        "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+    }  # fmt: skip
+    return command
+
+
+@pytest.fixture
+def run(cli: Command, database_url: str) -> Callable[..., Done]:
+    """Runs `reconcile ARGS` with a migrated database of its own."""
+    cli.env["DATABASE_URL"] = database_url
+    return cli.run
+
+
+@pytest.fixture
+def calls(account: SimulatedAccount) -> SimulatedAccount:
+    """The account with 300 calls of the last two days, all over for an hour and more."""
+    now = datetime.now(UTC)
+    account.generate(300, now - timedelta(days=2), now - timedelta(hours=3))
+    return account
+
+
+@pytest.fixture
+def not_equal(account: SimulatedAccount, twilio: SimulatedTwilio) -> Callable[[db.Connection], list[str]]:
+    """What in the database is not as Twilio says now."""
+    return lambda conn: differences(conn, records_of(account, twilio.clock.now()))
+
+
+def wait_for_requests(twilio: SimulatedTwilio, count: int, process: subprocess.Popen[str]) -> None:
+    """Return once Twilio has seen so many requests."""
+    deadline = time.monotonic() + PATIENCE
+    while len(twilio.requests) < count:
+        assert process.poll() is None, f"it ended after {len(twilio.requests)} requests"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
