@@ -10,25 +10,17 @@ Design rules
 from __future__ import annotations
 
 import threading
-import time
-import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
-from structlog.contextvars import bound_contextvars
-
-from reconciler.errors import ExitCode, Retriable, Unavailable
+from reconciler.errors import ExitCode, Unavailable
 from reconciler.logs import get_logger
-from reconciler.model import Gap
-from reconciler.pacing import retrying
+from reconciler.runs import Run, Totals, run
 from reconciler.source import RETENTION, Source
-from reconciler.store import Cursor, Decision, Merged, Origin, Store
+from reconciler.store import Cursor, Decision, Merged, Store
 from reconciler.sweep import Failed, Fetched, Slice, fetch, slices_of
-
-EVENT_SOURCE: Final = "reconcile_backfill"
 
 # A backfill begun longer ago than this with the same words is another backfill.
 _STALE: Final = timedelta(days=1)
@@ -46,42 +38,15 @@ class Window(NamedTuple):
 
 
 @dataclass(slots=True)
-class Summary:
-    """What a backfill did, in calls."""
+class Summary(Totals):
+    """What a backfill did: calls, and slices."""
 
-    seen: int = 0
-    inserted: int = 0
-    updated: int = 0
-    frozen: int = 0
-    drifted: int = 0
-    dead_letters: int = 0
-    gaps: Counter[Gap] = field(default_factory=Counter)
-    requests: int = 0
-    retries: int = 0
-    seconds: float = 0.0
     pages: int = 0
     slices: int = 0
     slices_done: int = 0
     resumed: bool = False
     interrupted: bool = False
     failed: list[Failed] = field(default_factory=list)
-
-    def add(self, item: Fetched, merged: Merged) -> None:
-        """Count one page, and its slice if the page was the last one."""
-        self.pages += 1
-        self.slices_done += item.next_uri is None
-        self.seen += item.slice.count(item.page)
-        self.inserted += merged.inserted
-        self.updated += merged.updated
-        self.frozen += merged.frozen
-        self.drifted += merged.drifted
-        self.dead_letters += merged.dead_letters
-        self.gaps.update(merged.gaps)
-
-    @property
-    def unchanged(self) -> int:
-        """Calls that were as Twilio says already."""
-        return max(0, self.seen - self.inserted - self.updated)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -90,25 +55,9 @@ class Summary:
             return ExitCode.INTERRUPTED
         if self.failed:
             nothing_came = not self.pages and all(isinstance(f.error, Unavailable) for f in self.failed)
-            refused = [f.error.exit_code for f in self.failed if f.error.exit_code is ExitCode.REFUSED]
-            return ExitCode.UNAVAILABLE if nothing_came else refused[0] if refused else ExitCode.TRY_AGAIN
+            is_refused = any(f.error.exit_code is ExitCode.REFUSED for f in self.failed)
+            return ExitCode.UNAVAILABLE if nothing_came else ExitCode.REFUSED if is_refused else ExitCode.TRY_AGAIN
         return ExitCode.UNRECONCILED if self.drifted or self.dead_letters else ExitCode.DONE
-
-    def counts(self) -> dict[str, Any]:
-        """The counts of `job.finished`, zeros included."""
-        return {
-            "calls_seen": self.seen,
-            "inserted": self.inserted,
-            "updated": self.updated,
-            "unchanged": self.unchanged,
-            **{f"gaps_{gap.value}": self.gaps[gap] for gap in Gap},
-            "frozen": self.frozen,
-            "drifted": self.drifted,
-            "dead_letters": self.dead_letters,
-            "requests": self.requests,
-            "retries": self.retries,
-            "duration_seconds": round(self.seconds, 3),
-        }
 
     def as_dict(self) -> dict[str, Any]:
         """The shape of `--json`; a contract."""
@@ -171,52 +120,58 @@ def backfill(
 
     """
     job = job_name(window.account_sid)
-    run_id = str(uuid.uuid4())
-    with bound_contextvars(job="backfill", account=window.account_sid, run_id=run_id):
-        started = time.monotonic()
-        plan = _Plan.begun_anew(window) if dry_run else _Plan.taken_up(window, store.read_cursor(job))
-        todo = plan.todo()
-        summary = Summary(slices=len(plan.slices), slices_done=len(plan.done), resumed=plan.resumed)
+    plan = _Plan.begun_anew(window) if dry_run else _Plan.taken_up(window, store.read_cursor(job))
+    todo = plan.todo()
+    summary = Summary(slices=len(plan.slices), slices_done=len(plan.done), resumed=plan.resumed)
+    with run(
+        job,
+        kind="backfill",
+        account_sid=window.account_sid,
+        store=store,
+        source=source,
+        totals=summary,
+        stop=stop,
+        clock=clock,
+    ) as this:
         log.info(
             "job.started", since=plan.bounds[0].isoformat(), until=plan.bounds[-1].isoformat(),
             slices=len(todo), resumed=plan.resumed,
         )  # fmt: skip
         watcher.planned(len(plan.slices), len(todo))
-        origin = Origin(EVENT_SOURCE, run_id)
-        persist = retrying(stop, before_sleep=_announce)
-        try:
-            for item in fetch(source, todo, resume_at=plan.open, concurrency=concurrency, stop=stop):
-                if isinstance(item, Failed):
-                    summary.failed.append(item)
-                    continue
-                plan.move(item)
-                if dry_run:
-                    merged = store.preview(item.page.observations, origin=origin, now=clock())
-                else:
-                    merged = persist.copy()(
-                        store.merge,
-                        item.page.observations,
-                        origin=origin,
-                        now=clock(),
-                        cursor=Cursor(job, plan.as_json()),
-                        dead_letters=item.page.dead_letters,
-                    )
-                summary.add(item, merged)
-                _report(item, merged)
-                watcher.merged(summary, merged.decisions)
-        except BrokenPipeError:
-            raise  # whoever read the differences has seen enough
-        except Exception as exc:
-            log.error("job.failed", error=str(exc), kind=type(exc).__name__, will_retry_at=None)
-            raise
-        finally:
-            summary.requests, summary.retries = source.requests, source.retries
-            summary.seconds = time.monotonic() - started
+        for item in fetch(source, todo, resume_at=plan.open, concurrency=concurrency, stop=stop):
+            if isinstance(item, Failed):
+                summary.failed.append(item)
+                continue
+            plan.move(item)
+            merged = _preview(this, item) if dry_run else _merge(this, item, plan)
+            summary.add(merged, seen=item.slice.count(item.page))
+            summary.pages += 1
+            summary.slices_done += item.next_uri is None
+            this.report(merged, item.page.dead_letters, is_bulk=True)
+            watcher.merged(summary, merged.decisions)
         summary.interrupted = stop.is_set() and summary.slices_done < summary.slices
+        summary.lag = clock() - plan.bounds[-1]
         if not dry_run:
-            _conclude(store, job, plan, summary, now=clock())
-        log.info("job.finished", lag_seconds=round((clock() - plan.bounds[-1]).total_seconds(), 3), **summary.counts())
-        return summary
+            _conclude(this, plan, summary)
+    return summary
+
+
+def _merge(this: Run, item: Fetched, plan: _Plan) -> Merged:
+    return this.persist(
+        lambda: this.store.merge(
+            item.page.observations,
+            origin=this.origin,
+            now=this.clock(),
+            cursor=Cursor(this.job, plan.as_json()),
+            dead_letters=item.page.dead_letters,
+        )
+    )
+
+
+def _preview(this: Run, item: Fetched) -> Merged:
+    merged = this.store.preview(item.page.observations, origin=this.origin, now=this.clock())
+    merged.dead_letters = len(item.page.dead_letters)
+    return merged
 
 
 @dataclass(slots=True)
@@ -277,28 +232,11 @@ class _Plan:
         }
 
 
-def _conclude(store: Store, job: str, plan: _Plan, summary: Summary, *, now: datetime) -> None:
+def _conclude(this: Run, plan: _Plan, summary: Summary) -> None:
+    now = this.clock()
     if summary.failed:
         reasons = "; ".join(sorted({str(failure.error) for failure in summary.failed}))
-        store.record_failure(job, error=f"{len(summary.failed)} slices were not read: {reasons}", now=now)
+        this.store.record_failure(this.job, error=f"{len(summary.failed)} slices were not read: {reasons}", now=now)
     elif not summary.interrupted:
-        store.save_cursor(Cursor(job, plan.as_json(finished=True)), now=now)
-        store.record_success(job, now=now)
-
-
-def _report(item: Fetched, merged: Merged) -> None:
-    for letter in item.page.dead_letters:
-        log.warning("record.dead_lettered", call_sid=letter.call_sid, reason=letter.reason)
-    for decision in merged.decisions:
-        if decision.action == "drift" and decision.is_news:
-            log.warning("call.frozen_drift", call_sid=decision.call_sid, fields=sorted(decision.theirs or ()))
-        elif decision.gap is not None:
-            # One line a gap is for a job that finds a few; a backfill finds all of them and sums them up.
-            log.debug(
-                "gap.filled", call_sid=decision.call_sid, kind=decision.gap.value, from_status=decision.from_status,
-                to_status=decision.to_status, late_seconds=decision.late_seconds,
-            )  # fmt: skip
-
-
-def _announce(error: Retriable, attempt: int, wait: float) -> None:
-    log.warning("database.retried", error=str(error), attempt=attempt, wait_seconds=round(wait, 3))
+        this.store.save_cursor(Cursor(this.job, plan.as_json(finished=True)), now=now)
+        this.store.record_success(this.job, now=now)

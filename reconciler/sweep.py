@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import pairwise
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
@@ -60,13 +61,13 @@ class Slice:
         """Whether nothing of this slice can come after `page`.
 
         Listings come newest first by date_created (observed, not promised). A listing by Status has no window of
-        its own, so it ends where a whole page, in that order, lies before the sweep's.
+        its own, so it ends with the page that, in that order, reaches beyond the start of the sweep's.
         """
         if self.listing.status is None or self.listing.status in LIVING:
             return False
         created = [o.date_created for o in page.observations if o.date_created is not None]
-        in_order = all(newer >= older for newer, older in zip(created, created[1:], strict=False))
-        return bool(created) and in_order and created[0] < self.since
+        in_order = all(newer >= older for newer, older in pairwise(created))
+        return bool(created) and in_order and created[-1] < self.since - MARGIN
 
     def _holds(self, observation: Observation) -> bool:
         if self.listing.status in LIVING:
@@ -133,66 +134,99 @@ def fetch(
         Refused: credentials or permissions; nothing else would fare better.
 
     """
-    places = resume_at or {}
     living = [s for s in slices if s.listing.status in LIVING]
     others = [s for s in slices if s.listing.status not in LIVING]
     with ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="fetch") as pool:
-        away = yield from _fetch_group(source, living, places, pool, concurrency, stop)
-        if away is None:
-            yield from _fetch_group(source, others, places, pool, concurrency, stop)
+        reading = _Reading(source, pool, resume_at or {}, concurrency, stop)
+        yield from reading.read(living)
+        if reading.away is None:
+            yield from reading.read(others)
         else:
-            yield from (Failed(untried, away) for untried in others)
+            yield from (Failed(untried, reading.away) for untried in others)
 
 
-def _fetch_group(
-    source: Source,
-    slices: Sequence[Slice],
-    places: Mapping[str, str],
-    pool: ThreadPoolExecutor,
-    concurrency: int,
-    stop: threading.Event,
-) -> Generator[Fetched | Failed, None, Unavailable | None]:
-    """Read one group of slices; returns why, if Twilio was away for all that were tried last."""
-    waiting = deque(slices)
-    arrived: SimpleQueue[tuple[Slice, Future[Page]]] = SimpleQueue()
-    under_way = 0
-    failures_in_a_row = 0
+@dataclass(slots=True)
+class _UnderWay:
+    """A slice being read: the page asked for last (None: its first), those before it, and whether it was begun anew."""
 
-    def ask(slice_: Slice, path: str | None) -> None:
-        pool.submit(source.page, slice_.listing, path).add_done_callback(lambda done: arrived.put((slice_, done)))
+    slice: Slice
+    path: str | None
+    asked: set[str] = field(default_factory=set)
+    begun_anew: bool = False
 
-    while waiting or under_way:
-        while waiting and under_way < concurrency and not stop.is_set():
-            slice_ = waiting.popleft()
-            ask(slice_, places.get(slice_.name))
-            under_way += 1
-        if not under_way:
-            return None
-        slice_, done = arrived.get()
-        try:
-            page = done.result()
-        except OutsideRetention as exc:
-            # Twilio keeps nothing of this window any more: there is nothing left to reconcile it with.
-            log.warning("slice.failed", slice=slice_.name, error=str(exc), kind="OutsideRetention")
-            page = Page([], [], None, slice_.until)
-        except (Retriable, TwilioAnswerError) as exc:
-            under_way -= 1
-            failures_in_a_row += 1
-            if not stop.is_set():
-                log.error("slice.failed", slice=slice_.name, error=str(exc), kind=type(exc).__name__)
-            yield Failed(slice_, exc)
-            if failures_in_a_row >= concurrency:
-                yield from (Failed(untried, exc) for untried in waiting)
-                waiting.clear()
-            all_failed = failures_in_a_row >= min(concurrency, len(slices)) and not under_way
-            if all_failed and isinstance(exc, Unavailable) and not stop.is_set():
-                return exc
-            continue
-        failures_in_a_row = 0
-        next_uri = None if slice_.is_past(page) else page.next_uri
-        yield Fetched(slice_, slice_.keep(page), next_uri)
-        if next_uri is not None and not stop.is_set():
-            ask(slice_, next_uri)
-        else:
-            under_way -= 1
-    return None
+
+class _Reading:
+    """Reads slices, `concurrency` at a time; `away` is why it gave up, if Twilio was away for all it tried last."""
+
+    def __init__(
+        self, source: Source, pool: Executor, places: Mapping[str, str], concurrency: int, stop: threading.Event
+    ) -> None:
+        self._source = source
+        self._pool = pool
+        self._places = places
+        self._concurrency = concurrency
+        self._stop = stop
+        self._arrived: SimpleQueue[tuple[_UnderWay, Future[Page]]] = SimpleQueue()
+        self._waiting: deque[Slice] = deque()
+        self._under_way = 0
+        self._failures_in_a_row = 0
+        self._enough_failures = 0  # in a row, to say that nothing works any more
+        self.away: Unavailable | None = None
+
+    def read(self, slices: Sequence[Slice]) -> Iterator[Fetched | Failed]:
+        """Hand on the pages of `slices` as they come."""
+        self._waiting.extend(slices)
+        self._enough_failures = min(self._concurrency, len(slices))
+        while True:
+            while self._waiting and self._under_way < self._concurrency and not self._stop.is_set():
+                slice_ = self._waiting.popleft()
+                self._under_way += 1
+                self._ask(_UnderWay(slice_, self._places.get(slice_.name)))
+            if not self._under_way:
+                return
+            work, done = self._arrived.get()
+            try:
+                page = done.result()
+            except OutsideRetention as exc:
+                # Twilio keeps nothing of this window any more: there is nothing left to reconcile it with.
+                log.warning("slice.failed", slice=work.slice.name, error=str(exc), kind="OutsideRetention")
+                page = Page([], [], None, work.slice.until)
+            except TwilioAnswerError as exc:
+                # A page token names a call, and may die with it; the slice itself can still be read.
+                if work.path is None or work.begun_anew:
+                    yield from self._fail(work, exc)
+                else:
+                    self._ask(_UnderWay(work.slice, None, begun_anew=True))
+                continue
+            except Retriable as exc:
+                yield from self._fail(work, exc)
+                continue
+            self._failures_in_a_row = 0
+            next_uri = None if work.slice.is_past(page) else page.next_uri
+            if next_uri is not None and next_uri in work.asked:
+                yield from self._fail(work, TwilioAnswerError("next_page_uri leads round in a circle"))
+                continue
+            yield Fetched(work.slice, work.slice.keep(page), next_uri)
+            if next_uri is not None and not self._stop.is_set():
+                work.path = next_uri
+                self._ask(work)
+            else:
+                self._under_way -= 1
+
+    def _ask(self, work: _UnderWay) -> None:
+        if work.path is not None:
+            work.asked.add(work.path)
+        asked = self._pool.submit(self._source.page, work.slice.listing, work.path)
+        asked.add_done_callback(lambda done: self._arrived.put((work, done)))
+
+    def _fail(self, work: _UnderWay, error: ReconcilerError) -> Iterator[Failed]:
+        self._under_way -= 1
+        self._failures_in_a_row += 1
+        if not self._stop.is_set():
+            log.error("slice.failed", slice=work.slice.name, error=str(error), kind=type(error).__name__)
+        yield Failed(work.slice, error)
+        if self._failures_in_a_row >= self._enough_failures and not self._stop.is_set():
+            if isinstance(error, Unavailable) and not self._under_way:
+                self.away = error
+            yield from (Failed(untried, error) for untried in self._waiting)
+            self._waiting.clear()

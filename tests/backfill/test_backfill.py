@@ -14,6 +14,7 @@ from reconciler.errors import ExitCode, Refused
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.viewer import Habits, receive, work
 from reconciler.simulator.webhooks import Channel, webhooks
+from reconciler.source import Listing
 
 from tests.equality import differences, doubled_events, expected_row, records_of, versions
 
@@ -121,6 +122,17 @@ def test_duplicates_inside_a_listing_are_harmless(world):
     world.backfill(days=8)
     assert world.differences() == []
     assert doubled_events(world.conn) == []
+
+
+def test_a_page_token_that_died_begins_its_slice_anew(world, monkeypatch):
+    """A token names a call and may die with it: the slice is read again from its first page, and nothing is missing."""
+    monkeypatch.setattr(Listing.__init__, "__defaults__", (None, None, None, 100))
+    world.twilio.faults.when(
+        lambda request: "PageToken" in dict(request.params), Fault.error(400, 20001, "Invalid PageToken"), times=1
+    )
+    summary = world.backfill(days=8)
+    assert not summary.failed
+    assert world.differences() == []
 
 
 def test_an_ignored_filter_is_noticed(world, quick_retries):
