@@ -20,7 +20,6 @@ import pytest
 
 from reconciler import db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
-
 from tests.equality import differences, records_of
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "reconcile"
@@ -154,6 +153,13 @@ def cli(command: Command, twilio: SimulatedTwilio) -> Command:
 def run(cli: Command, database_url: str) -> Callable[..., Done]:
     """Runs `reconcile ARGS` with a migrated database of its own."""
     cli.env["DATABASE_URL"] = database_url
+    return cli.run
+
+
+@pytest.fixture
+def look(cli: Command, shared_database_url: str) -> Callable[..., Done]:
+    """Runs `reconcile ARGS` with a migrated database that all tests share: for runs that end before they write."""
+    cli.env["DATABASE_URL"] = shared_database_url
     return cli.run
 
 

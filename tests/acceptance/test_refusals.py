@@ -19,7 +19,7 @@ from .conftest import ACCOUNT, TOKEN
 # A run waits minutes for Twilio to come back; the waits, and nothing else, are shortened.
 IMPATIENT = (
     sys.executable, "-c",
-    "import sys; from reconciler import cli, pacing; pacing.FIRST_WAIT = pacing.LONGEST_WAIT = 0.01; sys.exit(cli.main())",
+    "from reconciler import cli, pacing; pacing.FIRST_WAIT = pacing.LONGEST_WAIT = 0.01; raise SystemExit(cli.main())",
 )  # fmt: skip
 
 
@@ -33,9 +33,9 @@ def powerless(server_url):
         conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
-def test_a_wrong_token(run, calls):
+def test_a_wrong_token(look, calls):
     """77; the settings that hold the credentials are named, and none of their values."""
-    done = run("--since", "1d", TWILIO_AUTH_TOKEN="not-the-token")
+    done = look("--since", "1d", TWILIO_AUTH_TOKEN="not-the-token")
     assert done.code == 77
     assert done.said[0].startswith("reconcile: Twilio refused the credentials")
     assert "TWILIO_AUTH_TOKEN" in done.said[1]
@@ -43,23 +43,23 @@ def test_a_wrong_token(run, calls):
     assert "not-the-token" not in done.out + done.err
 
 
-def test_an_account_that_is_unknown(run, calls):
+def test_an_account_that_is_unknown(look, calls):
     """Twilio's 404 for an account is a refusal: 77."""
-    done = run("--since", "1d", "--account", "AC" + 32 * "9")
+    done = look("--since", "1d", "--account", "AC" + 32 * "9")
     assert done.code == 77
     assert "no such account" in done.said[0]
     assert "TWILIO_ACCOUNT_SID" in done.said[1]
 
 
-def test_a_suspended_account(run, twilio):
+def test_a_suspended_account(look, twilio):
     """403 is a refusal: 77."""
     twilio.faults.always(Fault.forbidden(20005))
-    done = run("--since", "1d")
+    done = look("--since", "1d")
     assert done.code == 77
     assert "Twilio does not allow this" in done.said[0]
 
 
-@pytest.mark.parametrize("args", [("--since", "1d"), ("migrate",), ("verify",)])
+@pytest.mark.parametrize("args", [("--since", "1d"), ("verify",)])
 def test_a_database_that_is_away(cli, args):
     """69, and the password in its URL is not shown."""
     done = cli.run(*args, DATABASE_URL="postgresql://me:hush-hush@127.0.0.1:1/calls")
@@ -85,7 +85,7 @@ def test_a_user_who_does_not_exist(cli, server_url):
     assert "DATABASE_URL" in done.said[1]
 
 
-@pytest.mark.parametrize("args", [("--since", "1d"), ("migrate",), ("migrate", "--dry-run")])
+@pytest.mark.parametrize("args", [("--since", "1d"), ("migrate", "--dry-run")])
 def test_a_role_that_may_create_nothing(cli, empty_database_url, powerless, args):
     """77 before anything is tried, naming the role and the privilege; a dry run says so as well."""
     done = cli.run(*args, DATABASE_URL=make_conninfo(empty_database_url, user=powerless))
@@ -121,18 +121,16 @@ def test_settings_that_are_wrong(cli):
     assert "hush-hush" not in done.err
 
 
-@pytest.mark.parametrize("flags", [(), ("--json",)])
-def test_twilio_that_cannot_be_reached(cli, database_url, flags):
+def test_twilio_that_cannot_be_reached(cli, database_url):
     """69 after the repeats, with the address that was asked; the days are not tried when the living all failed."""
-    done = cli.run(
-        "--since", "30d", *flags, argv=IMPATIENT, DATABASE_URL=database_url, TWILIO_BASE_URL="http://127.0.0.1:1"
-    )
+    nowhere = "http://127.0.0.1:1"
+    args = "--since", "30d", "--json"
+    done = cli.run(*args, argv=IMPATIENT, DATABASE_URL=database_url, TWILIO_BASE_URL=nowhere)
     assert done.code == 69
     assert done.said[0].startswith("reconcile: Twilio is unavailable: ")
-    assert done.said[1:] == ["  → is TWILIO_BASE_URL right? http://127.0.0.1:1"]
+    assert done.said[1:] == [f"  → is TWILIO_BASE_URL right? {nowhere}"]
     assert sum(line["event"] == "twilio.retried" for line in done.logs) == 3 * 9
-    if flags:
-        assert len(done.result["slices_failed"]) == done.result["slices"]
+    assert len(done.result["slices_failed"]) == done.result["slices"] > 30
 
 
 def test_slices_that_fail(run, calls, twilio, conn):
@@ -143,27 +141,28 @@ def test_slices_that_fail(run, calls, twilio, conn):
     assert done.said[0].startswith("reconcile: 1 of 9 slices could not be read: ")
     assert "the same command" in done.said[1]
     assert len(done.result["slices_failed"]) == 1
-    assert conn.execute("SELECT last_success_at IS NULL, last_error IS NULL FROM sync_state").fetchone() == (True, False)
+    (succeeded, failed) = conn.execute("SELECT last_success_at, last_error FROM sync_state").fetchone()
+    assert succeeded is None
+    assert "1 slices were not read" in failed
     twilio.faults.clear()
     done = run("--since", "3d", "--json")
     assert (done.code, done.result["resumed"]) == (0, True)
 
 
-@pytest.mark.parametrize("flags", [(), ("--json",)])
-def test_a_job_that_another_process_holds(run, database_url, twilio, flags):
+def test_a_job_that_another_process_holds(look, shared_database_url, twilio):
     """75, without a request to Twilio."""
-    with Store(database_url, job=job_name(ACCOUNT)):
-        done = run("--since", "1d", *flags)
+    with Store(shared_database_url, job=job_name(ACCOUNT)):
+        done = look("--since", "1d", "--json")
     assert done.code == 75
     assert done.said[0] == f"reconcile: another process is running {job_name(ACCOUNT)}"
     assert len(twilio.requests) == 0
     assert done.out == ""
 
 
-def test_a_dry_run_needs_no_lock(run, database_url, calls):
+def test_a_dry_run_needs_no_lock(look, shared_database_url, calls):
     """What would change can be asked while another process is at it."""
-    with Store(database_url, job=job_name(ACCOUNT)):
-        assert run("--since", "3d", "--dry-run").code == 1
+    with Store(shared_database_url, job=job_name(ACCOUNT)):
+        assert look("--since", "3d", "--dry-run").code == 1
 
 
 def test_a_record_that_cannot_be_read(run, calls, twilio, conn):
@@ -171,8 +170,8 @@ def test_a_record_that_cannot_be_read(run, calls, twilio, conn):
     twilio.faults.always(Fault.broken_record("unknown_status"))
     done = run("--since", "3d", "--json")
     assert done.code == 1
-    letters = conn.execute("SELECT count(*) FROM twilio_webhook_inbox WHERE processing_status = 'dead_letter'").fetchone()
-    assert done.result["dead_letters"] == letters[0] > 0
+    kept = conn.execute("SELECT call_sid FROM twilio_webhook_inbox WHERE processing_status = 'dead_letter'").fetchall()
+    assert done.result["dead_letters"] == len(kept) > 0
     assert any(line["event"] == "record.dead_lettered" for line in done.logs)
 
 
@@ -190,14 +189,14 @@ def test_a_frozen_row_that_twilio_disagrees_with(run, calls, conn):
     assert line.endswith("→ -9.99000  frozen, stays")
 
 
-def test_a_bug(cli, database_url):
+def test_a_bug(cli, shared_database_url):
     """70, with the traceback in the log alone, free of secrets."""
     script = (
         "import sys; from reconciler import backfill, cli\n"
         f"def broken(*_, **__): raise LookupError('on +14155550100 with {TOKEN}')\n"
         "backfill.backfill = broken; sys.exit(cli.main())"
     )
-    process = cli.start("--since", "1d", argv=(sys.executable, "-c", script), DATABASE_URL=database_url)
+    process = cli.start("--since", "1d", argv=(sys.executable, "-c", script), DATABASE_URL=shared_database_url)
     out, err = process.communicate()
     assert process.returncode == 70
     assert out == ""

@@ -1,0 +1,180 @@
+"""What a run prints: results on stdout, logs on stderr, each in a form that a program may rely on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from datetime import datetime, timedelta
+
+from reconciler.backfill import Summary
+from reconciler.migrations import load_migrations
+from tests.equality import versions
+
+from .conftest import ACCOUNT, COMMAND
+
+COUNTS = {
+    "calls_seen", "inserted", "updated", "unchanged", "gaps_missing", "gaps_stale", "gaps_incomplete", "gaps_conflict",
+    "frozen", "drifted", "dead_letters", "requests", "retries", "lag_seconds", "duration_seconds",
+}  # fmt: skip
+RESULT = COUNTS | {"slices", "slices_done", "slices_failed", "resumed", "interrupted"}
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def everything(conn):
+    """All rows with their versions, and all cursors."""
+    return versions(conn), conn.execute("SELECT s.*, s.xmin::text FROM sync_state AS s").fetchall()
+
+
+def test_the_result_as_json(run, calls, conn, not_equal):
+    """stdout is one JSON object of exactly the documented keys, and the database is what it says."""
+    done = run("--since", "3d", "--json")
+    assert done.code == 0
+    assert done.result.keys() == RESULT == Summary().as_dict().keys()
+    assert not_equal(conn) == []
+    (held,) = conn.execute("SELECT count(*) FROM messages").fetchone()
+    assert (done.result["calls_seen"], done.result["inserted"], done.result["slices_failed"]) == (300, held, [])
+    assert done.said == []
+    again = run("--since", "3d", "--json").result
+    assert (again["inserted"], again["updated"], again["unchanged"]) == (0, 0, 300)
+
+
+def test_every_log_line_is_an_object(run, calls, empty_database_url):
+    """Where no terminal is, all of stderr is JSON, a line each, with the fields that monitoring needs."""
+    done = run("--since", "3d", DATABASE_URL=empty_database_url)
+    assert done.code == 0
+    assert done.said == []
+    for line in done.logs:
+        assert {"timestamp", "level", "event", "logger"} <= line.keys()
+        assert datetime.fromisoformat(line["timestamp"]).utcoffset() == timedelta(0)
+    applied = [line["version"] for line in done.logs if line["event"] == "migration.applied"]
+    assert applied == [migration.version for migration in load_migrations()]
+    started, finished = done.event("job.started"), done.event("job.finished")
+    for line in (started, finished):
+        assert (line["job"], line["account"], line["run_id"]) == ("backfill", ACCOUNT, started["run_id"])
+    assert COUNTS <= finished.keys()
+    assert finished["calls_seen"] == 300
+
+
+def test_the_result_for_a_person(run, calls):
+    """A table on stdout, without colours where no terminal is."""
+    done = run("--since", "3d")
+    assert re.search(r"^inserted +300 *$", done.out, re.MULTILINE)
+    assert "\x1b" not in done.out + done.err
+
+
+def test_a_dry_run_prints_what_would_change(run, calls, conn):
+    """1 and a line a field where something differs, 0 and none where nothing does; nothing is written."""
+    assert run("--since", "3d").code == 0
+    (sid,) = conn.execute("SELECT twilio_sid FROM messages WHERE status = 'busy' LIMIT 1").fetchone()
+    conn.execute("DELETE FROM messages WHERE twilio_sid = %s", [sid])
+    before = everything(conn)
+    done = run("--since", "3d", "--dry-run")
+    assert done.code == 1
+    assert everything(conn) == before
+    lines = [line for line in done.out.splitlines() if line.startswith("CA")]
+    assert lines[0] == f"{sid}  status          (no row) → busy"
+    assert {line.split()[1] for line in lines} >= {"status", "from_number", "to_number", "start_time", "end_time"}
+    assert all(line.startswith(sid) for line in lines)
+    assert re.search(r"^would be inserted +1 *$", done.out, re.MULTILINE)
+    assert not re.search(r"\+\d{7}", done.out)
+    plain = run("--since", "3d", "--dry-run", RECONCILER_LOG_PII="plain")
+    assert re.search(rf"^{sid}  from_number +\(no row\) → \+\d{{7}}", plain.out, re.MULTILINE)
+    run("--since", "3d")
+    done = run("--since", "3d", "--dry-run")
+    assert done.code == 0
+    assert "CA" not in done.out
+
+
+def test_a_dry_run_as_json(run, calls, conn):
+    """One JSON document, with or without differences: null where there is no value, and numbers masked."""
+    done = run("--since", "3d", "--dry-run", "--json")
+    assert done.code == 1
+    assert done.result.keys() == RESULT | {"differences"}
+    differences = done.result["differences"]
+    assert len({difference["call_sid"] for difference in differences}) == 300
+    assert {difference["action"] for difference in differences} == {"insert"}
+    assert {value["ours"] for difference in differences for value in difference["fields"].values()} == {None}
+    assert not re.search(r"\+\d{7}", done.out)
+    assert run("--since", "3d").code == 0
+    done = run("--since", "3d", "--dry-run", "--json")
+    assert (done.code, done.result["differences"]) == (0, [])
+
+
+def test_a_dry_run_on_a_database_that_was_never_migrated(run, calls, field_database_url, connect):
+    """Refused with the way out, and nothing is migrated by the way."""
+    done = run("--since", "3d", "--dry-run", DATABASE_URL=field_database_url)
+    assert (done.code, done.out) == (78, "")
+    behind = f"{len(load_migrations())} migrations are not applied yet"
+    assert done.said == [f"reconcile: {behind}", "  → run `reconcile migrate` first"]
+    assert connect(field_database_url).execute("SELECT to_regclass('reconciler_migrations')").fetchone() == (None,)
+
+
+def test_a_reader_who_has_seen_enough(run, cli, calls):
+    """`reconcile … --dry-run | head` ends quietly."""
+    for flags in ([], ["--json"]):
+        process = subprocess.Popen(
+            [COMMAND, "--since", "3d", "--dry-run", *flags], env=cli.environment({}),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        with process:
+            process.stdout.readline()
+            process.stdout.close()
+            err = process.stderr.read()
+        assert "Traceback" not in err
+        assert "job.failed" not in err
+        assert "program.failed" not in err
+
+
+def test_a_terminal_sees_a_bar(run, cli, calls):
+    """What it will cost, a bar that comes to its end, log lines on lines of their own, and the table."""
+    code, seen = cli.on_terminal("--since", "3d")
+    assert code == 0
+    assert "9 slices: at least 9 requests to Twilio" in ESCAPES.sub("", seen)
+    assert "9/9" in seen
+    assert "{" not in seen
+    # The bar redraws its line from the start of the line; a log line must not begin where the bar ends.
+    lines = re.split(r"[\r\n]+", ESCAPES.sub("", seen))
+    assert any("Reconciling" in line for line in lines)
+    for line in lines:
+        if "job.started" in line or "job.finished" in line:
+            assert re.match(r"\d{4}-\d\d-\d\dT", line), line
+    assert re.search(r"^inserted +300", ESCAPES.sub("", seen), re.MULTILINE)
+
+
+def test_a_terminal_sees_differences_without_a_bar(run, cli, calls):
+    """Lines that scroll would tear a bar apart."""
+    code, seen = cli.on_terminal("--since", "3d", "--dry-run")
+    assert code == 1
+    assert "Reconciling" not in seen
+    assert len(re.findall(r"^CA[0-9a-f]{32}  status ", ESCAPES.sub("", seen), re.MULTILINE)) == 300
+
+
+def test_a_window_before_what_twilio_keeps(run, calls):
+    """Said as a warning, and the rest is read."""
+    done = run("--since", "2020-01-01", "--until", "399d", "--json")
+    assert done.code == 0
+    assert done.event("window.clamped")["level"] == "warning"
+    assert done.result["slices"] <= 5 + 3
+
+
+def test_an_api_key_will_do(run, calls):
+    """TWILIO_API_KEY with TWILIO_API_SECRET stands in for the auth token."""
+    key = calls.add_key("SK" + 32 * "7", "secret-of-the-key")
+    env = {"TWILIO_AUTH_TOKEN": "", "TWILIO_API_KEY": key.sid, "TWILIO_API_SECRET": key.secret}
+    done = run("--since", "3d", "--json", **env)
+    assert (done.code, done.result["inserted"]) == (0, 300)
+
+
+def test_settings_from_files(run, cli, calls, database_url, tmp_path):
+    """A configuration file, and secrets from files of their own."""
+    token, config = tmp_path / "token", tmp_path / "config"
+    token.write_text(cli.env["TWILIO_AUTH_TOKEN"] + "\n")
+    config.write_text(f"# ours\nDATABASE_URL={database_url}\nRECONCILER_LOG_LEVEL=error\n")
+    env = {
+        "DATABASE_URL": "",
+        "TWILIO_AUTH_TOKEN": "",
+        "TWILIO_AUTH_TOKEN_FILE": f"{token}",
+        "RECONCILER_CONFIG": f"{config}",
+    }
+    done = run("--since", "3d", "--json", **env)
+    assert (done.code, done.result["inserted"], done.err) == (0, 300, "")
