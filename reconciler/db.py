@@ -117,14 +117,14 @@ def translated() -> Iterator[None]:
 
 def translate(exc: psycopg.Error) -> ReconcilerError:
     """What a driver error means for the caller."""
-    reason = (exc.diag.message_primary or str(exc).strip().splitlines()[0] if str(exc) else type(exc).__name__)
+    reason = exc.diag.message_primary or str(exc).strip().splitlines()[0] if str(exc) else type(exc).__name__
     match exc:
         case pg.InvalidPassword() | pg.InvalidAuthorizationSpecification():
-            return Refused(f"the database refused the login: {reason}", hint="check the user and password in DATABASE_URL")
+            return Refused(f"the database refused the login: {reason}", hint="check user and password in DATABASE_URL")
         case pg.InvalidCatalogName():
-            return Refused(f"the database does not exist: {reason}", hint="check the name in DATABASE_URL, or create it")
+            return Refused(f"there is no such database: {reason}", hint="check its name in DATABASE_URL, or create it")
         case pg.InsufficientPrivilege():
-            return Refused(f"the database role lacks a privilege: {reason}", hint="grant it to the user in DATABASE_URL")
+            return Refused(f"the role lacks a privilege: {reason}", hint="grant it to the user in DATABASE_URL")
         case pg.UndefinedTable() | pg.UndefinedColumn() | pg.UndefinedFunction():
             return SchemaError(f"the schema is not up to date: {reason}", hint="run `reconcile migrate`")
         case pg.DeadlockDetected() | pg.SerializationFailure() | pg.LockNotAvailable():
@@ -138,10 +138,8 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
 
 
 def _is_login_failure(reason: str) -> bool:
-    return any(
-        sign in reason
-        for sign in ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied", "not permitted")
-    )
+    signs = ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied", "not permitted")
+    return any(sign in reason for sign in signs)
 
 
 def _ms(duration: timedelta) -> int:

@@ -143,7 +143,7 @@ class Transaction:
         return merged
 
     def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
-        """Decide and write nothing. Of a call that is said twice the first counts: the second has nothing to build on."""
+        """Decide and write nothing. Of a call said twice the first counts: the second has nothing to build on."""
         merged = Merged(seen=len({o.call_sid for o in observations}))
         for round_ in list(one_per_call(observations))[:1]:
             merged.count(self._merge_round(round_, origin=origin, now=now, apply=False))
@@ -219,7 +219,7 @@ class Store:
         cursor: Cursor | None = None,
         dead_letters: Sequence[DeadLetter] = (),
     ) -> Merged:
-        """Make rows and events of `observations`, keep the dead letters, move the cursor: in one commit, or not at all."""
+        """Make rows and events of `observations`, keep dead letters, move the cursor: in one commit or not at all."""
 
         def work(transaction: Transaction) -> Merged:
             merged = transaction.merge(observations, origin=origin, now=now)

@@ -53,7 +53,7 @@ class Slice:
         return page._replace(observations=[o for o in page.observations if self._holds(o)])
 
     def count(self, page: Page) -> int:
-        """How many calls of `page` this slice is the one to count: a living call that has started is in a day as well."""
+        """How many calls of `page` are this slice's to count: a living call that has started is in a day as well."""
         is_living = self.listing.status in LIVING
         return len({o.call_sid for o in page.observations if not is_living or o.start_time is None})
 
@@ -147,7 +147,7 @@ def fetch(
 
 @dataclass(slots=True)
 class _UnderWay:
-    """A slice being read: the page asked for last (None: its first), those before it, and whether it was begun anew."""
+    """A slice being read: the page asked for last (None: its first), all pages so far, whether it was begun anew."""
 
     slice: Slice
     path: str | None

@@ -40,7 +40,7 @@ _CHILD_LEG: Final = {
 
 
 def read_webhook(event_type: str, payload: Mapping[str, Any], *, received_at: datetime) -> Observation | None:
-    """What the webhook says about a call, or None if it says nothing about one's status (a recording; a dial without a leg).
+    """What the webhook says about a call, or None if it speaks of no status: a recording, a dial without a leg.
 
     Raises:
         BadObservation: it should say something and cannot be read; with the reason.
@@ -56,7 +56,7 @@ def read_webhook(event_type: str, payload: Mapping[str, Any], *, received_at: da
         case "recording-complete":
             return None
         case _:
-            raise BadObservation(f"unknown event_type {ascii(event_type[:30])}")
+            raise BadObservation(f"unknown event_type {event_type[:30]!a}")
     record = {field: payload[parameter] for parameter, field in names.items() if parameter in payload}
     if event_type == "dial-action":
         record["direction"] = "outbound-dial"

@@ -79,9 +79,7 @@ def _credentials(request: Request) -> tuple[str, str]:
     return user, secret
 
 
-def _sign_in(
-    user: str, secret: str, accounts: dict[str, SimulatedAccount]
-) -> tuple[SimulatedAccount, ApiKey | None]:
+def _sign_in(user: str, secret: str, accounts: dict[str, SimulatedAccount]) -> tuple[SimulatedAccount, ApiKey | None]:
     if (account := accounts.get(user)) is not None and account.auth_token == secret:
         return account, None
     for account in accounts.values():

@@ -171,9 +171,7 @@ class SimulatedAccount:
 
     # Credentials and subaccounts
 
-    def add_key(
-        self, sid: str, secret: str, kind: KeyKind = "main", permissions: Iterable[str] = ()
-    ) -> ApiKey:
+    def add_key(self, sid: str, secret: str, kind: KeyKind = "main", permissions: Iterable[str] = ()) -> ApiKey:
         """Create an API key (`SK…`) of this account."""
         key = self.keys[sid] = ApiKey(sid, secret, kind, frozenset(permissions))
         return key

@@ -111,9 +111,7 @@ def envelope(key: str, records: list[Record], path: str, query: Params, paging: 
     }
 
 
-def _page(
-    account: SimulatedAccount, filters: Filters, now: datetime, paging: Paging, switches: Switches
-) -> list[Call]:
+def _page(account: SimulatedAccount, filters: Filters, now: datetime, paging: Paging, switches: Switches) -> list[Call]:
     size, token, rate = paging.size, paging.token, switches.duplicates_in_listing
     if token is None:
         # Page alone counts from the head, and so is not stable while calls arrive (twilio/twilio-node#11).

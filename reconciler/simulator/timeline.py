@@ -67,9 +67,7 @@ class Timeline:
                 yield self._calls[index]
 
 
-def _descending(
-    calls: list[Call], since: int | None, until: int | None, older_than: Position | None
-) -> Iterator[Call]:
+def _descending(calls: list[Call], since: int | None, until: int | None, older_than: Position | None) -> Iterator[Call]:
     first = 0 if since is None else bisect_left(calls, since, key=_created)
     last = len(calls) if until is None else bisect_left(calls, until, key=_created)
     if older_than is not None:

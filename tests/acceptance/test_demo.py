@@ -78,7 +78,7 @@ def left_in(folder: Path) -> list[object]:
 def test_it_ends_with_every_row_equal_to_twilio(ran):
     """Exit code 0, after a comparison of all fields that found no difference, and a second run that wrote nothing."""
     assert ran.code == 0, ran.err
-    assert re.search(r"5,000 calls × 14 fields = 70,000 values: 0 differences", ran.out)  # noqa: RUF001
+    assert re.search(r"5,000 calls × 14 fields = 70,000 values: 0 differences", ran.out)
     assert re.search(r"right in every field +0 +5,000", ran.out)
     assert re.search(r"a second run: 0 written, \d+ requests", ran.out)
     assert "Every row equals Twilio's record" in ran.out

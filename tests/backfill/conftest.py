@@ -18,7 +18,6 @@ from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.source import Source
 from reconciler.store import Decision, Rules, Store
 from reconciler.transport import Transport
-
 from tests.equality import differences, records_of
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -66,7 +65,9 @@ class World:
         window = Window(account_sid, now - timedelta(days=days), until or now, {"since": since, "until": None})
         credentials = Credentials(account_sid, account_sid, "token-of-the-account", base_url=self.twilio.base_url)
         transport = Transport(self.twilio.base_url, connections=concurrency, read_timeout=read_timeout)
-        source = Source(credentials, pacer=Pacer(concurrency), stop=self.stop, transport=transport, clock=self.clock.now)
+        source = Source(
+            credentials, pacer=Pacer(concurrency), stop=self.stop, transport=transport, clock=self.clock.now
+        )
         try:
             with Store(self.database_url, job=job_name(account_sid), rules=Rules(**rules), lock=not dry_run) as store:
                 return backfill(
@@ -82,7 +83,9 @@ class World:
 
     def cursor(self) -> dict[str, Any]:
         """The backfill's row in sync_state."""
-        row = self.conn.execute("SELECT to_jsonb(s) FROM sync_state AS s WHERE job_name = %s", (job_name(ACCOUNT),)).fetchone()
+        row = self.conn.execute(
+            "SELECT to_jsonb(s) FROM sync_state AS s WHERE job_name = %s", (job_name(ACCOUNT),)
+        ).fetchone()
         return dict(row[0]) if row else {}
 
 

@@ -15,7 +15,6 @@ from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.viewer import Habits, receive, work
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.source import Listing
-
 from tests.equality import differences, doubled_events, expected_row, records_of, versions
 
 from .conftest import ACCOUNT, NOW, World
@@ -57,7 +56,7 @@ def test_a_database_fed_by_lossy_webhooks_becomes_equal(world):
 
 
 def test_every_real_record_lands_as_it_is(database_url, conn):
-    """Records that Twilio really sent: SIP URIs, client names, five decimals, null and empty fields, forms of 2010 to 2026."""
+    """Records that Twilio really sent: SIP URIs, client names, five decimals, nulls, forms of sixteen years."""
     records = [json.loads(line) for line in REAL.read_text().splitlines()]
     by_account: dict[str, list[dict[str, Any]]] = {}
     for record in records:
@@ -99,7 +98,7 @@ def test_a_call_that_was_never_dialled_is_found_by_its_status(world, account):
 @pytest.mark.parametrize("time_filters", ["instant", "day"])
 @pytest.mark.parametrize("inclusive", [False, True])
 def test_whatever_a_time_filter_means(world, time_filters, inclusive):
-    """Instants or whole days, `<` with or without its midnight: no call is lost and none outside the window comes in."""
+    """Instants or whole days, `<` with or without its midnight: no call is lost, none outside the window comes in."""
     world.twilio.switches = replace(world.twilio.switches, time_filters=time_filters, before_is_inclusive=inclusive)
     since = NOW - timedelta(days=3.3)
     until = NOW - timedelta(days=1.2)
@@ -169,7 +168,7 @@ def test_a_hanging_answer_is_given_up_and_asked_again(world, quick_retries):
 def test_wrong_credentials_end_the_run_at_once(world):
     """401 is not retried: one round of requests, and the message names the setting."""
     world.twilio.faults.always(Fault.unauthorized())
-    with pytest.raises(Refused, match="TWILIO_ACCOUNT_SID|credentials"):
+    with pytest.raises(Refused, match="credentials"):
         world.backfill(days=8)
     assert len(world.twilio.requests) <= 4
 
@@ -239,7 +238,9 @@ def test_what_happens_while_a_backfill_lies_still_is_added_to_its_end(world, acc
     world.stop.clear()
     world.watched.on_page = lambda: None
     world.clock.advance(timedelta(hours=2))
-    account.call(NOW + timedelta(hours=1), status="completed", rings_for=3, talks_for=30, price="-0.02000", priced_after=5)
+    account.call(
+        NOW + timedelta(hours=1), status="completed", rings_for=3, talks_for=30, price="-0.02000", priced_after=5
+    )
     assert world.backfill(days=8).resumed
     assert world.differences() == []
 

@@ -28,10 +28,12 @@ from rich.table import Table
 
 from tests.bench.merge import _server
 
-VERSIONS = "SELECT md5(string_agg(twilio_sid || xmin::text || ctid::text, ',' ORDER BY twilio_sid)), count(*) FROM messages"
+VERSIONS = (
+    "SELECT md5(string_agg(twilio_sid || xmin::text || ctid::text, ',' ORDER BY twilio_sid)), count(*) FROM messages"
+)
 CONTENT = (
-    "SELECT md5(string_agg(concat_ws('|', twilio_sid, status, duration, price, start_time, end_time, from_number, to_number,"
-    " sync_state), ',' ORDER BY twilio_sid)) FROM messages"
+    "SELECT md5(string_agg(concat_ws('|', twilio_sid, status, duration, price, start_time, end_time, from_number,"
+    " to_number, sync_state), ',' ORDER BY twilio_sid)) FROM messages"
 )
 EVENTS = "SELECT count(*), count(DISTINCT dedupe_key) FROM call_events"
 
@@ -51,7 +53,9 @@ def main() -> None:
         before = _ask(one, VERSIONS), _ask(one, EVENTS)
         again, peak = _run(one, environment, "--since", "31d", "--json")
         _add(table, "the same again", again, peak)
-        print(f"row versions and events unchanged by the second run: {(_ask(one, VERSIONS), _ask(one, EVENTS)) == before}")
+        print(
+            f"row versions and events unchanged by the second run: {(_ask(one, VERSIONS), _ask(one, EVENTS)) == before}"
+        )
 
         _run(two, environment, "migrate")
         shares = [(kill + 1) / (args.kills + 1) for kill in range(args.kills)]
@@ -64,7 +68,9 @@ def main() -> None:
         with psycopg.connect(server) as conn:
             version = conn.info.parameter_status("server_version")
     Console(width=110).print(table)
-    print(f"PostgreSQL {version}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, page delay {args.page_delay}")
+    print(
+        f"PostgreSQL {version}, Python {sys.version.split()[0]}, {os.cpu_count()} cores, page delay {args.page_delay}"
+    )
 
 
 def _run(url: str, environment: dict[str, str], *arguments: str) -> tuple[dict[str, Any], float]:

@@ -46,7 +46,8 @@ SELECT
     -0.0085, 'USD', t, t + interval '1 min', t AT TIME ZONE 'UTC', (t + interval '1 min') AT TIME ZONE 'UTC', true,
     (t + interval '1 min') AT TIME ZONE 'UTC', 'frozen', (t + interval '2 min') AT TIME ZONE 'UTC', 'rest'
 FROM (
-    SELECT n, timestamp '2026-06-01' + n %% 2000000 * interval '1 second' AS t FROM generate_series(%s::int, %s::int) AS n
+    SELECT n, timestamp '2026-06-01' + n %% 2000000 * interval '1 second' AS t
+    FROM generate_series(%s::int, %s::int) AS n
 ) AS numbers
 """
 
@@ -73,8 +74,10 @@ def main() -> None:
                     with db.connect(url, purpose="bench") as conn:
                         # As if it had been analysed when it was a thousandth of its size.
                         conn.execute("ANALYZE messages")
-                        conn.execute("UPDATE pg_class SET reltuples = reltuples / 1000, relpages = relpages / 1000"
-                                     " WHERE relname = 'messages'")
+                        conn.execute(
+                            "UPDATE pg_class SET reltuples = reltuples / 1000, relpages = relpages / 1000"
+                            " WHERE relname = 'messages'"
+                        )
         with psycopg.connect(server) as conn:
             version = conn.info.parameter_status("server_version")
     Console().print(table)

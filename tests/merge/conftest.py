@@ -18,7 +18,9 @@ ORIGIN = Origin("reconcile_backfill", "run-1")
 Merge = Callable[..., Merged]
 
 
-def make_observation(status: Status = Status.COMPLETED, *, call: int = 1, minute: float = 10, **fields: Any) -> Observation:
+def make_observation(
+    status: Status = Status.COMPLETED, *, call: int = 1, minute: float = 10, **fields: Any
+) -> Observation:
     """A REST record of a call that began at T0, said `minute` minutes later."""
     final = status in {"completed", "busy", "no-answer", "canceled", "failed"}
     values: dict[str, Any] = {

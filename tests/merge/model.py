@@ -33,7 +33,13 @@ class Call:
         clock = (said.observed_at, said.via == "rest")
         values = {name: getattr(said, name) for name in FIELDS}
         if self.row is None:  # rule 1
-            self.row = {**values, "status": said.status, "clock": clock, "last_event_time": said.status_at, "frozen": False}
+            self.row = {
+                **values,
+                "status": said.status,
+                "clock": clock,
+                "last_event_time": said.status_at,
+                "frozen": False,
+            }
             self._finalize(None, said)
             self._record("created", "call.created", said.status, said.status_at)
             self._freeze(said, now, freeze_after)
@@ -92,8 +98,7 @@ class Call:
             row["frozen"] = True
             if unwritten:  # the freeze itself is what this observation changed
                 row["last_event_time"] = max(row["last_event_time"], said.status_at)
-                if (said.observed_at, True) > row["clock"]:
-                    row["clock"] = (said.observed_at, True)
+                row["clock"] = max(row["clock"], (said.observed_at, True))
             self._record("frozen", "call.frozen", row["status"], now)
 
     def _record_late(self, said: Observation) -> None:

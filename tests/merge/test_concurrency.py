@@ -119,15 +119,15 @@ def test_rows_and_cursor_commit_together(store, conn):
 def test_a_lost_connection_is_replaced_and_the_lock_taken_again(store, conn):
     """The database ends our session: this call says so, the next one works, and holds the lock."""
     store.merge([make_observation()], origin=ORIGIN, now=T0)
-    conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'reconciler: test'"
-                 " AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND query LIKE '%%'")
+    conn.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'reconciler: test'"
+        " AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND query LIKE '%%'"
+    )
     with pytest.raises(Unavailable):
         store.merge([make_observation(call=2)], origin=ORIGIN, now=T0)
     assert store.merge([make_observation(call=2)], origin=ORIGIN, now=T0).inserted == 1
     held = "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
-    assert conn.execute(
-        held + " WHERE l.locktype = 'advisory' AND d.datname = current_database()"
-    ).fetchone() == (1,)
+    assert conn.execute(held + " WHERE l.locktype = 'advisory' AND d.datname = current_database()").fetchone() == (1,)
 
 
 def test_a_preview_writes_nothing(store, conn):

@@ -43,7 +43,8 @@ def test_the_merge_probes_the_unique_index_and_scans_no_table(connect, database_
         with merging.cursor().copy(MERGE["copy_into_staging"]) as copy:
             for observation in page:
                 copy.write_row(observation)
-        params = {**Rules()._asdict(), **ORIGIN._asdict(), "now": T0 + timedelta(hours=1), "apply": True, "explain": False}
+        now = T0 + timedelta(hours=1)
+        params = {**Rules()._asdict(), **ORIGIN._asdict(), "now": now, "apply": True, "explain": False}
         (plan,) = merging.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + MERGE["merge_staged"], params).fetchone() or ()
     on_messages = [node for node in _nodes(plan[0]["Plan"]) if node.get("Relation Name") == "messages"]
     probes = {node["Node Type"]: node["Actual Loops"] for node in on_messages}

@@ -53,7 +53,7 @@ OTHER: dict[str, Any] = {
     "sync_state": "active",
     "observed_via": "webhook",
     **dict.fromkeys(("from_number", "to_number", "price_unit", "parent_call_sid", "account_sid", "answered_by"), "x"),
-    **dict.fromkeys(("start_time", "end_time"), datetime(2020, 1, 1)),  # noqa: DTZ001
+    **dict.fromkeys(("start_time", "end_time"), datetime(2020, 1, 1)),
     **dict.fromkeys(
         ("date_created", "last_event_time", "finalized_at", "observed_at"), datetime(2020, 1, 1, tzinfo=UTC)
     ),
@@ -83,7 +83,7 @@ def test_frozen_call_keeps_what_twilio_owns(column: str, add_call: Add, update_c
         ("direction", "outbound-api"),
         ("recording_url", "https://recordings.example/1"),
         ("metadata", '{"a": 1}'),
-        ("created_at", datetime(2020, 1, 1)),  # noqa: DTZ001
+        ("created_at", datetime(2020, 1, 1)),
         ("updated_at", datetime(2020, 1, 1, tzinfo=UTC)),
     ],
 )
@@ -169,7 +169,7 @@ def test_terminal_status_makes_the_call_final(status: str, add_call: Add, update
 @pytest.mark.parametrize(
     ("known", "expected"),
     [
-        ({"finalized_at": ENDED, "end_time": datetime(2020, 1, 1)}, ENDED),  # noqa: DTZ001
+        ({"finalized_at": ENDED, "end_time": datetime(2020, 1, 1)}, ENDED),
         ({"end_time": ENDED.replace(tzinfo=None), "last_event_time": datetime(2020, 1, 1, tzinfo=UTC)}, ENDED),
         ({"last_event_time": ENDED}, ENDED),
     ],

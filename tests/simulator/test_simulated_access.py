@@ -62,9 +62,7 @@ def test_who_may_read_what(serve, account, who, expected):
         )
     ]
     # The calls of the main account, of the subaccount, the accounts, the usage of the main account.
-    assert expected == [
-        (answer.status_code, answer.json().get("code")) for answer in answers
-    ]
+    assert expected == [(answer.status_code, answer.json().get("code")) for answer in answers]
 
 
 @pytest.mark.parametrize("header", [None, "Bearer abc", "Basic !!!", "Basic YWJj"])
@@ -201,7 +199,10 @@ def test_events_of_a_call_come_a_quarter_of_an_hour_later(serve, account, clock)
     assert client.get(path).json()["events"] == []
     clock.advance(timedelta(minutes=10))
     events = client.get(path).json()["events"]
-    assert [
-        event["request"]["parameters"]["call_status"] for event in events
-    ] == ["initiated", "ringing", "in-progress", "completed"]
+    assert [event["request"]["parameters"]["call_status"] for event in events] == [
+        "initiated",
+        "ringing",
+        "in-progress",
+        "completed",
+    ]
     assert client.get(f"/Accounts/{MAIN}/Calls/CA{7:032x}/Events.json").status_code == 404

@@ -24,7 +24,8 @@ def _table(heading: str) -> list[list[str]]:
 def test_the_settings_table_is_the_code():
     """Every setting, its default and its meaning."""
     assert _table("setting") == [
-        [f"`{f.metadata['name']}`", f.metadata["default"] or "", f.metadata["meaning"]] for f in dataclasses.fields(Settings)
+        [f"`{f.metadata['name']}`", f.metadata["default"] or "", f.metadata["meaning"]]
+        for f in dataclasses.fields(Settings)
     ]
 
 
