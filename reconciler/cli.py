@@ -34,6 +34,7 @@ Settings are read from the environment; README.md lists them. To see it work wit
 """
 
 
+_LISTED = 50  # dead letters
 _PLANNED = {"applied": "apply", "adopted": "adopt"}
 
 
@@ -96,6 +97,21 @@ def get_parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
     check = command("check", _check, "check settings, database, privileges, schema, Twilio credentials and the clock")
     check.add_argument("--json", action="store_true", help="print the result as JSON")
+    inbox = command("inbox", _inbox_list, "webhooks and records that could not be read: list, show, replay")
+    commands_of_inbox = inbox.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, run, summary in (
+        ("list", _inbox_list, "list the dead letters, newest first, with their reasons"),
+        ("show", _inbox_show, "show one row of the inbox; numbers masked unless RECONCILER_LOG_PII=plain"),
+        ("replay", _inbox_replay, "read dead letters again with today's code; exit 1 if one stays"),
+    ):
+        sub = commands_of_inbox.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(run=run)
+        if name == "show":
+            sub.add_argument("id", type=_row_number, metavar="ID", help="its number, as `list` shows it")
+        if name == "replay":
+            sub.add_argument("ids", type=_row_number, metavar="ID", nargs="*", help="their numbers")
+            sub.add_argument("--all", action="store_true", help="all of them")
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
     command("demo", _demo, "see everything at once: an embedded database and a simulated Twilio that loses webhooks")
     return parser
 
@@ -286,6 +302,92 @@ def _check(args: argparse.Namespace) -> int:
     return int(exit_code(checks))
 
 
+def _inbox_list(args: argparse.Namespace) -> int:
+    from reconciler import inbox
+    from reconciler.logs import mask
+
+    settings = _settings()
+    with _database("inbox", settings) as conn:
+        letters, total = inbox.list_dead_letters(conn, limit=_LISTED)
+    rows = [letter._asdict() for letter in letters]
+    if settings.log_pii == "masked":
+        rows = [{name: mask(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
+    if args.json:
+        _print_json({"dead_letters": rows, "total": total})
+    elif rows:
+        _print_rows([{name: _harmless(value) for name, value in row.items()} for row in rows])
+        if total > len(rows):
+            print(f"These are the newest {len(rows)} of {total}.")
+    else:
+        print("There are no dead letters.")
+    return int(ExitCode.DONE)
+
+
+def _inbox_show(args: argparse.Namespace) -> int:
+    from reconciler import inbox
+    from reconciler.logs import mask
+
+    settings = _settings()
+    with _database("inbox", settings) as conn:
+        row = inbox.find(conn, args.id)
+    if row is None:
+        raise UsageError(f"the inbox has no row {args.id}", hint="reconcile inbox list")
+    payload = inbox.indented(row.pop("payload"), masked=settings.log_pii == "masked")
+    if settings.log_pii == "masked":
+        row = {name: mask(value) if isinstance(value, str) else value for name, value in row.items()}
+    if args.json:
+        # Put in as text: a payload may be nested deeper than `json` can go.
+        sys.stdout.write(f'{json.dumps(row, indent=2)[:-2]},\n  "payload": {payload}\n}}\n')
+    else:
+        for name, value in row.items():
+            print(f"{name}: {_harmless(value)}")
+        print("payload:")
+        for line in payload.splitlines():
+            print(_harmless(line, markup=False))
+    return int(ExitCode.DONE)
+
+
+def _inbox_replay(args: argparse.Namespace) -> int:
+    if bool(args.ids) == args.all:
+        raise UsageError("say which dead letters to replay, or --all", hint="reconcile inbox list")
+    settings = _settings()
+
+    from reconciler import db, inbox
+    from reconciler.store import Rules, Store
+
+    url = _database_url(settings)
+    _prepare_schema(url, migrate=False)
+    if args.ids:
+        with db.connect(url, purpose="inbox") as conn:
+            if unknown := inbox.not_dead(conn, args.ids):
+                raise UsageError(f"no dead letters: {', '.join(map(str, unknown))}", hint="reconcile inbox list")
+    rules = Rules(settings.webhook_grace, settings.freeze_after)
+    with _stop_on_signal() as stop, Store(url, job=inbox.REPLAY_JOB, rules=rules) as store:
+        worked = inbox.replay(
+            store, ids=sorted(set(args.ids)) or None, account_sid=settings.twilio_account_sid or "", stop=stop
+        )
+        interrupted = stop.is_set()
+    if args.json:
+        _print_json({"replayed": worked.rows, "completed": worked.completed, "dead_letters": worked.dead_letters})
+    else:
+        print(f"{worked.completed} completed, {worked.dead_letters} could still not be read.")
+    return int(ExitCode.INTERRUPTED if interrupted else worked.exit_code)
+
+
+def _row_number(text: str) -> int:
+    if text.isascii() and text.isdecimal() and len(text) <= 19 and int(text) < 2**63:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not the number of a row")
+
+
+def _harmless(value: object, *, markup: bool = True) -> str:
+    """What strangers wrote, for a terminal: no escape sequences, and nothing that a table takes for markup."""
+    from rich.markup import escape
+
+    text = "" if value is None else "".join(char if char.isprintable() else "�" for char in str(value))
+    return escape(text) if markup else text
+
+
 def _demo(_: argparse.Namespace) -> int:
     from reconciler.demo import run
 
@@ -327,8 +429,8 @@ def _database_url(settings: Settings) -> str:
 
 
 @contextmanager
-def _database(purpose: str) -> Iterator[Connection]:
-    settings = _settings()
+def _database(purpose: str, settings: Settings | None = None) -> Iterator[Connection]:
+    settings = settings or _settings()
     from reconciler import db
 
     conn = db.connect(_database_url(settings), purpose=purpose)

@@ -34,6 +34,7 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "gap.filled": ("call_sid", "kind", "from_status", "to_status", "late_seconds"),
     "call.frozen_drift": ("call_sid", "fields"),
     "record.dead_lettered": ("call_sid", "reason"),
+    "inbox.backlogged": ("pending", "oldest_seconds"),
     "twilio.throttled": ("concurrency", "retry_after_seconds", "twilio_request_id"),
     "twilio.retried": ("error", "attempt", "wait_seconds"),
     "database.retried": ("error", "attempt", "wait_seconds"),

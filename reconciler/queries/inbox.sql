@@ -10,3 +10,154 @@ VALUES (
     %(now)s, %(now)s, 'dead_letter', %(reason)s
 )
 ON CONFLICT (dedupe_key) DO NOTHING
+
+-- name: claim_due
+-- The oldest webhooks that the Viewer's worker left: pending for longer than the grace, or stuck in processing. They
+-- stay locked until our commit settles them, and whoever else is at work skips them, as we skip what it has locked.
+--
+-- The table has no time of claiming. A row was claimed after it was received, so `stuck_before` (grace and a minute
+-- before now) can be too early for a worker that is itself behind: then both merge the same webhook, the second one
+-- changes nothing, and the row ends completed either way. Waiting longer would only delay the rows of a dead worker.
+--
+-- Cost: both parts read webhook_inbox_unprocessed, which holds no settled row.
+WITH dated AS (
+    SELECT id FROM twilio_webhook_inbox
+    WHERE processing_status IN ('pending', 'processing')
+        AND received_at < %(pending_before)s
+        AND (processing_status = 'pending' OR received_at < %(stuck_before)s)
+    ORDER BY received_at
+    LIMIT %(batch)s
+    FOR UPDATE SKIP LOCKED
+),
+undated AS (
+    -- received_at may be null in the Viewer's table; what has no age is due.
+    SELECT id FROM twilio_webhook_inbox
+    WHERE processing_status IN ('pending', 'processing') AND received_at IS NULL
+    LIMIT %(batch)s
+    FOR UPDATE SKIP LOCKED
+)
+SELECT
+    id, source, event_type, call_sid, recording_sid, payload::text,
+    -- Python has no infinity and no year before 1.
+    greatest(coalesce(received_at, %(now)s), timestamptz '2000-01-01 00:00:00+00') AS received_at,
+    processing_status, retry_count, error
+FROM twilio_webhook_inbox
+WHERE id IN (SELECT id FROM dated UNION ALL SELECT id FROM undated)
+ORDER BY received_at, id
+
+-- name: claim_failed
+-- Webhooks the Viewer's worker failed at, from `first` on: each is due 2, 4, 8 … minutes after it was received.
+-- No index holds the failed rows, so this reads the primary key from where everything before is settled.
+SELECT
+    id, source, event_type, call_sid, recording_sid, payload::text,
+    greatest(coalesce(received_at, %(now)s), timestamptz '2000-01-01 00:00:00+00') AS received_at,
+    processing_status, retry_count, error
+FROM twilio_webhook_inbox
+WHERE id >= %(first)s
+    AND processing_status = 'failed'
+    AND (
+        received_at IS NULL
+        OR retry_count >= %(max_tries)s
+        OR received_at < %(now)s - interval '1 minute' * 2 ^ least(greatest(retry_count, 0), %(max_tries)s)
+    )
+ORDER BY id
+LIMIT %(batch)s
+FOR UPDATE SKIP LOCKED
+
+-- name: claim_dead
+-- Dead letters from `first` on. For a person who asks for it; it reads the whole table by its key.
+SELECT
+    id, source, event_type, call_sid, recording_sid, payload::text,
+    greatest(coalesce(received_at, %(now)s), timestamptz '2000-01-01 00:00:00+00') AS received_at,
+    processing_status, retry_count, error
+FROM twilio_webhook_inbox
+WHERE id >= %(first)s AND processing_status = 'dead_letter'
+ORDER BY id
+LIMIT %(batch)s
+FOR UPDATE
+
+-- name: claim_dead_by_id
+SELECT
+    id, source, event_type, call_sid, recording_sid, payload::text,
+    greatest(coalesce(received_at, %(now)s), timestamptz '2000-01-01 00:00:00+00') AS received_at,
+    processing_status, retry_count, error
+FROM twilio_webhook_inbox
+WHERE id = ANY(%(ids)s::bigint[]) AND processing_status = 'dead_letter'
+ORDER BY id
+FOR UPDATE
+
+-- name: complete
+UPDATE twilio_webhook_inbox
+SET processing_status = 'completed', processed_at = %(now)s, error = NULL
+WHERE id = ANY(%(ids)s::bigint[])
+
+-- name: give_up
+-- Keep rows as dead letters, each with its reason.
+UPDATE twilio_webhook_inbox AS i
+SET processing_status = 'dead_letter', processed_at = %(now)s, error = g.reason
+FROM unnest(%(ids)s::bigint[], %(reasons)s::text[]) AS g (id, reason)
+WHERE i.id = g.id
+
+-- name: record_recordings
+-- One event for each recording, whatever is replayed and by whom; in one order, so that two writers do not deadlock.
+INSERT INTO call_events (call_sid, event_type, event_time, created_at, source, run_id, payload, dedupe_key)
+SELECT
+    r.call_sid, 'recording.ready', r.event_time, %(now)s, %(source)s, %(run_id)s, r.payload,
+    r.call_sid || ':recording:' || r.recording_sid
+FROM unnest(
+    %(call_sids)s::text[], %(recording_sids)s::text[], %(event_times)s::timestamptz[], %(payloads)s::jsonb[]
+) AS r (call_sid, recording_sid, event_time, payload)
+ORDER BY r.call_sid, r.recording_sid
+ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+
+-- name: backlog
+-- How many webhooks are due, and how old the oldest is, in seconds; null if none is.
+SELECT count(*), extract(epoch FROM %(now)s - min(greatest(received_at, timestamptz '2000-01-01 00:00:00+00')))::float8
+FROM twilio_webhook_inbox
+WHERE processing_status IN ('pending', 'processing')
+    AND received_at < %(pending_before)s
+    AND (processing_status = 'pending' OR received_at < %(stuck_before)s)
+
+-- name: check_settled
+-- `settled_below` as the cursor has it, or 0 if the table was emptied and its numbers began anew.
+SELECT CASE WHEN max(id) + 1 >= %(settled_below)s THEN %(settled_below)s ELSE 0 END FROM twilio_webhook_inbox
+
+-- name: settled_below
+-- The number below which every row is completed or a dead letter, for good. What came in lately does not count: a
+-- transaction still open may hold a lower number.
+SELECT coalesce(
+    min(id) FILTER (
+        WHERE processing_status IN ('pending', 'processing', 'failed') OR received_at >= %(settling_since)s
+    ),
+    max(id) + 1,
+    %(settled_below)s
+)
+FROM twilio_webhook_inbox
+WHERE id >= %(settled_below)s
+
+-- name: list_dead_letters
+-- The newest ones. to_json writes an ISO time, and survives an infinite one.
+SELECT id, to_json(received_at) #>> '{}', source, event_type, call_sid, error
+FROM twilio_webhook_inbox
+WHERE processing_status = 'dead_letter'
+ORDER BY id DESC
+LIMIT %(limit)s
+
+-- name: count_dead_letters
+SELECT count(*) FROM twilio_webhook_inbox WHERE processing_status = 'dead_letter'
+
+-- name: find
+SELECT
+    id, to_json(received_at) #>> '{}' AS received_at, to_json(processed_at) #>> '{}' AS processed_at, source, event_type,
+    call_sid, recording_sid, processing_status, retry_count, error AS reason, payload::text
+FROM twilio_webhook_inbox
+WHERE id = %(id)s
+
+-- name: not_dead
+-- Which of these numbers are no dead letters.
+SELECT asked.id
+FROM unnest(%(ids)s::bigint[]) AS asked (id)
+WHERE NOT EXISTS (
+    SELECT FROM twilio_webhook_inbox AS i WHERE i.id = asked.id AND i.processing_status = 'dead_letter'
+)
+ORDER BY asked.id

@@ -1,0 +1,431 @@
+"""The webhook inbox: what the Viewer's worker left in it is merged, retried or kept as a dead letter; none is lost.
+
+Design rules
+- A row is claimed, merged and marked in one transaction. There is no state "processing" of our own: a kill leaves the
+  row as it was, and the Viewer's own worker may be at the same table, each skipping what the other has locked.
+- A row that cannot be read becomes a dead letter. A row that PostgreSQL refuses is found by halving the batch, so
+  that it takes no other with it. What is not a row's fault (the database is away) changes nothing.
+- Webhooks go through the merge that REST records go through: whatever comes twice, or late, is its business.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple, TypeVar
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from reconciler import db
+from reconciler.errors import BadObservation
+from reconciler.logs import get_logger, mask
+from reconciler.model import DeadLetter, Observation
+from reconciler.runs import Run, Totals, run
+from reconciler.store import Cursor, Merged, Store, Transaction
+from reconciler.webhooks import read_webhook
+from reconciler.wire import CALL_SID, read_record
+
+JOB: Final = "inbox"
+REPLAY_JOB: Final = "inbox:replay"
+
+BATCH: Final = 500  # rows a commit
+STUCK_AFTER: Final = timedelta(seconds=60)  # how long a worker may be at a row
+MAX_TRIES: Final = 8  # of the Viewer's worker; the last one comes four hours after the first
+SETTLING: Final = timedelta(hours=1)  # no transaction of the Viewer's stays open for longer
+BACKLOG_GRACES: Final = 10
+BACKLOG_AT_LEAST: Final = timedelta(hours=1)
+
+_RECORDING_SID: Final = re.compile(r"RE[0-9a-fA-F]{32}")
+# What a recording callback says beside its SIDs (https://www.twilio.com/docs/voice/api/recording#recordingstatuscallback).
+_RECORDING: Final = {
+    "RecordingUrl": "recording_url",
+    "RecordingDuration": "duration",
+    "RecordingChannels": "channels",
+    "RecordingSource": "source",
+    "RecordingStartTime": "start_time",
+}
+
+# SQLSTATE classes that speak of the values of a row: data exception, integrity constraint, view check option,
+# program limit, RAISE in a trigger (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+_FAULTS_OF_A_ROW: Final = ("22", "23", "44", "54", "P0")
+# PostgreSQL quotes a value after a colon or the word value; the names it quotes elsewhere are ours.
+_VALUE: Final = re.compile(r'(?<=: )".*|(?<=value )".*?"', re.DOTALL)
+_MAX_REASON: Final = 500  # characters
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+_queries = db.load_queries("inbox")
+_merge = db.load_queries("merge")
+
+
+@dataclass(slots=True)
+class Worked(Totals):
+    """What was done: `rows` of the inbox, the rest in calls."""
+
+    rows: int = 0
+
+    @property
+    def completed(self) -> int:
+        """Rows that are done with."""
+        return self.rows - self.dead_letters
+
+
+class Letter(NamedTuple):
+    """A dead letter as a list shows it."""
+
+    id: int
+    received_at: str | None
+    source: str
+    event_type: str
+    call_sid: str | None
+    reason: str | None
+
+
+def work_inbox(
+    store: Store,
+    *,
+    account_sid: str,
+    grace: timedelta,
+    stop: threading.Event,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    batch: int = BATCH,
+) -> Worked:
+    """Settle every webhook that was due when this began, oldest first, a batch a commit; or until `stop` is set.
+
+    Safe beside other workers. Afterwards each of these rows is completed, a dead letter with its reason, or another's.
+
+    Raises:
+        Refused: the database role may not do this.
+        Retriable: the database stayed away; what was not committed is as it was.
+
+    """
+    totals = Worked()
+    with run(
+        JOB, kind="inbox", account_sid=account_sid, store=store, source=None, totals=totals, stop=stop, clock=clock
+    ) as this:
+        now = clock()
+        due = {"now": now, "pending_before": now - grace, "stuck_before": now - grace - STUCK_AFTER, "batch": batch}
+        _say_backlog(this, due, grace)
+        while not stop.is_set() and len(_work_batch(this, totals, "claim_due", due)) >= batch:
+            pass
+        _retry_failed(this, totals, now=now, batch=batch)
+        if not stop.is_set():
+            store.record_success(JOB, now=clock())
+    return totals
+
+
+def replay(
+    store: Store,
+    *,
+    ids: Sequence[int] | None,
+    account_sid: str,
+    stop: threading.Event,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    batch: int = BATCH,
+) -> Worked:
+    """Read dead letters again with today's code, those with `ids` or all: each is completed now, or stays one.
+
+    Raises:
+        Refused: the database role may not do this.
+        Retriable: the database stayed away; what was not committed is as it was.
+
+    """
+    totals = Worked()
+    with run(
+        REPLAY_JOB,
+        kind="inbox",
+        account_sid=account_sid,
+        store=store,
+        source=None,
+        totals=totals,
+        stop=stop,
+        clock=clock,
+    ) as this:
+        if ids is None:
+            _work_along(this, totals, "claim_dead", {"now": clock(), "batch": batch}, first=0)
+        else:
+            for start in range(0, len(ids), batch):
+                if not stop.is_set():
+                    chunk = {"now": clock(), "ids": list(ids[start : start + batch])}
+                    _work_batch(this, totals, "claim_dead_by_id", chunk)
+    return totals
+
+
+def list_dead_letters(conn: db.Connection, *, limit: int) -> tuple[list[Letter], int]:
+    """The newest dead letters, and how many there are in all."""
+    with db.translated():
+        rows = conn.execute(_queries["list_dead_letters"], {"limit": limit}).fetchall()
+        total = conn.execute(_queries["count_dead_letters"]).fetchone()
+    return [Letter(*row) for row in rows], total[0] if total else 0
+
+
+def find(conn: db.Connection, id_: int) -> dict[str, Any] | None:
+    """One row of the inbox by the names of its columns, its payload as JSON text."""
+    with db.translated(), conn.cursor() as cur:
+        row = cur.execute(_queries["find"], {"id": id_}).fetchone()
+        names = [column.name for column in cur.description or ()]
+    return dict(zip(names, row, strict=True)) if row else None
+
+
+def not_dead(conn: db.Connection, ids: Sequence[int]) -> list[int]:
+    """Which of `ids` name no dead letter."""
+    with db.translated():
+        return [row[0] for row in conn.execute(_queries["not_dead"], {"ids": list(ids)})]
+
+
+def indented(payload: str, *, masked: bool) -> str:
+    """A payload's JSON for a person's eyes, numbers as text; `masked`: every phone number and address in it is."""
+    try:
+        value = _parse(payload)
+        return json.dumps(_masked(value) if masked else value, indent=2, ensure_ascii=False)
+    except (BadObservation, RecursionError):
+        return mask(payload) if masked else payload
+
+
+class _Row(NamedTuple):
+    """A claimed row, in the order of the columns of the claims."""
+
+    id: int
+    source: str
+    event_type: str
+    call_sid: str | None
+    recording_sid: str | None
+    payload: str
+    received_at: datetime
+    status: str
+    retry_count: int
+    error: str | None
+
+    def __repr__(self) -> str:
+        return f"<inbox row {self.id} {self.status}>"
+
+
+class _Recording(NamedTuple):
+    """A recording that is ready."""
+
+    call_sid: str
+    recording_sid: str
+    event_time: datetime
+    payload: dict[str, str]
+
+
+class _Item(NamedTuple):
+    """A row and what it says; None if nothing that we keep."""
+
+    row: _Row
+    said: Observation | _Recording | None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One transaction's rows and what became of them."""
+
+    rows: list[_Row] = field(default_factory=list)
+    letters: list[tuple[_Row, str]] = field(default_factory=list)
+    merged: Merged = field(default_factory=Merged)
+
+
+def _say_backlog(this: Run, due: Mapping[str, Any], grace: timedelta) -> None:
+    def look() -> tuple[Any, ...]:
+        with this.store.session() as conn:
+            return conn.execute(_queries["backlog"], due).fetchone() or (0, None)
+
+    pending, oldest = _persist(this, look)
+    if oldest is not None and oldest > max(BACKLOG_GRACES * grace, BACKLOG_AT_LEAST).total_seconds():
+        log.warning("inbox.backlogged", pending=pending, oldest_seconds=round(oldest))
+
+
+def _retry_failed(this: Run, totals: Worked, *, now: datetime, batch: int) -> None:
+    """Settle what the Viewer failed at; the cursor keeps a run from reading all that was ever settled."""
+
+    def look(query: str, **params: Any) -> int:
+        with this.store.session() as conn:
+            row = conn.execute(_queries[query], params).fetchone()
+        return int(row[0]) if row else 0
+
+    saved = (_persist(this, lambda: this.store.read_cursor(JOB)) or {}).get("settled_below", 0)
+    first = _persist(this, lambda: look("check_settled", settled_below=saved))
+    _work_along(this, totals, "claim_failed", {"now": now, "batch": batch, "max_tries": MAX_TRIES}, first=first)
+    if this.stop.is_set():
+        return
+    settled = _persist(this, lambda: look("settled_below", settled_below=first, settling_since=now - SETTLING))
+    if settled != saved:
+        this.store.save_cursor(Cursor(JOB, {"settled_below": settled}), now=this.clock())
+
+
+def _work_along(this: Run, totals: Worked, query: str, params: Mapping[str, Any], *, first: int) -> None:
+    """Work through what `query` claims in the order of the rows' numbers, each row once."""
+    while not this.stop.is_set():
+        rows = _work_batch(this, totals, query, {**params, "first": first})
+        if len(rows) < params["batch"]:
+            return
+        first = rows[-1].id + 1
+
+
+def _work_batch(this: Run, totals: Worked, query: str, params: Mapping[str, Any]) -> list[_Row]:
+    """Claim rows and settle them in one commit; returns them."""
+
+    def work(transaction: Transaction) -> _Batch:
+        rows = [_Row(*row) for row in transaction.conn.execute(_queries[query], params)]
+        return _settle(transaction, this, rows)
+
+    batch = _persist(this, lambda: this.store.atomically(work))
+    totals.rows += len(batch.rows)
+    totals.add(batch.merged)
+    letters = [DeadLetter(f"inbox:{row.id}", row.call_sid, row.payload, reason) for row, reason in batch.letters]
+    this.report(batch.merged, letters)
+    return batch.rows
+
+
+def _settle(transaction: Transaction, this: Run, rows: list[_Row]) -> _Batch:
+    batch = _Batch(rows)
+    if not rows:
+        return batch
+    now = this.clock()
+    items = []
+    for row in rows:
+        try:
+            items.append(_Item(row, _read(row)))
+        except BadObservation as exc:
+            batch.letters.append((row, str(exc)))
+    _apply_or_halve(transaction, this, items, batch, now=now)
+    batch.merged.dead_letters = len(batch.letters)
+    dead = {row.id for row, _ in batch.letters}
+    done = [row.id for row in rows if row.id not in dead]
+    if done:
+        transaction.conn.execute(_queries["complete"], {"ids": done, "now": now})
+    if dead:
+        ids, reasons = [row.id for row, _ in batch.letters], [reason for _, reason in batch.letters]
+        transaction.conn.execute(_queries["give_up"], {"ids": ids, "reasons": reasons, "now": now})
+    return batch
+
+
+def _apply_or_halve(transaction: Transaction, this: Run, items: list[_Item], batch: _Batch, *, now: datetime) -> None:
+    """Write what `items` say; if PostgreSQL refuses, write each half alone, down to the row it refuses."""
+    if not any(item.said for item in items):
+        return
+    try:
+        with transaction.conn.transaction():  # a savepoint: the claimed rows stay locked
+            merged = _apply(transaction, this, items, now=now)
+    except psycopg.Error as exc:
+        reason = _refusal(exc)
+        if reason is None:
+            raise
+    else:
+        batch.merged.seen += merged.seen
+        batch.merged.count(merged.decisions)
+        return
+    if len(items) == 1:
+        batch.letters.append((items[0].row, reason))
+        return
+    middle = len(items) // 2
+    for half in (items[:middle], items[middle:]):
+        _apply_or_halve(transaction, this, half, batch, now=now)
+
+
+def _apply(transaction: Transaction, this: Run, items: list[_Item], *, now: datetime) -> Merged:
+    merged = transaction.merge(
+        [item.said for item in items if isinstance(item.said, Observation)], origin=this.origin, now=now
+    )
+    transaction.conn.execute(_merge["empty_staging"])  # another half may follow in this transaction
+    recordings = [item.said for item in items if isinstance(item.said, _Recording)]
+    if recordings:
+        call_sids, recording_sids, event_times, payloads = zip(*recordings, strict=True)
+        transaction.conn.execute(
+            _queries["record_recordings"],
+            {
+                **this.origin._asdict(),
+                "now": now,
+                "call_sids": list(call_sids),
+                "recording_sids": list(recording_sids),
+                "event_times": list(event_times),
+                "payloads": [Jsonb(payload) for payload in payloads],
+            },
+        )
+    return merged
+
+
+def _refusal(exc: psycopg.Error) -> str | None:
+    """Why PostgreSQL refuses a row, without its values; None if no row is to blame."""
+    if exc.sqlstate is None:
+        return "the driver cannot write it" if isinstance(exc, psycopg.DataError) else None
+    if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW:
+        return None
+    return mask(_VALUE.sub("…", exc.diag.message_primary or type(exc).__name__))[:_MAX_REASON]
+
+
+def _read(row: _Row) -> Observation | _Recording | None:
+    """What the row says.
+
+    Raises:
+        BadObservation: it cannot be read; with the reason.
+
+    """
+    if row.status == "failed" and row.retry_count >= MAX_TRIES:
+        raise BadObservation(f"given up after {row.retry_count} tries: {row.error or 'no reason given'}"[:_MAX_REASON])
+    payload = _parse(row.payload)
+    if not isinstance(payload, dict):
+        raise BadObservation("the payload is no JSON object")
+    if row.source == "twilio_rest":
+        # Kept as text by `bury`. It was said a moment before it was received.
+        record = payload.get("record")
+        return read_record(_parse(record) if isinstance(record, str) else record, observed_at=row.received_at)
+    if row.event_type == "recording-complete":
+        return _read_recording(row, payload)
+    return read_webhook(row.event_type, payload, received_at=row.received_at)
+
+
+def _read_recording(row: _Row, payload: Mapping[str, Any]) -> _Recording | None:
+    if payload.get("RecordingStatus") != "completed":
+        return None
+    call_sid = payload.get("CallSid") or row.call_sid
+    recording_sid = payload.get("RecordingSid") or row.recording_sid
+    if not isinstance(call_sid, str) or not CALL_SID.fullmatch(call_sid):
+        raise BadObservation("CallSid is not CA and 32 hexadecimal digits")
+    if not isinstance(recording_sid, str) or not _RECORDING_SID.fullmatch(recording_sid):
+        raise BadObservation("RecordingSid is not RE and 32 hexadecimal digits")
+    said = {
+        name: payload[parameter] for parameter, name in _RECORDING.items() if isinstance(payload.get(parameter), str)
+    }
+    # A recording callback has no Timestamp.
+    return _Recording(call_sid, recording_sid, row.received_at, {"recording_sid": recording_sid, **said})
+
+
+def _parse(text: str) -> Any:
+    """JSON with every number as text, which is what Twilio sends: no float can come of it, and none is too long."""
+    try:
+        return json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
+    except RecursionError:
+        raise BadObservation("the payload is nested deeper than can be read") from None
+    except ValueError:
+        raise BadObservation("the record is not JSON") from None
+
+
+def _masked(value: Any) -> Any:
+    match value:
+        case str():
+            return mask(value)
+        case dict():
+            return {mask(name): _masked(item) for name, item in value.items()}
+        case list():
+            return [_masked(item) for item in value]
+    return value
+
+
+def _persist(this: Run, work: Callable[[], T]) -> T:
+    """Do `work` on the store, again after a while when the database was away; `Run.persist` for any result."""
+    results: list[T] = []
+
+    def once() -> Merged:
+        results.append(work())
+        return Merged()
+
+    this.persist(once)
+    return results[0]

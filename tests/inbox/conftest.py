@@ -1,0 +1,149 @@
+"""An inbox on a fresh database, and one run over it at a fixed time."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from reconciler import db
+from reconciler.inbox import Worked, work_inbox
+from reconciler.store import Store
+
+T0 = datetime(2026, 6, 10, 20, 0, 0, tzinfo=UTC)
+NOW = T0 + timedelta(hours=1)
+GRACE = timedelta(minutes=5)
+ACCOUNT = "AC" + 32 * "0"
+
+_FILE = Path(__file__).parents[1] / "data" / "webhook_samples.json"
+SAMPLES = json.loads(_FILE.read_text(encoding="utf-8"))["samples"]
+
+Put = Callable[..., int]
+Work = Callable[..., Worked]
+
+
+def sid(call: int) -> str:
+    return f"CA{call:032x}"
+
+
+def webhook(status: str = "completed", *, call: int = 1, minute: float = 0, **more: Any) -> dict[str, Any]:
+    """The parameters of a status callback sent `minute` minutes after T0."""
+    sent_at = T0 + timedelta(minutes=minute)
+    return {
+        "CallSid": sid(call),
+        "AccountSid": ACCOUNT,
+        "CallStatus": status,
+        "Direction": "inbound",
+        "From": "+15005550100",
+        "To": "+15005550101",
+        "Timestamp": sent_at.strftime("%a, %d %b %Y %H:%M:%S +0000"),
+        **more,
+    }
+
+
+def recording(status: str = "completed", *, call: int = 1, number: int = 1) -> dict[str, Any]:
+    """The parameters of a recording callback."""
+    return {
+        "CallSid": sid(call),
+        "AccountSid": ACCOUNT,
+        "RecordingSid": f"RE{number:032x}",
+        "RecordingStatus": status,
+        "RecordingUrl": "https://api.twilio.com/recordings/1",
+        "RecordingDuration": "12",
+    }
+
+
+def insert(conn: db.Connection, payload: Any, *, minute: float | None = 0, **columns: Any) -> int:
+    """Put one row into the inbox, received `minute` minutes after T0; returns its id."""
+    values = {
+        "source": "twilio_voice",
+        "event_type": "call-status",
+        "dedupe_key": f"test:{next(_numbers)}",
+        "payload": Jsonb(payload),
+        "received_at": None if minute is None else T0 + timedelta(minutes=minute),
+        **columns,
+    }
+    row = conn.execute(
+        f"INSERT INTO twilio_webhook_inbox ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(values))})"
+        " RETURNING id",
+        list(values.values()),
+    ).fetchone()
+    assert row
+    return row[0]
+
+
+_numbers = count()
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    with Store(database_url, job="inbox") as store:
+        yield store
+
+
+@pytest.fixture
+def put(conn: db.Connection) -> Put:
+    return lambda payload, **more: insert(conn, payload, **more)
+
+
+@pytest.fixture
+def work(store: Store) -> Work:
+    """One run of the inbox, an hour after T0."""
+
+    def run(now: datetime = NOW, **more: Any) -> Worked:
+        settings = {"account_sid": ACCOUNT, "grace": GRACE, "stop": threading.Event(), "clock": lambda: now}
+        return work_inbox(store, **{**settings, **more})
+
+    return run
+
+
+@pytest.fixture
+def state(conn: db.Connection) -> Callable[[int], str]:
+    """The processing_status of a row."""
+
+    def read(id_: int) -> str:
+        row = conn.execute("SELECT processing_status FROM twilio_webhook_inbox WHERE id = %s", (id_,)).fetchone()
+        assert row
+        return row[0]
+
+    return read
+
+
+@pytest.fixture
+def reason(conn: db.Connection) -> Callable[[int], str | None]:
+    """Why a row is a dead letter; None if it is none."""
+
+    def read(id_: int) -> str | None:
+        row = conn.execute(
+            "SELECT error FROM twilio_webhook_inbox WHERE id = %s AND processing_status = 'dead_letter'"
+            " AND processed_at IS NOT NULL",
+            (id_,),
+        ).fetchone()
+        return row[0] if row else None
+
+    return read
+
+
+@pytest.fixture
+def calls(conn: db.Connection) -> Callable[[], dict[str, str]]:
+    """Every call's status."""
+    return lambda: dict(conn.execute("SELECT twilio_sid, status FROM messages").fetchall())
+
+
+@pytest.fixture
+def events(conn: db.Connection) -> Callable[..., list[tuple[str, str | None]]]:
+    """(event_type, event_status) of a call's events, in the order they were recorded."""
+
+    def read(call: int = 1) -> list[tuple[str, str | None]]:
+        return conn.execute(
+            "SELECT event_type, event_status FROM call_events WHERE call_sid = %s ORDER BY id", (sid(call),)
+        ).fetchall()
+
+    return read
