@@ -19,7 +19,7 @@ RANKS = ("queued", "initiated", "ringing", "in-progress")
 
 def _event_type(kind: str) -> str:
     kinds = {"voice-url": "voice-url", "status": "status-callback", "Dial": "dial-action", "recording": "recording"}
-    return _EVENT_TYPES[kinds[kind.split()[0]]]
+    return _EVENT_TYPES[kinds[kind.split(maxsplit=1)[0]]]
 
 
 def test_every_sample_webhook_is_merged(work, put, calls, conn):
@@ -207,7 +207,7 @@ def test_a_payload_nested_without_end_is_a_dead_letter(work, put, reason, conn):
     conn.execute(update, ('{"CallSid":' + 5000 * "1" + "}", long))
     work()
     assert reason(deep)  # which one, depends on how deep this Python reads
-    assert "sid" in reason(long)
+    assert "missing required field" in reason(long)
 
 
 def _refuse(conn: db.Connection, call: int, code: str) -> None:
