@@ -50,9 +50,9 @@ def duration(text: str) -> timedelta:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM."""
+    options = parser().parse_args(argv)
     # Blocked before any thread starts, so that they reach sigwait below and no thread.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    options = parser().parse_args(argv)
     clock = Clock.running() if options.clock == "real" else Clock(_aware(options.clock))
     account = SimulatedAccount(ACCOUNT_SID, AUTH_TOKEN, seed=options.seed)
     now = clock.now()

@@ -34,8 +34,10 @@ def test_it_prints_what_to_type_and_ends_on_a_signal(end):
 
 
 def test_a_wrong_argument_is_named():
-    """argparse says what is wrong and leaves with 2."""
+    """argparse says what is wrong and leaves with 2, and signals reach the process as before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set())
     with pytest.raises(SystemExit, match="2"):
         main(["--page-delay", "soon"])
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == before
     assert duration("50ms").total_seconds() == 0.05
     assert duration("1.5s").total_seconds() == 1.5
