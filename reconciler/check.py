@@ -23,6 +23,9 @@ PATIENCE: Final = timedelta(seconds=10)
 _NOT_TOLD: Final = datetime.fromtimestamp(0, UTC)  # stands for a missing `Date`
 
 
+_QUERIES = db.load_queries("check")
+
+
 class Severity(StrEnum):
     """How a check ended."""
 
@@ -77,6 +80,11 @@ def _database(url: str) -> Iterator[Check]:
             yield Check("schema", Severity.FAIL, detail, "run `reconcile verify`", ExitCode.CONFIG)
         if not findings:
             yield Check("schema", Severity.OK, "all migrations applied, and the catalog is as they left it")
+        if lacking := [what for (what,) in conn.execute(_QUERIES["lacking_privileges"])]:
+            detail = f"{conn.info.user} lacks {', '.join(lacking)}"
+            yield Check("privileges", Severity.FAIL, detail, "GRANT them to the user in DATABASE_URL", ExitCode.REFUSED)
+        else:
+            yield Check("privileges", Severity.OK, f"{conn.info.user} may read and write what a run does")
 
 
 def _twilio(settings: Settings) -> Iterator[Check]:

@@ -54,14 +54,24 @@ def _sid(prefix: str) -> Callable[[str], str]:
 
 def _url(value: str) -> str:
     parts = urlsplit(value)
-    _ = parts.port  # raises ValueError
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+    is_whole = parts.scheme in ("http", "https") and parts.hostname and _has_port_or_none(value)
+    if not is_whole or parts.username or parts.query or parts.fragment:
         raise ValueError("must be http:// or https:// and a host, without credentials")
     return value.rstrip("/")
 
 
+def _has_port_or_none(url: str) -> bool:
+    """Whether what should be a port is one; what is not may be a part of a password, and stays unsaid."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return True
+
+
 def _database_url(value: str) -> str:
-    if not re.match(r"postgres(ql)?://", value) and "=" not in value:
+    is_url = re.match(r"postgres(ql)?://", value) and ("," in value or _has_port_or_none(value))
+    if not is_url and ("=" not in value or "://" in value):
         raise ValueError("must be postgresql://user@host/database, or libpq's key=value form")
     return value
 

@@ -23,9 +23,10 @@ from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import set_json_loads
 
-from reconciler.errors import Contended, ReconcilerError, Refused, SchemaError, Unavailable
+from reconciler.errors import ConfigError, Contended, ReconcilerError, Refused, SchemaError, Unavailable
 
 APPLICATION_NAME = "reconciler"
 CONNECT_TIMEOUT = timedelta(seconds=10)
@@ -44,10 +45,16 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
     not as start-up options, which connection poolers refuse.
 
     Raises:
+        ConfigError: `url` is neither a URL nor libpq's key=value form.
         Refused: the server turned the user, password or database away.
         Unavailable: no server answered.
 
     """
+    try:
+        conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # libpq's own words would quote the URL, and so perhaps the password.
+        raise ConfigError("DATABASE_URL: libpq cannot read it", hint="write postgresql://user@host/database") from None
     with translated():
         conn = psycopg.connect(
             url,
@@ -129,11 +136,13 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
             return SchemaError(f"the schema is not up to date: {reason}", hint="run `reconcile migrate`")
         case pg.DeadlockDetected() | pg.SerializationFailure() | pg.LockNotAvailable():
             return Contended(f"another writer was in the way: {reason}")
+        case psycopg.OperationalError() if exc.sqlstate is None and 'database "' in reason and "exist" in reason:
+            return Refused(f"there is no such database: {reason}", hint="check its name in DATABASE_URL, or create it")
         case psycopg.OperationalError() if exc.sqlstate is None and _is_login_failure(reason):
             # While connecting, libpq hands on the server's text without its SQLSTATE.
             return Refused(f"the database refused the login: {reason}", hint="check DATABASE_URL")
         case psycopg.OperationalError() | psycopg.InterfaceError():
-            return Unavailable(f"the database is unavailable: {reason}")
+            return Unavailable(f"the database is unavailable: {reason}", hint="is the server in DATABASE_URL up?")
     return ReconcilerError(f"the database answered: {reason}")
 
 

@@ -246,7 +246,7 @@ def _judge(answer: Answer, *, now: datetime, worked_before: bool) -> ReconcilerE
     if status == 404:
         return Refused(
             f"Twilio knows no such account for these credentials ({said})",
-            hint="check TWILIO_ACCOUNT_SID; an API key cannot read subaccounts",
+            hint="check TWILIO_ACCOUNT_SID, or --account; an API key cannot read subaccounts",
         )
     if status == 400 and code == _OUTSIDE_RETENTION:  # with 405 it says that the method is not allowed
         return OutsideRetention(f"Twilio no longer keeps calls of this window ({said})")

@@ -20,11 +20,11 @@ def parse_duration(text: str) -> timedelta:
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise ValueError("a duration is a number and one of s, m, h, d, w, like 90s, 15m, 24h, 7d or 2w")
+        raise ValueError("must be a number and one of s, m, h, d, w, like 90s, 15m, 24h, 7d or 2w")
     try:
         return timedelta(**{_UNITS[match[2]]: int(match[1])})
     except OverflowError:
-        raise ValueError("a duration must be shorter than the age of mankind") from None
+        raise ValueError("must be shorter than the age of mankind") from None
 
 
 def parse_moment(text: str, *, now: datetime) -> datetime:

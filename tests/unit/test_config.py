@@ -85,7 +85,7 @@ def test_values_are_parsed_at_the_border(name, text, field, value):
 @pytest.mark.parametrize(
     ("name", "text", "rule"),
     [
-        ("RECONCILER_HOT_INTERVAL", "soon", "a duration is a number and one of"),
+        ("RECONCILER_HOT_INTERVAL", "soon", "must be a number and one of"),
         ("RECONCILER_HOT_INTERVAL", "0s", "must be longer than nothing"),
         ("RECONCILER_FREEZE_AFTER", "999999999w", "a duration must be shorter"),
         ("RECONCILER_MAX_CONCURRENCY", "0", "must be a whole number from 1 to 100"),
@@ -101,7 +101,7 @@ def test_values_are_parsed_at_the_border(name, text, field, value):
         ("TWILIO_ACCOUNT_SID", "AC" + "x" * 32, "must be AC and 32 hexadecimal digits"),
         ("TWILIO_BASE_URL", "api.twilio.com", "must be http:// or https://"),
         ("TWILIO_BASE_URL", "https://user:pass@api.twilio.com", "must be http:// or https:// and a host, without cred"),
-        ("TWILIO_BASE_URL", "http://localhost:99999", "Port out of range"),
+        ("TWILIO_BASE_URL", "http://localhost:99999", "must be http"),
         ("TWILIO_BASE_URL", "http://localhost/#top", "must be http:// or https://"),
         ("TWILIO_BASE_URL", "http://[::1", "Invalid IPv6 URL"),
         ("DATABASE_URL", "mysql://localhost", "must be postgresql://"),
@@ -333,3 +333,20 @@ def test_every_setting_says_what_it_means():
     metadata = [field.metadata for field in dataclasses.fields(Settings)]
     assert all(each["meaning"] for each in metadata)
     assert len(metadata) == len({each["name"] for each in metadata})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TWILIO_BASE_URL", "http://user:pa/ss@host"),
+        ("DATABASE_URL", "postgresql://user:secret/word@host/db"),
+        ("DATABASE_URL", "postgresql://localhost:port/db"),
+        ("DATABASE_URL", "mysql://user:secret@host/db?a=b"),
+    ],
+)
+def test_an_address_that_cannot_be_one_is_named_and_not_quoted(name, value):
+    """A part of a password may stand where a port should: nothing of the value is said."""
+    with pytest.raises(ConfigError) as refused:
+        Settings.read({name: value})
+    assert str(refused.value).startswith(name)
+    assert not any(part in str(refused.value) for part in ("pa/", "ss@", "secret", "word"))

@@ -1,0 +1,43 @@
+"""`reconcile check` on a migrated database tells what the role may not do."""
+
+from __future__ import annotations
+
+import secrets
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from reconciler import db
+from reconciler.check import Severity, _database
+from reconciler.errors import ConfigError
+
+
+def test_a_role_that_may_only_read_is_named_with_what_it_lacks(server_url, database_url):
+    """Reading is not enough: the check says which grants are missing."""
+    role = sql.Identifier(f"reader_{secrets.token_hex(4)}")
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+        admin.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(role))
+        try:
+            found = {c.name: c for c in _database(make_conninfo(database_url, user=role.as_string().strip('"')))}
+        finally:
+            admin.execute(sql.SQL("DROP OWNED BY {}").format(role))
+            admin.execute(sql.SQL("DROP ROLE {}").format(role))
+    assert found["privileges"].severity is Severity.FAIL
+    assert "INSERT on messages" in found["privileges"].detail
+    assert "SELECT" not in found["privileges"].detail
+
+
+def test_the_owner_lacks_nothing(database_url):
+    """Whoever migrated may run."""
+    assert {check.severity for check in _database(database_url)} == {Severity.OK}
+
+
+@pytest.mark.parametrize("url", ["a=b", "postgresql://host/db?sslmode", "dbname=x password='secret"])
+def test_a_url_libpq_cannot_read_is_a_setting_to_mend(url):
+    """It names the setting and quotes nothing."""
+    with pytest.raises(ConfigError, match="DATABASE_URL") as refused:
+        db.connect(url, purpose="test")
+    assert "secret" not in str(refused.value)
