@@ -123,14 +123,14 @@ WHERE processing_status IN ('pending', 'processing')
 SELECT CASE WHEN max(id) + 1 >= %(settled_below)s THEN %(settled_below)s ELSE 0 END FROM twilio_webhook_inbox
 
 -- name: settled_below
--- The number below which every row is completed or a dead letter, for good. What came in lately does not count: a
--- transaction still open may hold a lower number.
-SELECT coalesce(
+-- The number below which every row is completed or a dead letter, for good. What came in lately does not count, and
+-- neither do the numbers after the last old row: a transaction still open may hold one of them.
+SELECT least(
     min(id) FILTER (
         WHERE processing_status IN ('pending', 'processing', 'failed') OR received_at >= %(settling_since)s
     ),
-    max(id) + 1,
-    %(settled_below)s
+    -- Without an old row the number stays where it was.
+    coalesce(max(id) FILTER (WHERE received_at < %(settling_since)s) + 1, %(settled_below)s)
 )
 FROM twilio_webhook_inbox
 WHERE id >= %(settled_below)s
