@@ -87,7 +87,7 @@ def test_values_are_parsed_at_the_border(name, text, field, value):
     [
         ("RECONCILER_HOT_INTERVAL", "soon", "must be a number and one of"),
         ("RECONCILER_HOT_INTERVAL", "0s", "must be longer than nothing"),
-        ("RECONCILER_FREEZE_AFTER", "999999999w", "a duration must be shorter"),
+        ("RECONCILER_FREEZE_AFTER", "999999999w", "must be shorter"),
         ("RECONCILER_MAX_CONCURRENCY", "0", "must be a whole number from 1 to 100"),
         ("RECONCILER_MAX_CONCURRENCY", "-1", "must be a whole number from 1 to 100"),
         ("RECONCILER_ACCOUNTS", "AC1", "must be `this`, `all`, or account SIDs"),
