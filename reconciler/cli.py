@@ -97,6 +97,9 @@ def get_parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
     check = command("check", _check, "check settings, database, privileges, schema, Twilio credentials and the clock")
     check.add_argument("--json", action="store_true", help="print the result as JSON")
+    once = command("once", _once, "run one job once: inbox settles the webhooks that the Viewer's worker left")
+    once.add_argument("job", choices=["inbox"], metavar="JOB", help="inbox")
+    once.add_argument("--json", action="store_true", help="print the result as JSON")
     inbox = command("inbox", _inbox_list, "webhooks and records that could not be read: list, show, replay")
     commands_of_inbox = inbox.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, run, summary in (
@@ -347,6 +350,26 @@ def _inbox_show(args: argparse.Namespace) -> int:
     return int(ExitCode.DONE)
 
 
+def _once(args: argparse.Namespace) -> int:
+    settings = _settings()
+
+    from reconciler import inbox
+    from reconciler.store import Rules, Store
+
+    url = _database_url(settings)
+    _prepare_schema(url, migrate=True)
+    rules = Rules(settings.webhook_grace, settings.freeze_after)
+    with _stop_on_signal() as stop, Store(url, job=inbox.JOB, rules=rules) as store:
+        worked = inbox.work_inbox(store, grace=settings.inbox_grace, stop=stop)
+        interrupted = stop.is_set()
+    result = {"rows": worked.rows, "completed": worked.completed, **worked.counts()}
+    if args.json:
+        _print_json(result)
+    else:
+        _print_rows([{"": name, " ": str(value)} for name, value in result.items()])
+    return int(ExitCode.INTERRUPTED if interrupted else worked.exit_code)
+
+
 def _inbox_replay(args: argparse.Namespace) -> int:
     if bool(args.ids) == args.all:
         raise UsageError("say which dead letters to replay, or --all", hint="reconcile inbox list")
@@ -363,9 +386,7 @@ def _inbox_replay(args: argparse.Namespace) -> int:
                 raise UsageError(f"no dead letters: {', '.join(map(str, unknown))}", hint="reconcile inbox list")
     rules = Rules(settings.webhook_grace, settings.freeze_after)
     with _stop_on_signal() as stop, Store(url, job=inbox.REPLAY_JOB, rules=rules) as store:
-        worked = inbox.replay(
-            store, ids=sorted(set(args.ids)) or None, account_sid=settings.twilio_account_sid or "", stop=stop
-        )
+        worked = inbox.replay(store, ids=sorted(set(args.ids)) or None, stop=stop)
         interrupted = stop.is_set()
     if args.json:
         _print_json({"replayed": worked.rows, "completed": worked.completed, "dead_letters": worked.dead_letters})

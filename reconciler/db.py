@@ -141,6 +141,11 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
         case psycopg.OperationalError() if exc.sqlstate is None and _is_login_failure(reason):
             # While connecting, libpq hands on the server's text without its SQLSTATE.
             return Refused(f"the database refused the login: {reason}", hint="check DATABASE_URL")
+        case pg.ReadOnlySqlTransaction():
+            return Unavailable(f"the database takes no writes: {reason}", hint="does DATABASE_URL name a standby?")
+        case pg.ProgramLimitExceeded():
+            # An OperationalError by its class, but no waiting makes a row smaller.
+            return ReconcilerError(f"the database answered: {reason}")
         case psycopg.OperationalError() | psycopg.InterfaceError():
             return Unavailable(f"the database is unavailable: {reason}", hint="is the server in DATABASE_URL up?")
     return ReconcilerError(f"the database answered: {reason}")

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -59,10 +59,7 @@ _MAX_REASON: Final = 500  # characters
 
 log = get_logger(__name__)
 
-T = TypeVar("T")
-
 _queries = db.load_queries("inbox")
-_merge = db.load_queries("merge")
 
 
 @dataclass(slots=True)
@@ -91,7 +88,7 @@ class Letter(NamedTuple):
 def work_inbox(
     store: Store,
     *,
-    account_sid: str,
+    account_sid: str | None = None,
     grace: timedelta,
     stop: threading.Event,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -125,7 +122,7 @@ def replay(
     store: Store,
     *,
     ids: Sequence[int] | None,
-    account_sid: str,
+    account_sid: str | None = None,
     stop: threading.Event,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     batch: int = BATCH,
@@ -237,7 +234,7 @@ def _say_backlog(this: Run, due: Mapping[str, Any], grace: timedelta) -> None:
         with this.store.session() as conn:
             return conn.execute(_queries["backlog"], due).fetchone() or (0, None)
 
-    pending, oldest = _persist(this, look)
+    pending, oldest = this.persist(look)
     if oldest is not None and oldest > max(BACKLOG_GRACES * grace, BACKLOG_AT_LEAST).total_seconds():
         log.warning("inbox.backlogged", pending=pending, oldest_seconds=round(oldest))
 
@@ -250,12 +247,12 @@ def _retry_failed(this: Run, totals: Worked, *, now: datetime, batch: int) -> No
             row = conn.execute(_queries[query], params).fetchone()
         return int(row[0]) if row else 0
 
-    saved = (_persist(this, lambda: this.store.read_cursor(JOB)) or {}).get("settled_below", 0)
-    first = _persist(this, lambda: look("check_settled", settled_below=saved))
+    saved = (this.persist(lambda: this.store.read_cursor(JOB)) or {}).get("settled_below", 0)
+    first = this.persist(lambda: look("check_settled", settled_below=saved))
     _work_along(this, totals, "claim_failed", {"now": now, "batch": batch, "max_tries": MAX_TRIES}, first=first)
     if this.stop.is_set():
         return
-    settled = _persist(this, lambda: look("settled_below", settled_below=first, settling_since=now - SETTLING))
+    settled = this.persist(lambda: look("settled_below", settled_below=first, settling_since=now - SETTLING))
     if settled != saved:
         this.store.save_cursor(Cursor(JOB, {"settled_below": settled}), now=this.clock())
 
@@ -276,7 +273,7 @@ def _work_batch(this: Run, totals: Worked, query: str, params: Mapping[str, Any]
         rows = [_Row(*row) for row in transaction.conn.execute(_queries[query], params)]
         return _settle(transaction, this, rows)
 
-    batch = _persist(this, lambda: this.store.atomically(work))
+    batch = this.persist(lambda: this.store.atomically(work))
     totals.rows += len(batch.rows)
     totals.add(batch.merged)
     letters = [DeadLetter(f"inbox:{row.id}", row.call_sid, row.payload, reason) for row, reason in batch.letters]
@@ -334,7 +331,6 @@ def _apply(transaction: Transaction, this: Run, items: list[_Item], *, now: date
     merged = transaction.merge(
         [item.said for item in items if isinstance(item.said, Observation)], origin=this.origin, now=now
     )
-    transaction.conn.execute(_merge["empty_staging"])  # another half may follow in this transaction
     recordings = [item.said for item in items if isinstance(item.said, _Recording)]
     if recordings:
         call_sids, recording_sids, event_times, payloads = zip(*recordings, strict=True)
@@ -417,15 +413,3 @@ def _masked(value: Any) -> Any:
         case list():
             return [_masked(item) for item in value]
     return value
-
-
-def _persist(this: Run, work: Callable[[], T]) -> T:
-    """Do `work` on the store, again after a while when the database was away; `Run.persist` for any result."""
-    results: list[T] = []
-
-    def once() -> Merged:
-        results.append(work())
-        return Merged()
-
-    this.persist(once)
-    return results[0]

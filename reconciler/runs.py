@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
@@ -22,6 +22,8 @@ from reconciler.source import Source
 from reconciler.store import Merged, Origin, Store
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -88,7 +90,7 @@ class Run:
     stop: threading.Event
     clock: Callable[[], datetime]
 
-    def persist(self, work: Callable[[], Merged]) -> Merged:
+    def persist(self, work: Callable[[], T]) -> T:
         """Do `work` on the store, again after a while when the database was away."""
         return retrying(self.stop, before_sleep=_announce)(work)
 
@@ -118,7 +120,7 @@ def run(
     job: str,
     *,
     kind: str,
-    account_sid: str,
+    account_sid: str | None,
     store: Store,
     source: Source | None,
     totals: Totals,
@@ -129,7 +131,8 @@ def run(
     run_id = str(uuid.uuid4())
     requests, retries = (source.requests, source.retries) if source else (0, 0)
     started = time.monotonic()
-    with bound_contextvars(job=kind, account=account_sid, run_id=run_id):
+    account = {} if account_sid is None else {"account": account_sid}
+    with bound_contextvars(job=kind, **account, run_id=run_id):
         try:
             yield Run(job, Origin(f"reconcile_{kind}", run_id), store, stop, clock)
         except BrokenPipeError:

@@ -132,13 +132,12 @@ class Transaction:
     def __init__(self, conn: db.Connection, rules: Rules) -> None:
         self.conn = conn
         self._rules = rules
+        self._is_staging_empty = True
 
     def merge(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
         """Make rows and events of `observations`."""
         merged = Merged(seen=len({o.call_sid for o in observations}))
-        for number, round_ in enumerate(one_per_call(observations)):
-            if number:
-                self.conn.execute(_merge["empty_staging"])
+        for round_ in one_per_call(observations):
             merged.count(self._merge_round(round_, origin=origin, now=now, apply=True))
         return merged
 
@@ -162,6 +161,9 @@ class Transaction:
         self, observations: Sequence[Observation], *, origin: Origin, now: datetime, apply: bool
     ) -> Iterator[Decision]:
         with self.conn.cursor() as cur:
+            if not self._is_staging_empty:
+                cur.execute(_merge["empty_staging"])
+            self._is_staging_empty = False
             with cur.copy(_merge["copy_into_staging"]) as copy:
                 for observation in observations:
                     copy.write_row(observation)

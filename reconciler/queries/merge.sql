@@ -23,7 +23,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS staged_observations (
 ) ON COMMIT DELETE ROWS
 
 -- name: empty_staging
--- Between two rounds of one transaction.
+-- Between two merges of one transaction.
 DELETE FROM staged_observations
 
 -- name: copy_into_staging
