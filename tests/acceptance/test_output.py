@@ -180,18 +180,15 @@ def test_settings_from_files(run, cli, calls, database_url, tmp_path):
     assert (done.code, done.result["inserted"], done.err) == (0, 300, "")
 
 
-def test_once_inbox_settles_what_the_viewer_left(cli, connect, database_url):
+def test_once_inbox_settles_what_the_viewer_left(run, conn):
     """A webhook that waits longer than the grace is a row afterwards; the result counts it, and exit code is 0."""
-    conn = connect(database_url)
     conn.execute(
         "INSERT INTO twilio_webhook_inbox (source, event_type, call_sid, dedupe_key, payload, received_at)"
         " VALUES ('twilio_voice', 'call-status', %(sid)s::text, 'one', jsonb_build_object('CallSid', %(sid)s::text,"
         " 'CallStatus', 'completed', 'CallDuration', '35'), now() - interval '1 hour')",
         {"sid": "CA" + 32 * "a"},
     )
-    done = cli("once", "inbox", "--json")
-    assert done.code == 0
-    result = json.loads(done.out)
-    assert (result["rows"], result["completed"], result["inserted"]) == (1, 1, 1)
+    done = run("once", "inbox", "--json")
+    assert (done.code, done.result["rows"], done.result["completed"], done.result["inserted"]) == (0, 1, 1, 1)
     assert conn.execute("SELECT status, duration FROM messages").fetchall() == [("completed", 35)]
     assert conn.execute("SELECT processing_status FROM twilio_webhook_inbox").fetchall() == [("completed",)]
