@@ -107,10 +107,10 @@ def test_checking(on, shared_database_url, twilio, calls):
     done = on(shared_database_url, "check")
     assert (done.code, done.err) == (0, "")
     assert [line.split(":")[0] for line in done.out.splitlines()] == [
-        "OK   settings", "OK   database", "OK   schema", "OK   Twilio", "OK   clock"
+        "OK   settings", "OK   database", "OK   schema", "OK   privileges", "OK   Twilio", "OK   clock"
     ]  # fmt: skip
     done = on(shared_database_url, "check", "--json")
-    assert [row.keys() for row in done.result] == [{"name", "severity", "detail", "hint"}] * 5
+    assert [row.keys() for row in done.result] == [{"name", "severity", "detail", "hint"}] * 6
     assert {row["severity"] for row in done.result} == {"OK"}
 
 
