@@ -10,7 +10,6 @@ Design rules
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +26,8 @@ from reconciler.logs import get_logger, mask
 from reconciler.model import DeadLetter, Observation
 from reconciler.runs import Run, Totals, run
 from reconciler.store import Cursor, Merged, Store, Transaction
-from reconciler.webhooks import read_webhook
-from reconciler.wire import CALL_SID, read_record
+from reconciler.webhooks import Recording, parse_json, read_recording, read_webhook
+from reconciler.wire import read_record
 
 JOB: Final = "inbox"
 REPLAY_JOB: Final = "inbox:replay"
@@ -39,16 +38,6 @@ MAX_TRIES: Final = 8  # of the Viewer's worker; the last one comes four hours af
 SETTLING: Final = timedelta(hours=1)  # no transaction of the Viewer's stays open for longer
 BACKLOG_GRACES: Final = 10
 BACKLOG_AT_LEAST: Final = timedelta(hours=1)
-
-_RECORDING_SID: Final = re.compile(r"RE[0-9a-fA-F]{32}")
-# What a recording callback says beside its SIDs (https://www.twilio.com/docs/voice/api/recording#recordingstatuscallback).
-_RECORDING: Final = {
-    "RecordingUrl": "recording_url",
-    "RecordingDuration": "duration",
-    "RecordingChannels": "channels",
-    "RecordingSource": "source",
-    "RecordingStartTime": "start_time",
-}
 
 # SQLSTATE classes that speak of the values of a row: data exception, integrity constraint, view check option,
 # program limit, RAISE in a trigger (https://www.postgresql.org/docs/current/errcodes-appendix.html).
@@ -72,17 +61,6 @@ class Worked(Totals):
     def completed(self) -> int:
         """Rows that are done with."""
         return self.rows - self.dead_letters
-
-
-class Letter(NamedTuple):
-    """A dead letter as a list shows it."""
-
-    id: int
-    received_at: str | None
-    source: str
-    event_type: str
-    call_sid: str | None
-    reason: str | None
 
 
 def work_inbox(
@@ -155,37 +133,6 @@ def replay(
     return totals
 
 
-def list_dead_letters(conn: db.Connection, *, limit: int) -> tuple[list[Letter], int]:
-    """The newest dead letters, and how many there are in all."""
-    with db.translated():
-        rows = conn.execute(_queries["list_dead_letters"], {"limit": limit}).fetchall()
-        total = conn.execute(_queries["count_dead_letters"]).fetchone()
-    return [Letter(*row) for row in rows], total[0] if total else 0
-
-
-def find(conn: db.Connection, id_: int) -> dict[str, Any] | None:
-    """One row of the inbox by the names of its columns, its payload as JSON text."""
-    with db.translated(), conn.cursor() as cur:
-        row = cur.execute(_queries["find"], {"id": id_}).fetchone()
-        names = [column.name for column in cur.description or ()]
-    return dict(zip(names, row, strict=True)) if row else None
-
-
-def not_dead(conn: db.Connection, ids: Sequence[int]) -> list[int]:
-    """Which of `ids` name no dead letter."""
-    with db.translated():
-        return [row[0] for row in conn.execute(_queries["not_dead"], {"ids": list(ids)})]
-
-
-def indented(payload: str, *, masked: bool) -> str:
-    """A payload's JSON for a person's eyes, numbers as text; `masked`: every phone number and address in it is."""
-    try:
-        value = _parse(payload)
-        return json.dumps(_masked(value) if masked else value, indent=2, ensure_ascii=False)
-    except (BadObservation, RecursionError):
-        return mask(payload) if masked else payload
-
-
 class _Row(NamedTuple):
     """A claimed row, in the order of the columns of the claims."""
 
@@ -204,20 +151,11 @@ class _Row(NamedTuple):
         return f"<inbox row {self.id} {self.status}>"
 
 
-class _Recording(NamedTuple):
-    """A recording that is ready."""
-
-    call_sid: str
-    recording_sid: str
-    event_time: datetime
-    payload: dict[str, str]
-
-
 class _Item(NamedTuple):
     """A row and what it says; None if nothing that we keep."""
 
     row: _Row
-    said: Observation | _Recording | None
+    said: Observation | Recording | None
 
 
 @dataclass(slots=True)
@@ -331,7 +269,7 @@ def _apply(transaction: Transaction, this: Run, items: list[_Item], *, now: date
     merged = transaction.merge(
         [item.said for item in items if isinstance(item.said, Observation)], origin=this.origin, now=now
     )
-    recordings = [item.said for item in items if isinstance(item.said, _Recording)]
+    recordings = [item.said for item in items if isinstance(item.said, Recording)]
     if recordings:
         call_sids, recording_sids, event_times, payloads = zip(*recordings, strict=True)
         transaction.conn.execute(
@@ -357,7 +295,7 @@ def _refusal(exc: psycopg.Error) -> str | None:
     return mask(_VALUE.sub("…", exc.diag.message_primary or type(exc).__name__))[:_MAX_REASON]
 
 
-def _read(row: _Row) -> Observation | _Recording | None:
+def _read(row: _Row) -> Observation | Recording | None:
     """What the row says.
 
     Raises:
@@ -366,50 +304,15 @@ def _read(row: _Row) -> Observation | _Recording | None:
     """
     if row.status == "failed" and row.retry_count >= MAX_TRIES:
         raise BadObservation(f"given up after {row.retry_count} tries: {row.error or 'no reason given'}"[:_MAX_REASON])
-    payload = _parse(row.payload)
+    payload = parse_json(row.payload)
     if not isinstance(payload, dict):
         raise BadObservation("the payload is no JSON object")
     if row.source == "twilio_rest":
         # Kept as text by `bury`. It was said a moment before it was received.
         record = payload.get("record")
-        return read_record(_parse(record) if isinstance(record, str) else record, observed_at=row.received_at)
+        return read_record(parse_json(record) if isinstance(record, str) else record, observed_at=row.received_at)
     if row.event_type == "recording-complete":
-        return _read_recording(row, payload)
+        return read_recording(
+            payload, call_sid=row.call_sid, recording_sid=row.recording_sid, received_at=row.received_at
+        )
     return read_webhook(row.event_type, payload, received_at=row.received_at)
-
-
-def _read_recording(row: _Row, payload: Mapping[str, Any]) -> _Recording | None:
-    if payload.get("RecordingStatus") != "completed":
-        return None
-    call_sid = payload.get("CallSid") or row.call_sid
-    recording_sid = payload.get("RecordingSid") or row.recording_sid
-    if not isinstance(call_sid, str) or not CALL_SID.fullmatch(call_sid):
-        raise BadObservation("CallSid is not CA and 32 hexadecimal digits")
-    if not isinstance(recording_sid, str) or not _RECORDING_SID.fullmatch(recording_sid):
-        raise BadObservation("RecordingSid is not RE and 32 hexadecimal digits")
-    said = {
-        name: payload[parameter] for parameter, name in _RECORDING.items() if isinstance(payload.get(parameter), str)
-    }
-    # A recording callback has no Timestamp.
-    return _Recording(call_sid, recording_sid, row.received_at, {"recording_sid": recording_sid, **said})
-
-
-def _parse(text: str) -> Any:
-    """JSON with every number as text, which is what Twilio sends: no float can come of it, and none is too long."""
-    try:
-        return json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
-    except RecursionError:
-        raise BadObservation("the payload is nested deeper than can be read") from None
-    except ValueError:
-        raise BadObservation("the record is not JSON") from None
-
-
-def _masked(value: Any) -> Any:
-    match value:
-        case str():
-            return mask(value)
-        case dict():
-            return {mask(name): _masked(item) for name, item in value.items()}
-        case list():
-            return [_masked(item) for item in value]
-    return value

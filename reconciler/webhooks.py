@@ -1,19 +1,21 @@
-"""Twilio's voice webhooks as the inbox holds them, read into observations; pure, no I/O.
+"""Twilio's webhooks as the inbox holds them, read into observations and recordings; pure, no I/O.
 
-A webhook says less than a REST record and says it in other words
+A voice webhook says less than a REST record and says it in other words
 (https://www.twilio.com/docs/voice/twiml#request-parameters): it is put into a record's words here, and then read
 by the same strict reader.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from reconciler.errors import BadObservation
 from reconciler.model import Observation, Via
-from reconciler.wire import parse_rfc2822, read_record
+from reconciler.wire import CALL_SID, parse_rfc2822, read_record
 
 # A parameter's name in a REST record. CallDuration is seconds; the webhook's Duration is billed minutes.
 _CALL: Final = {
@@ -37,6 +39,25 @@ _CHILD_LEG: Final = {
     "DialCallStatus": "status",
     "DialCallDuration": "duration",
 }
+
+_RECORDING_SID: Final = re.compile(r"RE[0-9a-fA-F]{32}")
+# What a recording callback says beside its SIDs (https://www.twilio.com/docs/voice/api/recording#recordingstatuscallback).
+_RECORDING: Final = {
+    "RecordingUrl": "recording_url",
+    "RecordingDuration": "duration",
+    "RecordingChannels": "channels",
+    "RecordingSource": "source",
+    "RecordingStartTime": "start_time",
+}
+
+
+class Recording(NamedTuple):
+    """A recording that is ready."""
+
+    call_sid: str
+    recording_sid: str
+    event_time: datetime
+    payload: dict[str, str]
 
 
 def read_webhook(event_type: str, payload: Mapping[str, Any], *, received_at: datetime) -> Observation | None:
@@ -63,6 +84,45 @@ def read_webhook(event_type: str, payload: Mapping[str, Any], *, received_at: da
     said_at = _said_at(payload.get("Timestamp")) or received_at
     observation = read_record(record, observed_at=said_at)
     return observation._replace(via=Via.WEBHOOK, status_at=said_at)
+
+
+def read_recording(
+    payload: Mapping[str, Any], *, call_sid: str | None, recording_sid: str | None, received_at: datetime
+) -> Recording | None:
+    """What a recording callback says, or None if the recording is not ready; the SIDs given stand in for absent ones.
+
+    Raises:
+        BadObservation: it names no call or no recording; with the reason.
+
+    """
+    if payload.get("RecordingStatus") != "completed":
+        return None
+    call_sid = payload.get("CallSid") or call_sid
+    recording_sid = payload.get("RecordingSid") or recording_sid
+    if not isinstance(call_sid, str) or not CALL_SID.fullmatch(call_sid):
+        raise BadObservation("CallSid is not CA and 32 hexadecimal digits")
+    if not isinstance(recording_sid, str) or not _RECORDING_SID.fullmatch(recording_sid):
+        raise BadObservation("RecordingSid is not RE and 32 hexadecimal digits")
+    said = {
+        name: payload[parameter] for parameter, name in _RECORDING.items() if isinstance(payload.get(parameter), str)
+    }
+    # A recording callback has no Timestamp.
+    return Recording(call_sid, recording_sid, received_at, {"recording_sid": recording_sid, **said})
+
+
+def parse_json(text: str) -> Any:
+    """JSON with every number as text, which is what Twilio sends: no float can come of it, and none is too long.
+
+    Raises:
+        BadObservation: it is not JSON, or is nested too deep.
+
+    """
+    try:
+        return json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
+    except RecursionError:
+        raise BadObservation("the payload is nested deeper than can be read") from None
+    except ValueError:
+        raise BadObservation("the record is not JSON") from None
 
 
 def _said_at(timestamp: object) -> datetime | None:

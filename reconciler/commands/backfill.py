@@ -1,0 +1,78 @@
+"""`reconcile --since …`: read every call of a window that a person names."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+
+from reconciler import backfill
+from reconciler.commands.printing import complain
+from reconciler.commands.setup import database_url, make_store, prepare_schema, read_settings, stop_on_signal
+from reconciler.config import Settings
+from reconciler.errors import ExitCode, UsageError
+from reconciler.pacing import Pacer
+from reconciler.source import Source
+from reconciler.terminal import watching
+from reconciler.times import parse_moment
+from reconciler.wire import ACCOUNT_SID
+
+
+def backfill_window(args: argparse.Namespace) -> int:
+    """Make the database equal to what Twilio says of the window, or with --dry-run show what would change."""
+    asked_at = datetime.now(UTC)
+    since, until = _moment(args.since, "--since", asked_at), asked_at
+    if args.until is not None:
+        until = _moment(args.until, "--until", asked_at)
+    if until > asked_at:
+        raise UsageError(f"--until {args.until} lies in the future", hint="leave --until out to read up to now")
+    if since >= until:
+        end = "now" if args.until is None else f"--until {args.until}"
+        raise UsageError(f"--since {args.since} is not before {end}")
+    settings = read_settings()
+    credentials = settings.credentials()
+    account = credentials.account_sid if args.account is None else args.account
+    if not ACCOUNT_SID.fullmatch(account):
+        raise UsageError("--account must be AC and 32 hexadecimal digits")
+    since = backfill.clamp(since, now=asked_at)
+    url = database_url(settings)
+    prepare_schema(url, migrate=not args.dry_run)
+    window = backfill.Window(account, since, until, {"since": args.since, "until": args.until})
+    with stop_on_signal() as stop:
+        source = Source(credentials, pacer=Pacer(settings.max_concurrency), stop=stop)
+        try:
+            with (
+                make_store(url, settings, job=backfill.job_name(account), lock=not args.dry_run) as store,
+                watching(as_json=args.json, dry_run=args.dry_run, masked=settings.log_pii == "masked") as watcher,
+            ):
+                summary = backfill.backfill(
+                    window, source=source, store=store, watcher=watcher, concurrency=settings.max_concurrency,
+                    stop=stop, dry_run=args.dry_run,
+                )  # fmt: skip
+                watcher.finished(summary)
+        finally:
+            source.close()
+    _last_words(summary, settings, dry_run=args.dry_run)
+    if args.dry_run and summary.exit_code is ExitCode.DONE and (summary.inserted or summary.updated):
+        return int(ExitCode.UNRECONCILED)
+    return int(summary.exit_code)
+
+
+def _last_words(summary: backfill.Summary, settings: Settings, *, dry_run: bool) -> None:
+    """Say on stderr why a backfill did not come to its end, and what to do."""
+    hint = None if dry_run else "the same command goes on where this one ended"
+    if summary.interrupted:
+        complain(f"interrupted after {summary.slices_done} of {summary.slices} slices", hint)
+    elif summary.failed:
+        reasons = "; ".join(sorted({str(failure.error) for failure in summary.failed}))
+        if summary.exit_code is ExitCode.UNAVAILABLE:
+            hint = f"is TWILIO_BASE_URL right? {settings.twilio_base_url}" if settings.twilio_base_url else None
+            complain(f"Twilio is unavailable: {reasons}", hint or "check the network, and https://status.twilio.com")
+        else:
+            complain(f"{len(summary.failed)} of {summary.slices} slices could not be read: {reasons}", hint)
+
+
+def _moment(text: str, option: str, now: datetime) -> datetime:
+    try:
+        return parse_moment(text, now=now)
+    except (ValueError, OverflowError) as exc:
+        raise UsageError(f"{option} {text!r} cannot be read", hint=str(exc)) from None

@@ -1,0 +1,35 @@
+"""`reconcile check`: print what was looked at, how it is, and what to do."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from reconciler.check import Check, Severity, check, exit_code
+from reconciler.commands.printing import print_json
+from reconciler.commands.setup import database_url, read_settings
+from reconciler.errors import ConfigError, ExitCode
+
+
+def print_checks(args: argparse.Namespace) -> int:
+    """Print each check as soon as it is made; with --json all of them at the end."""
+    checks: list[Check] = []
+    for item in _checks():
+        checks.append(item)
+        if not args.json:
+            print(f"{item.severity.value:<4} {item.name}: {item.detail}", flush=True)
+            if item.hint:
+                print(f"     → {item.hint}", flush=True)
+    if args.json:
+        print_json([{key: value for key, value in c._asdict().items() if key != "exit_code"} for c in checks])
+    return int(exit_code(checks))
+
+
+def _checks() -> Iterator[Check]:
+    try:
+        settings = read_settings()
+    except ConfigError as exc:
+        for line in str(exc).splitlines():
+            yield Check("settings", Severity.FAIL, line, exc.hint, ExitCode.CONFIG)
+    else:
+        yield from check(settings, database_url=lambda: database_url(settings))

@@ -1,0 +1,48 @@
+"""Results on stdout and complaints on stderr.
+
+`cli` imports this before it knows the command: nothing heavy is imported until something is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """Print a table whose headings are the names in the first row."""
+    from rich.table import Table
+
+    from reconciler.terminal import out
+
+    table = Table(*rows[0] if rows else (), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    out.print(table)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def harmless(value: object, *, markup: bool = True) -> str:
+    """What strangers wrote, for a terminal: no escape sequences, and nothing that a table takes for markup."""
+    from rich.markup import escape
+
+    text = "" if value is None else "".join(char if char.isprintable() else "�" for char in str(value))
+    return escape(text) if markup else text
+
+
+def complain(message: str, hint: str | None) -> None:
+    """Say on stderr what is wrong and what to do, without secrets and phone numbers."""
+    from reconciler.logs import mask, redact
+
+    # In this order: a secret that is partly masked would not be found.
+    for line in message.splitlines():
+        print(f"reconcile: {mask(redact(line))}", file=sys.stderr)
+    if hint:
+        print(f"  → {mask(redact(hint))}", file=sys.stderr)

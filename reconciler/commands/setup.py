@@ -1,0 +1,109 @@
+"""What stands ready before a command does its work: settings and logging, a database, its schema, a way to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TextIO, cast
+
+from reconciler import db, embedded, logs
+from reconciler import migrate as runner
+from reconciler.config import Settings
+from reconciler.errors import ExitCode, SchemaError
+from reconciler.store import Rules, Store
+
+
+def read_settings() -> Settings:
+    """Read the settings and set logging up by them.
+
+    Raises:
+        ConfigError: a setting is missing, unknown or malformed.
+
+    """
+    settings = Settings.read(os.environ)
+    for secret in settings.secrets():
+        logs.protect(secret)
+    stream = cast("TextIO", _Stderr())
+    logs.configure(form=settings.log_format, level=settings.log_level, pii=settings.log_pii, stream=stream)
+    return settings
+
+
+def database_url(settings: Settings) -> str:
+    """Where the database is; with no DATABASE_URL the embedded one is started."""
+    return settings.database_url or embedded.start()
+
+
+def connect(settings: Settings, *, purpose: str) -> closing[db.Connection]:
+    """A connection for a command that looks at the database itself."""
+    return closing(db.connect(database_url(settings), purpose=purpose))
+
+
+def prepare_schema(url: str, *, migrate: bool) -> None:
+    """Apply what is missing, or refuse to run on an old schema.
+
+    Raises:
+        SchemaError: migrations are missing, and `migrate` is false.
+
+    """
+    with db.connect(url, purpose="migrate") as conn:
+        if migrate:
+            if runner.behind(conn):
+                runner.migrate(conn, on_applied=log_applied)
+        elif behind := runner.behind(conn):
+            raise SchemaError(f"{len(behind)} migrations are not applied yet", hint="run `reconcile migrate` first")
+
+
+def log_applied(applied: runner.Applied) -> None:
+    """Log one migration that was applied."""
+    logs.get_logger("reconciler.migrate").info(
+        "migration.applied", version=applied.version, name=applied.name, adopted=applied.outcome == "adopted",
+        duration_seconds=round(applied.duration.total_seconds(), 3),
+    )  # fmt: skip
+
+
+def make_store(url: str, settings: Settings, *, job: str, lock: bool = True) -> Store:
+    """The store of one job, which merges by the rules that the settings give."""
+    return Store(url, job=job, rules=Rules(settings.webhook_grace, settings.freeze_after), lock=lock)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set: the page in hand is finished. A second one ends the process at once."""
+    stop = threading.Event()
+    watched = sys.stderr.isatty()
+
+    def say(text: str) -> None:
+        # Not print: the signal may have come in the middle of one.
+        if watched:
+            os.write(2, text.encode())
+
+    def handle(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            say("\x1b[?25h\n")  # a progress bar hides the cursor
+            os._exit(ExitCode.INTERRUPTED)
+        stop.set()
+        say("\nFinishing the page in hand; again to leave at once.\n")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Stderr:
+    """Whatever stderr is now: while a progress bar is shown, the bar, which keeps log lines apart from itself."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()

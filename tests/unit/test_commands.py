@@ -1,0 +1,44 @@
+"""The way from a command line to its command, and what a command says."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import pytest
+
+from reconciler import logs
+from reconciler.cli import get_parser, load_command
+from reconciler.commands.printing import complain
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield from _parsers(sub)
+
+
+def test_every_command_leads_to_a_function_of_its_own():
+    """What the parser names is there to be imported; `inbox` alone only stands before its commands."""
+    names = [parser.get_default("run") for parser in _parsers(get_parser()) if parser.prog != "reconcile inbox"]
+    assert len({load_command(name) for name in names}) == len(names) >= 10
+
+
+@pytest.mark.parametrize("secret", ["pass+49123456789word", "pass word 12025550100"])
+@pytest.mark.parametrize(("message", "hint"), [("refused {}", None), ("refused", "is {} right?")])
+def test_a_secret_that_looks_like_a_number_is_redacted_whole(monkeypatch, capsys, secret, message, hint):
+    """Masking first would leave what stands around the number, and its last digits."""
+    monkeypatch.setattr(logs, "_secrets", set())
+    logs.protect(secret)
+    complain(message.format(secret), hint and hint.format(secret))
+    printed = capsys.readouterr()
+    said = f"reconcile: {message}\n" + (f"  → {hint}\n" if hint else "")
+    assert (printed.out, printed.err) == ("", said.format("[secret]"))
+
+
+def test_a_number_in_a_complaint_is_masked(capsys):
+    """In each of its lines, and in the hint."""
+    complain("no +12025550100\nnor sip:alice@example.com", "ask +12025550101")
+    assert capsys.readouterr().err == "reconcile: no ***00\nreconcile: nor sip:***\n  → ask ***01\n"
