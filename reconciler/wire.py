@@ -162,9 +162,13 @@ def _bury(record: object, reason: str) -> DeadLetter:
 
 
 def _parse(body: bytes) -> Any:
-    """JSON with every number as text: what Twilio itself does, and no float can come of it."""
+    """JSON with every number as text: what Twilio itself does, and no float can come of it.
+
+    A byte that is not UTF-8 becomes half of a surrogate pair, which spoils the record it is in and no other.
+    """
     try:
-        return json.loads(body, parse_float=str, parse_int=str, parse_constant=str)
+        text = body.decode("utf-8-sig", "surrogateescape")
+        return json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
     except (ValueError, RecursionError):
         raise Unavailable("Twilio's answer is not JSON, or was cut short") from None
 

@@ -288,13 +288,22 @@ def test_one_broken_record_spoils_nothing_else(kind, at):
         b'{"code": 20003, "status": 401}', encode(make_record())[:-1], encode(make_record())[:200],
         encode() + b"}", b"[" + encode() + b"]", b'{"calls": [], "next_page_uri": []}', b"\xff\xfe\xfd",
         b'{"calls": [], "x": ' + b"[" * 500_000, b'{"calls": [], "x": ' + b"[" * 5_000 + b"]" * 5_000 + b"}",
-        b'{"calls": [{"sid": "\xff"}]}',
     ],
 )  # fmt: skip
 def test_what_is_no_listing_is_worth_asking_again(body):
     """Cut short, HTML, nothing, or other JSON: Unavailable, whatever the shape."""
     with pytest.raises(Unavailable):
         decode_page(body, observed_at=SAID)
+
+
+@pytest.mark.parametrize("field", ["from", "sid", "caller_name"])
+def test_a_byte_that_is_no_utf8_spoils_its_record_alone(field):
+    """A caller's name in another code page must not stop all that is listed beside it."""
+    spoilt = encode(make_record(0, **{field: "@"}), make_record(1), make_record(2)).replace(b'"@"', b'"Jos\xe9"')
+    page = decode_page(spoilt, observed_at=SAID)
+    kept = 0 if field == "caller_name" else 1
+    assert (3 - kept, kept) == (len(page.observations), len(page.dead_letters))
+    assert decode(make_record(1), make_record(2)).observations == page.observations[-2:]
 
 
 @pytest.mark.parametrize("depth", range(900, 1100, 3))
