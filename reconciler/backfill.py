@@ -9,18 +9,18 @@ Design rules
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
 from reconciler.errors import ExitCode, Unavailable
 from reconciler.logs import get_logger
-from reconciler.runs import Run, Totals, run
+from reconciler.plan import Plan, describe, work_through
+from reconciler.runs import Job, Terms, Totals, run, usual_exit_code
 from reconciler.source import RETENTION, Source
-from reconciler.store import Cursor, Decision, Merged, Store
-from reconciler.sweep import Failed, Fetched, Slice, fetch, slices_of
+from reconciler.store import Decision, Merged, Store
+from reconciler.sweep import Failed, Fetched
 
 # A backfill begun longer ago than this with the same words is another backfill.
 _STALE: Final = timedelta(days=1)
@@ -45,19 +45,16 @@ class Summary(Totals):
     slices: int = 0
     slices_done: int = 0
     resumed: bool = False
-    interrupted: bool = False
     failed: list[Failed] = field(default_factory=list)
 
     @property
     def exit_code(self) -> ExitCode:
         """How the run ended, for a shell."""
-        if self.interrupted:
-            return ExitCode.INTERRUPTED
-        if self.failed:
+        if self.failed and not self.interrupted:
             nothing_came = not self.pages and all(isinstance(f.error, Unavailable) for f in self.failed)
             is_refused = any(f.error.exit_code is ExitCode.REFUSED for f in self.failed)
             return ExitCode.UNAVAILABLE if nothing_came else ExitCode.REFUSED if is_refused else ExitCode.TRY_AGAIN
-        return ExitCode.UNRECONCILED if self.drifted or self.dead_letters else ExitCode.DONE
+        return usual_exit_code(self)
 
     def as_dict(self) -> dict[str, Any]:
         """The shape of `--json`; a contract."""
@@ -84,9 +81,9 @@ class Watcher(Protocol):
         """Told at the end, unless the run failed as a whole."""
 
 
-def job_name(account_sid: str) -> str:
+def job_name(account_sid: str) -> Job:
     """The name of an account's backfill in `sync_state`, and of its lock."""
-    return f"backfill:{account_sid}"
+    return Job(f"backfill:{account_sid}")
 
 
 def clamp(since: datetime, *, now: datetime) -> datetime:
@@ -104,139 +101,77 @@ def backfill(
     source: Source,
     store: Store,
     watcher: Watcher,
-    concurrency: int,
-    stop: threading.Event,
+    terms: Terms,
     dry_run: bool = False,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Summary:
     """Make the calls of `window` equal to Twilio's, or with `dry_run` find out what would change.
 
-    Returns when all slices were read, or failed, or `stop` was set; what was merged until then stays and is not read
-    again. Reports to the log under one run_id.
+    Returns when all slices were read, or failed, or the run was stopped; what was merged until then stays and is not
+    read again. Reports to the log under one run_id.
 
     Raises:
         Refused: Twilio or the database does.
         Retriable: the database stayed away.
+        JobHeld: another process is at the backfill of this account.
 
     """
     job = job_name(window.account_sid)
-    plan = _Plan.begun_anew(window) if dry_run else _Plan.taken_up(window, store.read_cursor(job))
-    todo = plan.todo()
-    summary = Summary(slices=len(plan.slices), slices_done=len(plan.done), resumed=plan.resumed)
+    summary = Summary()
     with run(
-        job,
-        kind="backfill",
-        account_sid=window.account_sid,
-        store=store,
-        source=source,
-        totals=summary,
-        stop=stop,
-        clock=clock,
+        job, summary, account_sid=window.account_sid, store=store, source=source, terms=terms, dry_run=dry_run
     ) as this:
+        plan, summary.resumed = _begun_anew(window), False
+        if not dry_run:
+            plan, summary.resumed = _taken_up(window, this.read_cursor())
+        summary.slices, summary.slices_done = len(plan.slices), len(plan.done)
         log.info(
             "job.started", since=plan.bounds[0].isoformat(), until=plan.bounds[-1].isoformat(),
-            slices=len(todo), resumed=plan.resumed,
+            slices=len(plan.todo()), resumed=summary.resumed,
         )  # fmt: skip
-        watcher.planned(len(plan.slices), len(todo))
-        for item in fetch(source, todo, resume_at=plan.open, concurrency=concurrency, stop=stop):
-            if isinstance(item, Failed):
-                summary.failed.append(item)
-                continue
-            plan.move(item)
-            merged = _preview(this, item) if dry_run else _merge(this, item, plan)
-            summary.add(merged, seen=item.slice.count(item.page))
+        watcher.planned(summary.slices, len(plan.todo()))
+
+        def preview(item: Fetched) -> Merged:
+            merged = store.preview(item.page.observations, origin=this.origin, now=this.now())
+            merged.dead_letters = len(item.page.dead_letters)
+            return merged
+
+        def tell(item: Fetched, merged: Merged) -> None:
             summary.pages += 1
             summary.slices_done += item.next_uri is None
-            this.report(merged, item.page.dead_letters, is_bulk=True)
             watcher.merged(summary, merged.decisions)
-        summary.interrupted = stop.is_set() and summary.slices_done < summary.slices
-        summary.lag = clock() - plan.bounds[-1]
-        if not dry_run:
-            _conclude(this, plan, summary)
+
+        summary.failed = work_through(
+            this,
+            plan,
+            source=source,
+            cursor=lambda: _as_json(plan, window),
+            on_page=tell,
+            merge=preview if dry_run else None,
+        )
+        summary.problem = describe(summary.failed)
+        summary.interrupted = this.stop.is_set() and summary.slices_done < summary.slices
+        summary.lag = this.now() - plan.bounds[-1]
+        if not dry_run and not summary.failed and not summary.interrupted:
+            this.save_cursor(_as_json(plan, window, finished=True))
     return summary
 
 
-def _merge(this: Run, item: Fetched, plan: _Plan) -> Merged:
-    return this.persist(
-        lambda: this.store.merge(
-            item.page.observations,
-            origin=this.origin,
-            now=this.clock(),
-            cursor=Cursor(this.job, plan.as_json()),
-            dead_letters=item.page.dead_letters,
-        )
-    )
+def _begun_anew(window: Window) -> Plan:
+    return Plan(window.account_sid, [window.since, window.until])
 
 
-def _preview(this: Run, item: Fetched) -> Merged:
-    merged = this.store.preview(item.page.observations, origin=this.origin, now=this.clock())
-    merged.dead_letters = len(item.page.dead_letters)
-    return merged
+def _taken_up(window: Window, cursor: dict[str, Any] | None) -> tuple[Plan, bool]:
+    """The plan that an unfinished run of the same words left, extended to now, and True; or a new one."""
+    if not cursor or cursor.get("finished") or cursor.get("asked") != window.asked:
+        return _begun_anew(window), False
+    plan = Plan.from_json(window.account_sid, cursor)
+    if window.since - plan.bounds[0] > _STALE or window.until < plan.bounds[-1]:
+        return _begun_anew(window), False
+    if window.until > plan.bounds[-1]:
+        plan.bounds.append(window.until)
+    return plan, True
 
 
-@dataclass(slots=True)
-class _Plan:
-    """The slices of a backfill and how far each has come; what the cursor holds."""
-
-    account_sid: str
-    asked: dict[str, str | None]
-    bounds: list[datetime]  # the window's start, the end it was begun with, and each end it was extended to
-    done: list[str]
-    open: dict[str, str]
-    resumed: bool = False
-
-    @classmethod
-    def begun_anew(cls, window: Window) -> _Plan:
-        return cls(window.account_sid, window.asked, [window.since, window.until], [], {})
-
-    @classmethod
-    def taken_up(cls, window: Window, cursor: dict[str, Any] | None) -> _Plan:
-        """The plan that an unfinished run of the same words left, extended to now; or a new one."""
-        plan = cls.begun_anew(window)
-        if not cursor or cursor.get("finished") or cursor.get("asked") != window.asked:
-            return plan
-        bounds = [datetime.fromisoformat(bound) for bound in cursor["bounds"]]
-        if window.since - bounds[0] > _STALE or window.until < bounds[-1]:
-            return plan
-        if window.until > bounds[-1]:
-            bounds.append(window.until)
-        return cls(window.account_sid, window.asked, bounds, cursor["done"], cursor["open"], resumed=True)
-
-    @property
-    def slices(self) -> list[Slice]:
-        return [
-            slice_
-            for since, until in zip(self.bounds, self.bounds[1:], strict=False)
-            for slice_ in slices_of(self.account_sid, since, until)
-        ]
-
-    def todo(self) -> list[Slice]:
-        done = set(self.done)
-        return [slice_ for slice_ in self.slices if slice_.name not in done]
-
-    def move(self, item: Fetched) -> None:
-        """Note that `item` is about to be merged."""
-        if item.next_uri is None:
-            self.open.pop(item.slice.name, None)
-            self.done.append(item.slice.name)
-        else:
-            self.open[item.slice.name] = item.next_uri
-
-    def as_json(self, *, finished: bool = False) -> dict[str, Any]:
-        return {
-            "asked": self.asked,
-            "bounds": [bound.isoformat() for bound in self.bounds],
-            "done": [] if finished else self.done,
-            "open": self.open,
-            "finished": finished,
-        }
-
-
-def _conclude(this: Run, plan: _Plan, summary: Summary) -> None:
-    now = this.clock()
-    if summary.failed:
-        reasons = "; ".join(sorted({str(failure.error) for failure in summary.failed}))
-        this.store.record_failure(this.job, error=f"{len(summary.failed)} slices were not read: {reasons}", now=now)
-    elif not summary.interrupted:
-        this.store.save_cursor(Cursor(this.job, plan.as_json(finished=True)), now=now)
-        this.store.record_success(this.job, now=now)
+def _as_json(plan: Plan, window: Window, *, finished: bool = False) -> dict[str, Any]:
+    value = {"asked": window.asked, "finished": finished, **plan.as_json()}
+    return {**value, "done": []} if finished else value

@@ -113,6 +113,16 @@ def try_advisory_lock(conn: Connection, name: str) -> bool:
     return bool(row and row[0])
 
 
+def release_advisory_lock(conn: Connection, name: str) -> None:
+    """Give the lock called `name` back."""
+    conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (f"{APPLICATION_NAME}:{name}",))
+
+
+def name_connection(conn: Connection, *, purpose: str) -> None:
+    """Show in pg_stat_activity what the connection is used for now."""
+    conn.execute("SELECT set_config('application_name', %s, false)", (f"{APPLICATION_NAME}: {purpose}",))
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn the driver's errors into ours, with the server's reason and without the statement's values."""

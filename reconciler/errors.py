@@ -3,7 +3,7 @@
     ReconcilerError
     ├── ConfigError          78  names the setting and the rule it breaks
     ├── UsageError           64  an argument that cannot be read
-    ├── Refused              77  credentials or privileges: a person must act
+    ├── Refused              77  credentials or privileges: a person must act; NotFound (404) is one of them
     ├── Retriable            75  the same request again, with backoff; a one-off run that gives up ends so
     │   ├── RateLimited          carries retry_after
     │   ├── Unavailable      69  network, timeout, 5xx, database away; ConnectionLost is one of them
@@ -72,6 +72,10 @@ class Refused(ReconcilerError):
     """Credentials or privileges were refused: trying again does not help, a person must act."""
 
     exit_code = ExitCode.REFUSED
+
+
+class NotFound(Refused):
+    """404: Twilio has no such thing, or shows it to others only."""
 
 
 class SchemaError(ReconcilerError):

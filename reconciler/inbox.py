@@ -11,31 +11,29 @@ Design rules
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg.types.json import Jsonb
 
-from reconciler import db
+from reconciler import db, metrics
 from reconciler.errors import BadObservation
 from reconciler.logs import get_logger, mask
 from reconciler.model import DeadLetter, Observation
-from reconciler.runs import Run, Totals, run
-from reconciler.store import Cursor, Merged, Store, Transaction
+from reconciler.runs import Job, Run, Terms, Totals, run
+from reconciler.store import Merged, Store, Transaction
 from reconciler.webhooks import Recording, parse_json, read_recording, read_webhook
 from reconciler.wire import read_record
 
-JOB: Final = "inbox"
-REPLAY_JOB: Final = "inbox:replay"
+JOB: Final = Job("inbox")
+REPLAY_JOB: Final = Job("inbox:replay")
 
 BATCH: Final = 500  # rows a commit
 STUCK_AFTER: Final = timedelta(seconds=60)  # how long a worker may be at a row
 MAX_TRIES: Final = 8  # of the Viewer's worker; the last one comes four hours after the first
-SETTLING: Final = timedelta(hours=1)  # no transaction of the Viewer's stays open for longer
 BACKLOG_GRACES: Final = 10
 BACKLOG_AT_LEAST: Final = timedelta(hours=1)
 
@@ -63,16 +61,8 @@ class Worked(Totals):
         return self.rows - self.dead_letters
 
 
-def work_inbox(
-    store: Store,
-    *,
-    account_sid: str | None = None,
-    grace: timedelta,
-    stop: threading.Event,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    batch: int = BATCH,
-) -> Worked:
-    """Settle every webhook that was due when this began, oldest first, a batch a commit; or until `stop` is set.
+def work_inbox(store: Store, *, terms: Terms, grace: timedelta, batch: int = BATCH) -> Worked:
+    """Settle every webhook that was due when this began, oldest first, a batch a commit; or until it is stopped.
 
     Safe beside other workers. Afterwards each of these rows is completed, a dead letter with its reason, or another's.
 
@@ -82,29 +72,18 @@ def work_inbox(
 
     """
     totals = Worked()
-    with run(
-        JOB, kind="inbox", account_sid=account_sid, store=store, source=None, totals=totals, stop=stop, clock=clock
-    ) as this:
-        now = clock()
+    with run(JOB, totals, account_sid=None, store=store, source=None, terms=terms) as this:
+        now = this.now()
         due = {"now": now, "pending_before": now - grace, "stuck_before": now - grace - STUCK_AFTER, "batch": batch}
         _say_backlog(this, due, grace)
-        while not stop.is_set() and len(_work_batch(this, totals, "claim_due", due)) >= batch:
+        while not this.stop.is_set() and len(_work_batch(this, "claim_due", due)) >= batch:
             pass
-        _retry_failed(this, totals, now=now, batch=batch)
-        if not stop.is_set():
-            store.record_success(JOB, now=clock())
+        _work_along(this, "claim_failed", {"now": now, "batch": batch, "max_tries": MAX_TRIES})
+        totals.interrupted = this.stop.is_set()
     return totals
 
 
-def replay(
-    store: Store,
-    *,
-    ids: Sequence[int] | None,
-    account_sid: str | None = None,
-    stop: threading.Event,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    batch: int = BATCH,
-) -> Worked:
+def replay(store: Store, *, terms: Terms, ids: Sequence[int] | None, batch: int = BATCH) -> Worked:
     """Read dead letters again with today's code, those with `ids` or all: each is completed now, or stays one.
 
     Raises:
@@ -113,23 +92,14 @@ def replay(
 
     """
     totals = Worked()
-    with run(
-        REPLAY_JOB,
-        kind="inbox",
-        account_sid=account_sid,
-        store=store,
-        source=None,
-        totals=totals,
-        stop=stop,
-        clock=clock,
-    ) as this:
+    with run(REPLAY_JOB, totals, account_sid=None, store=store, source=None, terms=terms) as this:
         if ids is None:
-            _work_along(this, totals, "claim_dead", {"now": clock(), "batch": batch}, first=0)
+            _work_along(this, "claim_dead", {"now": this.now(), "batch": batch})
         else:
             for start in range(0, len(ids), batch):
-                if not stop.is_set():
-                    chunk = {"now": clock(), "ids": list(ids[start : start + batch])}
-                    _work_batch(this, totals, "claim_dead_by_id", chunk)
+                if not this.stop.is_set():
+                    _work_batch(this, "claim_dead_by_id", {"now": this.now(), "ids": list(ids[start : start + batch])})
+        totals.interrupted = this.stop.is_set()
     return totals
 
 
@@ -168,43 +138,30 @@ class _Batch:
 
 
 def _say_backlog(this: Run, due: Mapping[str, Any], grace: timedelta) -> None:
-    def look() -> tuple[Any, ...]:
+    def look() -> tuple[tuple[Any, ...], dict[str, int]]:
         with this.store.session() as conn:
-            return conn.execute(_queries["backlog"], due).fetchone() or (0, None)
+            backlog = conn.execute(_queries["backlog"], due).fetchone() or (0, None)
+            return backlog, dict(conn.execute(_queries["count_unsettled"]).fetchall())
 
-    pending, oldest = this.persist(look)
+    (pending, oldest), unsettled = this.persist(look)
+    for status in ("pending", "processing", "failed", "dead_letter"):
+        metrics.inbox_rows.labels(status).set(unsettled.get(status, 0))
+    metrics.inbox_oldest.set(oldest or 0)
     if oldest is not None and oldest > max(BACKLOG_GRACES * grace, BACKLOG_AT_LEAST).total_seconds():
         log.warning("inbox.backlogged", pending=pending, oldest_seconds=round(oldest))
 
 
-def _retry_failed(this: Run, totals: Worked, *, now: datetime, batch: int) -> None:
-    """Settle what the Viewer failed at; the cursor keeps a run from reading all that was ever settled."""
-
-    def look(query: str, **params: Any) -> int:
-        with this.store.session() as conn:
-            row = conn.execute(_queries[query], params).fetchone()
-        return int(row[0]) if row else 0
-
-    saved = (this.persist(lambda: this.store.read_cursor(JOB)) or {}).get("settled_below", 0)
-    first = this.persist(lambda: look("check_settled", settled_below=saved))
-    _work_along(this, totals, "claim_failed", {"now": now, "batch": batch, "max_tries": MAX_TRIES}, first=first)
-    if this.stop.is_set():
-        return
-    settled = this.persist(lambda: look("settled_below", settled_below=first, settling_since=now - SETTLING))
-    if settled != saved:
-        this.store.save_cursor(Cursor(JOB, {"settled_below": settled}), now=this.clock())
-
-
-def _work_along(this: Run, totals: Worked, query: str, params: Mapping[str, Any], *, first: int) -> None:
+def _work_along(this: Run, query: str, params: Mapping[str, Any]) -> None:
     """Work through what `query` claims in the order of the rows' numbers, each row once."""
+    first = 0
     while not this.stop.is_set():
-        rows = _work_batch(this, totals, query, {**params, "first": first})
+        rows = _work_batch(this, query, {**params, "first": first})
         if len(rows) < params["batch"]:
             return
         first = rows[-1].id + 1
 
 
-def _work_batch(this: Run, totals: Worked, query: str, params: Mapping[str, Any]) -> list[_Row]:
+def _work_batch(this: Run, query: str, params: Mapping[str, Any]) -> list[_Row]:
     """Claim rows and settle them in one commit; returns them."""
 
     def work(transaction: Transaction) -> _Batch:
@@ -212,8 +169,9 @@ def _work_batch(this: Run, totals: Worked, query: str, params: Mapping[str, Any]
         return _settle(transaction, this, rows)
 
     batch = this.persist(lambda: this.store.atomically(work))
-    totals.rows += len(batch.rows)
-    totals.add(batch.merged)
+    assert isinstance(this.totals, Worked)
+    this.totals.rows += len(batch.rows)
+    this.totals.add(batch.merged)
     letters = [DeadLetter(f"inbox:{row.id}", row.call_sid, row.payload, reason) for row, reason in batch.letters]
     this.report(batch.merged, letters)
     return batch.rows
@@ -223,7 +181,7 @@ def _settle(transaction: Transaction, this: Run, rows: list[_Row]) -> _Batch:
     batch = _Batch(rows)
     if not rows:
         return batch
-    now = this.clock()
+    now = this.now()
     items = []
     for row in rows:
         try:

@@ -1,4 +1,4 @@
-"""One execution of a job: its run_id, its counts, its first and last log line, its outcome in `sync_state`."""
+"""One execution of a job: its lock, its run_id, its counts, its log lines, its outcome in `sync_state`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
-from reconciler.errors import ExitCode, Retriable
-from reconciler.logs import get_logger
+from reconciler import metrics
+from reconciler.errors import ExitCode, JobHeld, ReconcilerError, Retriable
+from reconciler.logs import get_logger, mask, redact
 from reconciler.model import DeadLetter, Gap
 from reconciler.pacing import retrying
 from reconciler.source import Source
-from reconciler.store import Merged, Origin, Store
+from reconciler.store import Cursor, Merged, Origin, Store
+from reconciler.wire import Page
 
 log = get_logger(__name__)
 
@@ -28,19 +30,22 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Totals:
-    """What a run did, in calls."""
+    """What a run did, in calls; `problem` is why it did not finish its work, if it went on to its end all the same."""
 
     seen: int = 0
     inserted: int = 0
     updated: int = 0
     frozen: int = 0
     drifted: int = 0
+    gone: int = 0
     dead_letters: int = 0
     gaps: Counter[Gap] = field(default_factory=Counter)
     requests: int = 0
     retries: int = 0
     lag: timedelta = timedelta(0)  # between the end of what was read and now
     seconds: float = 0.0
+    problem: str | None = None
+    interrupted: bool = False
 
     def add(self, merged: Merged, *, seen: int | None = None) -> None:
         """Count a page; `seen` if not all of its calls are this one's to count."""
@@ -60,7 +65,12 @@ class Totals:
     @property
     def exit_code(self) -> ExitCode:
         """How the run ended, for a shell."""
-        return ExitCode.UNRECONCILED if self.drifted or self.dead_letters else ExitCode.DONE
+        return usual_exit_code(self)
+
+    @property
+    def outcome(self) -> str:
+        """How the run ended, for monitoring."""
+        return "interrupted" if self.interrupted else "succeeded" if self.problem is None else "failed"
 
     def counts(self) -> dict[str, Any]:
         """The counts of `job.finished`, zeros included."""
@@ -74,25 +84,107 @@ class Totals:
             **{f"gaps_{gap.value}": self.gaps[gap] for gap in Gap},
             "frozen": self.frozen,
             "drifted": self.drifted,
+            "gone": self.gone,
             "dead_letters": self.dead_letters,
             "lag_seconds": round(self.lag.total_seconds(), 3),
             "duration_seconds": round(self.seconds, 3),
         }
 
 
+def usual_exit_code(totals: Totals) -> ExitCode:
+    """How a run ended, for a shell, if its kind has nothing to add."""
+    if totals.interrupted:
+        return ExitCode.INTERRUPTED
+    if totals.problem is not None:
+        return ExitCode.TRY_AGAIN
+    return ExitCode.UNRECONCILED if totals.drifted or totals.dead_letters else ExitCode.DONE
+
+
+class Job(str):
+    """A job's name in `sync_state` and of its lock: `hot`, or `hot:AC…` for another account than the main one."""
+
+    __slots__ = ()
+
+    @property
+    def kind(self) -> str:
+        """The job without its account, as in logs, metrics and the source of events."""
+        return self.partition(":")[0]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a run works: until `stop` is set or `within` has passed, by which clock, watched by whom."""
+
+    stop: threading.Event = field(default_factory=threading.Event)  # of this run alone, if `within` is given
+    clock: Callable[[], datetime] = _utc_now
+    within: timedelta | None = None
+    on_progress: Callable[[], None] = lambda: None
+    retry_at: Callable[[], datetime | None] = lambda: None  # when the job is due next
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a job, while it runs."""
 
-    job: str  # its name in sync_state
+    job: Job
     origin: Origin
     store: Store
-    stop: threading.Event
-    clock: Callable[[], datetime]
+    totals: Totals
+    terms: Terms
+
+    @property
+    def stop(self) -> threading.Event:
+        """Set when the run is to end, between two pages."""
+        return self.terms.stop
+
+    def now(self) -> datetime:
+        """The time, in UTC."""
+        return self.terms.clock()
 
     def persist(self, work: Callable[[], T]) -> T:
         """Do `work` on the store, again after a while when the database was away."""
-        return retrying(self.stop, before_sleep=_announce)(work)
+        result = retrying(self.stop, before_sleep=self._announce)(work)
+        self.terms.on_progress()
+        return result
+
+    def merge(
+        self, page: Page, *, cursor: Cursor | None = None, seen: int | None = None, is_bulk: bool = False
+    ) -> Merged:
+        """Merge a page, keep its dead letters and move the cursor in one commit; count and report what it found."""
+        merged = self.persist(
+            lambda: self.store.merge(
+                page.observations, origin=self.origin, now=self.now(), cursor=cursor, dead_letters=page.dead_letters
+            )
+        )
+        self.totals.add(merged, seen=seen)
+        self.report(merged, page.dead_letters, is_bulk=is_bulk)
+        return merged
+
+    def mark_gone(self, call_sids: Sequence[str]) -> None:
+        """Note which calls Twilio has no more."""
+        if not call_sids:
+            return
+        now = self.now()
+        gone = self.persist(
+            lambda: self.store.atomically(
+                lambda transaction: transaction.mark_gone(call_sids, origin=self.origin, now=now)
+            )
+        )
+        self.totals.gone += len(gone)
+        for call_sid in gone:
+            log.warning("call.gone", call_sid=call_sid)
+
+    def read_cursor(self) -> dict[str, Any] | None:
+        """Where this job stands, or None if it never ran."""
+        return self.persist(lambda: self.store.read_cursor(self.job)) or None
+
+    def save_cursor(self, value: dict[str, Any]) -> None:
+        """Move this job's cursor, which speaks of no new rows."""
+        self.persist(lambda: self.store.save_cursor(Cursor(self.job, value), now=self.now()))
 
     def report(self, merged: Merged, dead_letters: Sequence[DeadLetter] = (), *, is_bulk: bool = False) -> None:
         """Log what a page found. A job that finds a few gaps names each; bulk work names them at level debug."""
@@ -102,6 +194,8 @@ class Run:
             if decision.action == "drift" and decision.is_news:
                 log.warning("call.frozen_drift", call_sid=decision.call_sid, fields=sorted(decision.theirs or ()))
             elif decision.gap is not None:
+                if decision.gap is Gap.STALE:
+                    metrics.repair_seconds.observe(decision.late_seconds)
                 gap = {
                     "call_sid": decision.call_sid,
                     "kind": decision.gap.value,
@@ -114,38 +208,107 @@ class Run:
                 else:
                     log.info("gap.filled", **gap)
 
+    def _announce(self, error: Retriable, attempt: int, wait: float) -> None:
+        self.terms.on_progress()
+        log.warning("database.retried", error=str(error), attempt=attempt, wait_seconds=round(wait, 3))
+
 
 @contextmanager
 def run(
-    job: str,
+    job: Job,
+    totals: Totals,
     *,
-    kind: str,
     account_sid: str | None,
     store: Store,
     source: Source | None,
-    totals: Totals,
-    stop: threading.Event,
-    clock: Callable[[], datetime],
+    terms: Terms,
+    dry_run: bool = False,
 ) -> Iterator[Run]:
-    """Surround one execution: binds job, account and run_id to the log, measures, says how it ended."""
+    """Surround one execution: holds the job's lock, binds job, account and run_id to the log, says how it ended.
+
+    The outcome goes to `sync_state`, unless this is a `dry_run`, which takes no lock either. A run that ends with
+    `totals.problem` set, or that its deadline interrupted, has failed; one that was stopped otherwise before it was
+    done has neither succeeded nor failed.
+
+    Raises:
+        JobHeld: another process runs this job, or took it over; nothing is recorded.
+
+    """
     run_id = str(uuid.uuid4())
-    requests, retries = (source.requests, source.retries) if source else (0, 0)
     started = time.monotonic()
     account = {} if account_sid is None else {"account": account_sid}
-    with bound_contextvars(job=kind, **account, run_id=run_id):
+    labels = (job.kind, account_sid or "")
+    with (
+        bound_contextvars(job=job.kind, **account, run_id=run_id),
+        nullcontext() if dry_run else store.holding(job),
+        _deadline(terms) as overdue,
+    ):
+        this = Run(job, Origin(f"reconcile_{job.kind}", run_id), store, totals, terms)
         try:
-            yield Run(job, Origin(f"reconcile_{kind}", run_id), store, stop, clock)
-        except BrokenPipeError:
-            raise  # whoever read the differences has seen enough
+            yield this
+            if totals.interrupted and overdue.is_set():
+                totals.interrupted, totals.problem = False, f"not done within {terms.within}; the next run goes on"
+            if not dry_run:
+                _record_outcome(this)
+        except (BrokenPipeError, JobHeld):
+            raise  # whoever read the differences has seen enough; the job is another's now
         except Exception as exc:
-            log.error("job.failed", error=str(exc), kind=type(exc).__name__, will_retry_at=None)
+            metrics.runs.labels(*labels, "failed").inc()
+            retry_at = terms.retry_at()
+            log.error(
+                "job.failed", error=str(exc), kind=type(exc).__name__,
+                will_retry_at=None if retry_at is None else retry_at.isoformat(),
+            )  # fmt: skip
+            if not dry_run:
+                with suppress(ReconcilerError):  # the database may be what failed
+                    store.record_failure(job, error=mask(redact(str(exc) or type(exc).__name__)), now=terms.clock())
             raise
         finally:
             totals.seconds = time.monotonic() - started
             if source is not None:
-                totals.requests, totals.retries = source.requests - requests, source.retries - retries
+                totals.requests, totals.retries = source.requests, source.retries
+        _count(totals, labels, terms.clock())
         log.info("job.finished", **totals.counts())
 
 
-def _announce(error: Retriable, attempt: int, wait: float) -> None:
-    log.warning("database.retried", error=str(error), attempt=attempt, wait_seconds=round(wait, 3))
+@contextmanager
+def _deadline(terms: Terms) -> Iterator[threading.Event]:
+    """An event that is set, and `stop` with it, when the time of a run is up."""
+    overdue = threading.Event()
+
+    def expire() -> None:
+        overdue.set()
+        terms.stop.set()
+
+    timer = threading.Timer(0 if terms.within is None else terms.within.total_seconds(), expire)
+    timer.daemon = True
+    if terms.within is not None:
+        timer.start()
+    try:
+        yield overdue
+    finally:
+        timer.cancel()
+
+
+def _record_outcome(this: Run) -> None:
+    now = this.now()
+    if this.totals.problem is not None:
+        problem = mask(redact(this.totals.problem))
+        this.persist(lambda: this.store.record_failure(this.job, error=problem, now=now))
+    elif not this.totals.interrupted:
+        this.persist(lambda: this.store.record_success(this.job, now=now))
+
+
+def _count(totals: Totals, labels: tuple[str, str], now: datetime) -> None:
+    kind, account = labels
+    metrics.runs.labels(*labels, totals.outcome).inc()
+    metrics.run_seconds.labels(*labels).set(totals.seconds)
+    metrics.lag.labels(*labels).set(totals.lag.total_seconds())
+    metrics.calls_seen.labels(*labels).inc(totals.seen)
+    for gap in Gap:
+        metrics.gaps.labels(gap.value, *labels).inc(totals.gaps[gap])
+    metrics.drift.labels(account).inc(totals.drifted)
+    metrics.frozen.labels(kind).inc(totals.frozen)
+    metrics.dead_letters_found.labels(kind).inc(totals.dead_letters)
+    if totals.outcome == "succeeded":
+        metrics.last_success.labels(*labels).set(now.timestamp())

@@ -13,19 +13,23 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from twilio.rest import Client
 
-from reconciler import __version__
+from reconciler import __version__, metrics
+from reconciler.account_wire import Account, decode_accounts, decode_usage
 from reconciler.config import Credentials
 from reconciler.errors import (
     CredentialsDoubted,
     FilterIgnored,
+    NotFound,
     OutsideRetention,
     RateLimited,
     ReconcilerError,
@@ -39,18 +43,22 @@ from reconciler.model import Observation, Status
 from reconciler.pacing import Pacer, retrying
 from reconciler.times import midnight
 from reconciler.transport import Answer, Transport
-from reconciler.wire import Page, decode_page, parse_rfc2822
+from reconciler.wire import Page, decode_call, decode_page, parse_rfc2822
 
 # Calls older than 13 months leave the API (https://www.twilio.com/docs/voice/api/archived-calls); error 20004
 # speaks of 400 days.
 RETENTION: Final = timedelta(days=400)
 PAGE_SIZE: Final = 1000  # the most Twilio gives
 
+API_PATH: Final = "/2010-04-01/Accounts"
+
 _API: Final = "https://api.twilio.com"
 _ONE_DAY: Final = timedelta(days=1)
 _OUTSIDE_RETENTION: Final = 20004
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +96,7 @@ class Listing:
             TwilioAnswerError: it leads to another resource, or back to the page it came with.
 
         """
-        try:
-            parts = urlsplit(uri)
-        except ValueError:
-            raise TwilioAnswerError("next_page_uri is not a URI") from None
-        path = f"{parts.path}?{parts.query}"
-        if not path.isascii():
-            raise TwilioAnswerError("next_page_uri is not a URI")
-        if parts.path != self._resource:
-            raise TwilioAnswerError("next_page_uri leads to another resource than the listing it continues")
-        if path == after:
-            raise TwilioAnswerError("next_page_uri leads back to its own page")
-        return path
+        return own_path(uri, resource=self._resource, after=after)
 
     def holds(self, observations: list[Observation]) -> bool:
         """Whether `observations` can answer this listing: whole days around the bounds, or mostly its status."""
@@ -116,14 +113,35 @@ class Listing:
 
     @property
     def _resource(self) -> str:
-        return f"/2010-04-01/Accounts/{self.account_sid}/Calls.json"
+        return f"{API_PATH}/{self.account_sid}/Calls.json"
+
+
+def own_path(uri: str, *, resource: str, after: str) -> str:
+    """Path and query of the next page of `resource` that `uri` names, for our own host.
+
+    Raises:
+        TwilioAnswerError: it leads to another resource, or back to the page it came with.
+
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise TwilioAnswerError("next_page_uri is not a URI") from None
+    path = f"{parts.path}?{parts.query}"
+    if not path.isascii():
+        raise TwilioAnswerError("next_page_uri is not a URI")
+    if parts.path != resource:
+        raise TwilioAnswerError("next_page_uri leads to another resource than the listing it continues")
+    if path == after:
+        raise TwilioAnswerError("next_page_uri leads back to its own page")
+    return path
 
 
 class Source:
-    """Fetches pages from Twilio; safe to use from several threads. Counts what it did.
+    """Fetches from Twilio; safe to use from several threads. Counts what it did.
 
-    Raises, from `page`:
-        Refused: credentials or permissions.
+    Raises, from every method:
+        Refused: credentials or permissions; NotFound, one of them, if there is no such thing to be seen.
         Retriable: still failing after all repeats.
         OutsideRetention: the listing asks for what Twilio no longer keeps.
         TwilioAnswerError: an answer that makes no sense.
@@ -136,60 +154,127 @@ class Source:
         *,
         pacer: Pacer,
         stop: threading.Event | None = None,
+        is_bulk: bool = False,
         transport: Transport | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._pacer = pacer
-        self._clock = clock
-        self._retrying = retrying(stop or threading.Event(), before_sleep=self._announce)
-        self._counts = threading.Lock()
-        self._worked_before = False
-        self.requests = 0
-        self.retries = 0
-        self.throttles = 0
         # The SDK's own rule turns region and edge into a host name.
         self._base = credentials.base_url or _client(credentials, None).get_hostname(_API)
         self._transport = transport or Transport(self._base, connections=pacer.ceiling)
         self._client = _client(credentials, self._transport)
+        self.pacer = pacer
+        self._clock = clock
+        self._has_worked = threading.Event()  # for any of those that share these credentials
+        self._begin(stop or threading.Event(), is_bulk=is_bulk)
+
+    def _begin(self, stop: threading.Event, *, is_bulk: bool) -> None:
+        self._is_bulk = is_bulk
+        self._retrying = retrying(stop, before_sleep=self._announce)
+        self._counts = threading.Lock()
+        self.requests = 0
+        self.retries = 0
+        self.throttles = 0
+
+    def for_run(self, stop: threading.Event, *, is_bulk: bool = False) -> Source:
+        """The same door to Twilio, with counts of its own and its waits ended by `stop`.
+
+        What is `is_bulk` leaves a share of the concurrency to what is not.
+        """
+        source = copy(self)
+        source._begin(stop, is_bulk=is_bulk)
+        return source
 
     def page(self, listing: Listing, path: str | None = None) -> Page:
         """The first page of `listing`, or the one that `path` (from the page before) names."""
         path = path or listing.path
 
-        def fetch() -> Page:
-            answer = self._get(path)
+        def read(answer: Answer) -> Page:
             page = decode_page(answer.body, observed_at=self._said_at(answer))
             if not listing.holds(page.observations):
                 raise FilterIgnored("Twilio's answer holds calls that were not asked for: a filter was ignored")
             return page._replace(next_uri=listing.next_path(page.next_uri, after=path)) if page.next_uri else page
 
-        return self._retrying.copy()(fetch)
+        return self._fetch(path, read)
+
+    def call(self, account_sid: str, call_sid: str) -> Page:
+        """One call, as a page that holds it; an empty page if Twilio has no such call (any more).
+
+        To be believed only when a listing of the account was answered before: for an account that these credentials
+        may not see, every call is unknown (https://www.twilio.com/docs/api/errors/20404).
+        """
+        try:
+            return self._fetch(
+                f"{API_PATH}/{account_sid}/Calls/{call_sid}.json",
+                lambda answer: decode_call(answer.body, observed_at=self._said_at(answer)),
+            )
+        except NotFound:
+            return Page([], [], None, self._clock())
+
+    def billed_calls(self, account_sid: str, first: date, last: date) -> dict[date, int]:
+        """How many calls Twilio's usage records count for each UTC day from `first` to `last`, without subaccounts.
+
+        Counted are calls that were billed, by the day of their start
+        (https://www.twilio.com/docs/usage/api/usage-record); yesterday's may still grow.
+        """
+        query = {
+            "Category": "calls",
+            "StartDate": first.isoformat(),
+            "EndDate": last.isoformat(),
+            "IncludeSubaccounts": "false",
+            "PageSize": "1000",
+        }
+        path = f"{API_PATH}/{account_sid}/Usage/Records/Daily.json?{urlencode(query)}"
+        return self._fetch(path, lambda answer: decode_usage(answer.body))
+
+    def accounts(self) -> list[Account]:
+        """The account of these credentials and its subaccounts, the closed ones too."""
+        accounts: list[Account] = []
+        path: str | None = f"{API_PATH}.json?PageSize=1000"
+        while path is not None:
+            found, next_uri = self._fetch(path, lambda answer: decode_accounts(answer.body))
+            accounts += found
+            path = own_path(next_uri, resource=f"{API_PATH}.json", after=path) if next_uri else None
+        return accounts
 
     def close(self) -> None:
         """Close the connections to Twilio."""
         self._transport.close()
 
+    def _fetch(self, path: str, read: Callable[[Answer], T]) -> T:
+        """Ask until `read` makes sense of the answer, or no repeat helps."""
+        return self._retrying.copy()(lambda: read(self._get(path)))
+
     def _get(self, path: str) -> Answer:
-        with self._pacer.slot() as ticket:
+        with self.pacer.slot(is_bulk=self._is_bulk) as ticket:
             with self._counts:
                 self.requests += 1
-            answer = self._client.request("GET", self._base + path)
+            started = time.monotonic()
+            try:
+                answer = self._client.request("GET", self._base + path)
+            except ReconcilerError:
+                metrics.requests.labels("failed").inc()
+                raise
             assert isinstance(answer, Answer)
-            error = _judge(answer, now=self._said_at(answer), worked_before=self._worked_before)
+            metrics.request_seconds.observe(time.monotonic() - started)
+            error = _judge(answer, now=self._said_at(answer), worked_before=self._has_worked.is_set())
             if isinstance(error, RateLimited):
                 with self._counts:
                     self.throttles += 1
-                self._pacer.throttled(ticket)
+                self.pacer.throttled(ticket)
+                metrics.requests.labels("throttled").inc()
                 log.warning(
                     "twilio.throttled",
-                    concurrency=self._pacer.limit,
+                    concurrency=self.pacer.limit,
                     retry_after_seconds=None if error.retry_after is None else error.retry_after.total_seconds(),
                     twilio_request_id=answer.headers.get("Twilio-Request-Id"),
                 )
+            elif error is not None:
+                metrics.requests.labels(_outcome(error)).inc()
             if error is not None:
                 raise error
-            self._worked_before = True
-            self._pacer.succeeded(ticket)
+            metrics.requests.labels("answered").inc()
+            self._has_worked.set()
+            self.pacer.succeeded(ticket)
             return answer
 
     def _said_at(self, answer: Answer) -> datetime:
@@ -202,6 +287,7 @@ class Source:
     def _announce(self, error: Retriable, attempt: int, wait: float) -> None:
         with self._counts:
             self.retries += 1
+        metrics.retries.inc()
         log.warning("twilio.retried", error=str(error), attempt=attempt, wait_seconds=round(wait, 3))
 
 
@@ -244,7 +330,7 @@ def _judge(answer: Answer, *, now: datetime, worked_before: bool) -> ReconcilerE
             hint="the account may be suspended, or the API key in TWILIO_API_KEY lacks a permission",
         )
     if status == 404:
-        return Refused(
+        return NotFound(
             f"Twilio knows no such account for these credentials ({said})",
             hint="check TWILIO_ACCOUNT_SID, or --account; an API key cannot read subaccounts",
         )
@@ -253,6 +339,16 @@ def _judge(answer: Answer, *, now: datetime, worked_before: bool) -> ReconcilerE
     if status >= 500 or status == 408:
         return Unavailable(said)
     return TwilioAnswerError(f"Twilio did not understand the question, or is not what answered ({said})")
+
+
+def _outcome(error: ReconcilerError) -> str:
+    """The label of `reconciler_requests_total`."""
+    match error:
+        case NotFound():
+            return "not_found"
+        case Refused() | CredentialsDoubted():
+            return "refused"
+    return "failed"
 
 
 def _error_body(answer: Answer) -> tuple[int | None, str]:

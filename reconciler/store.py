@@ -5,23 +5,24 @@ The rules themselves are one statement, `merge_staged` in queries/merge.sql; her
 Design rules
 - The job's advisory lock lives on the connection that merges: whoever loses the lock has lost the transaction.
 - A page is staged, merged and its cursor saved in one transaction: a kill loses all of it or nothing.
+- A cursor moves only from where this process left it. Whoever was stopped for so long that another took its place
+  finds the cursor moved, and ends instead of setting it back.
 - The merge decides on what its snapshot shows and writes only rows that still are so. When another writer was
   faster, or a deadlock was broken at our cost, the whole page is merged again from the start.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
-from psycopg.types.json import Jsonb
-
 from reconciler import db
-from reconciler.errors import Contended, JobHeld, Unavailable
+from reconciler.errors import Contended, JobHeld, ReconcilerError, Unavailable
 from reconciler.logs import get_logger
 from reconciler.migrate import PlanCheck
 from reconciler.model import DeadLetter, Gap, Observation
@@ -37,7 +38,14 @@ _MERGE_SESSION: Final = {
     "enable_mergejoin": "off",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
+    # A process that was stopped (SIGSTOP, a frozen machine) keeps its connection and the lock of its job: the server
+    # ends both, so that another can take over.
+    "idle_in_transaction_session_timeout": "30s",
 }
+
+# Of the calls a commit changed, as many are named in a notification; 200 SIDs take 7,600 of the 8,000 bytes allowed
+# (https://www.postgresql.org/docs/current/sql-notify.html).
+NOTIFIED_AT_MOST: Final = 200
 
 log = get_logger(__name__)
 
@@ -127,11 +135,14 @@ class Merged:
 
 
 class Transaction:
-    """What may be done in one commit."""
+    """What may be done in one commit; `changed` are the calls it wrote, `cursors` where it left which job."""
 
-    def __init__(self, conn: db.Connection, rules: Rules) -> None:
+    def __init__(self, conn: db.Connection, rules: Rules, cursors: Mapping[str, str | None]) -> None:
         self.conn = conn
+        self.changed: list[str] = []
+        self.cursors: dict[str, str | None] = {}
         self._rules = rules
+        self._expected = cursors
         self._is_staging_empty = True
 
     def merge(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
@@ -139,6 +150,7 @@ class Transaction:
         merged = Merged(seen=len({o.call_sid for o in observations}))
         for round_ in one_per_call(observations):
             merged.count(self._merge_round(round_, origin=origin, now=now, apply=True))
+        self.changed += (d.call_sid for d in merged.decisions if d.action in ("insert", "update"))
         return merged
 
     def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
@@ -153,9 +165,38 @@ class Transaction:
         for letter in letters:
             self.conn.execute(_inbox["bury"], {**letter._asdict(), "now": now})
 
+    def mark_gone(self, call_sids: Sequence[str], *, origin: Origin, now: datetime) -> list[str]:
+        """Note that Twilio has no such calls any more, once (rule 11); returns which were news. No status changes."""
+        params = {**origin._asdict(), "call_sids": sorted(call_sids), "now": now}
+        gone = [row[0] for row in self.conn.execute(_merge["mark_gone"], params)]
+        self.changed += gone
+        return gone
+
     def save_cursor(self, cursor: Cursor, *, now: datetime) -> None:
-        """Move a cursor."""
-        self.conn.execute(_sync_state["save_cursor"], {"job": cursor.job, "cursor": Jsonb(cursor.value), "now": now})
+        """Move a cursor.
+
+        Raises:
+            JobHeld: it is not where this process read or left it.
+
+        """
+        value = json.dumps(cursor.value)  # as it is now: the caller's may go on changing
+        params = {"job": cursor.job, "cursor": value, "now": now}
+        if cursor.job not in self._expected:
+            self.conn.execute(_sync_state["save_cursor"], params)
+        else:
+            expected = self.cursors.get(cursor.job, self._expected[cursor.job])
+            if not self.conn.execute(_sync_state["move_cursor"], {**params, "expected": expected}).rowcount:
+                raise JobHeld(
+                    f"another process has moved the cursor of {cursor.job}", hint="its next run goes on there"
+                )
+        self.cursors[cursor.job] = value
+
+    def notify(self, channel: str) -> None:
+        """Tell `channel` which calls changed, when this commits; of too many only how many."""
+        if self.changed:
+            calls = sorted(set(self.changed))
+            said = {"calls": calls} if len(calls) <= NOTIFIED_AT_MOST else {"calls": None, "count": len(calls)}
+            self.conn.execute("SELECT pg_notify(%s, %s)", (channel, json.dumps(said)))
 
     def _merge_round(
         self, observations: Sequence[Observation], *, origin: Origin, now: datetime, apply: bool
@@ -182,7 +223,9 @@ class Transaction:
 
 
 class Store:
-    """One connection that merges, holding the lock of one job; reconnects and takes the lock again when used next.
+    """One connection that merges, holding the lock of the job at work; reconnects, and takes it again, when used next.
+
+    `channel` is notified of the calls that a commit changed.
 
     Raises, from every method:
         Unavailable: the database is away; nothing of the call was committed, calling again is safe.
@@ -191,12 +234,13 @@ class Store:
 
     """
 
-    def __init__(self, url: str, *, job: str, rules: Rules | None = None, lock: bool = True) -> None:
+    def __init__(self, url: str, *, rules: Rules | None = None, channel: str | None = None) -> None:
         self._url = url
-        self._job = job
-        self._lock = lock  # a preview writes nothing and needs none
-        self._was_connected = False
         self._rules = rules or Rules()
+        self._channel = channel
+        self._job: str | None = None
+        self._cursors: dict[str, str | None] = {}  # where this process read or left them
+        self._was_connected = False
         self._conn: db.Connection | None = None
 
     def __enter__(self) -> Self:
@@ -211,6 +255,24 @@ class Store:
         conn, self._conn = self._conn, None
         if conn is not None:
             conn.close()
+
+    @contextmanager
+    def holding(self, job: str) -> Iterator[None]:
+        """Hold the lock of `job` for as long as the context lasts."""
+        with self.session() as conn:
+            self._take_lock(conn, job)
+        self._job = job
+        self._cursors.clear()
+        try:
+            yield
+        finally:
+            self._job = None
+            if self._conn is not None:
+                try:
+                    with self.session() as conn:
+                        db.release_advisory_lock(conn, job)
+                except ReconcilerError:
+                    self.close()  # and the lock with it
 
     def merge(
         self,
@@ -237,8 +299,14 @@ class Store:
         """Run `work` in one transaction; from the start again when another writer was in its way."""
         for _ in range(MERGE_ATTEMPTS):
             try:
-                with self.session() as conn, conn.transaction():
-                    return work(Transaction(conn, self._rules))
+                with self.session() as conn:
+                    with conn.transaction():
+                        transaction = Transaction(conn, self._rules, self._cursors)
+                        result = work(transaction)
+                        if self._channel is not None:
+                            transaction.notify(self._channel)
+                    self._cursors.update(transaction.cursors)
+                    return result
             except Contended:
                 continue
         raise Unavailable(f"another writer kept changing the same calls, {MERGE_ATTEMPTS} times in a row")
@@ -246,12 +314,13 @@ class Store:
     def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
         """What `merge` would do, field by field; writes nothing."""
         with self.session() as conn, conn.transaction(force_rollback=True):
-            return Transaction(conn, self._rules).preview(observations, origin=origin, now=now)
+            return Transaction(conn, self._rules, {}).preview(observations, origin=origin, now=now)
 
     def read_cursor(self, job: str) -> dict[str, Any] | None:
         """Where `job` stands, or None if it never ran."""
         with self.session() as conn:
             row = conn.execute(_sync_state["read_cursor"], {"job": job}).fetchone()
+        self._cursors[job] = row[1] if row else None
         return row[0] if row else None
 
     def save_cursor(self, cursor: Cursor, *, now: datetime) -> None:
@@ -281,11 +350,11 @@ class Store:
 
     def _connected(self) -> db.Connection:
         if self._conn is None or self._conn.closed:
-            conn = db.connect(self._url, purpose=self._job, settings=_MERGE_SESSION)
+            conn = db.connect(self._url, purpose=self._job or "job", settings=_MERGE_SESSION)
             try:
                 with db.translated():
-                    if self._lock and not db.try_advisory_lock(conn, self._job):
-                        raise JobHeld(f"another process is running {self._job}", hint="wait for it, or stop it")
+                    if self._job is not None:
+                        self._take_lock(conn, self._job)
                     conn.execute(_merge["create_staging"])
             except BaseException:
                 conn.close()
@@ -295,6 +364,11 @@ class Store:
                 log.info("database.reconnected")
             self._was_connected = True
         return self._conn
+
+    def _take_lock(self, conn: db.Connection, job: str) -> None:
+        if not db.try_advisory_lock(conn, job):
+            raise JobHeld(f"another process is running {job}", hint="wait for it, or stop it")
+        db.name_connection(conn, purpose=job)
 
 
 def one_per_call(observations: Sequence[Observation]) -> Iterator[list[Observation]]:

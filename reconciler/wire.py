@@ -98,15 +98,18 @@ def decode_page(body: bytes, *, observed_at: datetime) -> Page:
         return _decode_leniently(body, observed_at)
 
 
-def decode_call(body: bytes, *, observed_at: datetime) -> Observation:
-    """Decode one Call resource.
+def decode_call(body: bytes, *, observed_at: datetime) -> Page:
+    """Decode one Call resource, as a page of one: an observation, or a dead letter if it cannot be read.
 
     Raises:
         Unavailable: this is not JSON.
-        BadObservation: it is, but cannot be read as a call.
 
     """
-    return read_record(_parse(body), observed_at=observed_at)
+    record = _parse(body)
+    try:
+        return Page([read_record(record, observed_at=observed_at)], [], None, observed_at)
+    except BadObservation as exc:
+        return Page([], [_bury(record, str(exc))], None, observed_at)
 
 
 def read_record(record: object, *, observed_at: datetime) -> Observation:

@@ -11,6 +11,7 @@ from reconciler.commands.setup import database_url, make_store, prepare_schema, 
 from reconciler.config import Settings
 from reconciler.errors import ExitCode, UsageError
 from reconciler.pacing import Pacer
+from reconciler.runs import Terms
 from reconciler.source import Source
 from reconciler.terminal import watching
 from reconciler.times import parse_moment
@@ -38,16 +39,15 @@ def backfill_window(args: argparse.Namespace) -> int:
     prepare_schema(url, migrate=not args.dry_run)
     window = backfill.Window(account, since, until, {"since": args.since, "until": args.until})
     with stop_on_signal() as stop:
-        source = Source(credentials, pacer=Pacer(settings.max_concurrency), stop=stop)
+        source = Source(credentials, pacer=Pacer(settings.max_concurrency), stop=stop, is_bulk=True)
         try:
             with (
-                make_store(url, settings, job=backfill.job_name(account), lock=not args.dry_run) as store,
+                make_store(url, settings) as store,
                 watching(as_json=args.json, dry_run=args.dry_run, masked=settings.log_pii == "masked") as watcher,
             ):
                 summary = backfill.backfill(
-                    window, source=source, store=store, watcher=watcher, concurrency=settings.max_concurrency,
-                    stop=stop, dry_run=args.dry_run,
-                )  # fmt: skip
+                    window, source=source, store=store, watcher=watcher, terms=Terms(stop), dry_run=args.dry_run
+                )
                 watcher.finished(summary)
         finally:
             source.close()

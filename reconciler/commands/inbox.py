@@ -19,6 +19,7 @@ from reconciler.commands.setup import (
 )
 from reconciler.errors import ExitCode, UsageError
 from reconciler.logs import mask
+from reconciler.runs import Terms
 
 _LISTED: Final = 50  # dead letters
 
@@ -76,14 +77,13 @@ def replay(args: argparse.Namespace) -> int:
         with db.connect(url, purpose="inbox") as conn:
             if unknown := letters.not_dead(conn, args.ids):
                 raise UsageError(f"no dead letters: {', '.join(map(str, unknown))}", hint="reconcile inbox list")
-    with stop_on_signal() as stop, make_store(url, settings, job=inbox.REPLAY_JOB) as store:
-        worked = inbox.replay(store, ids=sorted(set(args.ids)) or None, stop=stop)
-        interrupted = stop.is_set()
+    with stop_on_signal() as stop, make_store(url, settings) as store:
+        worked = inbox.replay(store, terms=Terms(stop), ids=sorted(set(args.ids)) or None)
     if args.json:
         print_json({"replayed": worked.rows, "completed": worked.completed, "dead_letters": worked.dead_letters})
     else:
         print(f"{worked.completed} completed, {worked.dead_letters} could still not be read.")
-    return int(ExitCode.INTERRUPTED if interrupted else worked.exit_code)
+    return int(worked.exit_code)
 
 
 def _masked(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import argparse
 from reconciler import inbox
 from reconciler.commands.printing import print_json, print_rows
 from reconciler.commands.setup import database_url, make_store, prepare_schema, read_settings, stop_on_signal
-from reconciler.errors import ExitCode
+from reconciler.runs import Terms
 
 
 def once(args: argparse.Namespace) -> int:
@@ -15,12 +15,11 @@ def once(args: argparse.Namespace) -> int:
     settings = read_settings()
     url = database_url(settings)
     prepare_schema(url, migrate=True)
-    with stop_on_signal() as stop, make_store(url, settings, job=inbox.JOB) as store:
-        worked = inbox.work_inbox(store, grace=settings.inbox_grace, stop=stop)
-        interrupted = stop.is_set()
+    with stop_on_signal() as stop, make_store(url, settings) as store:
+        worked = inbox.work_inbox(store, terms=Terms(stop), grace=settings.inbox_grace)
     result = {"rows": worked.rows, "completed": worked.completed, **worked.counts()}
     if args.json:
         print_json(result)
     else:
         print_rows([{"": name, " ": str(value)} for name, value in result.items()])
-    return int(ExitCode.INTERRUPTED if interrupted else worked.exit_code)
+    return int(worked.exit_code)

@@ -65,9 +65,9 @@ def log_applied(applied: runner.Applied) -> None:
     )  # fmt: skip
 
 
-def make_store(url: str, settings: Settings, *, job: str, lock: bool = True) -> Store:
-    """The store of one job, which merges by the rules that the settings give."""
-    return Store(url, job=job, rules=Rules(settings.webhook_grace, settings.freeze_after), lock=lock)
+def make_store(url: str, settings: Settings) -> Store:
+    """A store that merges by the rules that the settings give."""
+    return Store(url, rules=Rules(settings.webhook_grace, settings.freeze_after), channel=settings.notify_channel)
 
 
 @contextmanager

@@ -26,12 +26,13 @@ from typing import Any, Final, NoReturn
 
 from reconciler import db, embedded, logs, terminal
 from reconciler import migrate as runner
-from reconciler.backfill import Summary, Watcher, Window, backfill, job_name
+from reconciler.backfill import Summary, Watcher, Window, backfill
 from reconciler.config import Credentials
 from reconciler.demo.compare import Comparison, Road, Row, describe_road, examine
 from reconciler.demo.show import Show
 from reconciler.errors import ConfigError, ExitCode
 from reconciler.pacing import Pacer
+from reconciler.runs import Terms
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.source import Source
@@ -151,10 +152,8 @@ def _backfill(url: str, twilio_url: str, watcher: Watcher, *, until: datetime, c
     credentials = Credentials(ACCOUNT_SID, ACCOUNT_SID, AUTH_TOKEN, base_url=twilio_url)
     source = Source(credentials, pacer=Pacer(CONCURRENCY), stop=stop, clock=clock.now)
     try:
-        with Store(url, job=job_name(ACCOUNT_SID)) as store:
-            return backfill(
-                window, source=source, store=store, watcher=watcher, concurrency=CONCURRENCY, stop=stop, clock=clock.now
-            )
+        with Store(url) as store:
+            return backfill(window, source=source, store=store, watcher=watcher, terms=Terms(stop, clock.now))
     finally:
         stop.set()
         source.close()

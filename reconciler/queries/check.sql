@@ -8,7 +8,8 @@ FROM (
         ('messages', 'SELECT'), ('messages', 'INSERT'), ('messages', 'UPDATE'),
         ('call_events', 'SELECT'), ('call_events', 'INSERT'),
         ('twilio_webhook_inbox', 'SELECT'), ('twilio_webhook_inbox', 'INSERT'), ('twilio_webhook_inbox', 'UPDATE'),
-        ('sync_state', 'SELECT'), ('sync_state', 'INSERT'), ('sync_state', 'UPDATE')
+        ('sync_state', 'SELECT'), ('sync_state', 'INSERT'), ('sync_state', 'UPDATE'),
+        ('account_days', 'SELECT'), ('account_days', 'INSERT'), ('account_days', 'UPDATE')
 ) AS needed (name, privilege)
 WHERE NOT has_table_privilege(name, privilege)
 UNION ALL

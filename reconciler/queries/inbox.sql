@@ -47,7 +47,8 @@ ORDER BY received_at, id
 
 -- name: claim_failed
 -- Webhooks the Viewer's worker failed at, from `first` on: each is due 2, 4, 8 … minutes after it was received.
--- No index holds the failed rows, so this reads the primary key from where everything before is settled.
+--
+-- Cost: reads webhook_inbox_unsettled, which holds no completed row.
 SELECT
     id, source, event_type, call_sid, recording_sid, payload::text,
     greatest(coalesce(received_at, %(now)s), timestamptz '2000-01-01 00:00:00+00') AS received_at,
@@ -65,7 +66,7 @@ LIMIT %(batch)s
 FOR UPDATE SKIP LOCKED
 
 -- name: claim_dead
--- Dead letters from `first` on. For a person who asks for it; it reads the whole table by its key.
+-- Dead letters from `first` on.
 SELECT
     id, source, event_type, call_sid, recording_sid, payload::text,
     greatest(coalesce(received_at, %(now)s), timestamptz '2000-01-01 00:00:00+00') AS received_at,
@@ -118,22 +119,15 @@ WHERE processing_status IN ('pending', 'processing')
     AND received_at < %(pending_before)s
     AND (processing_status = 'pending' OR received_at < %(stuck_before)s)
 
--- name: check_settled
--- `settled_below` as the cursor has it, or 0 if the table was emptied and its numbers began anew.
-SELECT CASE WHEN max(id) + 1 >= %(settled_below)s THEN %(settled_below)s ELSE 0 END FROM twilio_webhook_inbox
-
--- name: settled_below
--- The number below which every row is completed or a dead letter, for good. What came in lately does not count, and
--- neither do the numbers after the last old row: a transaction still open may hold one of them.
-SELECT least(
-    min(id) FILTER (
-        WHERE processing_status IN ('pending', 'processing', 'failed') OR received_at >= %(settling_since)s
-    ),
-    -- Without an old row the number stays where it was.
-    coalesce(max(id) FILTER (WHERE received_at < %(settling_since)s) + 1, %(settled_below)s)
-)
-FROM twilio_webhook_inbox
-WHERE id >= %(settled_below)s
+-- name: count_unsettled
+-- By status; each part reads the index that holds its rows alone.
+SELECT processing_status, count(*) FROM twilio_webhook_inbox
+WHERE processing_status IN ('pending', 'processing')
+GROUP BY 1
+UNION ALL
+SELECT processing_status, count(*) FROM twilio_webhook_inbox
+WHERE processing_status IN ('failed', 'dead_letter')
+GROUP BY 1
 
 -- name: list_dead_letters
 -- The newest ones. to_json writes an ISO time, and survives an infinite one.

@@ -183,7 +183,24 @@ VALUES
     (10, 'index', 'twilio_webhook_inbox', 'webhook_inbox_unprocessed', ''),
 
     (11, 'trigger', 'call_events', 'call_events_append_only', 'call_events_refuse_change'),
-    (11, 'trigger', 'call_events', 'call_events_retention', 'call_events_refuse_change');
+    (11, 'trigger', 'call_events', 'call_events_retention', 'call_events_refuse_change'),
+
+    (12, 'column', 'account_days', 'account_sid', 'text NOT NULL'),
+    (12, 'column', 'account_days', 'day', 'date NOT NULL'),
+    (12, 'unique', 'account_days', 'account_sid, day', ''),
+    (12, 'column', 'account_days', 'listed', 'integer NOT NULL'),
+    (12, 'column', 'account_days', 'held', 'integer NOT NULL'),
+    (12, 'column', 'account_days', 'digest', 'text NOT NULL'),
+    (12, 'column', 'account_days', 'billed', 'integer'),
+    (12, 'column', 'account_days', 'differences', 'jsonb NOT NULL'),
+    (12, 'default', 'account_days', 'differences', ''),
+    (12, 'column', 'account_days', 'is_complete', 'boolean NOT NULL'),
+    (12, 'column', 'account_days', 'verified_at', 'timestamp with time zone NOT NULL'),
+
+    (13, 'index', 'messages', 'messages_account_time', ''),
+    (13, 'index', 'messages', 'messages_freezable', ''),
+    (13, 'index', 'twilio_webhook_inbox', 'webhook_inbox_unsettled', ''),
+    (13, 'index', 'twilio_webhook_inbox', 'webhook_inbox_completed', '');
 
 -- name: actual_objects
 -- What is there, in the same words, and what is wrong with it ('' if nothing).

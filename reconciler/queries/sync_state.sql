@@ -1,13 +1,23 @@
 -- A job's place in its work, one row a job (and account).
 
 -- name: read_cursor
-SELECT cursor FROM sync_state WHERE job_name = %(job)s
+SELECT cursor, cursor::text FROM sync_state WHERE job_name = %(job)s
 
 -- name: save_cursor
 -- Runs in the transaction of the rows the cursor speaks of.
 INSERT INTO sync_state (job_name, cursor, updated_at)
 VALUES (%(job)s, %(cursor)s, %(now)s)
 ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCLUDED.updated_at
+
+-- name: move_cursor
+-- As save_cursor, but only from where it is expected to be: a process that was stopped while another took its place
+-- must not set the cursor back. No row: the job never ran.
+INSERT INTO sync_state AS s (job_name, cursor, updated_at)
+VALUES (%(job)s, %(cursor)s, %(now)s)
+ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCLUDED.updated_at
+WHERE s.cursor = coalesce(%(expected)s::jsonb, '{}')
+    -- Also where it is to go already: the commit whose answer was lost was ours.
+    OR s.cursor = EXCLUDED.cursor
 
 -- name: record_success
 INSERT INTO sync_state (job_name, last_success_at, updated_at)

@@ -14,6 +14,7 @@ from reconciler import db, logs, pacing
 from reconciler.backfill import Summary, Window, backfill, job_name
 from reconciler.config import Credentials
 from reconciler.pacing import Pacer
+from reconciler.runs import Terms
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.source import Source
 from reconciler.store import Decision, Rules, Store
@@ -69,10 +70,10 @@ class World:
             credentials, pacer=Pacer(concurrency), stop=self.stop, transport=transport, clock=self.clock.now
         )
         try:
-            with Store(self.database_url, job=job_name(account_sid), rules=Rules(**rules), lock=not dry_run) as store:
+            with Store(self.database_url, rules=Rules(**rules)) as store:
                 return backfill(
-                    window, source=source, store=store, watcher=self.watched, concurrency=concurrency, stop=self.stop,
-                    clock=self.clock.now, dry_run=dry_run,
+                    window, source=source, store=store, watcher=self.watched, dry_run=dry_run,
+                    terms=Terms(self.stop, self.clock.now),
                 )  # fmt: skip
         finally:
             source.close()

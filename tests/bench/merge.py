@@ -88,7 +88,7 @@ def _measure(url: str, rows: int, pages: int) -> list[float]:
     """Seconds for a page of new calls, of calls that end, and of calls that are as they were."""
     numbers = random.Random()  # other calls in each measurement
     new, updated, unchanged = [], [], []
-    with Store(url, job="bench") as store:
+    with Store(url) as store:
         for _ in range(pages):
             ringing = [_observation(numbers.randbytes(16).hex(), Status.RINGING) for _ in range(PAGE)]
             ended = [o._replace(status=Status.COMPLETED, duration=60, observed_at=NOW) for o in ringing]

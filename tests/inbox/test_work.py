@@ -149,37 +149,6 @@ def test_after_eight_tries_it_is_given_up(work, put, reason):
     assert reason(id_) == "given up after 8 tries: boom"
 
 
-def test_failed_rows_are_found_though_all_before_them_are_settled(work, put, state, conn):
-    """The cursor never passes a row that may still fail, and begins anew with the table."""
-    young = put(webhook(), received_at=NOW)
-    work()
-    work(now=NOW + timedelta(days=1), grace=timedelta(days=2))
-    conn.execute("UPDATE twilio_webhook_inbox SET processing_status = 'failed' WHERE id = %s", (young,))
-    work(now=NOW + timedelta(days=1))
-    assert state(young) == "completed"
-    work(now=NOW + timedelta(days=1))
-    assert conn.execute("SELECT cursor FROM sync_state").fetchone() == ({"settled_below": young + 1},)
-    for _ in range(3):
-        put(webhook(), processing_status="completed")
-    work(now=NOW + timedelta(days=1))
-    conn.execute("TRUNCATE twilio_webhook_inbox RESTART IDENTITY")
-    again = put(webhook(), processing_status="failed")
-    work(now=NOW + timedelta(days=1))
-    assert (again, state(again)) == (1, "completed")
-
-
-def test_a_failed_row_with_a_number_below_settled_ones_is_found(work, put, state, connect, database_url):
-    """Numbers are given before they are committed: the cursor stays behind what came in lately."""
-    late = connect(database_url)
-    received_at = NOW - timedelta(minutes=3)
-    with late.transaction():
-        id_ = insert(late, webhook(), processing_status="failed", received_at=received_at)
-        put(webhook(call=2), processing_status="completed", received_at=received_at)
-        work()
-    work()
-    assert state(id_) == "completed"
-
-
 @pytest.mark.parametrize(
     ("payload", "columns", "why"),
     [

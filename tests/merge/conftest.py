@@ -55,7 +55,7 @@ def make_webhook(status: Status = Status.COMPLETED, *, call: int = 1, minute: fl
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
-    with Store(database_url, job="test") as store:
+    with Store(database_url) as store:
         yield store
 
 

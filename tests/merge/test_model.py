@@ -72,7 +72,7 @@ def test_any_history_ends_as_the_model_says(database_url, conn, freeze_after, pa
     replayed = data.draw(st.lists(st.sampled_from(history), max_size=2), label="replayed")
     now = T0 + timedelta(seconds=5)
     model: dict[str, Call] = defaultdict(Call)
-    with Store(database_url, job="model", rules=Rules(freeze_after=freeze_after)) as store:
+    with Store(database_url, rules=Rules(freeze_after=freeze_after)) as store:
         for page in history + replayed:
             merged = store.merge(page, origin=ORIGIN, now=now)
             for said in page:

@@ -215,7 +215,7 @@ def test_killed_inside_an_index_build_it_heals(
         old_snapshot.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'nightly dump'"
         )
-        assert [a.version for a in run.result(20)] == [10, 11]
+        assert [a.version for a in run.result(20)] == list(range(10, len(load_migrations())))
     assert migrate.verify(old_snapshot) == []
 
 
@@ -233,8 +233,8 @@ def test_killed_inside_an_index_build_psql_heals_it(
     old_snapshot.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'nightly dump'"
     )
-    psql(field_database_url, SQL / "010_index_for_jobs.sql")
-    psql(field_database_url, SQL / "011_append_only_call_events.sql")
+    for migration in load_migrations()[10:]:
+        psql(field_database_url, SQL / migration.up.filename)
     assert migrate.verify(old_snapshot) == []
 
 

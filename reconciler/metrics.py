@@ -1,0 +1,97 @@
+"""Every metric, defined once.
+
+Counted where it happens, or set by the job that looked: nothing is counted at scrape time.
+
+Names follow Prometheus' conventions (https://prometheus.io/docs/practices/naming/): base units, `_total` on counters.
+README shows this list, and a test holds it against what is registered here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+REGISTRY: Final = CollectorRegistry()
+
+requests: Final = Counter(
+    "reconciler_requests", "Requests to Twilio by outcome: answered, not_found, throttled, refused, failed.",
+    ["outcome"], registry=REGISTRY,
+)  # fmt: skip
+request_seconds: Final = Histogram(
+    "reconciler_request_seconds", "How long Twilio took to answer.", registry=REGISTRY,
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)  # fmt: skip
+retries: Final = Counter("reconciler_retries", "Requests to Twilio that were repeats.", registry=REGISTRY)
+concurrency: Final = Gauge(
+    "reconciler_concurrency_limit", "Requests to Twilio that may run at once; a 429 lowers it.", registry=REGISTRY
+)  # fmt: skip
+
+calls_seen: Final = Counter(
+    "reconciler_calls_seen", "Calls read, by job and account.", ["job", "account"], registry=REGISTRY
+)
+gaps: Final = Counter(
+    "reconciler_gaps_found", "Gaps that webhooks left, by kind and the job that found them.",
+    ["kind", "job", "account"], registry=REGISTRY,
+)  # fmt: skip
+repair_seconds: Final = Histogram(
+    "reconciler_repair_seconds", "From a final status that webhooks lost to its repair.", registry=REGISTRY,
+    buckets=(30, 60, 90, 120, 180, 300, 600, 3600, 86400),
+)  # fmt: skip
+drift: Final = Counter(
+    "reconciler_drift_found", "Frozen calls that Twilio disagrees with.", ["account"], registry=REGISTRY
+)
+frozen: Final = Counter("reconciler_calls_frozen", "Calls frozen, by job.", ["job"], registry=REGISTRY)
+dead_letters_found: Final = Counter(
+    "reconciler_records_dead_lettered", "Records and webhooks that could not be read.", ["job"], registry=REGISTRY
+)  # fmt: skip
+
+runs: Final = Counter(
+    "reconciler_runs", "Runs by outcome: succeeded, failed, interrupted, skipped.", ["job", "account", "outcome"],
+    registry=REGISTRY,
+)  # fmt: skip
+run_seconds: Final = Gauge(
+    "reconciler_run_seconds", "How long the last run took.", ["job", "account"], registry=REGISTRY
+)
+missed_runs: Final = Counter(
+    "reconciler_missed_runs", "Runs that did not start when they were due.", ["job", "account"], registry=REGISTRY
+)  # fmt: skip
+last_success: Final = Gauge(
+    "reconciler_last_success_timestamp_seconds", "When the last run that finished its work ended, as Unix time.",
+    ["job", "account"], registry=REGISTRY,
+)  # fmt: skip
+lag: Final = Gauge(
+    "reconciler_lag_seconds", "Between the end of what the last run read and its end.", ["job", "account"],
+    registry=REGISTRY,
+)  # fmt: skip
+interval: Final = Gauge("reconciler_interval_seconds", "How often a job is due.", ["job"], registry=REGISTRY)
+
+days_incomplete: Final = Gauge(
+    "reconciler_days_incomplete", "Account days of the last cold sweeps that are not proven complete.", ["account"],
+    registry=REGISTRY,
+)  # fmt: skip
+day_verified: Final = Gauge(
+    "reconciler_day_verified_timestamp_seconds", "When the day before the last cold sweep was proven complete.",
+    ["account"], registry=REGISTRY,
+)  # fmt: skip
+
+open_calls: Final = Gauge("reconciler_open_calls", "Calls that have not ended.", registry=REGISTRY)
+stuck_calls: Final = Gauge(
+    "reconciler_stuck_calls", "Calls open for longer than RECONCILER_STUCK_AFTER.", registry=REGISTRY
+)
+unfrozen_calls: Final = Gauge(
+    "reconciler_unfrozen_calls", "Calls that ended, and that something is still expected of.", registry=REGISTRY
+)  # fmt: skip
+inbox_rows: Final = Gauge(
+    "reconciler_inbox_rows", "Webhooks in the inbox by status: pending, processing, failed, dead_letter.", ["status"],
+    registry=REGISTRY,
+)  # fmt: skip
+inbox_oldest: Final = Gauge(
+    "reconciler_inbox_oldest_seconds", "Age of the oldest webhook that is due; 0 if none is.", registry=REGISTRY
+)  # fmt: skip
+table_bytes: Final = Gauge(
+    "reconciler_table_bytes", "Size of a table with its indexes.", ["table"], registry=REGISTRY
+)  # fmt: skip
+
+leading: Final = Gauge("reconciler_leading", "1 if this daemon runs the jobs, 0 if it stands by.", registry=REGISTRY)
+build: Final = Info("reconciler_build", "Version of reconciler and of what it runs on.", registry=REGISTRY)

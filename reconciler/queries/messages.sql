@@ -1,0 +1,147 @@
+-- The calls we know: which of them a job has to look at again, and what it notes about them.
+
+-- name: open_calls
+-- The calls of an account that are not final, as far as they can be asked for: the Viewer also makes SIDs of its own.
+-- A row that its backend wrote and no REST record has confirmed names no account; the main account looks after these.
+--
+-- Cost: reads messages_open, which holds open rows alone.
+SELECT
+    twilio_sid,
+    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s) AS began_at
+FROM messages
+WHERE NOT is_final AND gone_at IS NULL AND account_sid = %(account_sid)s
+    AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+UNION ALL
+SELECT
+    twilio_sid,
+    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s)
+FROM messages
+WHERE NOT is_final AND gone_at IS NULL AND account_sid IS NULL AND %(is_main)s
+    AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+
+-- name: unfrozen_calls
+-- The final calls of an account that something is still expected of, and that are worth asking about now: what REST
+-- has not confirmed, and what has grown twice as old since, or past its deadline, since the last look. A price comes
+-- within a minute or, rarely, much later; asking at each interval until the deadline would cost a hundred requests.
+--
+-- Cost: reads messages_unfrozen from `since` on.
+SELECT
+    twilio_sid,
+    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s) AS began_at
+FROM messages
+WHERE is_final AND sync_state <> 'frozen' AND gone_at IS NULL
+    AND finalized_at >= %(since)s
+    AND (account_sid = %(account_sid)s OR (account_sid IS NULL AND %(is_main)s))
+    AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+    AND (
+        %(looked_at)s::timestamptz IS NULL
+        OR observed_via IS DISTINCT FROM 'rest'
+        OR floor(log(2, greatest(1, extract(epoch FROM %(now)s - finalized_at) / %(interval_seconds)s)))
+         > floor(log(2, greatest(1, extract(epoch FROM %(looked_at)s - finalized_at) / %(interval_seconds)s)))
+        OR (finalized_at + %(freeze_after)s <= %(now)s AND finalized_at + %(freeze_after)s > %(looked_at)s)
+    )
+
+-- name: count_calls
+-- How many calls of an account we hold in a window: about as many as a listing of it will have.
+--
+-- Cost: reads messages_account_time between the two times.
+SELECT count(*)
+FROM messages
+WHERE account_sid = %(account_sid)s
+    AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
+    AND coalesce(start_time AT TIME ZONE 'UTC', date_created) < %(until)s
+
+-- name: mark_gone
+-- Twilio said that it has no such call. That is no status (rule 11): the row stays as it is and is asked for no more.
+WITH gone AS (
+    UPDATE messages SET gone_at = %(now)s, updated_at = %(now)s
+    WHERE twilio_sid = ANY(%(call_sids)s) AND gone_at IS NULL
+    RETURNING twilio_sid, status
+),
+recorded AS (
+    INSERT INTO call_events (
+        call_sid, event_type, event_status, event_time, created_at, source, run_id, payload, dedupe_key
+    )
+    SELECT
+        twilio_sid, 'call.gone', status, %(now)s, %(now)s, %(source)s, %(run_id)s, '{}',
+        twilio_sid || ':gone:' || extract(epoch FROM %(now)s)
+    FROM gone
+    ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+)
+SELECT twilio_sid FROM gone ORDER BY twilio_sid
+
+-- name: freeze_due
+-- Freeze what waited for its price long enough: calls that REST has confirmed or that Twilio has no more, `freeze_after`
+-- past their end, and whatever ended before `kept_since`, of which nothing can come. A call known from webhooks alone is
+-- not frozen before that: it has neither price nor true times yet.
+--
+-- Cost: the first part reads messages_freezable, the second messages_unfrozen; both lose the rows that freeze.
+WITH due AS (
+    (
+        SELECT twilio_sid, CASE WHEN gone_at IS NULL THEN 'deadline' ELSE 'gone' END AS reason
+        FROM messages
+        WHERE is_final AND sync_state <> 'frozen' AND (observed_via = 'rest' OR gone_at IS NOT NULL)
+            AND finalized_at <= %(frozen_since)s
+        ORDER BY finalized_at
+        LIMIT %(batch)s
+    )
+    UNION
+    (
+        SELECT twilio_sid, 'retention'
+        FROM messages
+        WHERE is_final AND sync_state <> 'frozen' AND observed_via IS DISTINCT FROM 'rest' AND gone_at IS NULL
+            AND finalized_at < %(kept_since)s
+        ORDER BY finalized_at
+        LIMIT %(batch)s
+    )
+),
+chosen AS MATERIALIZED (
+    -- In the order of all our writes, so that two of them wait for one another instead of deadlocking.
+    SELECT m.twilio_sid, due.reason
+    FROM due JOIN messages AS m USING (twilio_sid)
+    WHERE m.is_final AND m.sync_state <> 'frozen'
+    ORDER BY m.twilio_sid
+    LIMIT %(batch)s
+    FOR UPDATE OF m
+),
+frozen AS (
+    UPDATE messages AS m SET sync_state = 'frozen', updated_at = %(now)s
+    FROM chosen
+    WHERE m.twilio_sid = chosen.twilio_sid
+    RETURNING m.twilio_sid, m.status, chosen.reason
+),
+recorded AS (
+    INSERT INTO call_events (
+        call_sid, event_type, event_status, event_time, created_at, source, run_id, payload, dedupe_key
+    )
+    SELECT
+        twilio_sid, 'call.frozen', status, %(now)s, %(now)s, %(source)s, %(run_id)s,
+        jsonb_build_object('reason', reason), twilio_sid || ':frozen:' || extract(epoch FROM %(now)s)
+    FROM frozen
+    ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+)
+SELECT twilio_sid FROM frozen
+
+-- name: stuck_calls
+-- Open calls that grew older than `stuck_after` since they were named last; each is named once.
+SELECT
+    twilio_sid, account_sid, status,
+    coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') AS began_at
+FROM messages
+WHERE NOT is_final AND gone_at IS NULL
+    AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') <= %(stuck_since)s
+    AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC')
+        > coalesce(%(named_since)s::timestamptz, '-infinity')
+ORDER BY began_at
+LIMIT %(batch)s
+
+-- name: count_open
+-- Open, stuck and unfrozen calls; reads messages_open and messages_unfrozen.
+SELECT
+    (SELECT count(*) FROM messages WHERE NOT is_final AND gone_at IS NULL),
+    (
+        SELECT count(*) FROM messages
+        WHERE NOT is_final AND gone_at IS NULL
+            AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') <= %(stuck_since)s
+    ),
+    (SELECT count(*) FROM messages WHERE is_final AND sync_state <> 'frozen' AND finalized_at >= %(kept_since)s)
