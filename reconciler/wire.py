@@ -64,6 +64,9 @@ class _Call(msgspec.Struct, gc=False):
     date_updated: str | None = None
 
 
+_NAMES: Final = _Call.__struct_encode_fields__
+
+
 class _Listing(msgspec.Struct, gc=False):
     calls: list[_Call]
     next_page_uri: str | None = None
@@ -119,12 +122,13 @@ def read_record(record: object, *, observed_at: datetime) -> Observation:
         BadObservation: with the reason; no phone number is in it.
 
     """
+    if not isinstance(record, dict):
+        raise BadObservation("the record is no JSON object")
     try:
-        call = msgspec.convert(record, _Call)
+        # What we do not keep cannot spoil a record: msgspec cannot even look at a key with half of a surrogate pair.
+        call = msgspec.convert({name: record[name] for name in _NAMES if name in record}, _Call)
     except msgspec.ValidationError as exc:
         raise BadObservation(str(exc)) from None
-    except UnicodeEncodeError:
-        raise BadObservation("a key holds half of a surrogate pair") from None
     return _observation(call, observed_at)
 
 
