@@ -47,6 +47,7 @@ class Slice:
     listing: Listing
     since: datetime
     until: datetime
+    down_to: datetime | None = None  # nothing created before it is looked for; None: read the listing to its end
 
     def keep(self, page: Page) -> Page:
         """`page` with only the calls that belong to this slice."""
@@ -60,14 +61,13 @@ class Slice:
     def is_past(self, page: Page) -> bool:
         """Whether nothing of this slice can come after `page`.
 
-        Listings come newest first by date_created (observed, not promised). A listing by Status has no window of
-        its own, so it ends with the page that, in that order, reaches beyond the start of the sweep's.
+        Listings come newest first by date_created (observed, not promised): the page that, in that order, reaches
+        beyond `down_to` is the last one of use.
         """
-        if self.listing.status is None or self.listing.status in LIVING:
+        if self.down_to is None:
             return False
-        created = [o.date_created for o in page.observations if o.date_created is not None]
-        in_order = all(newer >= older for newer, older in pairwise(created))
-        return bool(created) and in_order and created[-1] < self.since - MARGIN
+        created = dates_created(page)
+        return bool(created) and is_newest_first(created) and created[-1] < self.down_to
 
     def _holds(self, observation: Observation) -> bool:
         if self.listing.status in LIVING:
@@ -94,10 +94,27 @@ class Failed(NamedTuple):
     error: ReconcilerError
 
 
+def dates_created(page: Page) -> list[datetime]:
+    """When the calls of a page were created, in its order."""
+    return [o.date_created for o in page.observations if o.date_created is not None]
+
+
+def is_newest_first(times: Sequence[datetime]) -> bool:
+    """Whether no time is later than the one before it."""
+    return all(newer >= older for newer, older in pairwise(times))
+
+
 def slices_of(account_sid: str, since: datetime, until: datetime) -> list[Slice]:
     """What to read for the window `[since, until)`: the living first, then the days from the newest to the oldest."""
     by_status = [
-        Slice(f"{status.value}@{until:%FT%TZ}", Listing(account_sid, status=status), since, until)
+        Slice(
+            f"{status.value}@{until:%FT%TZ}",
+            Listing(account_sid, status=status),
+            since,
+            until,
+            # A listing by Status has no window of its own.
+            None if status in LIVING else since - MARGIN,
+        )
         for status in (*LIVING, *NEVER_DIALLED)
     ]
     days = [
