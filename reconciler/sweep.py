@@ -21,7 +21,14 @@ from itertools import pairwise
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
-from reconciler.errors import OutsideRetention, ReconcilerError, Retriable, TwilioAnswerError, Unavailable
+from reconciler.errors import (
+    FilterIgnored,
+    OutsideRetention,
+    ReconcilerError,
+    Retriable,
+    TwilioAnswerError,
+    Unavailable,
+)
 from reconciler.logs import get_logger
 from reconciler.model import Observation, Status
 from reconciler.source import Listing, Source
@@ -208,8 +215,9 @@ class _Reading:
                 # Twilio keeps nothing of this window any more: there is nothing left to reconcile it with.
                 log.warning("slice.failed", slice=work.slice.name, error=str(exc), kind="OutsideRetention")
                 page = Page([], [], None, work.slice.until)
-            except TwilioAnswerError as exc:
-                # A page token names a call, and may die with it; the slice itself can still be read.
+            except (TwilioAnswerError, FilterIgnored) as exc:
+                # A page token names a call, and may die with it; and where a filter was ignored once, the pages that
+                # follow may be those of the whole log for ever. The slice itself can still be read.
                 if work.path is None or work.begun_anew:
                     yield from self._fail(work, exc)
                 else:

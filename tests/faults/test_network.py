@@ -1,0 +1,48 @@
+"""A backfill over a network on which everything goes wrong at once: equal at the end, and at little cost.
+
+`python -m tests.faults.network --runs 200` tries many more seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.network import ignored_once, in_a_hurry, try_seed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_a_hurry() -> Iterator[None]:
+    with in_a_hurry():
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server_url: str, template: str) -> int:
+    """How many requests it takes when nothing goes wrong."""
+    from tests.conftest import _database
+
+    with _database(server_url, template) as url:
+        outcome = try_seed(None, url)
+    assert outcome.problems == []
+    assert not outcome.faults
+    return outcome.requests
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_is_lost_or_doubled_on_a_bad_network(seed, undisturbed, database_url):
+    """Field by field as Twilio says, each event once, a tenth more requests at most beside those that failed, and never
+    more at once than the pacer allowed."""
+    outcome = try_seed(seed, database_url, undisturbed=undisturbed)
+    assert outcome.problems == []
+    assert len(outcome.faults) > 5
+
+
+def test_the_pages_of_an_ignored_filter_are_left_again(database_url, undisturbed):
+    """A filter ignored once, in an answer that could pass for one: its next pages are those of the whole log, where no
+    repeat helps and no later run either. The day is begun anew."""
+    outcome = try_seed(None, database_url, planned=ignored_once)
+    assert outcome.problems == []
+    assert outcome.faults == {"ignored filter": outcome.runs}
+    assert outcome.runs == 2
