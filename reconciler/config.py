@@ -2,7 +2,8 @@
 
 A value comes, first found first used, from the environment, from the file named by `NAME_FILE` and from systemd's
 `$CREDENTIALS_DIRECTORY/NAME` (secrets alone), or from the file named by RECONCILER_CONFIG (`NAME=value` lines).
-No other module reads the environment.
+A file with a secret in it that everybody may read is refused; its group may, as systemd's credentials and files of
+containers need it. No other module reads the environment.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import difflib
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -247,12 +249,29 @@ def _look_up(name: str, environ: Mapping[str, str], *, secret: bool) -> str | No
         return None
     try:
         path = _secret_file(name, environ)
-        text = path.read_text(encoding="utf-8").strip() if path else None
+        text, mode = _read(path) if path else (None, 0)
     except (OSError, UnicodeDecodeError) as exc:
         raise ValueError(f"cannot be read from its file: {_reason(exc)}") from None
-    if text == "":
+    if text is None:
+        return None
+    text = text.strip()
+    if not text:
         raise ValueError("cannot be read from its file: it is empty")
+    if mode & stat.S_IROTH and _is_secret(name, text):
+        raise ValueError(f"is in a file that everybody may read (mode {mode:04o}): chmod o-r it")
     return text
+
+
+def _read(path: Path) -> tuple[str, int]:
+    """The text of a file, and its mode at the time it was read."""
+    with path.open(encoding="utf-8") as file:
+        return file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Whether nobody else may see it: a database's address is secret only with a password in it."""
+    secret = any(f.metadata["secret"] and f.metadata["name"] == name for f in dataclasses.fields(Settings))
+    return secret and bool(value) and (name != "DATABASE_URL" or bool(_passwords(value)))
 
 
 def _secret_file(name: str, environ: Mapping[str, str]) -> Path | None:
@@ -270,10 +289,11 @@ def _config_file(environ: Mapping[str, str], errors: list[str]) -> Mapping[str, 
         return {}
     values = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        text, mode = _read(Path(path))
     except (OSError, UnicodeDecodeError) as exc:
         errors.append(f"{_CONFIG_FILE} names a file that cannot be read: {_reason(exc)}")
         return {}
+    lines = text.splitlines()
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
@@ -282,6 +302,10 @@ def _config_file(environ: Mapping[str, str], errors: list[str]) -> Mapping[str, 
             errors.append(f"{_CONFIG_FILE}, line {number}: must be NAME=value")
             continue
         values[name.strip()] = _unquoted(value.strip())
+    secrets = sorted(name for name, value in values.items() if _is_secret(name, value))
+    if mode & stat.S_IROTH and secrets:
+        holds = f"holds {', '.join(secrets)}, and everybody may read it (mode {mode:04o}): chmod o-r it"
+        errors.append(f"{_CONFIG_FILE} names a file that {holds}")
     return values
 
 

@@ -170,6 +170,8 @@ def test_settings_from_files(run, cli, calls, database_url, tmp_path):
     token, config = tmp_path / "token", tmp_path / "config"
     token.write_text(cli.env["TWILIO_AUTH_TOKEN"] + "\n")
     config.write_text(f"# ours\nDATABASE_URL={database_url}\nRECONCILER_LOG_LEVEL=error\n")
+    for file in (token, config):
+        file.chmod(0o600)
     env = {
         "DATABASE_URL": "",
         "TWILIO_AUTH_TOKEN": "",
@@ -178,6 +180,10 @@ def test_settings_from_files(run, cli, calls, database_url, tmp_path):
     }
     done = run("--since", "3d", "--json", **env)
     assert (done.code, done.result["inserted"], done.err) == (0, 300, "")
+    token.chmod(0o644)
+    done = run("--since", "3d", "--json", **env)
+    assert done.code == 78
+    assert done.said[0].startswith("reconcile: TWILIO_AUTH_TOKEN is in a file that everybody may read (mode 0644)")
 
 
 def test_once_inbox_settles_what_the_viewer_left(run, conn):

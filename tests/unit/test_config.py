@@ -28,11 +28,12 @@ def errors_of(**environ: str) -> list[str]:
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a file and returns its path as text."""
+    """Writes a file, by default for its owner's eyes, and returns its path as text."""
 
-    def write_one(name: str, text: str) -> str:
+    def write_one(name: str, text: str, mode: int = 0o600) -> str:
         path = tmp_path / name
         path.write_text(text, encoding="utf-8")
+        path.chmod(mode)
         return str(path)
 
     return write_one
@@ -183,7 +184,7 @@ def test_the_sources_of_a_secret_in_their_order(write, tmp_path):
     """Environment, NAME_FILE, systemd's directory, our file; each counts only without the ones before."""
     credentials = tmp_path / "credentials"
     credentials.mkdir()
-    (credentials / "twilio_auth_token").write_text("from systemd\n", encoding="utf-8")
+    write("credentials/twilio_auth_token", "from systemd\n", 0o400)
     environ = {
         "RECONCILER_CONFIG": write("reconciler.env", "TWILIO_AUTH_TOKEN=from config\n"),
         "CREDENTIALS_DIRECTORY": str(credentials),
@@ -198,9 +199,9 @@ def test_the_sources_of_a_secret_in_their_order(write, tmp_path):
     assert None is Settings.read(environ).twilio_auth_token
 
 
-def test_systemd_credentials_may_have_either_case(tmp_path):
+def test_systemd_credentials_may_have_either_case(tmp_path, write):
     """LoadCredential= names are the user's choice; what is not there is not set."""
-    (tmp_path / "TWILIO_API_SECRET").write_text(SECRET, encoding="utf-8")
+    write("TWILIO_API_SECRET", SECRET, 0o440)
     settings = Settings.read({"CREDENTIALS_DIRECTORY": str(tmp_path), "TWILIO_API_KEY": KEY})
     assert (SECRET, None) == (settings.twilio_api_secret, settings.database_url)
 
@@ -221,6 +222,41 @@ def test_a_secrets_file_that_cannot_be_read_is_named(tmp_path, content, why):
         path.write_bytes(content)
     line = f"TWILIO_AUTH_TOKEN cannot be read from its file: {why}"
     assert [line] == errors_of(TWILIO_AUTH_TOKEN_FILE=str(path))
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o444, 0o777])
+@pytest.mark.parametrize(
+    ("name", "value"), [("TWILIO_AUTH_TOKEN", TOKEN), ("TWILIO_API_SECRET", SECRET), ("DATABASE_URL", URL)]
+)
+def test_a_secret_that_everybody_may_read_is_refused(write, tmp_path, mode, name, value):
+    """Whichever way it came; setting, mode and what to do are named, the value is not."""
+    path = write(name, value, mode)
+    told = f"{name} is in a file that everybody may read (mode {mode:04o}): chmod o-r it"
+    assert told in errors_of(**{f"{name}_FILE": path, "TWILIO_API_KEY": KEY})
+    assert told in errors_of(CREDENTIALS_DIRECTORY=str(tmp_path), TWILIO_API_KEY=KEY)
+    config = write("reconciler.env", f"RECONCILER_OVERLAP=5m\n{name}='{value}'\n", mode)
+    told = (
+        f"RECONCILER_CONFIG names a file that holds {name}, and everybody may read it (mode {mode:04o}): chmod o-r it"
+    )
+    assert told in errors_of(RECONCILER_CONFIG=config, TWILIO_API_KEY=KEY)
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440, 0o600, 0o640, 0o660])
+def test_a_secret_for_owner_and_group_is_read(write, mode):
+    """systemd's credentials are 0400 or 0440, and in containers the group is often the only way."""
+    config = write("reconciler.env", f"TWILIO_AUTH_TOKEN={TOKEN}\n", mode)
+    assert TOKEN == Settings.read({"TWILIO_AUTH_TOKEN_FILE": write("token", TOKEN, mode)}).twilio_auth_token
+    assert TOKEN == Settings.read({"RECONCILER_CONFIG": config}).twilio_auth_token
+
+
+def test_what_is_no_secret_may_be_read_by_everybody(write):
+    """Intervals and names, empty secrets, an address without a password, the name of a file that has one."""
+    url = "postgresql:///viewer?host=/run/postgresql"
+    text = f"RECONCILER_OVERLAP=5m\nTWILIO_ACCOUNT_SID={ACCOUNT}\nTWILIO_API_SECRET=\nDATABASE_URL={url}\n"
+    token = f"TWILIO_AUTH_TOKEN_FILE={write('token', TOKEN)}\n"
+    settings = Settings.read({"RECONCILER_CONFIG": write("reconciler.env", text + token, 0o644)})
+    assert (url, TOKEN) == (settings.database_url, settings.twilio_auth_token)
+    assert url == Settings.read({"DATABASE_URL_FILE": write("url", url, 0o644)}).database_url
 
 
 def test_a_credentials_directory_that_cannot_be_looked_at_is_told():
