@@ -52,6 +52,7 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 _merge = db.load_queries("merge")
+_messages = db.load_queries("messages")
 _sync_state = db.load_queries("sync_state")
 _inbox = db.load_queries("inbox")
 
@@ -168,7 +169,7 @@ class Transaction:
     def mark_gone(self, call_sids: Sequence[str], *, origin: Origin, now: datetime) -> list[str]:
         """Note that Twilio has no such calls any more, once (rule 11); returns which were news. No status changes."""
         params = {**origin._asdict(), "call_sids": sorted(call_sids), "now": now}
-        gone = [row[0] for row in self.conn.execute(_merge["mark_gone"], params)]
+        gone = [row[0] for row in self.conn.execute(_messages["mark_gone"], params)]
         self.changed += gone
         return gone
 

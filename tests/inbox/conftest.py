@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -15,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from reconciler import db
 from reconciler.inbox import Worked, work_inbox
+from reconciler.runs import Terms
 from reconciler.store import Store
 
 T0 = datetime(2026, 6, 10, 20, 0, 0, tzinfo=UTC)
@@ -84,7 +84,7 @@ _numbers = count()
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
-    with Store(database_url, job="inbox") as store:
+    with Store(database_url) as store:
         yield store
 
 
@@ -97,9 +97,8 @@ def put(conn: db.Connection) -> Put:
 def work(store: Store) -> Work:
     """One run of the inbox, an hour after T0."""
 
-    def run(now: datetime = NOW, **more: Any) -> Worked:
-        settings = {"account_sid": ACCOUNT, "grace": GRACE, "stop": threading.Event(), "clock": lambda: now}
-        return work_inbox(store, **{**settings, **more})
+    def run(now: datetime = NOW, *, terms: Terms | None = None, grace: timedelta = GRACE, **more: Any) -> Worked:
+        return work_inbox(store, terms=terms or Terms(clock=lambda: now), grace=grace, **more)
 
     return run
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,9 +11,10 @@ from hypothesis import strategies as st
 
 from reconciler import db
 from reconciler.inbox import replay, work_inbox
+from reconciler.runs import Terms
 from reconciler.store import Store
 
-from .conftest import ACCOUNT, GRACE, NOW, recording, sid, webhook
+from .conftest import GRACE, NOW, recording, sid, webhook
 
 # What jsonb can hold: any character but NUL and halves of surrogate pairs.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
@@ -65,7 +65,7 @@ def inbox(server_url, template) -> Iterator[tuple[Store, db.Connection]]:
 
     with (
         _database(server_url, template) as url,
-        Store(url, job="inbox") as store,
+        Store(url) as store,
         db.connect(url, purpose="test") as conn,
     ):
         yield store, conn
@@ -80,8 +80,8 @@ def test_anything_is_settled(inbox, rows):
     for number, row in enumerate(rows):
         received_at = NOW.replace(hour=1, minute=number)
         conn.execute(INSERT, {**row, "payload": json.dumps(row["payload"]), "received_at": received_at})
-    common = {"account_sid": ACCOUNT, "stop": threading.Event(), "clock": lambda: NOW}
-    worked = work_inbox(store, grace=GRACE, **common)
+    terms = Terms(clock=lambda: NOW)
+    worked = work_inbox(store, terms=terms, grace=GRACE)
     assert worked.rows == len(rows)
     unsettled = (
         "SELECT processing_status, error FROM twilio_webhook_inbox WHERE processed_at IS NULL"
@@ -91,6 +91,6 @@ def test_anything_is_settled(inbox, rows):
     assert conn.execute(unsettled).fetchall() == []
     dead = conn.execute("SELECT count(*) FROM twilio_webhook_inbox WHERE processing_status = 'dead_letter'").fetchone()
     assert dead == (worked.dead_letters,)
-    again = replay(store, ids=None, **common)
+    again = replay(store, terms=terms, ids=None)
     assert again.rows == worked.dead_letters
     assert conn.execute(unsettled).fetchall() == []

@@ -1,4 +1,4 @@
-"""Two workers at one inbox, and one that dies: each row once, nothing lost."""
+"""The Viewer's worker and ours at one inbox, and one that dies: each row is settled, nothing is lost."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from reconciler.errors import Unavailable
-from reconciler.inbox import work_inbox
+from reconciler.errors import JobHeld, Unavailable
+from reconciler.inbox import JOB, replay, work_inbox
+from reconciler.runs import Terms
 from reconciler.simulator import viewer
 from reconciler.store import Store
 
-from .conftest import ACCOUNT, GRACE, NOW, T0, recording, sid, webhook
+from .conftest import GRACE, NOW, T0, recording, sid, webhook
 
 FILL = """
 INSERT INTO twilio_webhook_inbox (source, event_type, call_sid, dedupe_key, payload, received_at, processing_status)
@@ -55,26 +56,30 @@ def _until_a_merge_waits(conn) -> int:
     return conn.execute(waiting).fetchone()[0]
 
 
-def test_two_workers_take_each_row_once(database_url, conn):
-    """Both go over the same thousand rows: together they settle each exactly once, and each fact is one event."""
-    _fill(conn, _life(250))
-    both = threading.Barrier(2)
+def test_a_second_worker_of_ours_is_turned_away(work, put, state, conn, connect, database_url):
+    """The job is held for as long as it runs, and no longer; whoever comes second touches nothing."""
+    put(webhook("ringing"))
+    work()
+    ended, other = put(webhook(minute=1)), put(webhook(call=2))
+    holder = connect(database_url)
+    with ThreadPoolExecutor() as pool, Store(database_url) as second:
+        with holder.transaction():
+            holder.execute("SELECT 1 FROM messages FOR UPDATE")
+            working = pool.submit(work)
+            _until_a_merge_waits(conn)
+            with pytest.raises(JobHeld, match=f"another process is running {JOB}"):
+                work_inbox(second, terms=Terms(clock=lambda: NOW), grace=GRACE)
+            assert (state(ended), state(other)) == ("pending", "pending")
+        assert working.result(timeout=30).rows == 2
+        assert work_inbox(second, terms=Terms(clock=lambda: NOW), grace=GRACE).rows == 0
 
-    def run(job: str) -> int:
-        with Store(database_url, job=job) as store:
-            both.wait()
-            return work_inbox(
-                store, account_sid=ACCOUNT, grace=GRACE, stop=threading.Event(), clock=lambda: NOW, batch=50
-            ).rows
 
-    with ThreadPoolExecutor() as pool:
-        rows = list(pool.map(run, ["inbox", "inbox of another"]))
-    assert sum(rows) == 1000
-    settled = conn.execute("SELECT processing_status, count(*) FROM twilio_webhook_inbox GROUP BY 1").fetchall()
-    assert settled == [("completed", 1000)]
-    assert conn.execute("SELECT status, count(*) FROM messages GROUP BY 1").fetchall() == [("completed", 250)]
-    doubled = "SELECT call_sid, event_status FROM call_events GROUP BY 1, 2 HAVING count(*) > 1"
-    assert conn.execute(doubled).fetchall() == []
+def test_a_replay_runs_beside_the_worker(store, work, put, state, database_url):
+    """It has a lock of its own: a person need not stop the daemon."""
+    id_ = put(webhook(), processing_status="dead_letter", error="an older version could not read it")
+    with Store(database_url) as person, store.holding(JOB):
+        assert replay(person, terms=Terms(clock=lambda: NOW), ids=None).completed == 1
+    assert state(id_) == "completed"
 
 
 def test_what_another_has_locked_is_left_to_it(work, put, state, connect, database_url):
@@ -92,13 +97,13 @@ def test_a_killed_worker_leaves_its_rows_pending(work, put, state, conn, connect
     """The backend dies in the middle of the merge: nothing of the batch is there, and the next run has all of it."""
     ids = [put(webhook(call=n)) for n in range(1, 4)]
     put(webhook("ringing", call=3, minute=-1), minute=-1)
-    work(batch=1, stop=(stop := threading.Event()), clock=_stopping(stop))
+    work(batch=1, terms=_once())
     assert calls() == {sid(3): "ringing"}
     holder = connect(database_url)
     stop = threading.Event()
     with ThreadPoolExecutor() as pool, holder.transaction():
         holder.execute("SELECT 1 FROM messages FOR UPDATE")
-        working = pool.submit(work, stop=stop)
+        working = pool.submit(work, terms=Terms(stop, lambda: NOW))
         pid = _until_a_merge_waits(conn)
         stop.set()  # else it connects again and goes on
         conn.execute("SELECT pg_terminate_backend(%s)", (pid,))
@@ -110,15 +115,16 @@ def test_a_killed_worker_leaves_its_rows_pending(work, put, state, conn, connect
     assert set(calls().values()) == {"completed"}
 
 
-def _stopping(stop: threading.Event):
-    """A clock that ends the run after its first batch."""
+def _once() -> Terms:
+    """Terms that end the run after its first batch."""
+    stop = threading.Event()
     looks = iter([lambda: None, stop.set])
 
     def clock():
         next(looks, lambda: None)()
         return NOW
 
-    return clock
+    return Terms(stop, clock)
 
 
 def test_a_lost_connection_is_replaced_within_the_run(work, put, conn, connect, database_url, calls):
@@ -157,17 +163,15 @@ def test_the_viewers_worker_races_with_ours(database_url, conn, connect, calls, 
                 continue
 
     def run_ours() -> int:
-        with Store(database_url, job="inbox") as store:
+        with Store(database_url) as store:
             both.wait()
-            return work_inbox(
-                store, account_sid=ACCOUNT, grace=GRACE, stop=threading.Event(), clock=lambda: NOW, batch=20
-            ).rows
+            return work_inbox(store, terms=Terms(clock=lambda: NOW), grace=GRACE, batch=20).rows
 
     with ThreadPoolExecutor() as pool:
         by_viewer, by_us = pool.submit(run_viewer), pool.submit(run_ours)
         assert by_viewer.result(timeout=60) + by_us.result(timeout=60) >= 1000
-    with Store(database_url, job="inbox") as store:
-        work_inbox(store, account_sid=ACCOUNT, grace=GRACE, stop=threading.Event(), clock=lambda: NOW)
+    with Store(database_url) as store:
+        work_inbox(store, terms=Terms(clock=lambda: NOW), grace=GRACE)
     settled = conn.execute("SELECT processing_status, count(*) FROM twilio_webhook_inbox GROUP BY 1").fetchall()
     assert settled == [("completed", 1000)]
     assert set(calls().values()) == {"completed"}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 
 import pytest
 
 from reconciler.cli import main
 from reconciler.inbox import replay
 from reconciler.model import DeadLetter
+from reconciler.runs import Terms
 from reconciler.store import Origin, Store
 from reconciler.wire import bury
 
@@ -35,8 +35,7 @@ def again(store):
     """Read dead letters again, those named or all."""
 
     def run(*ids: int, **more):
-        settings = {"account_sid": ACCOUNT, "stop": threading.Event(), "clock": lambda: NOW}
-        return replay(store, ids=ids or None, **{**settings, **more})
+        return replay(store, terms=Terms(clock=lambda: NOW), ids=ids or None, **more)
 
     return run
 

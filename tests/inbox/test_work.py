@@ -10,9 +10,10 @@ from structlog.testing import capture_logs
 
 from reconciler import db
 from reconciler.errors import Unavailable
+from reconciler.runs import Terms
 from reconciler.simulator.viewer import _EVENT_TYPES
 
-from .conftest import GRACE, NOW, SAMPLES, insert, recording, sid, webhook
+from .conftest import GRACE, NOW, SAMPLES, recording, sid, webhook
 
 RANKS = ("queued", "initiated", "ringing", "in-progress")
 
@@ -245,7 +246,7 @@ def test_a_fault_of_the_database_changes_nothing(work, put, state, conn):
         return NOW
 
     with pytest.raises(Unavailable):
-        work(stop=stop, clock=clock)
+        work(terms=Terms(stop, clock))
     assert [state(id_) for id_ in ids] == ["pending"] * 3
     assert conn.execute("SELECT count(*) FROM messages").fetchone() == (0,)
 
@@ -289,7 +290,7 @@ def test_stop_is_heard_between_batches(work, put, conn):
             stop.set()
         return NOW
 
-    assert work(stop=stop, clock=clock, batch=2).rows == 2
+    assert work(terms=Terms(stop, clock), batch=2).rows == 2
     assert conn.execute("SELECT last_success_at FROM sync_state").fetchone() is None
     assert work(batch=2).rows == 3
     assert conn.execute("SELECT last_success_at FROM sync_state").fetchone() == (NOW,)

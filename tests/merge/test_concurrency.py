@@ -9,7 +9,6 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from reconciler.errors import JobHeld, Unavailable
 from reconciler.model import Status
 from reconciler.store import Cursor, Store
 
@@ -65,7 +64,7 @@ def test_two_merges_of_the_same_pages_write_each_fact_once(database_url, conn):
     pages = [[make_observation(call=n, price=PRICED) for n in range(p * 40, p * 40 + 60)] for p in range(12)]
 
     def run(job: str) -> int:
-        with Store(database_url, job=job) as store:
+        with Store(database_url) as store, store.holding(job):
             order = pages if job == "forward" else [list(reversed(page)) for page in reversed(pages)]
             return sum(store.merge(page, origin=ORIGIN, now=T0).inserted for page in order)
 
@@ -94,17 +93,6 @@ def test_a_deadlock_broken_at_our_cost_is_merged_again(merge, connect, database_
     assert {row(1)["status"], row(2)["status"]} == {"completed"}
 
 
-def test_a_job_runs_once(database_url):
-    """A second process finds the job's lock taken; the lock ends with its connection."""
-    with Store(database_url, job="hot"):
-        with pytest.raises(JobHeld), Store(database_url, job="hot"):
-            pass
-        with Store(database_url, job="warm"):
-            pass
-    with Store(database_url, job="hot"):
-        pass
-
-
 def test_rows_and_cursor_commit_together(store, conn):
     """A page that fails leaves neither rows nor a moved cursor."""
     bad = make_observation(call=2, duration=2**31)  # wider than the column
@@ -114,20 +102,6 @@ def test_rows_and_cursor_commit_together(store, conn):
     assert conn.execute("SELECT count(*) FROM messages").fetchone() == (0,)
     store.merge([make_observation()], origin=ORIGIN, now=T0, cursor=Cursor("test", {"page": 1}))
     assert store.read_cursor("test") == {"page": 1}
-
-
-def test_a_lost_connection_is_replaced_and_the_lock_taken_again(store, conn):
-    """The database ends our session: this call says so, the next one works, and holds the lock."""
-    store.merge([make_observation()], origin=ORIGIN, now=T0)
-    conn.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'reconciler: test'"
-        " AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND query LIKE '%%'"
-    )
-    with pytest.raises(Unavailable):
-        store.merge([make_observation(call=2)], origin=ORIGIN, now=T0)
-    assert store.merge([make_observation(call=2)], origin=ORIGIN, now=T0).inserted == 1
-    held = "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
-    assert conn.execute(held + " WHERE l.locktype = 'advisory' AND d.datname = current_database()").fetchone() == (1,)
 
 
 def test_a_preview_writes_nothing(store, conn):

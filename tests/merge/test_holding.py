@@ -1,0 +1,284 @@
+"""A job runs once, its cursor moves only from where it was left, and whoever listens hears what changed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from structlog.testing import capture_logs
+
+from reconciler.errors import JobHeld, Unavailable
+from reconciler.model import Status
+from reconciler.store import NOTIFIED_AT_MOST, Cursor, Store
+
+from .conftest import ORIGIN, T0, make_observation, make_webhook
+
+LOCKS = (
+    "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
+    " WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()"
+)
+
+
+def _locks(conn) -> int:
+    """How many advisory locks are held in this database."""
+    (count,) = conn.execute(LOCKS).fetchone()
+    return count
+
+
+def _end_session(conn, store: Store) -> None:
+    """Have the server end the store's session, and wait until it has."""
+    with store.session() as ours:
+        pid = ours.info.backend_pid
+    assert conn.execute("SELECT pg_terminate_backend(%s, 10_000)", (pid,)).fetchone() == (True,)
+
+
+# The lock of a job
+
+
+def test_a_job_runs_once(database_url):
+    """A second process finds the job's lock taken, and may do another job."""
+    with Store(database_url) as first, Store(database_url) as second, first.holding("hot"):
+        with pytest.raises(JobHeld, match="another process is running hot"), second.holding("hot"):
+            pass
+        with second.holding("warm"):
+            pass
+
+
+def test_the_lock_ends_with_the_run(database_url, conn):
+    """Also when the run fails; the connection stays for the next one."""
+    with Store(database_url) as first, Store(database_url) as second:
+        with first.holding("hot"):
+            assert _locks(conn) == 1
+        assert _locks(conn) == 0
+        with pytest.raises(LookupError), first.holding("hot"):
+            raise LookupError
+        assert _locks(conn) == 0
+        with second.holding("hot"):
+            assert _locks(conn) == 1
+
+
+def test_the_lock_ends_with_the_connection(database_url, conn):
+    """Whoever is killed holds nothing."""
+    with Store(database_url) as first, Store(database_url) as second, first.holding("hot"):
+        _end_session(conn, first)
+        with second.holding("hot"):
+            assert _locks(conn) == 1
+
+
+def test_a_run_may_end_while_the_database_is_away(database_url, conn):
+    """Giving the lock back is no reason to fail: it went with the connection. The store is good for the next run."""
+    with Store(database_url) as store:
+        with store.holding("hot"):
+            _end_session(conn, store)
+        assert _locks(conn) == 0
+        with store.holding("hot"):
+            assert _locks(conn) == 1
+
+
+def test_a_lost_connection_is_replaced_and_the_lock_taken_again(database_url, conn):
+    """The server ends our session: this call says so, the next one works, and holds the lock."""
+    with Store(database_url) as store, store.holding("hot"):
+        _end_session(conn, store)
+        with pytest.raises(Unavailable):
+            store.merge([make_observation()], origin=ORIGIN, now=T0)
+        assert _locks(conn) == 0
+        with capture_logs() as logs:
+            assert store.merge([make_observation()], origin=ORIGIN, now=T0).inserted == 1
+        assert [line["event"] for line in logs] == ["database.reconnected"]
+        assert _locks(conn) == 1
+
+
+def test_who_lost_the_lock_to_another_writes_nothing(database_url, conn):
+    """Back from an outage, the first finds its job taken: it must not merge beside the second."""
+    with Store(database_url) as first, Store(database_url) as second, first.holding("hot"):
+        _end_session(conn, first)
+        with pytest.raises(Unavailable):
+            first.merge([make_observation()], origin=ORIGIN, now=T0)
+        with second.holding("hot"):
+            with pytest.raises(JobHeld):
+                first.merge([make_observation()], origin=ORIGIN, now=T0)
+            assert conn.execute("SELECT count(*) FROM messages").fetchone() == (0,)
+
+
+def test_a_connection_is_named_after_its_job(database_url, conn):
+    """In pg_stat_activity, after a reconnect too."""
+    names = (
+        "SELECT application_name FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+    with Store(database_url) as store:
+        for job in ("hot", "warm"):
+            with store.holding(job):
+                assert conn.execute(names).fetchall() == [(f"reconciler: {job}",)]
+        with store.holding("cold"):
+            _end_session(conn, store)
+            with pytest.raises(Unavailable):
+                store.read_cursor("cold")
+            assert store.read_cursor("cold") is None
+            assert conn.execute(names).fetchall() == [("reconciler: cold",)]
+
+
+# Where a cursor may move from
+
+
+def test_a_cursor_moves_from_where_it_was_left(store):
+    """Page by page, and from run to run."""
+    for _ in range(2):
+        with store.holding("hot"):
+            store.read_cursor("hot")
+            for page in range(3):
+                store.merge([], origin=ORIGIN, now=T0, cursor=Cursor("hot", {"page": page}))
+                assert store.read_cursor("hot") == {"page": page}
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_a_cursor_that_another_moved_is_left_there(database_url, store, conn, has_run):
+    """A process that was stopped while another took its place ends, and what it brought is not written."""
+    if has_run:
+        store.save_cursor(Cursor("hot", {"page": 0}), now=T0)
+    store.read_cursor("hot")
+    with Store(database_url) as other:
+        other.save_cursor(Cursor("hot", {"page": 7}), now=T0)
+    with pytest.raises(JobHeld, match="another process has moved the cursor of hot"):
+        store.merge([make_observation()], origin=ORIGIN, now=T0, cursor=Cursor("hot", {"page": 1}))
+    assert conn.execute("SELECT cursor, (SELECT count(*) FROM messages) FROM sync_state").fetchone() == ({"page": 7}, 0)
+
+
+def test_a_cursor_moved_between_two_pages_is_left_there(database_url, store):
+    """Not only the first move is checked."""
+    store.read_cursor("hot")
+    store.save_cursor(Cursor("hot", {"page": 1}), now=T0)
+    with Store(database_url) as other:
+        other.save_cursor(Cursor("hot", {"page": 7}), now=T0)
+    with pytest.raises(JobHeld):
+        store.save_cursor(Cursor("hot", {"page": 2}), now=T0)
+    assert store.read_cursor("hot") == {"page": 7}
+
+
+def test_a_page_whose_commit_was_not_answered_may_come_again(database_url, store, conn):
+    """The commit landed and its answer was lost: the repetition finds the cursor where it is to go, and passes."""
+    store.save_cursor(Cursor("hot", {"page": 0}), now=T0)
+    store.read_cursor("hot")
+    page = {"origin": ORIGIN, "now": T0, "cursor": Cursor("hot", {"page": 1, "of": [1, 2]})}
+    with Store(database_url) as lost:
+        lost.merge([make_observation()], **page)
+    again = store.merge([make_observation()], **page)
+    assert (again.inserted, again.updated) == (0, 0)
+    store.save_cursor(Cursor("hot", {"page": 2}), now=T0)
+    assert store.read_cursor("hot") == {"page": 2}
+
+
+def test_an_outcome_moves_no_cursor(store):
+    """A first run that fails leaves a row of its job with an empty cursor; the next one may start from nothing."""
+    store.record_failure("hot", error="no", now=T0)
+    assert store.read_cursor("hot") == {}
+    store.save_cursor(Cursor("hot", {"page": 1}), now=T0)
+    with store.holding("warm"):
+        assert store.read_cursor("warm") is None
+        store.record_success("warm", now=T0)
+        store.save_cursor(Cursor("warm", {"page": 1}), now=T0)
+    assert (store.read_cursor("hot"), store.read_cursor("warm")) == ({"page": 1}, {"page": 1})
+
+
+# NOTIFY
+
+
+@pytest.fixture
+def listening(database_url, connect):
+    """A store that notifies `calls`, and what a listener has heard since it was asked last."""
+    listener = connect(database_url)
+    listener.execute("LISTEN calls")
+
+    def heard() -> list[dict]:
+        # Notifications come in the order of commits: ours comes after all that were sent before.
+        listener.execute("NOTIFY calls, 'mark'")
+        found = []
+        for notification in listener.notifies(timeout=30):
+            if notification.payload == "mark":
+                return found
+            found.append(json.loads(notification.payload))
+        pytest.fail("the mark was not heard")
+
+    with Store(database_url, channel="calls") as store:
+        yield store, heard
+
+
+def test_changed_calls_are_named(listening):
+    """Inserted and updated ones, each once and in order; a commit that changes nothing says nothing."""
+    store, heard = listening
+    sids = [f"CA{n:032x}" for n in range(3)]
+    store.merge([make_webhook(Status.RINGING, call=n) for n in (2, 0, 1)], origin=ORIGIN, now=T0)
+    assert heard() == [{"calls": sids}]
+    twice = [make_webhook(Status.IN_PROGRESS, call=1, minute=2), make_observation(call=1)]
+    store.merge([*twice, make_webhook(Status.RINGING, call=2)], origin=ORIGIN, now=T0)
+    assert heard() == [{"calls": [sids[1]]}]
+    store.merge([make_observation(call=1)], origin=ORIGIN, now=T0, cursor=Cursor("hot", {"page": 1}))
+    assert heard() == []
+
+
+def test_so_many_are_named_and_more_are_counted(listening):
+    """A notification holds 8,000 bytes."""
+    store, heard = listening
+    store.merge([make_observation(call=n) for n in range(NOTIFIED_AT_MOST)], origin=ORIGIN, now=T0)
+    assert heard() == [{"calls": [f"CA{n:032x}" for n in range(NOTIFIED_AT_MOST)]}]
+    store.merge([make_observation(call=1_000 + n) for n in range(NOTIFIED_AT_MOST + 1)], origin=ORIGIN, now=T0)
+    assert heard() == [{"calls": None, "count": NOTIFIED_AT_MOST + 1}]
+
+
+def test_what_was_not_committed_is_not_told(listening):
+    """Nor what a preview would change, nor what goes wrong afterwards in the same transaction."""
+    store, heard = listening
+
+    def work(transaction):
+        transaction.merge([make_observation()], origin=ORIGIN, now=T0)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        store.atomically(work)
+    store.preview([make_observation()], origin=ORIGIN, now=T0)
+    assert heard() == []
+
+
+def test_without_a_channel_nobody_is_told(listening, store):
+    """It is off unless it was asked for."""
+    _, heard = listening
+    store.merge([make_observation()], origin=ORIGIN, now=T0)
+    assert heard() == []
+
+
+# Calls that Twilio has no more
+
+
+def _mark_gone(store: Store, *sids: str, minute: int = 0) -> list[str]:
+    now = T0.replace(minute=minute)
+    return store.atomically(lambda transaction: transaction.mark_gone(sids, origin=ORIGIN, now=now))
+
+
+def test_a_call_is_marked_gone_once(listening, row, events):
+    """One event, one notification, and no status changes; a call we do not know is none."""
+    store, heard = listening
+    store.merge([make_webhook(Status.RINGING), make_webhook(Status.RINGING, call=2)], origin=ORIGIN, now=T0)
+    before, bystander = row(), row(2)
+    heard()
+    sid, unknown = f"CA{1:032x}", f"CA{9:032x}"
+    assert _mark_gone(store, sid, unknown) == [sid]
+    marked = row()
+    assert _mark_gone(store, sid, unknown, minute=1) == []
+    changed = {name for name in marked if marked[name] != before[name]}
+    assert changed == {"gone_at", "updated_at", "version"}
+    assert (row(), row(2)) == (marked, bystander)
+    assert events() == [("call.created", "ringing"), ("call.gone", "ringing")]
+    assert heard() == [{"calls": [sid]}]
+
+
+def test_what_twilio_tells_of_is_not_gone(store, row, events):
+    """A webhook may have been on its way; a REST record says that the call is there. Then it may go again."""
+    store.merge([make_webhook(Status.RINGING)], origin=ORIGIN, now=T0)
+    sid = f"CA{1:032x}"
+    _mark_gone(store, sid)
+    store.merge([make_webhook(Status.IN_PROGRESS, minute=2)], origin=ORIGIN, now=T0)
+    assert (row()["status"], row()["gone_at"] is None) == ("in-progress", False)
+    store.merge([make_observation(Status.IN_PROGRESS, minute=3)], origin=ORIGIN, now=T0)
+    assert row()["gone_at"] is None
+    assert _mark_gone(store, sid, minute=4) == [sid]
+    assert [kind for kind, _ in events()].count("call.gone") == 2
