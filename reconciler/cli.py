@@ -30,6 +30,16 @@ Command = Callable[[argparse.Namespace], int]
 _BACKFILL: Final = "backfill.backfill_window"
 
 
+_JOBS = {
+    "hot": "new calls, and open ones that ended",
+    "warm": "what comes after a call's end, its price above all",
+    "cold": "every call of the last days, and the proof of it",
+    "freeze": "calls that nothing more is expected of",
+    "inbox": "webhooks that the Viewer's worker left",
+    "housekeeping": "sizes, and inbox rows past their retention",
+}
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         # An abbreviation that works today would end with the next option that begins alike.
@@ -91,8 +101,13 @@ def get_parser() -> argparse.ArgumentParser:
         "check", "check.print_checks", "check settings, database, privileges, schema, Twilio credentials and the clock"
     )
     check.add_argument("--json", action="store_true", help="print the result as JSON")
-    once = command("once", "jobs.once", "run one job once: inbox settles the webhooks that the Viewer's worker left")
-    once.add_argument("job", choices=["inbox"], metavar="JOB", help="inbox")
+    command("run", "jobs.run", "the daemon: apply migrations, then run every job by its schedule (what systemd starts)")
+    once = command("once", "jobs.once", "run one job once, now")
+    once.add_argument("job", choices=list(_JOBS), metavar="JOB", help=" · ".join(f"{j}: {t}" for j, t in _JOBS.items()))
+    once.add_argument("--account", metavar="AC…", help="of this account (default: TWILIO_ACCOUNT_SID)")
+    once.add_argument(
+        "--from", dest="from_", metavar="WHEN", help="hot, warm: read on from then, wherever the cursor is"
+    )
     once.add_argument("--json", action="store_true", help="print the result as JSON")
     inbox = command("inbox", "inbox.list_letters", "webhooks and records that could not be read: list, show, replay")
     commands_of_inbox = inbox.add_subparsers(title="commands", metavar="COMMAND", required=True)

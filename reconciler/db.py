@@ -118,6 +118,15 @@ def release_advisory_lock(conn: Connection, name: str) -> None:
     conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (f"{APPLICATION_NAME}:{name}",))
 
 
+def is_alive(conn: Connection) -> bool:
+    """Whether the server still answers on this connection."""
+    try:
+        conn.execute("SELECT 1")
+    except psycopg.Error:
+        return False
+    return True
+
+
 def name_connection(conn: Connection, *, purpose: str) -> None:
     """Show in pg_stat_activity what the connection is used for now."""
     conn.execute("SELECT set_config('application_name', %s, false)", (f"{APPLICATION_NAME}: {purpose}",))

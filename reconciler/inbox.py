@@ -60,6 +60,10 @@ class Worked(Totals):
         """Rows that are done with."""
         return self.rows - self.dead_letters
 
+    def as_dict(self) -> dict[str, Any]:
+        """The shape of `--json`; a contract."""
+        return {"rows": self.rows, "completed": self.completed, **self.counts()}
+
 
 def work_inbox(store: Store, *, terms: Terms, grace: timedelta, batch: int = BATCH) -> Worked:
     """Settle every webhook that was due when this began, oldest first, a batch a commit; or until it is stopped.

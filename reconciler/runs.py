@@ -90,6 +90,10 @@ class Totals:
             "duration_seconds": round(self.seconds, 3),
         }
 
+    def as_dict(self) -> dict[str, Any]:
+        """The shape of `--json`; a contract."""
+        return self.counts()
+
 
 def usual_exit_code(totals: Totals) -> ExitCode:
     """How a run ended, for a shell, if its kind has nothing to add."""
@@ -238,27 +242,20 @@ def run(
     started = time.monotonic()
     account = {} if account_sid is None else {"account": account_sid}
     labels = (job.kind, account_sid or "")
-    with (
-        bound_contextvars(job=job.kind, **account, run_id=run_id),
-        nullcontext() if dry_run else store.holding(job),
-        _deadline(terms) as overdue,
-    ):
-        this = Run(job, Origin(f"reconcile_{job.kind}", run_id), store, totals, terms)
+    this = Run(job, Origin(f"reconcile_{job.kind}", run_id), store, totals, terms)
+    with bound_contextvars(job=job.kind, **account, run_id=run_id):
         try:
-            yield this
-            if totals.interrupted and overdue.is_set():
-                totals.interrupted, totals.problem = False, f"not done within {terms.within}; the next run goes on"
-            if not dry_run:
-                _record_outcome(this)
+            with nullcontext() if dry_run else store.holding(job), _deadline(terms) as overdue:
+                yield this
+                if totals.interrupted and overdue.is_set():
+                    totals.interrupted, totals.problem = False, f"not done within {terms.within}; the next run goes on"
+                if not dry_run:
+                    _record_outcome(this)
         except (BrokenPipeError, JobHeld):
             raise  # whoever read the differences has seen enough; the job is another's now
         except Exception as exc:
             metrics.runs.labels(*labels, "failed").inc()
-            retry_at = terms.retry_at()
-            log.error(
-                "job.failed", error=str(exc), kind=type(exc).__name__,
-                will_retry_at=None if retry_at is None else retry_at.isoformat(),
-            )  # fmt: skip
+            _say_failed(terms, str(exc), type(exc).__name__)
             if not dry_run:
                 with suppress(ReconcilerError):  # the database may be what failed
                     store.record_failure(job, error=mask(redact(str(exc) or type(exc).__name__)), now=terms.clock())
@@ -268,7 +265,14 @@ def run(
             if source is not None:
                 totals.requests, totals.retries = source.requests, source.retries
         _count(totals, labels, terms.clock())
+        if totals.problem is not None:
+            _say_failed(terms, totals.problem, "Unfinished")
         log.info("job.finished", **totals.counts())
+
+
+def _say_failed(terms: Terms, error: str, kind: str) -> None:
+    retry_at = terms.retry_at()
+    log.error("job.failed", error=error, kind=kind, will_retry_at=None if retry_at is None else retry_at.isoformat())
 
 
 @contextmanager

@@ -167,22 +167,31 @@ class Source:
         self._has_worked = threading.Event()  # for any of those that share these credentials
         self._begin(stop or threading.Event(), is_bulk=is_bulk)
 
-    def _begin(self, stop: threading.Event, *, is_bulk: bool) -> None:
+    def _begin(self, stop: threading.Event, *, is_bulk: bool, on_progress: Callable[[], None] = lambda: None) -> None:
         self._is_bulk = is_bulk
+        self._on_progress = on_progress
         self._retrying = retrying(stop, before_sleep=self._announce)
         self._counts = threading.Lock()
         self.requests = 0
         self.retries = 0
         self.throttles = 0
 
-    def for_run(self, stop: threading.Event, *, is_bulk: bool = False) -> Source:
+    def for_run(
+        self, stop: threading.Event, *, is_bulk: bool = False, on_progress: Callable[[], None] = lambda: None
+    ) -> Source:
         """The same door to Twilio, with counts of its own and its waits ended by `stop`.
 
-        What is `is_bulk` leaves a share of the concurrency to what is not.
+        What is `is_bulk` leaves a share of the concurrency to what is not. `on_progress` is told of each answer, and
+        of each that failed to come.
         """
         source = copy(self)
-        source._begin(stop, is_bulk=is_bulk)
+        source._begin(stop, is_bulk=is_bulk, on_progress=on_progress)
         return source
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether Twilio accepted these credentials at least once."""
+        return self._has_worked.is_set()
 
     def page(self, listing: Listing, path: str | None = None) -> Page:
         """The first page of `listing`, or the one that `path` (from the page before) names."""
@@ -250,10 +259,12 @@ class Source:
                 self.requests += 1
             started = time.monotonic()
             try:
+                self._on_progress()
                 answer = self._client.request("GET", self._base + path)
             except ReconcilerError:
                 metrics.requests.labels("failed").inc()
                 raise
+            self._on_progress()
             assert isinstance(answer, Answer)
             metrics.request_seconds.observe(time.monotonic() - started)
             error = _judge(answer, now=self._said_at(answer), worked_before=self._has_worked.is_set())

@@ -14,6 +14,7 @@ Design rules
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,9 +40,11 @@ _MERGE_SESSION: Final = {
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
     # A process that was stopped (SIGSTOP, a frozen machine) keeps its connection and the lock of its job: the server
-    # ends both, so that another can take over.
+    # ends both, so that another can take over. Who only waited for Twilio for so long connects anew.
     "idle_in_transaction_session_timeout": "30s",
+    "idle_session_timeout": "60s",
 }
+_IDLE: Final = 10.0  # seconds; a connection that was idle for longer is tried before it is used
 
 # Of the calls a commit changed, as many are named in a notification; 200 SIDs take 7,600 of the 8,000 bytes allowed
 # (https://www.postgresql.org/docs/current/sql-notify.html).
@@ -242,6 +245,7 @@ class Store:
         self._job: str | None = None
         self._cursors: dict[str, str | None] = {}  # where this process read or left them
         self._was_connected = False
+        self._used_at = 0.0
         self._conn: db.Connection | None = None
 
     def __enter__(self) -> Self:
@@ -346,10 +350,14 @@ class Store:
             with db.translated():
                 yield conn
         finally:
+            self._used_at = time.monotonic()
             if conn.broken:
                 self.close()
 
     def _connected(self) -> db.Connection:
+        if self._conn is not None and time.monotonic() - self._used_at > _IDLE and not db.is_alive(self._conn):
+            self.close()
+            self._was_connected = False  # that the server ends an idle session is no news
         if self._conn is None or self._conn.closed:
             conn = db.connect(self._url, purpose=self._job or "job", settings=_MERGE_SESSION)
             try:
@@ -360,7 +368,7 @@ class Store:
             except BaseException:
                 conn.close()
                 raise
-            self._conn = conn
+            self._conn, self._used_at = conn, time.monotonic()
             if self._was_connected:
                 log.info("database.reconnected")
             self._was_connected = True

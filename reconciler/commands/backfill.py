@@ -7,23 +7,29 @@ from datetime import UTC, datetime
 
 from reconciler import backfill
 from reconciler.commands.printing import complain
-from reconciler.commands.setup import database_url, make_store, prepare_schema, read_settings, stop_on_signal
+from reconciler.commands.setup import (
+    database_url,
+    make_store,
+    prepare_schema,
+    read_moment,
+    read_settings,
+    stop_on_signal,
+)
 from reconciler.config import Settings
 from reconciler.errors import ExitCode, UsageError
 from reconciler.pacing import Pacer
 from reconciler.runs import Terms
 from reconciler.source import Source
 from reconciler.terminal import watching
-from reconciler.times import parse_moment
 from reconciler.wire import ACCOUNT_SID
 
 
 def backfill_window(args: argparse.Namespace) -> int:
     """Make the database equal to what Twilio says of the window, or with --dry-run show what would change."""
     asked_at = datetime.now(UTC)
-    since, until = _moment(args.since, "--since", asked_at), asked_at
+    since, until = read_moment(args.since, "--since", asked_at), asked_at
     if args.until is not None:
-        until = _moment(args.until, "--until", asked_at)
+        until = read_moment(args.until, "--until", asked_at)
     if until > asked_at:
         raise UsageError(f"--until {args.until} lies in the future", hint="leave --until out to read up to now")
     if since >= until:
@@ -69,10 +75,3 @@ def _last_words(summary: backfill.Summary, settings: Settings, *, dry_run: bool)
             complain(f"Twilio is unavailable: {reasons}", hint or "check the network, and https://status.twilio.com")
         else:
             complain(f"{len(summary.failed)} of {summary.slices} slices could not be read: {reasons}", hint)
-
-
-def _moment(text: str, option: str, now: datetime) -> datetime:
-    try:
-        return parse_moment(text, now=now)
-    except (ValueError, OverflowError) as exc:
-        raise UsageError(f"{option} {text!r} cannot be read", hint=str(exc)) from None

@@ -8,13 +8,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from typing import TextIO, cast
 
 from reconciler import db, embedded, logs
 from reconciler import migrate as runner
 from reconciler.config import Settings
-from reconciler.errors import ExitCode, SchemaError
+from reconciler.errors import ExitCode, SchemaError, UsageError
 from reconciler.store import Rules, Store
+from reconciler.times import parse_moment
 
 
 def read_settings() -> Settings:
@@ -68,6 +70,19 @@ def log_applied(applied: runner.Applied) -> None:
 def make_store(url: str, settings: Settings) -> Store:
     """A store that merges by the rules that the settings give."""
     return Store(url, rules=Rules(settings.webhook_grace, settings.freeze_after), channel=settings.notify_channel)
+
+
+def read_moment(text: str, option: str, now: datetime) -> datetime:
+    """The moment that an option names.
+
+    Raises:
+        UsageError: it cannot be read.
+
+    """
+    try:
+        return parse_moment(text, now=now)
+    except (ValueError, OverflowError) as exc:
+        raise UsageError(f"{option} {text!r} cannot be read", hint=str(exc)) from None
 
 
 @contextmanager
