@@ -14,7 +14,7 @@ from .conftest import ACCOUNT, COMMAND
 
 COUNTS = {
     "calls_seen", "inserted", "updated", "unchanged", "gaps_missing", "gaps_stale", "gaps_incomplete", "gaps_conflict",
-    "frozen", "drifted", "dead_letters", "requests", "retries", "lag_seconds", "duration_seconds",
+    "frozen", "drifted", "gone", "dead_letters", "requests", "retries", "lag_seconds", "duration_seconds",
 }  # fmt: skip
 RESULT = COUNTS | {"slices", "slices_done", "slices_failed", "resumed", "interrupted"}
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
@@ -99,6 +100,50 @@ def test_no_more_run_at_once_than_the_limit():
         assert 2 == len(inside)
         leave.set()
         assert [0, 1, 2, 3, 4] == list(done)
+
+
+@pytest.mark.parametrize(("limit", "share"), [(1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (9, 7), (100, 75)])
+def test_bulk_work_gets_three_quarters_at_most(limit, share):
+    """A place at least is left to the rest, unless there is but one."""
+    pacer = Pacer(limit)
+    with ExitStack() as running:
+        while pacer._has_place(is_bulk=True):
+            running.enter_context(pacer.slot(is_bulk=True))
+        assert share == pacer._running
+        assert (share < limit) == pacer._has_place(is_bulk=False)
+        while pacer._has_place(is_bulk=False):
+            running.enter_context(pacer.slot())
+        assert limit == pacer._running
+
+
+def test_bulk_work_takes_up_no_more_than_a_429_left():
+    """Its share is of the limit in force."""
+    pacer = Pacer(8)
+    pacer.throttled(enter(pacer))
+    with ExitStack() as running:
+        while pacer._has_place(is_bulk=True):
+            running.enter_context(pacer.slot(is_bulk=True))
+        assert 3 == pacer._running
+
+
+def test_bulk_work_that_waits_goes_on_when_bulk_work_leaves():
+    """Its place is given back, also when the request failed."""
+    pacer = Pacer(4)
+    entered = threading.Event()
+
+    def wait_for_a_place() -> None:
+        with pacer.slot(is_bulk=True):
+            entered.set()
+
+    with ThreadPoolExecutor(1) as pool, ExitStack() as others:
+        for _ in range(2):
+            others.enter_context(pacer.slot(is_bulk=True))
+        with pytest.raises(Refused), pacer.slot(is_bulk=True):
+            waiting = pool.submit(wait_for_a_place)
+            assert not entered.wait(0.05)
+            raise Refused("no")
+        waiting.result(timeout=10)
+    assert (0, 0) == (pacer._running, pacer._running_in_bulk)
 
 
 def test_a_place_is_given_back_when_a_request_fails():

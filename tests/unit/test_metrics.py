@@ -1,0 +1,61 @@
+"""Metrics: each has a name that says so, a help text, and a line in README."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
+
+from reconciler import metrics
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+METRICS = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
+
+# What the exposition format makes of a name, by kind.
+SUFFIX = {Counter: "_total", Info: "_info", Gauge: "", Histogram: ""}
+
+
+def scraped_name(metric: MetricWrapperBase) -> str:
+    """The name as monitoring sees it."""
+    return metric._name + SUFFIX[type(metric)]
+
+
+def test_the_table_in_readme_is_the_registry():
+    """Every metric, its labels and its meaning, in the order of the code."""
+    after = README.split("| metric | labels | meaning |", 1)[1].split("\n\n", 1)[0]
+    listed = [[cell.strip() for cell in line.strip("|").split("|")] for line in after.splitlines()[2:]]
+    assert listed == [
+        [f"`{scraped_name(metric)}`", ", ".join(metric._labelnames), metric._documentation] for metric in METRICS
+    ]
+
+
+def test_every_metric_is_registered_once():
+    """In our registry, which is what is served."""
+    assert set(METRICS) == set(metrics.REGISTRY._collector_to_names)
+    names = [scraped_name(metric) for metric in METRICS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=scraped_name)
+def test_every_metric_says_what_it_is(metric):
+    """Our prefix, a sentence of help, and labels that hold neither SIDs of calls nor messages."""
+    assert re.fullmatch(r"reconciler(_[a-z]+)+", metric._name)
+    assert re.fullmatch(r"[A-Z0-9].{15,}\.", metric._documentation)
+    assert set(metric._labelnames) <= {"job", "account", "outcome", "kind", "status", "table"}
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=scraped_name)
+def test_units_are_base_units(metric):
+    """Seconds and bytes; never milliseconds or minutes."""
+    assert not re.search(r"_(ms|milliseconds|minutes|hours|days|kib|mib|percent)$", metric._name)
+
+
+def test_what_is_served_has_the_names_of_the_table():
+    """The exposition names each metric with its help."""
+    metrics.requests.labels("answered")
+    text = generate_latest(metrics.REGISTRY).decode()
+    for metric in METRICS:
+        assert f"# HELP {scraped_name(metric)} {metric._documentation}" in text
