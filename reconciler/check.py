@@ -67,6 +67,9 @@ def _database(url: str) -> Iterator[Check]:
     with db.connect(url, purpose="check") as conn:
         version = conn.info.parameter_status("server_version") or "?"
         yield Check("database", Severity.OK, f"PostgreSQL {version.split()[0]}, database {conn.info.dbname}")
+        if lacking := _lacking(conn, "unreadable"):
+            yield lacking
+            return
         behind = migrate.behind(conn)
         if behind:
             names = ", ".join(f"{m.version:03}" for m in behind)
@@ -80,11 +83,19 @@ def _database(url: str) -> Iterator[Check]:
             yield Check("schema", Severity.FAIL, detail, "run `reconcile verify`", ExitCode.CONFIG)
         if not findings:
             yield Check("schema", Severity.OK, "all migrations applied, and the catalog is as they left it")
-        if lacking := [what for (what,) in conn.execute(_QUERIES["lacking_privileges"])]:
-            detail = f"{conn.info.user} lacks {', '.join(lacking)}"
-            yield Check("privileges", Severity.FAIL, detail, "GRANT them to the user in DATABASE_URL", ExitCode.REFUSED)
-        else:
-            yield Check("privileges", Severity.OK, f"{conn.info.user} may read and write what a run does")
+        yield _lacking(conn, "lacking_privileges") or Check(
+            "privileges", Severity.OK, f"{conn.info.user} may read and write what a run does"
+        )
+
+
+def _lacking(conn: db.Connection, query: str) -> Check | None:
+    """What the role may not do, in one line."""
+    lacking = [what for (what,) in conn.execute(_QUERIES[query])]
+    if not lacking:
+        return None
+    detail = f"{conn.info.user} lacks {', '.join(lacking)}"
+    hint = "run deploy/grants.sql for the user in DATABASE_URL"
+    return Check("privileges", Severity.FAIL, detail, hint, ExitCode.REFUSED)
 
 
 def _twilio(settings: Settings) -> Iterator[Check]:

@@ -171,7 +171,10 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
 
 
 def _is_login_failure(reason: str) -> bool:
-    signs = ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied", "not permitted")
+    signs = (
+        "authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied", "not permitted",
+        "permission denied",
+    )  # fmt: skip
     return any(sign in reason for sign in signs)
 
 

@@ -1,17 +1,52 @@
 -- What `reconcile check` asks the database about itself.
 
+-- name: unreadable
+-- What keeps the role from even looking at the schema.
+SELECT 'USAGE on schema ' || quote_ident(nspname)
+FROM pg_namespace
+WHERE nspname = ANY (string_to_array(replace(current_setting('search_path'), '"', ''), ', '))
+    AND NOT has_schema_privilege(oid, 'USAGE')
+UNION ALL
+SELECT 'SELECT on reconciler_migrations'
+WHERE NOT coalesce(has_table_privilege(to_regclass('reconciler_migrations'), 'SELECT'), true)
+
 -- name: lacking_privileges
--- What the role may not do that a run does.
+-- What the role may not do that a run does; deploy/grants.sql grants just that.
 SELECT privilege || ' on ' || name
 FROM (
     VALUES
-        ('messages', 'SELECT'), ('messages', 'INSERT'), ('messages', 'UPDATE'),
+        ('messages', 'SELECT'), ('messages', 'INSERT'),
         ('call_events', 'SELECT'), ('call_events', 'INSERT'),
-        ('twilio_webhook_inbox', 'SELECT'), ('twilio_webhook_inbox', 'INSERT'), ('twilio_webhook_inbox', 'UPDATE'),
+        ('twilio_webhook_inbox', 'SELECT'), ('twilio_webhook_inbox', 'INSERT'),
         ('sync_state', 'SELECT'), ('sync_state', 'INSERT'), ('sync_state', 'UPDATE'),
         ('account_days', 'SELECT'), ('account_days', 'INSERT'), ('account_days', 'UPDATE')
 ) AS needed (name, privilege)
 WHERE NOT has_table_privilege(name, privilege)
+UNION ALL
+-- Of these tables only some columns are ours to change.
+SELECT 'UPDATE on ' || name || ' (' || string_agg(column_name, ', ') || ')'
+FROM (
+    VALUES
+        ('messages', ARRAY[
+            'status', 'from_number', 'to_number', 'duration', 'price', 'price_unit', 'start_time', 'end_time',
+            'parent_call_sid', 'account_sid', 'answered_by', 'date_created', 'last_event_time', 'is_final',
+            'finalized_at', 'sync_state', 'observed_at', 'observed_via', 'gone_at', 'updated_at'
+        ]),
+        ('twilio_webhook_inbox', ARRAY['processing_status', 'processed_at', 'error'])
+) AS needed (name, columns)
+CROSS JOIN LATERAL unnest(columns) AS c (column_name)
+WHERE NOT has_column_privilege(name, column_name, 'UPDATE')
+GROUP BY name
+UNION ALL
+-- Ids come from sequences, which a serial column does not open to those who may insert, and an identity does.
+SELECT 'USAGE on sequence ' || pg_get_serial_sequence(name, 'id')
+FROM unnest(ARRAY['messages', 'call_events', 'twilio_webhook_inbox']) AS t (name)
+JOIN pg_attribute AS a ON a.attrelid = to_regclass(name) AND a.attname = 'id' AND a.attidentity = ''
+WHERE NOT has_sequence_privilege(pg_get_serial_sequence(name, 'id'), 'USAGE')
+UNION ALL
+SELECT 'EXECUTE on function ' || signature
+FROM unnest(ARRAY['call_status_rank(text)', 'call_status_is_final(text)']) AS f (signature)
+WHERE NOT has_function_privilege(signature, 'EXECUTE')
 UNION ALL
 -- Pages are staged in a temporary table.
 SELECT 'TEMPORARY on database ' || current_database()

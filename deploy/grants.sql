@@ -1,0 +1,50 @@
+-- What the role that runs `reconcile` may do, and nothing beyond it. As a superuser, or as the owner of the tables:
+--
+--     createuser reconciler
+--     DATABASE_URL=postgresql://OWNER@HOST/DB reconcile migrate
+--     psql DB < deploy/grants.sql
+--
+-- Twice is harmless. Once more after each `reconcile migrate`: what a migration creates belongs to whoever migrated.
+--
+-- Migrating needs more, and the daemon never does it: only the owner of a table may alter it. Migrate as the role that
+-- owns messages (the Viewer's), which needs CREATE on the schema beside that, or as a member of it.
+--
+-- Another role than `reconciler`: sed 's/TO reconciler/TO another/'. Tables outside of schema public: name theirs.
+
+DO $$
+BEGIN
+    -- TEMPORARY: pages are staged in a temporary table.
+    EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO reconciler', current_database());
+END
+$$;
+
+GRANT USAGE ON SCHEMA public TO reconciler;
+
+-- Calls are added and never deleted. Of a call that is there only what Twilio owns is written, and our bookkeeping;
+-- direction, conversation_id, recording_url, metadata and created_at are the Viewer's.
+GRANT SELECT, INSERT ON messages TO reconciler;
+GRANT UPDATE (
+    status, from_number, to_number, duration, price, price_unit, start_time, end_time, parent_call_sid, account_sid,
+    answered_by, date_created, last_event_time, is_final, finalized_at, sync_state, observed_at, observed_via, gone_at,
+    updated_at
+) ON messages TO reconciler;
+
+-- Events are only ever added.
+GRANT SELECT, INSERT ON call_events TO reconciler;
+
+-- Webhooks are read and marked, and stay as they came; records that cannot be read are added.
+GRANT SELECT, INSERT ON twilio_webhook_inbox TO reconciler;
+GRANT UPDATE (processing_status, processed_at, error) ON twilio_webhook_inbox TO reconciler;
+-- With RECONCILER_INBOX_RETENTION only:
+-- GRANT DELETE ON twilio_webhook_inbox TO reconciler;
+
+GRANT SELECT, INSERT, UPDATE ON sync_state, account_days TO reconciler;
+
+-- To know whether migrations are missing.
+GRANT SELECT ON reconciler_migrations TO reconciler;
+
+-- The ids of new rows.
+GRANT USAGE ON SEQUENCE messages_id_seq, call_events_id_seq, twilio_webhook_inbox_id_seq TO reconciler;
+
+-- Everybody's unless somebody took it away; the triggers of messages use them as well.
+GRANT EXECUTE ON FUNCTION call_status_rank(text), call_status_is_final(text) TO reconciler;

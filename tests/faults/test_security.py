@@ -1,0 +1,401 @@
+"""Secrets go to Twilio's host and nowhere else; SQL is made of no text but ours; a run needs what it is granted."""
+
+from __future__ import annotations
+
+import ast
+import io
+import logging
+import re
+import secrets
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+import reconciler
+from reconciler import db, logs
+from reconciler.account_wire import Account
+from reconciler.backfill import Window, backfill
+from reconciler.check import Severity, _database
+from reconciler.commands.setup import prepare_schema
+from reconciler.config import Credentials, Settings
+from reconciler.errors import ExitCode, ReconcilerError, Refused
+from reconciler.inbox import work_inbox
+from reconciler.pacing import Pacer
+from reconciler.runs import Terms
+from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
+from reconciler.source import Listing, Source
+from reconciler.store import Store
+from tests.equality import differences, records_of
+
+PACKAGE = Path(reconciler.__file__).parent
+GRANTS = Path(__file__).parents[2] / "deploy" / "grants.sql"
+NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
+ACCOUNT, SUBACCOUNT = f"AC{1:032x}", f"AC{2:032x}"
+TOKEN, SUB_TOKEN, PASSWORD = "token-0f-the-account", "token-0f-the-subaccount", "p4ssw0rd-of-the-base"
+BASE64 = "QUMwMDAw"  # how "AC0000…" begins in an Authorization header
+SECRETS = (TOKEN, SUB_TOKEN, PASSWORD, BASE64)
+
+
+@pytest.fixture
+def account() -> SimulatedAccount:
+    account = SimulatedAccount(ACCOUNT, TOKEN, seed=3)
+    account.generate(20, NOW - timedelta(days=1), NOW - timedelta(hours=1))
+    account.call(NOW - timedelta(minutes=2), rings_for=None)
+    account.add_subaccount(SUBACCOUNT, SUB_TOKEN)
+    return account
+
+
+@pytest.fixture
+def twilio(account: SimulatedAccount) -> Iterator[SimulatedTwilio]:
+    with SimulatedTwilio([account], clock=Clock(NOW)) as twilio:
+        yield twilio
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[SimulatedTwilio]:
+    """Another host."""
+    with SimulatedTwilio([], clock=Clock(NOW)) as twilio:
+        yield twilio
+
+
+@pytest.fixture
+def source(twilio: SimulatedTwilio, quick_retries: None) -> Iterator[Source]:
+    source = Source(
+        Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=Pacer(2), stop=threading.Event()
+    )
+    yield source
+    source.close()
+
+
+@pytest.fixture(autouse=True)
+def only_what_nobody_foresaw() -> None:
+    """Hundreds of refusals a test would drown what failed."""
+    logs.configure(form="json", level="critical", pii="masked")
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.pacing.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("reconciler.pacing.LONGEST_WAIT", 0.002)
+
+
+@contextmanager
+def written() -> Iterator[io.StringIO]:
+    """All that is logged at level debug while it lasts, by us and by the libraries; no secret is known to the log."""
+    stream = io.StringIO()
+    logs.configure(form="json", level="debug", pii="plain", stream=stream)
+    root = logging.getLogger()
+    root.setLevel(logging.DEBUG)
+    yield stream
+    logs.configure(form="json", level="critical", pii="masked")
+
+
+def modules() -> list[Path]:
+    """Every module but those of the simulated Twilio, which is no part of a run."""
+    return sorted(file for file in PACKAGE.rglob("*.py") if "simulator" not in file.parts)
+
+
+def leaks(text: str) -> list[str]:
+    return [secret for secret in SECRETS if secret in text]
+
+
+# --- to another host
+
+
+def test_no_other_host_is_ever_spoken_to(source, twilio, elsewhere, account):
+    """Foreign next pages and redirects, of listings, calls, accounts and usage: nobody else hears of us."""
+    twilio.switches = replace(twilio.switches, absolute_next_page_uri=elsewhere.base_url)
+    source.page(Listing(ACCOUNT, page_size=5))
+    (call, *_) = account.calls_at(NOW)
+    asked: list[Callable[[], Any]] = [
+        lambda: source.page(Listing(ACCOUNT)),
+        lambda: source.call(ACCOUNT, call.sid),
+        source.accounts,
+        lambda: source.billed_calls(ACCOUNT, NOW.date(), NOW.date()),
+    ]
+    for ask in asked:
+        ask()
+        for status in (301, 302, 303, 307, 308):
+            twilio.faults.next(Fault.redirect(f"{elsewhere.base_url}/2010-04-01/Accounts.json", status))
+            with pytest.raises(ReconcilerError):
+                ask()
+    assert len(elsewhere.requests) == 0
+    assert all(entry.authorized for entry in twilio.requests)
+
+
+# --- in what is said
+
+
+FAULTS = [
+    Fault.unauthorized(), Fault.forbidden(), Fault.not_found(), Fault.server_error(500), Fault.reset(),
+    Fault.empty_body(), Fault.too_many_requests(0), Fault.html_with_200(), Fault.redirect("https://elsewhere.example/"),
+    Fault.error(400, 20001, f"Invalid PageToken for {TOKEN}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS[:-1], ids=lambda fault: fault.name)
+def test_no_error_traceback_or_log_line_holds_a_secret(source, twilio, fault):
+    """Not even at level debug, in the libraries' lines, in the causes of an error, or in the locals' reprs."""
+    twilio.faults.always(fault)
+    with written() as stream, pytest.raises(ReconcilerError) as caught:
+        source.page(Listing(ACCOUNT))
+    told = traceback.TracebackException.from_exception(caught.value)
+    chain = [caught.value, caught.value.__cause__, caught.value.__context__]
+    said = "".join(told.format()) + stream.getvalue() + "".join(map(repr, chain)) + str(caught.value.hint)
+    assert leaks(said) == []
+
+
+def test_a_secret_that_twilio_repeats_is_redacted(source, twilio):
+    """What an answer quotes goes into an error, and from there to the log: there it is taken out."""
+    twilio.faults.always(FAULTS[-1])
+    logs.protect(TOKEN)
+    try:
+        with written() as stream, pytest.raises(ReconcilerError) as caught:
+            source.page(Listing(ACCOUNT))
+            raise AssertionError
+        logs.get_logger("test").error("job.failed", error=str(caught.value))
+        assert TOKEN not in stream.getvalue()
+    finally:
+        logs._secrets.discard(TOKEN)
+
+
+def test_no_repr_holds_a_secret(source, database_url):
+    """Of whatever we make and hand on: settings, credentials, the source and its parts, a store, a connection."""
+    url = f"postgresql://me:{PASSWORD}@db.example/calls"
+    settings = Settings.read({"DATABASE_URL": url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN})
+    parts = [settings, settings.credentials(), source, source._client, source._transport, Store(url), source.accounts()]
+    with db.connect(make_conninfo(database_url, password=PASSWORD), purpose="test") as conn:
+        parts += [conn, conn.info]
+        assert leaks("".join(f"{part!r} {part!s}" for part in parts)) == []
+
+
+def test_a_database_that_is_away_does_not_show_its_password():
+    """Nor do the driver's own words, in the error and what caused it."""
+    with pytest.raises(ReconcilerError) as caught:
+        db.connect(f"postgresql://me:{PASSWORD}@127.0.0.1:1/calls", purpose="test")
+    assert leaks("".join(traceback.format_exception(caught.value))) == []
+
+
+def test_the_auth_tokens_of_a_listing_of_accounts_are_never_read(source):
+    """Twilio sends one with each account."""
+    accounts = source.accounts()
+    assert accounts == [Account(ACCOUNT, "active"), Account(SUBACCOUNT, "active")]
+    assert leaks(repr(accounts)) == []
+
+
+def test_no_option_takes_a_secret():
+    """What stands in a process's arguments, everybody on the machine may read."""
+    source = "".join(file.read_text(encoding="utf-8") for file in modules())
+    options = set(re.findall(r'"(--[a-z][a-z-]+)"', source))
+    assert {"--since", "--account"} <= options
+    assert [
+        option for option in options if re.search("token|secret|password|key|url|database|credential", option)
+    ] == []
+
+
+# --- SQL
+
+
+# Statements that come from our own files of sql/, whole.
+FILES_OF_SQL = {("migrate.py", "script.text"), ("migrate.py", "statement")}
+RUNS_SQL = {"execute", "executemany", "copy", "stream"}
+
+
+def statements() -> Iterator[tuple[str, ast.expr, ast.AST]]:
+    """File, first argument and enclosing function of each call in the package that hands SQL to the driver."""
+    for file in modules():
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for function in ast.walk(tree):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            for call in ast.walk(function):
+                if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args):
+                    continue
+                if call.func.attr in RUNS_SQL:
+                    yield file.name, call.args[0], function
+
+
+def is_ours(node: ast.expr, function: ast.AST, file: str) -> bool:
+    """Whether this can be nothing but text that stands in our files; names are quoted by psycopg.sql."""
+    match node:
+        case ast.Constant(value=str()):
+            return True
+        case ast.Subscript(value=ast.Name(id=name)):
+            return re.fullmatch(r"_?(queries|QUERIES|merge|inbox|sync_state|messages|check|demo)", name) is not None
+        case ast.BinOp(op=ast.Add(), left=left, right=right):
+            return is_ours(left, function, file) and is_ours(right, function, file)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="sql"), attr="SQL"), args=[argument]):
+            return isinstance(argument, ast.Constant) or ast.unparse(argument) == "check.query"  # a PlanCheck's
+        case ast.Call(func=ast.Attribute(value=value, attr="format")):
+            return isinstance(value, ast.Call) and is_ours(value, function, file)
+        case ast.Call(func=ast.Attribute(value=value, attr="encode"), args=[]):
+            return (file, ast.unparse(value)) in FILES_OF_SQL
+        case ast.Name(id=name):
+            given = [
+                assigned.value
+                for assigned in ast.walk(function)
+                if isinstance(assigned, ast.Assign) and name in {ast.unparse(target) for target in assigned.targets}
+            ]
+            return bool(given) and all(is_ours(value, function, file) for value in given)
+    return False
+
+
+def test_no_statement_is_made_of_text_that_is_not_ours():
+    """No f-string, no %, no str.format: values are parameters. mypy takes LiteralString for str: hence this."""
+    found = list(statements())
+    assert len(found) > 40
+    assert [f"{file}: {ast.unparse(node)}" for file, node, function in found if not is_ours(node, function, file)] == []
+
+
+def test_queries_make_no_sql_at_run_time():
+    """Nor do the named statements themselves."""
+    for file in (PACKAGE / "queries").glob("*.sql"):
+        text = re.sub(r"--.*", "", file.read_text(encoding="utf-8"))
+        assert not re.search(r"\bEXECUTE\s+(format|'|\|\|)|\bquery_to_xml\b|\bdblink", text, re.IGNORECASE), file.name
+
+
+# --- privileges
+
+
+@pytest.fixture
+def role(database_url: str) -> Iterator[str]:
+    """A role with what deploy/grants.sql grants and nothing else: everybody's rights were taken away."""
+    name = f"runner_{secrets.token_hex(4)}"
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        database = sql.Identifier(admin.info.dbname)
+        admin.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+        admin.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+        admin.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
+        try:
+            for _ in range(2):
+                admin.execute(GRANTS.read_text(encoding="utf-8").replace("TO reconciler", f"TO {name}").encode())
+            yield name
+        finally:
+            admin.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
+            admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+# Each single privilege of a role: what, on what, as GRANT and REVOKE write it, and as `reconcile check` says it.
+GRANTED = """
+SELECT a.privilege_type, 'TABLE ' || c.relname, a.privilege_type || ' on ' || c.relname
+FROM pg_class AS c, aclexplode(c.relacl) AS a
+WHERE c.relkind = 'r' AND a.grantee = %(role)s::regrole
+UNION ALL
+SELECT a.privilege_type || ' (' || t.attname || ')', 'TABLE ' || t.attrelid::regclass,
+       a.privilege_type || ' on ' || t.attrelid::regclass || ' (' || t.attname || ')'
+FROM pg_attribute AS t, aclexplode(t.attacl) AS a
+WHERE a.grantee = %(role)s::regrole
+UNION ALL
+SELECT a.privilege_type, 'SEQUENCE ' || c.relname, a.privilege_type || ' on sequence public.' || c.relname
+FROM pg_class AS c, aclexplode(c.relacl) AS a
+WHERE c.relkind = 'S' AND a.grantee = %(role)s::regrole
+UNION ALL
+SELECT a.privilege_type, 'FUNCTION ' || p.oid::regprocedure, a.privilege_type || ' on function ' || p.oid::regprocedure
+FROM pg_proc AS p, aclexplode(p.proacl) AS a
+WHERE a.grantee = %(role)s::regrole
+UNION ALL
+SELECT a.privilege_type, 'SCHEMA ' || n.nspname, a.privilege_type || ' on schema ' || n.nspname
+FROM pg_namespace AS n, aclexplode(n.nspacl) AS a
+WHERE a.grantee = %(role)s::regrole
+UNION ALL
+SELECT a.privilege_type, 'DATABASE ' || d.datname,
+       CASE a.privilege_type WHEN 'CONNECT' THEN 'permission denied for database'
+                             ELSE a.privilege_type || ' on database ' || d.datname END
+FROM pg_database AS d, aclexplode(d.datacl) AS a
+WHERE d.datname = current_database() AND a.grantee = %(role)s::regrole
+"""
+# The cold job's alone.
+NOT_OF_A_BACKFILL = {"account_days"}
+
+
+def run_everything(url: str, twilio: SimulatedTwilio) -> None:
+    """What the command does: look at the schema, a backfill with a record nobody can read, the inbox, its replay."""
+    clock = twilio.clock.now
+    with ExitStack() as stack:
+        prepare_schema(url, migrate=True)
+        stop = threading.Event()
+        source = Source(
+            Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=Pacer(2), stop=stop, clock=clock
+        )
+        stack.callback(source.close)
+        store = stack.enter_context(Store(url, channel="calls"))
+        window = Window(ACCOUNT, clock() - timedelta(days=2), clock(), {"since": "2d", "until": None})
+        summary = backfill(window, source=source, store=store, watcher=_Nobody(), terms=Terms(stop, clock))
+        assert summary.exit_code in (ExitCode.DONE, ExitCode.UNRECONCILED)
+        work_inbox(store, terms=Terms(clock=clock), grace=timedelta(0))
+
+
+class _Nobody:
+    def planned(self, *_: object) -> None: ...
+    def merged(self, *_: object) -> None: ...
+    def finished(self, *_: object) -> None: ...
+
+
+def put_webhooks(conn: db.Connection) -> None:
+    """One that can be read, and one that cannot."""
+    for status in ("completed", "on-hold"):
+        conn.execute(
+            "INSERT INTO twilio_webhook_inbox (source, event_type, dedupe_key, payload, received_at)"
+            " VALUES ('twilio_voice', 'call-status', gen_random_uuid(), jsonb_build_object('CallSid', %s::text,"
+            " 'CallStatus', %s::text), %s)",
+            (f"CA{secrets.token_hex(16)}", status, NOW - timedelta(hours=1)),
+        )
+
+
+def test_the_granted_privileges_are_enough(role, database_url, conn, twilio, account):
+    """New calls, changed ones, dead letters, webhooks and cursors, by a role that has nothing but deploy/grants.sql."""
+    url = make_conninfo(database_url, user=role)
+    assert {check.severity for check in _database(url)} == {Severity.OK}
+    put_webhooks(conn)
+    twilio.faults.next(Fault.broken_record("unknown_status"))
+    run_everything(url, twilio)
+    twilio.faults.clear()
+    twilio.clock.advance(timedelta(hours=2))
+    run_everything(url, twilio)
+    found = differences(conn, records_of(account, twilio.clock.now()))
+    assert [line for line in found if "Twilio has no such call" not in line] == []
+    assert conn.execute("SELECT count(*) FROM twilio_webhook_inbox WHERE processed_at IS NULL").fetchone() == (0,)
+
+
+def test_each_granted_privilege_is_needed_and_its_lack_is_named(role, database_url, conn, twilio, quick_retries):
+    """Without any single one of them a run is refused, and `reconcile check` says which it is."""
+    url = make_conninfo(database_url, user=role)
+    granted = conn.execute(GRANTED, {"role": role}).fetchall()
+    assert len(granted) > 40
+    unnamed, needless = [], []
+    for privilege, target, said in granted:
+        parts = sql.SQL(f"{privilege} ON {target}"), sql.Identifier(role)
+        conn.execute(sql.SQL("REVOKE {} FROM {}").format(*parts))
+        try:
+            try:
+                failures = [check.detail for check in _database(url) if check.severity is Severity.FAIL]
+            except Refused as refused:
+                failures = [str(refused)]
+            if not any(said in failure for failure in failures):
+                unnamed.append((said, failures))
+            if target.split()[-1] in NOT_OF_A_BACKFILL:
+                continue
+            twilio.clock.advance(timedelta(minutes=1))
+            put_webhooks(conn)
+            twilio.faults.always(Fault.broken_record("unknown_status"))
+            try:
+                run_everything(url, twilio)
+            except Refused:
+                pass
+            else:
+                needless.append(f"{privilege} ON {target}")
+        finally:
+            conn.execute(sql.SQL("GRANT {} TO {}").format(*parts))
+    assert unnamed == []
+    assert needless == []
