@@ -1,0 +1,103 @@
+"""The freeze job: what waited for its price long enough is frozen; a call that is open for too long is named, once.
+
+The merge freezes what is complete; this job freezes what will not be, and needs nothing but the database.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from reconciler import db, metrics
+from reconciler.logs import get_logger
+from reconciler.runs import Job, Run, Terms, Totals, run
+from reconciler.source import RETENTION
+from reconciler.store import Store, Transaction
+
+JOB: Final = Job("freeze")
+
+BATCH: Final = 1000  # rows a commit
+NAMED_AT_MOST: Final = 100  # stuck calls a run; the next one names the next
+
+log = get_logger(__name__)
+
+_queries = db.load_queries("messages")
+
+
+def freeze(
+    store: Store, *, terms: Terms, freeze_after: timedelta, stuck_after: timedelta, batch: int = BATCH
+) -> Totals:
+    """Freeze every call whose time is up, a batch a commit; name the calls that became stuck.
+
+    A call that REST has confirmed, or that Twilio has no more, freezes `freeze_after` past its end; one that only
+    webhooks told of when Twilio no longer keeps it. Stuck is what is open for longer than `stuck_after`.
+
+    Raises:
+        Refused: the database role may not do this.
+        Retriable: the database stayed away; what was committed stays frozen.
+        JobHeld: another process runs this job.
+
+    """
+    totals = Totals()
+    with run(JOB, totals, account_sid=None, store=store, source=None, terms=terms) as this:
+        now = this.now()
+        # A day more: Twilio counts its 400 days by a clock of its own.
+        kept_since = now - RETENTION - timedelta(days=1)
+        due = {
+            "now": now,
+            "frozen_since": now - freeze_after,
+            "kept_since": kept_since,
+            "batch": batch,
+            **this.origin._asdict(),
+        }
+        while not this.stop.is_set() and _freeze_batch(this, due) >= batch:
+            pass
+        _name_stuck(this, now=now, stuck_since=now - stuck_after)
+        _count(this, {"stuck_since": now - stuck_after, "kept_since": kept_since})
+        totals.interrupted = this.stop.is_set()
+    return totals
+
+
+def _freeze_batch(this: Run, due: dict[str, Any]) -> int:
+    def work(transaction: Transaction) -> int:
+        frozen = [call_sid for (call_sid,) in transaction.conn.execute(_queries["freeze_due"], due)]
+        transaction.changed += frozen
+        return len(frozen)
+
+    frozen = this.persist(lambda: this.store.atomically(work))
+    this.totals.frozen += frozen
+    return frozen
+
+
+def _name_stuck(this: Run, *, now: datetime, stuck_since: datetime) -> None:
+    """Log the calls that became stuck since the ones named last; the cursor holds when the last of those began."""
+    cursor = this.read_cursor() or {}
+    params = {"stuck_since": stuck_since, "named_since": cursor.get("named_since"), "batch": NAMED_AT_MOST}
+
+    def ask() -> list[tuple[Any, ...]]:
+        with this.store.session() as conn:
+            return conn.execute(_queries["stuck_calls"], params).fetchall()
+
+    stuck = this.persist(ask)
+    if len(stuck) == NAMED_AT_MOST:
+        # More may have begun in the same second as the last one; the next run names these together.
+        stuck = [row for row in stuck if row[-1] < stuck[-1][-1]] or stuck
+    for call_sid, account_sid, status, began_at in stuck:
+        log.warning(
+            "call.stuck", call_sid=call_sid, account=account_sid, status=status,
+            open_seconds=round((now - began_at).total_seconds()),
+        )  # fmt: skip
+    if stuck:
+        this.save_cursor({"named_since": stuck[-1][-1].isoformat()})
+
+
+def _count(this: Run, params: dict[str, Any]) -> None:
+    def ask() -> tuple[Any, ...]:
+        with this.store.session() as conn:
+            row = conn.execute(_queries["count_open"], params).fetchone()
+            assert row  # of counts
+            return row
+
+    gauges = (metrics.open_calls, metrics.stuck_calls, metrics.unfrozen_calls)
+    for gauge, count in zip(gauges, this.persist(ask), strict=True):
+        gauge.set(count)

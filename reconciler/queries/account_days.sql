@@ -1,0 +1,50 @@
+-- What we hold of an account's UTC day, against what Twilio listed of it; and the proof that is kept.
+
+-- name: held_of_day
+-- How many calls we hold, the digest of their SIDs in the order that Python sorts them in, and how many of all those we
+-- know completed: Twilio bills a call that was deleted later, too.
+--
+-- Cost: reads messages_account_time between the two times.
+SELECT
+    count(*) FILTER (WHERE gone_at IS NULL),
+    encode(sha256(convert_to(coalesce(
+        string_agg(twilio_sid, '' ORDER BY twilio_sid COLLATE "C") FILTER (WHERE gone_at IS NULL), ''
+    ), 'UTF8')), 'hex'),
+    count(*) FILTER (WHERE status = 'completed')
+FROM messages
+WHERE account_sid = %(account_sid)s
+    AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
+    AND coalesce(start_time AT TIME ZONE 'UTC', date_created) < %(until)s
+
+-- name: sids_of_day
+-- Cost: reads messages_account_time between the two times.
+SELECT twilio_sid
+FROM messages
+WHERE account_sid = %(account_sid)s
+    AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
+    AND coalesce(start_time AT TIME ZONE 'UTC', date_created) < %(until)s
+    AND gone_at IS NULL
+
+-- name: held_at_all
+-- Which of some calls we hold, of whatever day.
+SELECT twilio_sid FROM messages WHERE twilio_sid = ANY(%(call_sids)s) AND gone_at IS NULL
+
+-- name: keep_proof
+INSERT INTO account_days (
+    account_sid, day, listed, held, digest, billed, differences, is_complete, verified_at
+)
+VALUES (
+    %(account_sid)s, %(day)s, %(listed)s, %(held)s, %(digest)s, %(billed)s, %(differences)s, %(is_complete)s,
+    %(verified_at)s
+)
+ON CONFLICT (account_sid, day) DO UPDATE SET
+    listed = EXCLUDED.listed, held = EXCLUDED.held, digest = EXCLUDED.digest, billed = EXCLUDED.billed,
+    differences = EXCLUDED.differences, is_complete = EXCLUDED.is_complete, verified_at = EXCLUDED.verified_at
+
+-- name: sum_up
+-- How many days since `first` are not proven complete, and when `last` was.
+SELECT
+    count(*) FILTER (WHERE NOT is_complete),
+    max(verified_at) FILTER (WHERE is_complete AND day = %(last)s)
+FROM account_days
+WHERE account_sid = %(account_sid)s AND day >= %(first)s

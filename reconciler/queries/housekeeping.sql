@@ -1,0 +1,23 @@
+-- Sizes, and what may go.
+
+-- name: measure
+-- Our five tables with their indexes, in bytes.
+SELECT
+    pg_total_relation_size('messages'),
+    pg_total_relation_size('call_events'),
+    pg_total_relation_size('twilio_webhook_inbox'),
+    pg_total_relation_size('sync_state'),
+    pg_total_relation_size('account_days')
+
+-- name: prune_inbox
+-- The oldest webhooks that are done with. MATERIALIZED: the planner may not choose the rows of a batch twice.
+--
+-- Cost: reads webhook_inbox_completed, which loses the rows that go.
+WITH oldest AS MATERIALIZED (
+    SELECT id FROM twilio_webhook_inbox
+    WHERE processing_status = 'completed' AND received_at < %(received_before)s
+    ORDER BY received_at
+    LIMIT %(batch)s
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM twilio_webhook_inbox AS i USING oldest WHERE i.id = oldest.id
