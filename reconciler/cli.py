@@ -124,6 +124,24 @@ def get_parser() -> argparse.ArgumentParser:
             sub.add_argument("ids", type=_row_number, metavar="ID", nargs="*", help="their numbers")
             sub.add_argument("--all", action="store_true", help="all of them")
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
+    status = command(
+        "status", "status.print_status",
+        "jobs, lag, open calls, inbox, proven days, table sizes; exit 0 whatever it shows (`check` judges)",
+    )  # fmt: skip
+    status.add_argument("--json", action="store_true", help="print the result as JSON")
+    report = command(
+        "report", "status.print_report", "completeness per account and day, gaps by kind: what webhooks lost"
+    )
+    report.add_argument("--since", metavar="WHEN", default="30d", help="from the UTC day of then on (default: 30d)")
+    report.add_argument("--json", action="store_true", help="print the result as JSON")
+    call = command(
+        "call", "call.show", "one call: our row, Twilio's record, its events; exit 1 if row and record differ"
+    )
+    call.add_argument("call_sid", metavar="CA…", help="its SID")
+    call.add_argument(
+        "--thaw", action="store_true", help="if it is frozen, let Twilio's record win; it freezes again if complete"
+    )
+    call.add_argument("--json", action="store_true", help="print the result as JSON")
     command(
         "demo", "demo.show", "see everything at once: an embedded database and a simulated Twilio that loses webhooks"
     )

@@ -51,17 +51,18 @@ def indented(payload: str, *, masked: bool) -> str:
     """A payload's JSON for a person's eyes, numbers as text; `masked`: every phone number and address in it is."""
     try:
         value = parse_json(payload)
-        return json.dumps(_masked(value) if masked else value, indent=2, ensure_ascii=False)
+        return json.dumps(without_numbers(value) if masked else value, indent=2, ensure_ascii=False)
     except (BadObservation, RecursionError):
         return mask(payload) if masked else payload
 
 
-def _masked(value: Any) -> Any:
+def without_numbers(value: Any) -> Any:
+    """A JSON value in which every phone number and address is masked."""
     match value:
         case str():
             return mask(value)
         case dict():
-            return {mask(name): _masked(item) for name, item in value.items()}
+            return {mask(name): without_numbers(item) for name, item in value.items()}
         case list():
-            return [_masked(item) for item in value]
+            return [without_numbers(item) for item in value]
     return value

@@ -48,6 +48,7 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "gap.filled": ("call_sid", "kind", "from_status", "to_status", "late_seconds"),
     "call.frozen_drift": ("call_sid", "fields"),
     "call.gone": ("call_sid",),
+    "call.thawed": ("call_sid",),
     "call.stuck": ("call_sid", "account", "status", "open_seconds"),
     "day.verified": ("day", "listed", "held"),
     "day.incomplete": ("day", "listed", "held", "differences"),

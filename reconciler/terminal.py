@@ -30,6 +30,11 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 1_000)
 err = Console(stderr=True, highlight=False)
 
 
+def is_plain(console: Console) -> bool:
+    """Whether the console's encoding has no blocks and arrows."""
+    return not console.encoding.startswith("utf")
+
+
 @contextmanager
 def watching(*, as_json: bool, dry_run: bool, masked: bool) -> Iterator[Watcher]:
     """Show a backfill: a bar where somebody watches, log lines elsewhere; the result as tables or one JSON object."""

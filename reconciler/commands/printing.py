@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 
@@ -24,8 +25,10 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON document."""
-    json.dump(value, sys.stdout, indent=2, default=str)
+    """Print one JSON document; times in ISO form, money as text."""
+    json.dump(
+        value, sys.stdout, indent=2, default=lambda item: item.isoformat() if isinstance(item, date) else str(item)
+    )
     sys.stdout.write("\n")
 
 

@@ -52,11 +52,21 @@ def prepare_schema(url: str, *, migrate: bool) -> None:
 
     """
     with db.connect(url, purpose="migrate") as conn:
-        if migrate:
-            if runner.behind(conn):
-                runner.migrate(conn, on_applied=log_applied)
-        elif behind := runner.behind(conn):
-            raise SchemaError(f"{len(behind)} migrations are not applied yet", hint="run `reconcile migrate` first")
+        if not migrate:
+            require_schema(conn)
+        elif runner.behind(conn):
+            runner.migrate(conn, on_applied=log_applied)
+
+
+def require_schema(conn: db.Connection) -> None:
+    """Refuse to work on an old schema.
+
+    Raises:
+        SchemaError: migrations are missing.
+
+    """
+    if behind := runner.behind(conn):
+        raise SchemaError(f"{len(behind)} migrations are not applied yet", hint="run `reconcile migrate` first")
 
 
 def log_applied(applied: runner.Applied) -> None:

@@ -1,0 +1,129 @@
+-- What `reconcile status`, `report` and `call` show. Read only; the cost follows what is shown, not the size of the tables.
+
+-- name: jobs
+-- Each job's place and outcome. What else a cursor holds (the plan of a sweep) may be long, and is not fetched.
+SELECT
+    job_name, coalesce(cursor ->> 'read_until', cursor ->> 'looked_at', cursor ->> 'swept_at'),
+    last_success_at, last_error_at, last_error
+FROM sync_state
+ORDER BY job_name
+
+-- name: lock_holders
+-- Who holds which of these advisory locks: the key's halves stand in classid and objid
+-- (https://www.postgresql.org/docs/current/view-pg-locks.html). Another role's backend_start may be hidden from us.
+SELECT asked.name, l.pid, a.application_name, a.backend_start
+FROM unnest(%(names)s::text[]) AS asked (name)
+JOIN pg_locks AS l
+    ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended(%(prefix)s || asked.name, 0)
+JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+
+-- name: table_sizes
+-- Bytes with indexes, and the planner's estimate of rows: -1 (before PostgreSQL 14: 0) if it never looked.
+SELECT c.relname, pg_total_relation_size(c.oid), nullif(c.reltuples, -1)::bigint
+FROM unnest(%(tables)s::text[]) WITH ORDINALITY AS asked (name, place)
+JOIN pg_class AS c ON c.oid = to_regclass(asked.name)
+ORDER BY asked.place
+
+-- name: account_days
+-- What the cold job wrote of each account since a day.
+--
+-- Cost: steps through the primary key from account to account, and reads the days asked for.
+WITH RECURSIVE accounts AS (
+    (SELECT account_sid FROM account_days ORDER BY account_sid LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.account_sid FROM account_days AS d WHERE d.account_sid > a.account_sid ORDER BY d.account_sid LIMIT 1)
+    FROM accounts AS a
+    WHERE a.account_sid IS NOT NULL
+)
+SELECT d.account_sid, d.day, d.listed, d.held, d.billed, d.differences, d.is_complete, d.verified_at
+FROM accounts AS a
+CROSS JOIN LATERAL (
+    SELECT * FROM account_days WHERE account_sid = a.account_sid AND day >= %(since)s
+    OFFSET 0
+) AS d
+WHERE a.account_sid IS NOT NULL
+ORDER BY d.account_sid, d.day
+
+-- name: gaps_found
+-- Gaps by the UTC day they were found on and the job that found them, and in a last row without a day how many calls
+-- since then had one that is the webhooks' fault: that a price is missing is not, for no webhook carries it. What is
+-- younger than the grace was no gap; events without dedupe_key are not ours.
+--
+-- Cost: reads idx_call_events_source from `since` on.
+WITH found AS (
+    SELECT
+        (created_at AT TIME ZONE 'UTC')::date AS day, source, call_sid, event_time,
+        CASE event_type
+            WHEN 'call.created' THEN 'missing'
+            WHEN 'call.status_changed' THEN 'stale'
+            WHEN 'call.corrected' THEN 'conflict'
+            ELSE 'incomplete'
+        END AS kind
+    FROM call_events
+    WHERE source = ANY(%(sources)s::text[]) AND created_at >= %(since)s AND created_at <= %(now)s
+        AND dedupe_key IS NOT NULL
+        AND (
+            (
+                event_type IN ('call.created', 'call.status_changed', 'call.corrected')
+                AND created_at - event_time >= %(webhook_grace)s
+            )
+            OR (
+                event_type = 'call.enriched' AND call_status_is_final(event_status)
+                AND payload ?| ARRAY['end_time', 'duration', 'price']
+            )
+        )
+)
+SELECT
+    day, source, kind, count(*),
+    count(DISTINCT call_sid) FILTER (WHERE kind <> 'incomplete' AND event_time >= %(since)s)
+FROM found
+GROUP BY GROUPING SETS ((day, source, kind), ())
+ORDER BY day NULLS LAST, source, kind
+
+-- name: count_calls
+-- How many calls of all accounts we hold since a moment.
+--
+-- Cost: steps through messages_account_time from account to account, and reads the window.
+WITH RECURSIVE accounts AS (
+    (SELECT account_sid FROM messages WHERE account_sid IS NOT NULL ORDER BY account_sid LIMIT 1)
+    UNION ALL
+    SELECT (SELECT m.account_sid FROM messages AS m WHERE m.account_sid > a.account_sid ORDER BY m.account_sid LIMIT 1)
+    FROM accounts AS a
+    WHERE a.account_sid IS NOT NULL
+)
+SELECT coalesce(sum(held.calls), 0)::bigint
+FROM accounts AS a
+CROSS JOIN LATERAL (
+    SELECT count(*) AS calls
+    FROM messages
+    WHERE account_sid = a.account_sid
+        AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
+        AND coalesce(start_time AT TIME ZONE 'UTC', date_created) <= %(now)s
+    OFFSET 0
+) AS held
+WHERE a.account_sid IS NOT NULL
+
+-- name: find_call
+-- One row as JSON: it writes ISO times, and survives an infinite one.
+SELECT json_build_object(
+    'id', id, 'status', status, 'direction', direction, 'from_number', from_number, 'to_number', to_number,
+    'start_time', start_time AT TIME ZONE 'UTC', 'end_time', end_time AT TIME ZONE 'UTC',
+    'duration', duration, 'price', price, 'price_unit', price_unit, 'answered_by', answered_by,
+    'parent_call_sid', parent_call_sid, 'account_sid', account_sid, 'date_created', date_created,
+    'is_final', is_final, 'finalized_at', finalized_at, 'sync_state', sync_state, 'gone_at', gone_at,
+    'observed_via', observed_via, 'observed_at', observed_at, 'last_event_time', last_event_time,
+    'created_at', created_at AT TIME ZONE 'UTC', 'updated_at', updated_at
+)
+FROM messages
+WHERE twilio_sid = %(call_sid)s
+
+-- name: events_of_call
+-- The newest ones. A payload comes as text: another writer's may be nested deeper than JSON can be read.
+SELECT
+    to_json(event_time) #>> '{}', event_type, event_status, source, run_id, to_json(created_at) #>> '{}', payload::text
+FROM call_events
+WHERE call_sid = %(call_sid)s
+ORDER BY event_time DESC, id DESC
+LIMIT %(limit)s

@@ -1,0 +1,382 @@
+"""What the database knows of the jobs, of completeness and of one call, as facts; read only.
+
+Times are aware UTC, ages and lags seconds, sizes bytes. Everything is plain data: `dataclasses.asdict` of a fact is
+what `--json` prints, and a contract.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from reconciler import db
+from reconciler.errors import BadObservation
+from reconciler.inbox import STUCK_AFTER as INBOX_STUCK_AFTER
+from reconciler.leadership import LOCK
+from reconciler.migrations import load_migrations
+from reconciler.model import Gap, Observation
+from reconciler.source import RETENTION
+from reconciler.times import midnight
+from reconciler.webhooks import parse_json
+
+DAYS_SHOWN: Final = timedelta(days=35)  # as far back as the weekly cold sweep proves
+STUCK_NAMED: Final = 20
+EVENTS_SHOWN: Final = 200
+
+_DEEPEST: Final = 50  # a payload nested deeper is shown as text
+
+_TABLES: Final = ("messages", "call_events", "twilio_webhook_inbox", "sync_state", "account_days")
+# Jobs whose records come by REST: what they found, webhooks had not told. The inbox job merges webhooks.
+_FINDERS: Final = ("hot", "warm", "cold", "backfill", "call")
+_SOURCE: Final = "reconcile_"
+# What a record says and a row holds; `direction` of a row belongs to the Viewer.
+COMPARED: Final = (
+    "status", "from_number", "to_number", "start_time", "end_time", "duration", "price", "price_unit", "answered_by",
+    "parent_call_sid", "account_sid", "date_created",
+)  # fmt: skip
+
+_queries = db.load_queries("report")
+_messages = db.load_queries("messages")
+_inbox = db.load_queries("inbox")
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """A row of `sync_state`; `last_error` only if it is newer than the last success."""
+
+    job: str
+    is_running: bool
+    last_success_at: datetime | None
+    age_seconds: float | None
+    read_until: datetime | None
+    lag_seconds: float | None
+    last_error_at: datetime | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The connection of the daemon that runs the jobs; `since` only if the role may see it."""
+
+    pid: int
+    application_name: str | None
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StuckCall:
+    """A call open for longer than it should be."""
+
+    call_sid: str
+    account_sid: str | None
+    status: str
+    began_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls that something is still expected of; `stuck_calls` are the oldest of those stuck."""
+
+    open: int
+    stuck: int
+    unfrozen: int
+    stuck_calls: list[StuckCall]
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """Rows of the inbox that are not settled; `due` are those our job would take up now."""
+
+    pending: int
+    processing: int
+    failed: int
+    dead_letters: int
+    due: int
+    oldest_due_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What the cold job found of an account and UTC day."""
+
+    account_sid: str
+    day: date
+    listed: int
+    held: int
+    billed: int | None
+    differences: dict[str, int]
+    is_complete: bool
+    verified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Days:
+    """How many account days of the last 35 are proven complete, how many are not, and which."""
+
+    verified: int
+    incomplete: int
+    newest_verified: date | None
+    incomplete_days: list[Day]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """A table with its indexes; the rows are the planner's estimate."""
+
+    table: str
+    bytes: int
+    rows: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How things stand at `at`."""
+
+    at: datetime
+    schema_version: int
+    leader: Leader | None
+    jobs: list[JobState]
+    calls: Calls
+    inbox: Inbox
+    days: Days
+    tables: list[TableSize]
+
+
+@dataclass(frozen=True, slots=True)
+class GapsOfDay:
+    """Gaps found on a UTC day, by kind, and by the job that found them."""
+
+    day: date
+    kinds: dict[str, int]
+    jobs: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Completeness and gaps; `calls` we hold of the time, of which webhooks lost something of `calls_with_losses`."""
+
+    since: datetime
+    until: datetime
+    days: list[Day]
+    gaps: list[GapsOfDay]
+    calls: int
+    calls_with_losses: int
+    share_lost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a call; the payload's numbers as text, all of it text if it cannot be read."""
+
+    at: str
+    event: str
+    status: str | None
+    source: str
+    run_id: str | None
+    recorded_at: str | None
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Our row by the names of its columns, and the newest of its events, oldest first."""
+
+    call_sid: str
+    row: dict[str, Any] | None
+    events: list[Event]
+    has_older_events: bool
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing more is expected of it."""
+        return self.row is not None and self.row["sync_state"] == "frozen"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a call as we hold it and as Twilio says it; None is no value."""
+
+    field: str
+    ours: Any
+    twilio: Any
+    differs: bool
+
+
+def status(conn: db.Connection, *, now: datetime, stuck_after: timedelta, inbox_grace: timedelta) -> Status:
+    """How the jobs, the calls, the inbox and the proven days stand.
+
+    Raises:
+        SchemaError: the database's schema is older than this program's.
+        Refused, Unavailable: the database does not answer.
+
+    """
+    with db.translated():
+        jobs, leader = _jobs(conn, now)
+        return Status(
+            at=now,
+            schema_version=len(load_migrations()) - 1,
+            leader=leader,
+            jobs=jobs,
+            calls=_calls(conn, now, stuck_after),
+            inbox=_unsettled(conn, now, inbox_grace),
+            days=_proven(_days(conn, (now - DAYS_SHOWN).date())),
+            tables=[TableSize(*row) for row in conn.execute(_queries["table_sizes"], {"tables": list(_TABLES)})],
+        )
+
+
+def report(conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta) -> Report:
+    """What is proven of each account and UTC day, and what webhooks lost, from the UTC day of `since` on.
+
+    Raises:
+        SchemaError: the database's schema is older than this program's.
+        Refused, Unavailable: the database does not answer.
+
+    """
+    since = midnight(since)
+    window = {"since": since, "now": now}
+    sources = [_SOURCE + job for job in _FINDERS]
+    with db.translated():
+        days = _days(conn, since.date())
+        found = conn.execute(
+            _queries["gaps_found"], {**window, "sources": sources, "webhook_grace": webhook_grace}
+        ).fetchall()
+        (calls,) = conn.execute(_queries["count_calls"], window).fetchone() or (0,)
+    lost = found[-1][-1]  # the row of all days
+    gaps: dict[date, GapsOfDay] = {}
+    for day, source, kind, count, _ in found[:-1]:
+        of_day = gaps.setdefault(day, GapsOfDay(day, {gap.value: 0 for gap in Gap}, {}))
+        job = source.removeprefix(_SOURCE)
+        of_day.kinds[kind] += count
+        of_day.jobs[job] = of_day.jobs.get(job, 0) + count
+    share = min(1.0, round(lost / calls, 6)) if calls else None
+    return Report(since, now, days, list(gaps.values()), calls, lost, share)
+
+
+def call(conn: db.Connection, call_sid: str) -> Call:
+    """Our row of one call, and its events.
+
+    Raises:
+        SchemaError: the database's schema is older than this program's.
+        Refused, Unavailable: the database does not answer.
+
+    """
+    with db.translated():
+        row = conn.execute(_queries["find_call"], {"call_sid": call_sid}).fetchone()
+        newest = conn.execute(_queries["events_of_call"], {"call_sid": call_sid, "limit": EVENTS_SHOWN + 1}).fetchall()
+    events = [
+        Event(at, event, event_status, source, run_id, recorded_at, _readable(payload))
+        for at, event, event_status, source, run_id, recorded_at, payload in reversed(newest[:EVENTS_SHOWN])
+    ]
+    return Call(call_sid, row[0] if row else None, events, len(newest) > EVENTS_SHOWN)
+
+
+def compare(row: Mapping[str, Any], said: Observation) -> list[Field]:
+    """What Twilio says of a call beside our row; what Twilio does not say differs from nothing (merge rule 5)."""
+    fields = []
+    for name in COMPARED:
+        ours, theirs = row[name], getattr(said, name)
+        if isinstance(theirs, datetime):
+            theirs = theirs.isoformat()
+        fields.append(Field(name, ours, theirs, theirs is not None and not _is_same(ours, theirs)))
+    return fields
+
+
+def _jobs(conn: db.Connection, now: datetime) -> tuple[list[JobState], Leader | None]:
+    rows = conn.execute(_queries["jobs"]).fetchall()
+    names = [LOCK, *(row[0] for row in rows)]
+    holders = {
+        name: Leader(*rest)
+        for name, *rest in conn.execute(_queries["lock_holders"], {"names": names, "prefix": f"{db.APPLICATION_NAME}:"})
+    }
+    jobs = []
+    for name, place, success_at, error_at, error in rows:
+        read_until = _moment(place)
+        has_failed_since = error_at is not None and (success_at is None or error_at > success_at)
+        jobs.append(
+            JobState(
+                name,
+                name in holders,
+                success_at,
+                _seconds_between(success_at, now),
+                read_until,
+                _seconds_between(read_until, now),
+                error_at if has_failed_since else None,
+                error if has_failed_since else None,
+            )
+        )
+    return jobs, holders.get(LOCK)
+
+
+def _calls(conn: db.Connection, now: datetime, stuck_after: timedelta) -> Calls:
+    stuck_since = now - stuck_after
+    counts = conn.execute(
+        _messages["count_open"], {"stuck_since": stuck_since, "kept_since": now - RETENTION}
+    ).fetchone()
+    named = conn.execute(
+        _messages["stuck_calls"], {"stuck_since": stuck_since, "named_since": None, "batch": STUCK_NAMED}
+    )
+    open_, stuck, unfrozen = counts or (0, 0, 0)
+    return Calls(open_, stuck, unfrozen, [StuckCall(*row) for row in named])
+
+
+def _unsettled(conn: db.Connection, now: datetime, grace: timedelta) -> Inbox:
+    counts: dict[str, int] = dict(conn.execute(_inbox["count_unsettled"]).fetchall())
+    due = {"now": now, "pending_before": now - grace, "stuck_before": now - grace - INBOX_STUCK_AFTER}
+    backlog = conn.execute(_inbox["backlog"], due).fetchone() or (0, None)
+    by_status = (counts.get(name, 0) for name in ("pending", "processing", "failed", "dead_letter"))
+    return Inbox(*by_status, *backlog)
+
+
+def _days(conn: db.Connection, since: date) -> list[Day]:
+    return [Day(*row) for row in conn.execute(_queries["account_days"], {"since": since})]
+
+
+def _proven(days: Sequence[Day]) -> Days:
+    counts = Counter(day.is_complete for day in days)
+    return Days(
+        counts[True],
+        counts[False],
+        max((day.day for day in days if day.is_complete), default=None),
+        [day for day in days if not day.is_complete],
+    )
+
+
+def _is_same(ours: Any, theirs: Any) -> bool:
+    if isinstance(theirs, Decimal):
+        with suppress(InvalidOperation):
+            return ours is not None and Decimal(str(ours)) == theirs
+    return bool(ours == theirs)
+
+
+def _readable(payload: str) -> Any:
+    with suppress(BadObservation):
+        value = parse_json(payload)
+        if _is_flatter(value, _DEEPEST):
+            return value
+    return payload
+
+
+def _is_flatter(value: Any, than: int) -> bool:
+    match value:
+        case dict():
+            return than > 0 and all(_is_flatter(item, than - 1) for item in value.values())
+        case list():
+            return than > 0 and all(_is_flatter(item, than - 1) for item in value)
+    return True
+
+
+def _moment(text: str | None) -> datetime | None:
+    """A cursor's moment; None if there is none or it cannot be read, of which the job itself complains."""
+    with suppress(ValueError):
+        moment = datetime.fromisoformat(text or "")
+        return moment if moment.tzinfo else None
+    return None
+
+
+def _seconds_between(then: datetime | None, now: datetime) -> float | None:
+    return None if then is None else round((now - then).total_seconds(), 3)

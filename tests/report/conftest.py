@@ -1,0 +1,160 @@
+"""A simulated account, a database, and `reconcile` between them, in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from psycopg.types.json import Jsonb
+from rich.console import Console
+
+from reconciler import db, terminal
+from reconciler.cli import main
+from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+
+NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
+ACCOUNT = "AC" + 32 * "1"
+TOKEN = "token-of-the-account"
+RULES = {"stuck_after": timedelta(hours=24), "inbox_grace": timedelta(minutes=5)}
+
+
+def sid(call: int) -> str:
+    return f"CA{call:032x}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def result(self) -> Any:
+        """The JSON document that is all of stdout."""
+        return json.loads(self.out)
+
+    @property
+    def logs(self) -> list[dict[str, Any]]:
+        """Log lines."""
+        return [json.loads(line) for line in self.err.splitlines() if line.startswith("{")]
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def account() -> SimulatedAccount:
+    return SimulatedAccount(ACCOUNT, TOKEN, seed=3)
+
+
+@pytest.fixture
+def twilio(account: SimulatedAccount) -> Iterator[SimulatedTwilio]:
+    """A simulated Twilio on the machine's clock, as the commands are."""
+    with SimulatedTwilio([account], clock=Clock.running()) as twilio:
+        yield twilio
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, database_url: str) -> Run:
+    """`reconcile ARGS` on this test's database, without credentials."""
+    for name in ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_API_KEY", "TWILIO_BASE_URL", "RECONCILER_LOG_PII"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+    def command(*words: str, **env: str) -> Done:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            # The console of the module would write to the stdout of the test that imported it first.
+            patch.setattr(terminal, "out", Console(highlight=False, width=1_000))
+            try:
+                code = main(words)
+            except SystemExit as exc:
+                code = int(exc.code or 0)
+        printed = capsys.readouterr()
+        return Done(code, printed.out, printed.err)
+
+    return command
+
+
+@pytest.fixture
+def signed_in(monkeypatch, run: Run, twilio: SimulatedTwilio) -> Run:
+    """`reconcile ARGS` with the credentials of the simulated account."""
+    monkeypatch.setenv("TWILIO_ACCOUNT_SID", ACCOUNT)
+    monkeypatch.setenv("TWILIO_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("TWILIO_BASE_URL", twilio.base_url)
+    return run
+
+
+@pytest.fixture
+def add_call(conn: db.Connection) -> Callable[..., str]:
+    """Inserts a call with only the columns that matter; returns its SID."""
+
+    def insert(call: int = 1, **columns: Any) -> str:
+        values = {
+            "twilio_sid": sid(call), "direction": "inbound", "status": "ringing", "from_number": "+15005550100",
+            "to_number": "+15005550101", **columns,
+        }  # fmt: skip
+        _insert(conn, "messages", values)
+        return sid(call)
+
+    return insert
+
+
+@pytest.fixture
+def add_event(conn: db.Connection) -> Callable[..., None]:
+    """Records an event an hour after it happened, unless told otherwise."""
+
+    def insert(event_type: str, *, call: int = 1, created_at: datetime = NOW, **columns: Any) -> None:
+        values = {
+            "call_sid": sid(call), "event_type": event_type, "event_status": "completed", "source": "reconcile_hot",
+            "event_time": created_at - timedelta(hours=1), "created_at": created_at, "payload": Jsonb({}),
+            "dedupe_key": f"{call}:{event_type}:{created_at}:{columns.get('source')}", **columns,
+        }  # fmt: skip
+        _insert(conn, "call_events", values)
+
+    return insert
+
+
+@pytest.fixture
+def add_day(conn: db.Connection) -> Callable[..., None]:
+    """Writes what the cold job found of a day, `ago` days before NOW."""
+
+    def insert(ago: int, *, account: str = ACCOUNT, is_complete: bool = True, **columns: Any) -> None:
+        values = {
+            "account_sid": account, "day": (NOW - timedelta(days=ago)).date(), "listed": 100, "held": 100, "digest": "",
+            "is_complete": is_complete, "verified_at": NOW, **columns,
+        }  # fmt: skip
+        _insert(conn, "account_days", values)
+
+    return insert
+
+
+@pytest.fixture
+def paper(monkeypatch) -> Callable[..., StringIO]:
+    """What is printed for a person from now on, at a given width."""
+
+    def take(width: int, encoding: str = "utf-8") -> StringIO:
+        written = _Paper()
+        written.encoding = encoding
+        monkeypatch.setattr(terminal, "out", Console(file=written, width=width, highlight=False))
+        return written
+
+    return take
+
+
+class _Paper(StringIO):
+    encoding: Any = "utf-8"
+
+
+def _insert(conn: db.Connection, table: str, values: dict[str, Any]) -> None:
+    conn.execute(
+        f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(values))})", list(values.values())
+    )

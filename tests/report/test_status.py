@@ -1,0 +1,209 @@
+"""`reconcile status`: how things stand, in words and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from reconciler import db, report
+from reconciler.commands.status import show_status
+from reconciler.migrations import load_migrations
+from reconciler.store import Store
+
+from .conftest import ACCOUNT, NOW, RULES, sid
+
+JOB = """
+INSERT INTO sync_state (job_name, cursor, last_success_at, last_error_at, last_error) VALUES (%s, %s, %s, %s, %s)
+"""
+SHAPE = {
+    "at": (), "schema_version": (), "leader": ("pid", "application_name", "since"),
+    "jobs": (
+        "job", "is_running", "last_success_at", "age_seconds", "read_until", "lag_seconds", "last_error_at",
+        "last_error",
+    ),
+    "calls": ("open", "stuck", "unfrozen", "stuck_calls"),
+    "inbox": ("pending", "processing", "failed", "dead_letters", "due", "oldest_due_seconds"),
+    "days": ("verified", "incomplete", "newest_verified", "incomplete_days"),
+    "tables": ("table", "bytes", "rows"),
+}  # fmt: skip
+
+
+def ago(**duration: float):
+    return NOW - timedelta(**duration)
+
+
+@pytest.fixture
+def jobs(conn):
+    """One that is well, one that failed since, one that healed, one with a cursor that cannot be read."""
+    rows = [
+        ("hot", '{"account": "AC", "read_until": "2026-06-10T11:58:00+00:00"}', ago(seconds=4), None, None),
+        (
+            "warm",
+            '{"looked_at": "2026-06-10T11:00:00+00:00"}',
+            ago(hours=1),
+            ago(minutes=3),
+            "no word from +15005550100",
+        ),
+        ("cold", "{}", ago(hours=1), ago(hours=3), "healed"),
+        ("hot:AC", '{"read_until": "yesterday"}', None, None, None),
+    ]
+    for row in rows:
+        conn.execute(JOB, row)
+
+
+@pytest.mark.usefixtures("jobs")
+def test_jobs_by_age_lag_and_error(conn):
+    """An error counts only until the next success, and a cursor that cannot be read is no moment."""
+    states = {job.job: job for job in report.status(conn, now=NOW, **RULES).jobs}
+    assert (states["hot"].age_seconds, states["hot"].lag_seconds, states["hot"].last_error) == (4, 120, None)
+    assert (states["warm"].lag_seconds, states["warm"].last_error_at) == (3600, ago(minutes=3))
+    assert (states["cold"].last_error, states["cold"].last_error_at) == (None, None)
+    assert (states["hot:AC"].last_success_at, states["hot:AC"].read_until) == (None, None)
+
+
+@pytest.mark.usefixtures("jobs")
+def test_who_leads_and_what_runs(conn, connect, database_url):
+    """Told from the locks, which are left alone."""
+    before = report.status(conn, now=NOW, **RULES)
+    assert (before.leader, [job.job for job in before.jobs if job.is_running]) == (None, [])
+    leader = connect(database_url)
+    assert db.try_advisory_lock(leader, "daemon")
+    db.name_connection(leader, purpose="daemon")
+    with Store(database_url) as store, store.holding("hot"):
+        status = report.status(conn, now=NOW, **RULES)
+    assert status.leader is not None
+    assert (status.leader.pid, status.leader.application_name) == (leader.info.backend_pid, "reconciler: daemon")
+    assert [job.job for job in status.jobs if job.is_running] == ["hot"]
+    db.release_advisory_lock(leader, "daemon")
+    assert report.status(conn, now=NOW, **RULES).leader is None
+
+
+def test_a_leader_in_another_database_is_none_of_ours(conn, connect, server_url):
+    """Advisory locks are of one database."""
+    assert db.try_advisory_lock(connect(server_url), "daemon")
+    assert report.status(conn, now=NOW, **RULES).leader is None
+
+
+def test_calls_that_something_is_expected_of(conn, add_call):
+    """Open, stuck and unfrozen; of the stuck the oldest twenty are named."""
+    for number in range(25):
+        add_call(number, account_sid=ACCOUNT, date_created=ago(hours=25 + number))
+    add_call(30, account_sid=ACCOUNT, date_created=ago(hours=23))
+    add_call(31, status="completed", finalized_at=ago(hours=1))
+    add_call(32, status="completed", finalized_at=ago(hours=1), sync_state="frozen")
+    calls = report.status(conn, now=NOW, **RULES).calls
+    assert (calls.open, calls.stuck, calls.unfrozen) == (26, 25, 1)
+    assert [call.call_sid for call in calls.stuck_calls] == [sid(number) for number in range(24, 4, -1)]
+
+
+def test_the_inbox_by_status_and_age(conn):
+    """Due is what our job would take up: older than the grace, and than a minute more if a worker is at it."""
+    for number, (status, minutes) in enumerate(
+        [("pending", 1), ("pending", 7), ("processing", 5.5), ("failed", 9), ("dead_letter", 9), ("completed", 9)]
+    ):
+        conn.execute(
+            "INSERT INTO twilio_webhook_inbox (source, event_type, dedupe_key, payload, received_at, processing_status)"
+            " VALUES ('twilio_voice', 'call-status', %s, '{}', %s, %s)",
+            (str(number), ago(minutes=minutes), status),
+        )
+    inbox = report.status(conn, now=NOW, **RULES).inbox
+    assert asdict(inbox) == {
+        "pending": 2, "processing": 1, "failed": 1, "dead_letters": 1, "due": 1, "oldest_due_seconds": 420.0,
+    }  # fmt: skip
+
+
+def test_days_of_the_last_five_weeks(conn, add_day):
+    """Of every account; what lies further back is history."""
+    for days in (1, 2, 36):
+        add_day(days)
+    add_day(3, is_complete=False, held=99)
+    add_day(2, account="AC" + 32 * "2")
+    days = report.status(conn, now=NOW, **RULES).days
+    assert (days.verified, days.incomplete, days.newest_verified) == (3, 1, ago(days=1).date())
+    assert [(day.day, day.listed, day.held) for day in days.incomplete_days] == [(ago(days=3).date(), 100, 99)]
+
+
+def test_table_sizes_are_estimates(conn, add_call):
+    """What the planner knows, without counting."""
+    for number in range(10):
+        add_call(number)
+    assert {size.table: size.rows for size in report.status(conn, now=NOW, **RULES).tables}["messages"] in (None, 0)
+    conn.execute("ANALYZE messages")
+    sizes = {size.table: size for size in report.status(conn, now=NOW, **RULES).tables}
+    assert list(sizes) == ["messages", "call_events", "twilio_webhook_inbox", "sync_state", "account_days"]
+    assert sizes["messages"].rows == 10
+    assert all(size.bytes > 0 for size in sizes.values())
+
+
+@pytest.mark.usefixtures("jobs")
+def test_the_json_is_a_contract(run, connect, database_url):
+    """Its keys, and times in ISO form; it exits 0 although a job failed."""
+    assert db.try_advisory_lock(connect(database_url), "daemon")
+    done = run("status", "--json")
+    assert (done.code, done.err) == (0, "")
+    status = done.result
+    for name, keys in SHAPE.items():
+        part = status[name][0] if isinstance(status[name], list) else status[name]
+        assert not keys or tuple(part) == keys
+    assert tuple(status) == tuple(SHAPE)
+    assert status["schema_version"] == len(load_migrations()) - 1
+    assert {job["job"]: job["read_until"] for job in status["jobs"]}["hot"] == "2026-06-10T11:58:00+00:00"
+
+
+@pytest.mark.usefixtures("jobs")
+def test_for_a_person(conn, connect, database_url, add_call, paper):
+    """Relative ages, who leads, what failed without its number, which calls are stuck."""
+    written = paper(80)
+    assert db.try_advisory_lock(connect(database_url), "daemon")
+    add_call(1, date_created=ago(days=3))
+    show_status(report.status(conn, now=NOW, **RULES))
+    lines = [" ".join(line.split()) for line in written.getvalue().splitlines()]
+    assert "A daemon leads" in lines[0]
+    assert "hot 4 s ago 2 min" in lines
+    assert "warm 60 min ago 60 min failed 3 min ago: no word from ***00" in lines
+    assert f"{sid(1)} ringing 3 d" in lines
+    assert "dead letters 0" in lines
+
+
+@pytest.mark.parametrize("width", [30, 40, 80, 200])
+@pytest.mark.usefixtures("jobs")
+def test_every_width_shows_everything(conn, add_call, add_day, paper, width):
+    """Nothing is wider than the terminal, and nothing is cut off."""
+    written = paper(width)
+    add_call(1, date_created=ago(days=3))
+    add_day(1)
+    show_status(report.status(conn, now=NOW, **RULES))
+    text = written.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert sid(1) in text or width < 80
+    for word in ("Jobs", "hot", "warm", "cold", "Calls", "Inbox", "Database", "messages"):
+        assert word in text
+
+
+def test_an_empty_database(run):
+    """Says what to do first."""
+    done = run("status")
+    assert (done.code, done.err) == (0, "")
+    for words in ("No daemon leads", "No job has run yet", "`reconcile once cold` proves days"):
+        assert words in done.out
+
+
+@pytest.mark.parametrize("command", [("status",), ("report",), ("call", sid(1))])
+def test_an_old_schema_is_refused(run, empty_database_url, command):
+    """With the way to mend it; nothing is migrated by looking."""
+    done = run(*command, DATABASE_URL=empty_database_url)
+    assert (done.code, done.out) == (78, "")
+    assert f"{len(load_migrations())} migrations are not applied yet" in done.err
+    assert "run `reconcile migrate` first" in done.err
+    with psycopg.connect(empty_database_url) as conn:
+        assert conn.execute("SELECT to_regclass('messages')").fetchone() == (None,)
+
+
+def test_it_asks_nothing_of_twilio(signed_in, twilio):
+    """Status and report look at the database alone."""
+    assert signed_in("status").code == signed_in("report").code == 0
+    assert list(twilio.requests) == []
