@@ -47,7 +47,9 @@ class Check(NamedTuple):
 def check(settings: Settings, *, database_url: Callable[[], str]) -> Iterator[Check]:
     """Look at one thing after the other; each is reported, whatever became of the ones before."""
     yield Check("settings", Severity.OK, "can be read, and do not contradict each other")
-    yield from _guarded("database", lambda: _database(database_url()))
+    yield from _guarded(
+        "database", lambda: _database(database_url(), prunes_inbox=settings.inbox_retention is not None)
+    )
     yield from _guarded("Twilio", lambda: _twilio(settings))
 
 
@@ -63,7 +65,7 @@ def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
         yield Check(name, Severity.FAIL, str(exc), exc.hint, ExitCode(exc.exit_code))
 
 
-def _database(url: str) -> Iterator[Check]:
+def _database(url: str, *, prunes_inbox: bool = False) -> Iterator[Check]:
     with db.connect(url, purpose="check") as conn:
         version = conn.info.parameter_status("server_version") or "?"
         yield Check("database", Severity.OK, f"PostgreSQL {version.split()[0]}, database {conn.info.dbname}")
@@ -83,14 +85,14 @@ def _database(url: str) -> Iterator[Check]:
             yield Check("schema", Severity.FAIL, detail, "run `reconcile verify`", ExitCode.CONFIG)
         if not findings:
             yield Check("schema", Severity.OK, "all migrations applied, and the catalog is as they left it")
-        yield _lacking(conn, "lacking_privileges") or Check(
+        yield _lacking(conn, "lacking_privileges", prunes_inbox=prunes_inbox) or Check(
             "privileges", Severity.OK, f"{conn.info.user} may read and write what a run does"
         )
 
 
-def _lacking(conn: db.Connection, query: str) -> Check | None:
+def _lacking(conn: db.Connection, query: str, **params: bool) -> Check | None:
     """What the role may not do, in one line."""
-    lacking = [what for (what,) in conn.execute(_QUERIES[query])]
+    lacking = [what for (what,) in conn.execute(_QUERIES[query], params)]
     if not lacking:
         return None
     detail = f"{conn.info.user} lacks {', '.join(lacking)}"

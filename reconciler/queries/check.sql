@@ -23,6 +23,10 @@ FROM (
 ) AS needed (name, privilege)
 WHERE NOT has_table_privilege(name, privilege)
 UNION ALL
+-- Only where a retention is set does anything ever go.
+SELECT 'DELETE on twilio_webhook_inbox'
+WHERE %(prunes_inbox)s AND NOT has_table_privilege('twilio_webhook_inbox', 'DELETE')
+UNION ALL
 -- Of these tables only some columns are ours to change.
 SELECT 'UPDATE on ' || name || ' (' || string_agg(column_name, ', ') || ')'
 FROM (

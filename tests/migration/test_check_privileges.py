@@ -31,8 +31,28 @@ def test_a_role_that_may_only_read_is_named_with_what_it_lacks(server_url, datab
 
 
 def test_the_owner_lacks_nothing(database_url):
-    """Whoever migrated may run."""
-    assert {check.severity for check in _database(database_url)} == {Severity.OK}
+    """Whoever migrated may run, and prune."""
+    assert {check.severity for check in _database(database_url, prunes_inbox=True)} == {Severity.OK}
+
+
+def test_to_delete_is_asked_for_only_where_a_retention_is_set(database_url):
+    """Everything but DELETE: enough to run, and named where webhooks are to go."""
+    name = f"runner_{secrets.token_hex(4)}"
+    role = sql.Identifier(name)
+    with psycopg.connect(database_url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+        admin.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA public TO {}").format(role))
+        admin.execute(sql.SQL("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {}").format(role))
+        admin.execute(sql.SQL("REVOKE DELETE ON ALL TABLES IN SCHEMA public FROM {}").format(role))
+        try:
+            url = make_conninfo(database_url, user=name)
+            assert {check.severity for check in _database(url)} == {Severity.OK}
+            found = {check.name: check for check in _database(url, prunes_inbox=True)}
+        finally:
+            admin.execute(sql.SQL("DROP OWNED BY {}").format(role))
+            admin.execute(sql.SQL("DROP ROLE {}").format(role))
+    assert found["privileges"].severity is Severity.FAIL
+    assert found["privileges"].detail == f"{name} lacks DELETE on twilio_webhook_inbox"
 
 
 @pytest.mark.parametrize("url", ["a=b", "postgresql://host/db?sslmode", "dbname=x password='secret"])
