@@ -25,7 +25,7 @@ _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 # A day that is proven complete, one that is proven not to be, and one that nothing is known of.
 _DAYS: Final = (("█", "green"), ("░", "red"), ("·", "dim"))
 _PLAIN_DAYS: Final = (("#", "green"), ("-", "red"), (".", "dim"))
-_BAR: Final = 20  # characters of the longest bar
+_BAR: Final = 10  # characters of the longest bar
 
 
 def print_status(args: argparse.Namespace) -> int:
