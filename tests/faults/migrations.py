@@ -1,0 +1,354 @@
+"""Migrations killed at every statement: `python -m tests.faults.migrations [--every 1]` tries all of them (minutes).
+
+A real process, killed by SIGKILL: between it and the server stands a proxy that understands where PostgreSQL's protocol
+ends a statement, counts them, and kills the process before the n-th one reaches the server or right behind it, while
+the server is at work on it. Nothing in the program knows of this. Afterwards another process migrates to the end, and
+catalog, ledger and rows must be those of an undisturbed run.
+Uses the server named by RECONCILER_TEST_DATABASE_URL, or an embedded one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import signal
+import socket
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from reconciler import db
+from reconciler.errors import ReconcilerError
+from reconciler.migrate import migrate, rollback, verify
+from reconciler.migrations import load_migrations
+from tests.bench.merge import _server
+from tests.conftest import FIELD, _database
+from tests.migration.conftest import _DUMP
+
+Moment = Literal["before", "behind"]
+Road = Literal["empty", "field"]
+Work = Callable[[str], object]
+
+LAST_OF_THE_VIEWER = 4
+PATIENCE = 60.0  # seconds until a process that does not end counts as hanging
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["reconciler.migrate", "tests.bench.merge", "tests.conftest", "tests.migration.conftest"])
+
+
+def to_the_top(url: str) -> None:
+    """What the processes do: migrate to the end."""
+    with db.connect(url, purpose="migrate") as conn:
+        migrate(conn, patience=timedelta(seconds=PATIENCE))
+
+
+def to_the_bottom(url: str, to: int) -> None:
+    """Or undo everything after version `to`."""
+    with db.connect(url, purpose="migrate") as conn:
+        rollback(conn, to=to, drop_data=True, patience=timedelta(seconds=PATIENCE))
+
+
+def _body(work: Work, url: str) -> None:
+    try:
+        work(url)
+    except ReconcilerError as exc:
+        print(f"{type(exc).__name__}: {exc}", flush=True)
+        os._exit(int(exc.exit_code))
+
+
+def start(work: Work, url: str) -> BaseProcess:
+    """`work` in a process of its own."""
+    process = _FORKS.Process(target=_body, args=(work, url), daemon=True)
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess) -> int:
+    """Wait for its end; returns its exit code, negative if a signal ended it."""
+    process.join(PATIENCE)
+    assert process.exitcode is not None, "it hangs"
+    return process.exitcode
+
+
+class Proxy:
+    """Stands before the server for one connection; counts statements, and kills `victim` at one of them.
+
+    Attempts at the advisory lock are not counted: how many there are is a matter of time.
+    """
+
+    def __init__(self, server_url: str, *, at: int | None = None, moment: Moment = "before") -> None:
+        self.statements: list[str] = []
+        self.victim: BaseProcess | None = None
+        self.victim_known = threading.Event()
+        self._at = at
+        self._moment = moment
+        self._prepared: dict[bytes, bytes] = {}
+        self._batch_text = b""
+        server = conninfo_to_dict(server_url)
+        host, port = str(server.get("host") or "localhost"), str(server.get("port") or "5432")
+        self._upstream: Any = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = make_conninfo(
+            server_url, host="127.0.0.1", port=self._listener.getsockname()[1], sslmode="disable", gssencmode="disable"
+        )
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(PATIENCE)
+
+    def _serve(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return
+        family = socket.AF_UNIX if isinstance(self._upstream, str) else socket.AF_INET
+        with client, socket.socket(family) as server:
+            server.connect(self._upstream)
+            answers = threading.Thread(target=_pump, args=(server, client), daemon=True)
+            answers.start()
+            with suppress(OSError, EOFError):
+                self._relay(client, server)
+            for each in (server, client):
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            answers.join(PATIENCE)
+
+    def _relay(self, client: socket.socket, server: socket.socket) -> None:
+        (length,) = struct.unpack("!I", start := _exactly(client, 4))
+        server.sendall(start + _exactly(client, length - 4))
+        batch = b""
+        while True:
+            kind, body = (head := _exactly(client, 5))[:1], b""
+            body = _exactly(client, struct.unpack("!I", head[1:])[0] - 4)
+            batch += head + body
+            self._note(kind, body)
+            if kind in b"PBDECHdcf":
+                continue  # goes with the Sync that follows
+            if kind in b"QS" and b"pg_try_advisory_lock" not in self._batch_text:
+                self.statements.append(" ".join(self._batch_text.decode().split()))
+                if len(self.statements) == self._at:
+                    if self._moment == "behind":
+                        server.sendall(batch)
+                    self._kill()
+                    return
+            server.sendall(batch)
+            batch, self._batch_text = b"", b""
+
+    def _note(self, kind: bytes, body: bytes) -> None:
+        """Know what the batch will execute: a statement prepared before is sent by its name alone."""
+        match kind:
+            case b"Q":
+                self._batch_text = body.rstrip(b"\0")
+            case b"P":
+                name, query, _ = body.split(b"\0", 2)
+                self._prepared[name] = query
+            case b"B":
+                _, name, _ = body.split(b"\0", 2)
+                self._batch_text = self._prepared.get(name, b"")
+            case _:
+                pass
+
+    def _kill(self) -> None:
+        assert self.victim_known.wait(PATIENCE)
+        assert self.victim is not None
+        assert self.victim.pid is not None
+        os.kill(self.victim.pid, signal.SIGKILL)
+        self.victim.join(PATIENCE)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while part := source.recv(65_536):
+            sink.sendall(part)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        if not (part := sock.recv(size - len(data))):
+            raise EOFError
+        data += part
+    return data
+
+
+@contextmanager
+def through(proxy: Proxy, work: Work) -> Iterator[BaseProcess]:
+    """`work` in a process that talks to the server through `proxy`."""
+    process = start(work, proxy.url)
+    proxy.victim = process
+    proxy.victim_known.set()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+        proxy.close()
+
+
+@dataclass
+class Worlds:
+    """Databases to begin with, and how they end when nothing disturbs."""
+
+    server_url: str
+    templates: dict[Road, str]
+    ends: dict[tuple[Road, str], State] = field(default_factory=dict)
+    statements: dict[tuple[Road, str], list[str]] = field(default_factory=dict)
+
+    def database(self, road: Road) -> Any:
+        """A database as `road` begins."""
+        return _database(self.server_url, self.templates[road])
+
+    def learn(self) -> None:
+        """Run each road up and down once, undisturbed, and remember."""
+        for road in self.templates:
+            for way in ("up", "down"):
+                with self.database(road) as url:
+                    if way == "down":
+                        to_the_top(url)
+                    proxy = Proxy(url)
+                    with through(proxy, work_of(road, way)) as process:
+                        assert finish(process) == 0
+                    self.statements[road, way] = proxy.statements
+                    if way == "down":
+                        to_the_top(url)
+                    self.ends[road, way] = state(url)
+        assert self.ends["empty", "up"].catalog == self.ends["empty", "down"].catalog
+
+
+@dataclass(frozen=True)
+class State:
+    """What is in a database: the catalog, the ledger, the rows that were not ours."""
+
+    catalog: dict[str, str]
+    ledger: list[tuple[Any, ...]]
+    rows: list[tuple[Any, ...]]
+
+
+def state(url: str) -> State:
+    """Look at it."""
+    with db.connect(url, purpose="test") as conn:
+        assert verify(conn) == []
+        return State(
+            dict(conn.execute(_DUMP).fetchall()),
+            conn.execute("SELECT version, name, checksum FROM reconciler_migrations ORDER BY version").fetchall(),
+            conn.execute(
+                "SELECT md5(string_agg((to_jsonb(m) - 'updated_at')::text, ' ' ORDER BY id)) FROM messages AS m"
+                " UNION ALL SELECT md5(string_agg(to_jsonb(e)::text, ' ' ORDER BY id)) FROM call_events AS e"
+                " UNION ALL SELECT md5(string_agg(to_jsonb(i)::text, ' ' ORDER BY id)) FROM twilio_webhook_inbox AS i"
+                " UNION ALL SELECT md5(string_agg(to_jsonb(s)::text, ' ' ORDER BY job_name)) FROM sync_state AS s"
+            ).fetchall(),
+        )
+
+
+def work_of(road: Road, way: str) -> Work:
+    """Up: migrate. Down: undo everything, in the field all that is not the Viewer's."""
+    if way == "up":
+        return to_the_top
+    return partial(to_the_bottom, to=-1 if road == "empty" else LAST_OF_THE_VIEWER)
+
+
+def killed_at(worlds: Worlds, road: Road, way: str, at: int, moment: Moment) -> list[str]:
+    """Kill a process at its `at`-th statement, let another one finish, and say what is not as it should be."""
+    with worlds.database(road) as url:
+        if way == "down":
+            to_the_top(url)
+        proxy = Proxy(url, at=at, moment=moment)
+        with through(proxy, work_of(road, way)) as process:
+            code = finish(process)
+        where = f"{road} {way}, {moment} statement {at}"
+        if code != -signal.SIGKILL:
+            return [f"{where}: it ended with {code} and was not killed"]
+        where += f": {proxy.statements[-1][:60]}"
+        ways = ["up"] if way == "up" else ["down", "up"]
+        for again in ways:
+            if (code := finish(start(work_of(road, again), url))) != 0:
+                return [f"{where}: the next run {again} ended with {code}"]
+        end = worlds.ends[road, way]
+        found = state(url)
+        return [
+            f"{where}: {part} differ"
+            for part in ("catalog", "ledger", "rows")
+            if getattr(found, part) != getattr(end, part)
+        ]
+
+
+def eight_at_once(worlds: Worlds, road: Road, kills: list[int]) -> tuple[Counter[int], list[str]]:
+    """Start eight processes together and kill as many as there are `kills`, each at its so many-th statement.
+
+    Returns how they ended, and what is not as it should be after one more.
+    """
+    with worlds.database(road) as url, ExitStack() as stack:
+        at: list[int | None] = [*kills, *[None] * (8 - len(kills))]
+        moments: list[Moment] = ["before", "behind"]
+        proxies = [Proxy(url, at=n, moment=moments[i % 2]) for i, n in enumerate(at)]
+        processes = [stack.enter_context(through(proxy, to_the_top)) for proxy in proxies]
+        codes = Counter(map(finish, processes))
+        codes[finish(start(to_the_top, url))] += 1
+        found, end = state(url), worlds.ends[road, "up"]
+        return codes, [
+            f"{road}, eight at once, killed at {kills}: {part} differ"
+            for part in ("catalog", "ledger", "rows")
+            if getattr(found, part) != getattr(end, part)
+        ]
+
+
+@contextmanager
+def field_template(server_url: str) -> Iterator[str]:
+    """A database as the Viewer's own scripts and its backend left it."""
+    with _database(server_url) as url:
+        with db.connect(url, purpose="field") as conn:
+            for file in sorted(FIELD.glob("*.sql")):
+                conn.execute(file.read_bytes())
+        yield str(conninfo_to_dict(url)["dbname"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=1, help="only every n-th statement")
+    args = parser.parse_args()
+    problems: list[str] = []
+    kills = Counter[str]()
+    with _server() as server, field_template(server) as name:
+        worlds = Worlds(server, {"empty": "template0", "field": name})
+        worlds.learn()
+        for (road, way), statements in worlds.statements.items():
+            moments: tuple[Moment, ...] = ("before", "behind")
+            for at in range(1, len(statements) + 1, args.every):
+                for moment in moments:
+                    kills[f"{road} {way}"] += 1
+                    for problem in killed_at(worlds, road, way, at, moment):
+                        problems.append(problem)
+                        print(problem, flush=True)
+        longest = {road: len(worlds.statements[road, "up"]) for road in worlds.templates}
+        for road, length in longest.items():
+            for first in range(1, length + 1, 8 * args.every):
+                ended, found = eight_at_once(worlds, road, [first + n for n in range(8)])
+                kills[f"{road}, of eight"] += ended[-signal.SIGKILL]
+                if set(ended) - {0, -signal.SIGKILL}:
+                    found.append(f"{road}, eight at once: ended with {ended}")
+                problems += found
+                print(*found, sep="\n", end="\n" if found else "", flush=True)
+    print(f"{len(load_migrations())} migrations; killed:", ", ".join(f"{what} {n}" for what, n in kills.items()))
+    print(f"{len(problems)} problems")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

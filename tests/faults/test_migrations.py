@@ -1,0 +1,78 @@
+"""Migrations under fire: processes killed by SIGKILL at their statements, eight at once, files that were tampered with.
+
+`python -m tests.faults.migrations` kills at every statement; here are some of them.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reconciler import migrate as runner
+from reconciler import migrations
+from reconciler.errors import SchemaError
+from reconciler.migrations import Script, load_migrations
+from tests.faults.migrations import Worlds, eight_at_once, killed_at
+
+
+@pytest.fixture(scope="module")
+def worlds(server_url: str, field_template: str) -> Worlds:
+    """An empty database and one from the field, and how each ends undisturbed."""
+    worlds = Worlds(server_url, {"empty": "template0", "field": field_template})
+    worlds.learn()
+    return worlds
+
+
+@pytest.mark.parametrize("moment", ["before", "behind"])
+@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("road", ["empty", "field"])
+@pytest.mark.parametrize("part", [0.13, 0.61])
+def test_killed_at_a_statement_the_next_process_finishes(worlds, road, way, moment, part):
+    """On the way up and on the way down: catalog, ledger and rows end as undisturbed."""
+    statements = len(worlds.statements[road, way])
+    assert statements > 50
+    assert killed_at(worlds, road, way, int(statements * part), moment) == []
+
+
+@pytest.mark.parametrize("road", ["empty", "field"])
+def test_eight_at_once(worlds, road):
+    """One migrates, the others wait and find nothing left to do; each migration is in the ledger once."""
+    assert eight_at_once(worlds, road, []) == ({0: 9}, [])
+
+
+@pytest.mark.parametrize("road", ["empty", "field"])
+def test_eight_at_once_and_all_are_killed(worlds, road):
+    """Whoever comes next goes on, in whatever order; a ninth one brings it to its end."""
+    kills = [3, 7, 11, 15, 19, 23, 27, 31]
+    assert sum(kills) < len(worlds.statements[road, "up"])  # so none of them can reach the end
+    assert eight_at_once(worlds, road, kills) == ({0: 1, -signal.SIGKILL: 8}, [])
+
+
+@pytest.mark.parametrize("version", [m.version for m in load_migrations()])
+def test_a_file_that_was_tampered_with_is_refused(version, shared_database_url, connect, monkeypatch):
+    """One character more in a file that was applied: it is named, and nothing runs, in neither direction."""
+    files = list(load_migrations())
+    file = files[version].up
+    files[version] = replace(files[version], up=Script(file.filename, file.text + " "))
+    monkeypatch.setattr(runner, "load_migrations", lambda: tuple(files))
+    conn = connect(shared_database_url)
+    for attempt in (runner.behind, runner.plan, runner.migrate, lambda conn: runner.rollback(conn, to=-1)):
+        with pytest.raises(SchemaError, match=rf"sql/{file.filename} was changed after it was applied"):
+            attempt(conn)
+    monkeypatch.undo()
+    assert runner.verify(conn) == []
+    assert runner.behind(conn) == []
+
+
+def test_line_endings_are_no_tampering(tmp_path, monkeypatch, shared_database_url, connect):
+    """A checkout on another system may write them otherwise."""
+    folder = tmp_path / "sql"
+    folder.mkdir()
+    for file in (Path(__file__).parents[2] / "sql").glob("*.sql"):
+        (folder / file.name).write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    monkeypatch.setattr(migrations, "files", lambda _: tmp_path)
+    monkeypatch.setattr(runner, "load_migrations", migrations.load_migrations.__wrapped__)
+    assert runner.behind(connect(shared_database_url)) == []
