@@ -5,17 +5,19 @@ Design rules
   is observed and not promised; where it does not hold, or the cursor lies days back, the days are swept.
 - Ended calls: of the open rows that were not just seen, Status listings tell which still live; those that left are
   looked at again. So requests grow with what changed, not with what is open.
-- The cursor moves when all that lies behind it was read. What is under way stands beside it, so that a killed run
-  reads no page twice but the one in hand.
+- The cursor moves when all that lies behind it was read, or stands in the plan of a sweep beside it: a backlog of days,
+  or a day that cannot be read, keeps nobody from seeing what is new.
+- A run that was killed or stopped is gone on with: no page is read twice but the one in hand.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from reconciler.cursors import check_cursor
+from reconciler.cursors import check_cursor, parse_aware, readable
 from reconciler.errors import TwilioAnswerError
 from reconciler.logs import get_logger
 from reconciler.plan import Plan, describe, work_through
@@ -24,21 +26,21 @@ from reconciler.runs import Job, Run, Terms, Totals, run
 from reconciler.source import PAGE_SIZE, Listing, Source
 from reconciler.store import Cursor, Store
 from reconciler.sweep import LIVING, Failed, Slice, dates_created, fetch, is_newest_first
-from reconciler.wire import Page
 
 FIRST_LOOK: Final = timedelta(days=1)  # how far back a first run reads; before that is the backfill's
 LISTED_AT_MOST: Final = timedelta(days=2)  # further back the days are swept, several at once
 SMALLEST_PAGE: Final = 50
+USUAL_GAP: Final = timedelta(minutes=30)  # after a longer one there is more to read than usual
 
 log = get_logger(__name__)
 
 
 @dataclass(slots=True)
 class _Place:
-    """The cursor: all calls created before `read_until` were read.
+    """The cursor: all calls created before `read_until` were read, but for those that `plan` still holds.
 
     `listed_until` and `next_page` are those of a listing that was interrupted, `plan` is that of a sweep over a longer
-    gap, and `usual` is how many calls a listing took lately.
+    gap, and `usual` is how many calls the last listing took, or would have taken after no longer a gap than usual.
     """
 
     account_sid: str
@@ -49,14 +51,15 @@ class _Place:
     plan: Plan | None = None
 
     @classmethod
-    def from_json(cls, value: dict[str, Any], read_until: datetime) -> _Place:
+    def from_json(cls, value: Mapping[str, Any], read_until: datetime) -> _Place:
         account_sid, listed_until, plan = value["account"], value.get("listed_until"), value.get("plan")
+        next_page = value.get("next_page")
         return cls(
             account_sid,
             read_until,
-            value.get("usual", 0),
-            None if listed_until is None else datetime.fromisoformat(listed_until),
-            value.get("next_page"),
+            int(value.get("usual", 0)),
+            None if listed_until is None else parse_aware(listed_until),
+            None if next_page is None or listed_until is None else str(next_page),
             None if plan is None else Plan.from_json(account_sid, plan),
         )
 
@@ -99,11 +102,15 @@ def hot(
     totals = Totals()
     with run(job, totals, account_sid=account_sid, store=store, source=source, terms=terms) as this:
         place = _begin(this, account_sid, since)
+        if place.read_until < this.now() - LISTED_AT_MOST:
+            _leave_to_sweep(place, place.read_until - overlap, this.now())
         seen = _read_new(this, source, place, overlap)
-        if totals.problem is None and not this.stop.is_set():
+        if place.plan is not None and not this.stop.is_set():
+            _sweep(this, source, place)
+        if not this.stop.is_set():
             _look_after_open(this, source, account_sid, seen, is_main=is_main)
         totals.interrupted = this.stop.is_set()
-        totals.lag = this.now() - place.read_until
+        totals.lag = this.now() - (place.read_until if place.plan is None else place.plan.bounds[0])
     return totals
 
 
@@ -115,66 +122,51 @@ def _begin(this: Run, account_sid: str, since: datetime | None) -> _Place:
     if cursor is None:
         return _Place(account_sid, now - FIRST_LOOK)
     read_until = check_cursor(this.job, cursor, field="read_until", account_sid=account_sid, now=now)
-    return _Place.from_json(cursor, read_until)
+    with readable(this.job):
+        return _Place.from_json(cursor, read_until)
 
 
 def _read_new(this: Run, source: Source, place: _Place, overlap: timedelta) -> set[str]:
-    """Read every call created since the cursor, less the overlap; returns those seen, as far as they fit a listing."""
-    if place.plan is None and place.read_until < this.now() - LISTED_AT_MOST:
-        place.plan = Plan(place.account_sid, [place.read_until - overlap, this.now()])
-    if place.plan is not None and not _sweep(this, source, place):
-        return set()
+    """List every call created since the cursor, less the overlap; returns those seen."""
     seen: set[str] = set()
-    if place.next_page is not None and not _list(this, source, place, overlap, seen):
-        return seen
-    if not this.stop.is_set():
+    if place.next_page is None or _list(this, source, place, overlap, seen):
         _list(this, source, place, overlap, seen)
     return seen
 
 
-def _sweep(this: Run, source: Source, place: _Place) -> bool:
-    """Work through the days of a longer gap; True when all were read."""
-    plan = place.plan
-    assert plan is not None
-    failed = work_through(this, plan, source=source, cursor=place.as_json)
-    if failed or this.stop.is_set():
-        this.totals.problem = describe(failed)
-        return False
-    place.read_until, place.plan = plan.bounds[-1], None
-    place.next_page = place.listed_until = None
-    this.save_cursor(place.as_json())
-    return True
-
-
 def _list(this: Run, source: Source, place: _Place, overlap: timedelta, seen: set[str]) -> bool:
-    """List the newest calls back to the cursor less the overlap, or go on where that was left; True when done."""
+    """List the newest calls back to the cursor less the overlap, or go on where that was left; True if all were."""
     down_to = place.read_until - overlap
-    page_size = min(PAGE_SIZE, max(SMALLEST_PAGE, -(-place.usual * 3 // 2 // 50) * 50))
-    listing = Listing(place.account_sid, page_size=page_size)
+    is_usual = this.now() - place.read_until <= USUAL_GAP
+    listing = Listing(place.account_sid, page_size=_page_size(place.usual) if is_usual else PAGE_SIZE)
     before: list[datetime] = []
-    path, listed = place.next_page, 0
+    path, begun_anew = place.next_page, False
     while True:
         try:
             page = source.page(listing, path)
         except TwilioAnswerError:
-            if path is None:
+            if path is None or begun_anew:
                 raise
             # A page token names a call, and may die with it: from the beginning.
             path = place.next_page = place.listed_until = None
-            before.clear()
+            before, begun_anew = [], True
             continue
         if place.listed_until is None:
-            place.listed_until = page.observed_at
+            # Of two clocks that differ, the one that is behind claims less.
+            place.listed_until = min(page.observed_at, this.now())
+            place.usual = 0
         created = dates_created(page)
         if not is_newest_first([*before, *created]):
             log.warning("listing.disordered")
-            return _sweep_instead(this, source, place, down_to)
+            _leave_to_sweep(place, down_to, this.now())
+            this.merge(page, cursor=Cursor(this.job, place.as_json()))
+            return False
         before = created[-1:]
-        listed += sum(time >= down_to for time in created)
+        usual_from = down_to if is_usual else place.listed_until - overlap
+        place.usual += sum(time >= usual_from for time in created)
         is_last = page.next_uri is None or (bool(created) and created[-1] < down_to)
         if is_last:
-            # Twilio's clock, not ours, tells until when the listing is complete.
-            place.read_until, place.usual = max(place.read_until, place.listed_until), listed
+            place.read_until = max(place.read_until, place.listed_until)
             place.listed_until = place.next_page = None
         else:
             place.next_page = page.next_uri
@@ -185,11 +177,30 @@ def _list(this: Run, source: Source, place: _Place, overlap: timedelta, seen: se
         path = page.next_uri
 
 
-def _sweep_instead(this: Run, source: Source, place: _Place, down_to: datetime) -> bool:
-    """Read the days, whose end does not depend on the order of a listing."""
+def _page_size(usual: int) -> int:
+    """Half as much again as a listing took lately, in fifties."""
+    return min(PAGE_SIZE, max(SMALLEST_PAGE, -(-usual * 3 // 100) * 50))
+
+
+def _leave_to_sweep(place: _Place, since: datetime, now: datetime) -> None:
+    """Have the days swept, whose end depends neither on the order of a listing nor on its length."""
+    if place.plan is None:
+        place.plan = Plan(place.account_sid, [since, now])
+    elif place.plan.bounds[-1] < now:
+        place.plan.bounds.append(now)
+    place.read_until = max(place.read_until, now)
     place.next_page = place.listed_until = None
-    place.plan = Plan(place.account_sid, [down_to, this.now()])
-    return _sweep(this, source, place)
+
+
+def _sweep(this: Run, source: Source, place: _Place) -> None:
+    """Work through the days of a longer gap."""
+    plan = place.plan
+    assert plan is not None
+    failed = work_through(this, plan, source=source, cursor=place.as_json)
+    this.totals.problem = describe(failed)
+    if not failed and not this.stop.is_set():
+        place.plan = None
+        this.save_cursor(place.as_json())
 
 
 def _look_after_open(this: Run, source: Source, account_sid: str, seen: set[str], *, is_main: bool) -> None:
@@ -216,6 +227,6 @@ def _list_living(this: Run, source: Source, account_sid: str) -> set[str] | None
             failed.append(item)
             continue
         living.update(observation.call_sid for observation in item.page.observations)
-        this.merge(Page(item.page.observations, item.page.dead_letters, None, item.page.observed_at))
-    this.totals.problem = describe(failed)
+        this.merge(item.page)
+    this.totals.problem = this.totals.problem or describe(failed)
     return None if failed or this.stop.is_set() else living
