@@ -2,6 +2,7 @@
 
 Design rules
 - What a listing will cost is told by our own rows: we hold about as many calls of a window as Twilio lists.
+- A call that cannot be asked about keeps no other from being asked about.
 - A call that Twilio does not know is gone, and no more than that (rule 11); one that was made a moment ago may only not
   have arrived everywhere yet (https://www.twilio.com/docs/voice/api/call-resource, "eventually consistent").
 """
@@ -9,13 +10,13 @@ Design rules
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from reconciler import db
-from reconciler.model import Observation
+from reconciler.errors import ReconcilerError, Retriable, TwilioAnswerError
 from reconciler.plan import describe
 from reconciler.runs import Run
 from reconciler.source import PAGE_SIZE, Listing, Source
@@ -49,12 +50,13 @@ def read_known(this: Run, query: str, **params: object) -> list[Known]:
 def look_again(this: Run, source: Source, account_sid: str, wanted: Sequence[Known]) -> None:
     """Ask Twilio about each call of `wanted` and merge what it says; ends early when the run is stopped.
 
-    To be called after a listing of the account was answered, see `Source.call`. What could not be listed is said in
+    To be called after a listing of the account was answered, see `Source.call`. What could not be read is said in
     `totals.problem`.
 
     Raises:
         Refused: Twilio or the database does.
-        Retriable: Twilio or the database stayed away.
+        Retriable: the database stayed away, or Twilio for a whole batch.
+        TwilioAnswerError: it makes no sense for a whole batch.
 
     """
     seen: set[str] = set()
@@ -67,22 +69,42 @@ def look_again(this: Run, source: Source, account_sid: str, wanted: Sequence[Kno
             else:
                 seen.update(observation.call_sid for observation in item.page.observations)
                 this.merge(item.page)
-        this.totals.problem = describe(failed)
+        this.totals.problem = this.totals.problem or describe(failed)
         if failed:
             return
     rest = [known for known in wanted if known.call_sid not in seen]
-    for batch in _one_by_one(this, source, account_sid, rest):
-        said: list[Observation] = []
-        page = Page(said, [], None, this.now())
-        gone = []
-        for known, answer in batch:
-            said += answer.observations
-            page.dead_letters.extend(answer.dead_letters)
-            is_unknown = not answer.observations and not answer.dead_letters
-            if is_unknown and known.began_at < this.now() - SETTLED_AFTER:
-                gone.append(known.call_sid)
-        this.merge(page)
-        this.mark_gone(gone)
+    for start in range(0, len(rest), _BATCH):
+        _ask_one_by_one(this, source, account_sid, rest[start : start + _BATCH])
+
+
+def _ask_one_by_one(this: Run, source: Source, account_sid: str, batch: Sequence[Known]) -> None:
+    """Merge what Twilio says of each call, and note which it does not know."""
+
+    def ask(known: Known) -> Page | Retriable | TwilioAnswerError | None:
+        try:
+            return None if this.stop.is_set() else source.call(account_sid, known.call_sid)
+        except (Retriable, TwilioAnswerError) as exc:
+            return exc
+
+    said = Page([], [], None, this.now())
+    gone, errors = [], []
+    with ThreadPoolExecutor(source.pacer.ceiling, thread_name_prefix="fetch") as pool:
+        for known, answer in zip(batch, pool.map(ask, batch), strict=True):
+            if isinstance(answer, ReconcilerError):
+                errors.append(answer)
+            elif answer is not None:
+                said.observations.extend(answer.observations)
+                said.dead_letters.extend(answer.dead_letters)
+                is_unknown = not answer.observations and not answer.dead_letters
+                if is_unknown and known.began_at < this.now() - SETTLED_AFTER:
+                    gone.append(known.call_sid)
+    if errors and len(errors) == len(batch):
+        raise errors[0]
+    this.merge(said)
+    this.mark_gone(gone)
+    if errors and not this.stop.is_set():
+        problem = f"{len(errors)} calls were not read: {errors[0]}"
+        this.totals.problem = this.totals.problem or problem
 
 
 def _worth_listing(this: Run, account_sid: str, wanted: Sequence[Known]) -> list[Slice]:
@@ -108,14 +130,3 @@ def _count(this: Run, account_sid: str, since: datetime, until: datetime) -> int
             return int(row[0]) if row else 0
 
     return this.persist(count)
-
-
-def _one_by_one(
-    this: Run, source: Source, account_sid: str, wanted: Sequence[Known]
-) -> Iterator[list[tuple[Known, Page]]]:
-    with ThreadPoolExecutor(source.pacer.ceiling, thread_name_prefix="fetch") as pool:
-        for start in range(0, len(wanted), _BATCH):
-            if this.stop.is_set():
-                return
-            batch = wanted[start : start + _BATCH]
-            yield list(zip(batch, pool.map(lambda known: source.call(account_sid, known.call_sid), batch), strict=True))
