@@ -38,6 +38,7 @@ def warm(
     no account.
 
     Raises:
+        ConfigError: the cursor is impossible; nothing was read.
         Refused: Twilio or the database does.
         Retriable: Twilio or the database stayed away; the cursor stays.
         JobHeld: another process runs this job.
@@ -55,7 +56,7 @@ def warm(
             now=now,
             since=settled_until,
             looked_at=None if interval is None else looked_at,
-            interval_seconds=1 if interval is None else interval.total_seconds(),
+            interval=interval,
             freeze_after=freeze_after,
         )
         if wanted:
