@@ -1,0 +1,200 @@
+"""A simulated Twilio, a database, and the jobs that ask Twilio between them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import structlog
+
+from reconciler import db
+from reconciler.config import Credentials
+from reconciler.hot import hot
+from reconciler.pacing import Pacer
+from reconciler.runs import Job, Terms, Totals
+from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+from reconciler.simulator.journal import Entry
+from reconciler.source import Source
+from reconciler.store import Origin, Rules, Store
+from reconciler.warm import warm
+from reconciler.wire import read_record
+from tests.equality import differences, records_of
+
+NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
+ACCOUNT = "AC" + 32 * "1"
+SUBACCOUNT = "AC" + 32 * "2"
+TOKEN = "token-of-the-account"
+MINUTE = timedelta(minutes=1)
+OVERLAP = timedelta(minutes=10)
+FREEZE_AFTER = timedelta(hours=24)
+
+
+@contextmanager
+def opened(account: SimulatedAccount, database_url: str, conn: db.Connection) -> Iterator[World]:
+    """A world at NOW, with whatever is in the account and the database."""
+    clock = Clock(NOW)
+    with SimulatedTwilio([account], clock=clock) as twilio, structlog.testing.capture_logs() as log:
+        yield World(clock, account, twilio, database_url, conn, log)
+
+
+@dataclass
+class World:
+    """A Twilio, a database, and the jobs between them, all on one clock."""
+
+    clock: Clock
+    account: SimulatedAccount
+    twilio: SimulatedTwilio
+    database_url: str
+    conn: db.Connection
+    log: list[Any]
+    stop: threading.Event = field(default_factory=threading.Event)
+    on_progress: Callable[[], None] = lambda: None  # told after each commit
+    behind: timedelta = timedelta(0)  # our clock, compared with Twilio's
+
+    def hot(self, account_sid: str = ACCOUNT, *, since: datetime | None = None, concurrency: int = 4) -> Totals:
+        """One run of the hot job of an account; the journal is that of this run afterwards."""
+        job = Job("hot" if account_sid == ACCOUNT else f"hot:{account_sid}")
+        with self._means(concurrency) as (store, source):
+            return hot(
+                account_sid, job=job, is_main=account_sid == ACCOUNT, store=store, source=source, terms=self._terms(),
+                overlap=OVERLAP, since=since,
+            )  # fmt: skip
+
+    def warm(
+        self, account_sid: str = ACCOUNT, *, interval: timedelta | None = None, since: datetime | None = None
+    ) -> Totals:
+        """One run of the warm job of an account; the journal is that of this run afterwards."""
+        job = Job("warm" if account_sid == ACCOUNT else f"warm:{account_sid}")
+        with self._means(4) as (store, source):
+            return warm(
+                account_sid, job=job, is_main=account_sid == ACCOUNT, store=store, source=source, terms=self._terms(),
+                freeze_after=FREEZE_AFTER, overlap=OVERLAP, interval=interval, since=since,
+            )  # fmt: skip
+
+    def now(self) -> datetime:
+        """The time on our clock."""
+        return self.clock.now() - self.behind
+
+    def hot_after(self, time: timedelta, **changes: Any) -> Totals:
+        """One run of the hot job, `time` later."""
+        self.clock.advance(time)
+        return self.hot(**changes)
+
+    def warm_after(self, time: timedelta, **changes: Any) -> Totals:
+        """One run of the warm job, `time` later."""
+        self.clock.advance(time)
+        return self.warm(**changes)
+
+    def stop_after_commits(self, count: int) -> None:
+        """Stop the next run when it has used the database so many times since it read its cursor."""
+        left = [count + 1]
+
+        def count_down() -> None:
+            left[0] -= 1
+            if not left[0]:
+                self.stop.set()
+
+        self.on_progress = count_down
+
+    def go_on(self) -> None:
+        """Nobody stops the next run."""
+        self.stop.clear()
+        self.on_progress = lambda: None
+
+    def differences(self) -> list[str]:
+        """What is not as Twilio says now."""
+        return differences(self.conn, records_of(self.account, self.clock.now()))
+
+    def differences_but_prices(self) -> list[str]:
+        """What hot left undone: a price may come later, and is warm's to fetch."""
+        return [line for line in self.differences() if " price: " not in line]
+
+    def row(self, sid: str) -> dict[str, Any]:
+        """A row of messages."""
+        found = self.conn.execute("SELECT to_jsonb(m) FROM messages AS m WHERE twilio_sid = %s", (sid,)).fetchone()
+        return dict(found[0]) if found else {}
+
+    def events(self, sid: str) -> list[str]:
+        """The types of a call's events, in the order they came in."""
+        rows = self.conn.execute("SELECT event_type FROM call_events WHERE call_sid = %s ORDER BY id", (sid,))
+        return [row[0] for row in rows]
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The lines of that event, without what all lines of a run carry."""
+        rest = ("event", "log_level")
+        return [{k: v for k, v in line.items() if k not in rest} for line in self.log if line["event"] == event]
+
+    def event_count(self) -> int:
+        """How many events there are."""
+        row = self.conn.execute("SELECT count(*) FROM call_events").fetchone()
+        return int(row[0]) if row else 0
+
+    def state(self, job: str = "hot") -> dict[str, Any]:
+        """A job's row in sync_state."""
+        row = self.conn.execute("SELECT to_jsonb(s) FROM sync_state AS s WHERE job_name = %s", (job,)).fetchone()
+        return dict(row[0]) if row else {}
+
+    def cursor(self, job: str = "hot") -> dict[str, Any]:
+        """A job's cursor."""
+        return dict(self.state(job).get("cursor", {}))
+
+    def set_cursor(self, value: object, job: str = "hot") -> None:
+        """Put a job's cursor where it never would be."""
+        self.conn.execute(
+            "INSERT INTO sync_state (job_name, cursor) VALUES (%s, %s)"
+            " ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor",
+            (job, json.dumps(value)),
+        )
+
+    def asked(self) -> list[str]:
+        """What the last run asked, in order of arrival."""
+        return [question(entry) for entry in self.twilio.requests]
+
+    def asked_singly(self) -> list[str]:
+        """The calls that the last run asked about one by one."""
+        paths = [entry.path for entry in self.twilio.requests if "/Calls/" in entry.path]
+        return [path.rpartition("/")[2].removesuffix(".json") for path in paths]
+
+    def know(self, sids: Sequence[str] | None = None) -> None:
+        """Have the database know these calls (None: all) as Twilio shows them now, as if by the REST API."""
+        now = self.clock.now()
+        wanted = None if sids is None else set(sids)
+        records = [r for r in records_of(self.account, now) if wanted is None or r["sid"] in wanted]
+        observations = [read_record(record, observed_at=now) for record in records]
+        with Store(self.database_url, rules=Rules(freeze_after=FREEZE_AFTER)) as store:
+            store.merge(observations, origin=Origin("reconcile_test", "before"), now=now)
+
+    def write_as_viewer(self, sid: str, status: str, *, created_at: datetime | None = None, **columns: Any) -> None:
+        """A row as the Viewer's backend writes it: no account, no date_created."""
+        values = {
+            "twilio_sid": sid, "direction": "outbound-api", "status": status, "from_number": "+12025550100",
+            "to_number": "+13125550123", "created_at": (created_at or self.clock.now()).replace(tzinfo=None), **columns,
+        }  # fmt: skip
+        names, marks = ", ".join(values), ", ".join(["%s"] * len(values))
+        self.conn.execute(f"INSERT INTO messages ({names}) VALUES ({marks})".encode(), list(values.values()))
+
+    def _terms(self) -> Terms:
+        return Terms(self.stop, self.now, on_progress=self.on_progress)
+
+    @contextmanager
+    def _means(self, concurrency: int) -> Iterator[tuple[Store, Source]]:
+        self.twilio.requests.clear()
+        credentials = Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=self.twilio.base_url)
+        source = Source(credentials, pacer=Pacer(concurrency), stop=self.stop, clock=self.now)
+        try:
+            with Store(self.database_url, rules=Rules(freeze_after=FREEZE_AFTER)) as store:
+                yield store, source
+        finally:
+            source.close()
+
+
+def question(entry: Entry) -> str:
+    """What a request asked, without the account."""
+    query = urlencode(entry.params)
+    return entry.path.partition("/Accounts/")[2].partition("/")[2] + (f"?{query}" if query else "")
