@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -150,8 +151,7 @@ def _print(seen: Seen, *, masked: bool) -> None:
     row, record = seen.call.row, seen.page and seen.page.observations
     if row is not None:
         state = "gone at Twilio" if row["gone_at"] else "frozen" if seen.call.is_frozen else row["sync_state"]
-        account = f", of {row['account_sid']}" if row["account_sid"] else ""
-        head = f"{state}, {row['direction'] or 'no direction'}{account}"
+        head = f"{state}, {row['direction'] or 'no direction'}"
     else:
         head = "only Twilio knows it" if record else "not found"
     terminal.out.print(Text.assemble((seen.call.call_sid, "bold"), f"  {_plain(head)}"))
@@ -197,7 +197,8 @@ def _fields(seen: Seen, *, masked: bool) -> Table:
     for field in fields:
         cells = [_shown(field.field, field.ours, masked=masked)] if seen.call.row else []
         if record:
-            cells.append(_shown(field.field, field.twilio, masked=masked))
+            is_same = not field.differs and field.twilio is not None
+            cells.append(Text("the same", "dim") if is_same else _shown(field.field, field.twilio, masked=masked))
         if field.differs:
             cells[0].stylize("red")
             cells[-1].stylize("green")
@@ -231,7 +232,8 @@ def _shown(name: str, value: Any, *, masked: bool) -> Text:
 
 
 def _time(iso: str) -> str:
-    return iso.replace("T", " ").removesuffix("+00:00")
+    """A moment to the second; Twilio's have no more."""
+    return re.sub(r"(\.\d+)?\+00:00$", "", iso.replace("T", " "))
 
 
 def _plain(value: object) -> str:

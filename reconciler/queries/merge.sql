@@ -49,7 +49,7 @@ SELECT ctid FROM messages WHERE twilio_sid = %(call_sid)s
 WITH decided AS MATERIALIZED (
     SELECT
         s.call_sid, s.via, s.direction, s.status AS said_status, s.status_at, s.observed_at AS said_at,
-        m.row_ctid, m.row_xmin, m.status AS old_status,
+        m.row_ctid, m.row_xmin, m.status AS old_status, m.observed_at AS held_since,
         new.*, ended.finalized_at, freezing.reason AS freeze_reason, verdict.action,
         CASE
             WHEN verdict.action = 'insert' THEN 'call.created'
@@ -238,7 +238,8 @@ recorded AS (
         d.call_sid || ':' || CASE d.event_type
             WHEN 'call.created' THEN 'created'
             WHEN 'call.status_changed' THEN 'status:' || CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END
-            WHEN 'call.frozen_drift' THEN 'drift:' || md5(d.payload::text)
+            -- Once for each disagreement with what was frozen; thawed and frozen anew, it is another row.
+            WHEN 'call.frozen_drift' THEN 'drift:' || md5(d.held_since || d.payload::text)
             ELSE substr(d.event_type, 6) || ':' || extract(epoch FROM d.said_at) || ':' || md5(d.payload::text)
         END
     FROM decided AS d
@@ -262,7 +263,8 @@ SELECT
     extract(epoch FROM d.said_at - d.status_at)::double precision AS late_seconds,
     d.freeze_reason IS NOT NULL AS freezes,
     CASE WHEN d.action = 'drift' THEN NOT EXISTS (
-        SELECT FROM call_events AS e WHERE e.dedupe_key = d.call_sid || ':drift:' || md5(d.payload::text)
+        SELECT FROM call_events AS e
+        WHERE e.dedupe_key = d.call_sid || ':drift:' || md5(d.held_since || d.payload::text)
     ) ELSE true END AS is_news,
     CASE WHEN %(explain)s OR d.action = 'drift' THEN d.payload END AS theirs,
     d.ours,
