@@ -37,10 +37,11 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class _Place:
-    """The cursor: all calls created before `read_until` were read, but for those that `plan` still holds.
+    """The cursor: all calls created before `read_until` were read.
 
-    `listed_until` and `next_page` are those of a listing that was interrupted, `plan` is that of a sweep over a longer
-    gap, and `usual` is how many calls the last listing took, or would have taken after no longer a gap than usual.
+    With a `plan`, that of a sweep over a longer gap, all created before `ahead_until` were, but for those that it still
+    holds. `listed_until` and `next_page` are those of a listing that was interrupted, and `usual` is how many calls the
+    last listing took, or would have taken after no longer a gap than usual.
     """
 
     account_sid: str
@@ -49,11 +50,12 @@ class _Place:
     listed_until: datetime | None = None
     next_page: str | None = None
     plan: Plan | None = None
+    ahead_until: datetime | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], read_until: datetime) -> _Place:
         account_sid, listed_until, plan = value["account"], value.get("listed_until"), value.get("plan")
-        next_page = value.get("next_page")
+        next_page, ahead_until = value.get("next_page"), value.get("ahead_until")
         return cls(
             account_sid,
             read_until,
@@ -61,14 +63,28 @@ class _Place:
             None if listed_until is None else parse_aware(listed_until),
             None if next_page is None or listed_until is None else str(next_page),
             None if plan is None else Plan.from_json(account_sid, plan),
+            None if plan is None or ahead_until is None else parse_aware(ahead_until),
         )
+
+    @property
+    def newest(self) -> datetime:
+        """From where on calls are new."""
+        return self.ahead_until or self.read_until
+
+    def reach(self, until: datetime) -> None:
+        """Note that all calls created before `until` were read, but for those of the plan."""
+        until = max(self.newest, until)
+        if self.plan is None:
+            self.read_until, self.ahead_until = until, None
+        else:
+            self.ahead_until = until
 
     def as_json(self) -> dict[str, Any]:
         under_way: dict[str, Any] = {}
         if self.next_page is not None and self.listed_until is not None:
             under_way = {"listed_until": self.listed_until.isoformat(), "next_page": self.next_page}
         if self.plan is not None:
-            under_way["plan"] = self.plan.as_json()
+            under_way |= {"plan": self.plan.as_json(), "ahead_until": self.newest.isoformat()}
         return {
             "account": self.account_sid,
             "read_until": self.read_until.isoformat(),
@@ -102,15 +118,15 @@ def hot(
     totals = Totals()
     with run(job, totals, account_sid=account_sid, store=store, source=source, terms=terms) as this:
         place = _begin(this, account_sid, since)
-        if place.read_until < this.now() - LISTED_AT_MOST:
-            _leave_to_sweep(place, place.read_until - overlap, this.now())
+        if place.newest < this.now() - LISTED_AT_MOST:
+            _leave_to_sweep(place, place.newest - overlap, this.now())
         seen = _read_new(this, source, place, overlap)
         if place.plan is not None and not this.stop.is_set():
             _sweep(this, source, place)
         if not this.stop.is_set():
             _look_after_open(this, source, account_sid, seen, is_main=is_main)
         totals.interrupted = this.stop.is_set()
-        totals.lag = this.now() - (place.read_until if place.plan is None else place.plan.bounds[0])
+        totals.lag = this.now() - place.read_until
     return totals
 
 
@@ -136,8 +152,8 @@ def _read_new(this: Run, source: Source, place: _Place, overlap: timedelta) -> s
 
 def _list(this: Run, source: Source, place: _Place, overlap: timedelta, seen: set[str]) -> bool:
     """List the newest calls back to the cursor less the overlap, or go on where that was left; True if all were."""
-    down_to = place.read_until - overlap
-    is_usual = this.now() - place.read_until <= USUAL_GAP
+    down_to = place.newest - overlap
+    is_usual = this.now() - place.newest <= USUAL_GAP
     listing = Listing(place.account_sid, page_size=_page_size(place.usual) if is_usual else PAGE_SIZE)
     before: list[datetime] = []
     path, begun_anew = place.next_page, False
@@ -166,7 +182,7 @@ def _list(this: Run, source: Source, place: _Place, overlap: timedelta, seen: se
         place.usual += sum(time >= usual_from for time in created)
         is_last = page.next_uri is None or (bool(created) and created[-1] < down_to)
         if is_last:
-            place.read_until = max(place.read_until, place.listed_until)
+            place.reach(place.listed_until)
             place.listed_until = place.next_page = None
         else:
             place.next_page = page.next_uri
@@ -188,7 +204,7 @@ def _leave_to_sweep(place: _Place, since: datetime, now: datetime) -> None:
         place.plan = Plan(place.account_sid, [since, now])
     elif place.plan.bounds[-1] < now:
         place.plan.bounds.append(now)
-    place.read_until = max(place.read_until, now)
+    place.reach(now)
     place.next_page = place.listed_until = None
 
 
@@ -200,6 +216,7 @@ def _sweep(this: Run, source: Source, place: _Place) -> None:
     this.totals.problem = describe(failed)
     if not failed and not this.stop.is_set():
         place.plan = None
+        place.reach(place.newest)
         this.save_cursor(place.as_json())
 
 

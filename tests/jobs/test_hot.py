@@ -438,6 +438,7 @@ def test_a_day_that_cannot_be_read_keeps_nobody_from_seeing_what_is_new(world, q
     lost = world.account.call(world.clock.now() + MINUTE, talks_for=5)
     totals = world.hot_after(5 * MINUTE)
     assert (bool(totals.problem), totals.lag > 5 * DAY) == (True, True)
+    assert world.cursor()["read_until"] == NOW.isoformat()
     assert world.row(lost.sid)
     world.hot_after(MINUTE)
     assert world.differences() == []
@@ -482,6 +483,51 @@ def test_a_listing_out_of_order_is_noticed_and_the_days_are_swept(world):
     assert world.said("listing.disordered") == [{}]
     assert len([question for question in world.asked() if "StartTime" in question]) == 1
     assert ("plan" in world.cursor()) is False
+
+
+@pytest.mark.parametrize(
+    "contested",
+    [
+        {"duplicates_in_listing": 0.2},
+        {"time_filters": "day"},
+        {"time_filters": "day", "before_is_inclusive": True},
+        {"null_start_matches_filters": True},
+        {"date_header": False},
+        {"extra_keys": True},
+        {"fetch_lag": 2 * MINUTE},
+        {"listing_lag": 2 * MINUTE},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("downtime", [3 * HOUR, 3 * DAY], ids=str)
+def test_whatever_is_contested_about_twilio(world, contested, downtime):
+    """Listed or swept, the end is the same."""
+    world.twilio.switches = replace(world.twilio.switches, **contested)
+    talking(world, 20)
+    world.hot()
+    world.account.generate(800, NOW, NOW + downtime)
+    for sid in talking(world, 10, since=NOW, until=NOW + HOUR):
+        world.account.hang_up(sid, NOW + 2 * HOUR)
+    world.hot_after(downtime)
+    world.hot_after(8 * MINUTE)
+    assert world.differences_but_prices() == []
+    assert doubled_events(world.conn) == []
+    assert world.conn.execute("SELECT count(*) FROM messages WHERE gone_at IS NOT NULL").fetchone() == (0,)
+
+
+def test_an_ignored_filter_keeps_nobody_from_seeing_what_is_new(world, quick_retries):
+    """The whole log instead of the living: what is new needs no filter, and the run says what it could not do."""
+    talking(world, 80, since=NOW - 3 * HOUR, until=NOW - 2 * HOUR)
+    world.account.generate(400, NOW - 5 * DAY, NOW - 4 * DAY)
+    crowd(world)
+    world.know()
+    world.set_cursor({"account": ACCOUNT, "read_until": NOW.isoformat()})
+    world.twilio.switches = replace(world.twilio.switches, ignore_filters=True)
+    lost = world.account.call(NOW + MINUTE, talks_for=5)
+    totals = world.hot_after(2 * MINUTE)
+    assert world.row(lost.sid)
+    assert "filter" in totals.problem
+    assert world.asked_singly() == []
 
 
 # The cursor
