@@ -60,19 +60,19 @@ def look_again(this: Run, source: Source, account_sid: str, wanted: Sequence[Kno
 
     """
     seen: set[str] = set()
+    failed = []
     slices = _worth_listing(this, account_sid, wanted)
     if slices:
-        failed = []
         for item in fetch(source, slices, concurrency=source.pacer.ceiling, stop=this.stop):
             if isinstance(item, Failed):
                 failed.append(item)
             else:
                 seen.update(observation.call_sid for observation in item.page.observations)
                 this.merge(item.page)
-        this.totals.problem = this.totals.problem or describe(failed)
-        if failed:
-            return
-    rest = [known for known in wanted if known.call_sid not in seen]
+    this.totals.problem = this.totals.problem or describe(failed)
+    # What a listing failed to tell is left to the next run: one by one it could be thousands.
+    unread = {failure.slice.name for failure in failed}
+    rest = [known for known in wanted if known.call_sid not in seen and _name(known.began_at) not in unread]
     for start in range(0, len(rest), _BATCH):
         _ask_one_by_one(this, source, account_sid, rest[start : start + _BATCH])
 
@@ -117,8 +117,12 @@ def _worth_listing(this: Run, account_sid: str, wanted: Sequence[Known]) -> list
         since, until = min(times) - MARGIN, next_midnight(max(times) + timedelta(microseconds=1))
         if len(times) > 1 and len(times) > 1 + _count(this, account_sid, since, until) // PAGE_SIZE:
             listing = Listing(account_sid, since=since, until=until + MARGIN)
-            slices.append(Slice(f"{day:%F}", listing, since, until + MARGIN, down_to=since - MARGIN))
+            slices.append(Slice(_name(day), listing, since, until + MARGIN, down_to=since - MARGIN))
     return slices
+
+
+def _name(moment: datetime) -> str:
+    return f"{moment:%F}"
 
 
 def _count(this: Run, account_sid: str, since: datetime, until: datetime) -> int:

@@ -232,6 +232,24 @@ def test_a_call_that_cannot_be_read_keeps_no_other_from_its_price(world, quick_r
     assert world.differences() == []
 
 
+def test_a_day_that_cannot_be_listed_keeps_no_other_from_its_prices(world, quick_retries):
+    """Its calls are left to the next run; those of other days arrive."""
+    today = [ended(world, ago=HOUR + number * MINUTE, priced_after=7_200) for number in range(20)]
+    before = [ended(world, ago=20 * HOUR + number * MINUTE, priced_after=24 * HOUR.seconds) for number in range(20)]
+    world.know()
+    cursor = {"account": ACCOUNT, "settled_until": (NOW - 3 * DAY).isoformat(), "looked_at": NOW.isoformat()}
+    world.set_cursor(cursor, "warm")
+    world.twilio.faults.when(
+        lambda request: (request.param("StartTime>") or "").startswith("2026-06-09"), Fault.server_error(503)
+    )
+    totals = world.warm_after(3 * HOUR)
+    assert {world.row(sid)["sync_state"] for sid in today} == {"frozen"}
+    assert {world.row(sid)["price"] for sid in before} == {None}
+    assert "1 slices were not read" in totals.problem
+    assert world.asked_singly() == []
+    assert world.cursor("warm") == cursor
+
+
 def test_a_run_that_is_stopped_goes_on_at_the_next(world):
     """Stopped before it asked: nothing is taken for done."""
     sid = ended(world, ago=10 * MINUTE, priced_after=5)
