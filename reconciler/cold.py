@@ -205,15 +205,14 @@ def _keep(this: Run, proof: Proof, sweep: _Sweep) -> None:
 
 def _show(this: Run, account_sid: str, sweep: _Sweep) -> None:
     """Set the metrics of the days that deep sweeps prove."""
-    last = (midnight(sweep.until) - _ONE_DAY).date()
-    params = {"account_sid": account_sid, "first": (midnight(sweep.until) - DEEP).date(), "last": last}
+    params = {"account_sid": account_sid, "first": (midnight(sweep.until) - DEEP).date()}
 
     def ask() -> tuple[int, datetime | None]:
         with this.store.session() as conn:
             row = conn.execute(_queries["sum_up"], params).fetchone()
             return (row[0], row[1]) if row else (0, None)
 
-    incomplete, verified_at = this.persist(ask)
+    incomplete, verified_until = this.persist(ask)
     metrics.days_incomplete.labels(account_sid).set(incomplete)
-    if verified_at is not None:
-        metrics.day_verified.labels(account_sid).set(verified_at.timestamp())
+    if verified_until is not None:
+        metrics.day_verified.labels(account_sid).set(verified_until.timestamp())

@@ -3,6 +3,7 @@
 Counted where it happens, or set by the job that looked: nothing is counted at scrape time.
 
 Names follow Prometheus' conventions (https://prometheus.io/docs/practices/naming/): base units, `_total` on counters.
+The label is `job_name`, as in sync_state: Prometheus itself puts `job` on all it scrapes.
 README shows this list, and a test holds it against what is registered here.
 """
 
@@ -10,7 +11,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+
+# When a counter was made is of no use to anybody, and would double the series.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY: Final = CollectorRegistry()
 
@@ -28,50 +32,51 @@ concurrency: Final = Gauge(
 )  # fmt: skip
 
 calls_seen: Final = Counter(
-    "reconciler_calls_seen", "Calls read, by job and account.", ["job", "account"], registry=REGISTRY
+    "reconciler_calls_seen", "Calls read, by job and account.", ["job_name", "account"], registry=REGISTRY
 )
 gaps: Final = Counter(
     "reconciler_gaps_found", "Gaps that webhooks left, by kind and the job that found them.",
-    ["kind", "job", "account"], registry=REGISTRY,
+    ["kind", "job_name", "account"], registry=REGISTRY,
 )  # fmt: skip
 repair_seconds: Final = Histogram(
-    "reconciler_repair_seconds", "From a final status that webhooks lost to its repair.", registry=REGISTRY,
-    buckets=(30, 60, 90, 120, 180, 300, 600, 3600, 86400),
+    "reconciler_repair_seconds", "From the end of a call, where Twilio told it before a webhook did, to its row.",
+    registry=REGISTRY, buckets=(30, 60, 90, 120, 180, 300, 600, 3600, 86400),
 )  # fmt: skip
 drift: Final = Counter(
     "reconciler_drift_found", "Frozen calls that Twilio disagrees with.", ["account"], registry=REGISTRY
 )
-frozen: Final = Counter("reconciler_calls_frozen", "Calls frozen, by job.", ["job"], registry=REGISTRY)
+frozen: Final = Counter("reconciler_calls_frozen", "Calls frozen, by job.", ["job_name"], registry=REGISTRY)
 dead_letters_found: Final = Counter(
-    "reconciler_records_dead_lettered", "Records and webhooks that could not be read.", ["job"], registry=REGISTRY
+    "reconciler_records_dead_lettered", "Records and webhooks that could not be read.", ["job_name"], registry=REGISTRY
 )  # fmt: skip
 
 runs: Final = Counter(
-    "reconciler_runs", "Runs by outcome: succeeded, failed, interrupted, skipped.", ["job", "account", "outcome"],
-    registry=REGISTRY,
+    "reconciler_runs", "Runs by outcome: succeeded, failed, refused, interrupted, skipped.",
+    ["job_name", "account", "outcome"], registry=REGISTRY,
 )  # fmt: skip
 run_seconds: Final = Gauge(
-    "reconciler_run_seconds", "How long the last run took.", ["job", "account"], registry=REGISTRY
+    "reconciler_run_seconds", "How long the last run took.", ["job_name", "account"], registry=REGISTRY
 )
 missed_runs: Final = Counter(
-    "reconciler_missed_runs", "Runs that did not start when they were due.", ["job", "account"], registry=REGISTRY
+    "reconciler_missed_runs", "Runs that did not start when they were due.", ["job_name", "account"], registry=REGISTRY
 )  # fmt: skip
 last_success: Final = Gauge(
-    "reconciler_last_success_timestamp_seconds", "When the last run that finished its work ended, as Unix time.",
-    ["job", "account"], registry=REGISTRY,
+    "reconciler_last_success_timestamp_seconds",
+    "When the last run that finished its work ended, or else the first began, as Unix time.",
+    ["job_name", "account"], registry=REGISTRY,
 )  # fmt: skip
 lag: Final = Gauge(
-    "reconciler_lag_seconds", "Between the end of what the last run read and its end.", ["job", "account"],
+    "reconciler_lag_seconds", "Between the end of what the last run read and its end.", ["job_name", "account"],
     registry=REGISTRY,
 )  # fmt: skip
-interval: Final = Gauge("reconciler_interval_seconds", "How often a job is due.", ["job"], registry=REGISTRY)
+interval: Final = Gauge("reconciler_interval_seconds", "How often a job is due.", ["job_name"], registry=REGISTRY)
 
 days_incomplete: Final = Gauge(
     "reconciler_days_incomplete", "Account days of the last cold sweeps that are not proven complete.", ["account"],
     registry=REGISTRY,
 )  # fmt: skip
 day_verified: Final = Gauge(
-    "reconciler_day_verified_timestamp_seconds", "When the day before the last cold sweep was proven complete.",
+    "reconciler_day_verified_timestamp_seconds", "End of the newest UTC day that is proven complete, as Unix time.",
     ["account"], registry=REGISTRY,
 )  # fmt: skip
 
@@ -95,3 +100,7 @@ table_bytes: Final = Gauge(
 
 leading: Final = Gauge("reconciler_leading", "1 if this daemon runs the jobs, 0 if it stands by.", registry=REGISTRY)
 build: Final = Info("reconciler_build", "Version of reconciler and of what it runs on.", registry=REGISTRY)
+
+# Of a counter that is born with its first count, `increase()` sees nothing: what has few labels shows 0 from the start.
+for _outcome in ("answered", "not_found", "throttled", "refused", "failed"):
+    requests.labels(_outcome)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
 from reconciler import metrics
-from reconciler.errors import ExitCode, JobHeld, ReconcilerError, Retriable
+from reconciler.errors import CredentialsDoubted, ExitCode, JobHeld, ReconcilerError, Refused, Retriable
 from reconciler.logs import get_logger, mask, redact
-from reconciler.model import DeadLetter, Gap
+from reconciler.model import FINAL, DeadLetter, Gap
 from reconciler.pacing import retrying
 from reconciler.source import Source
 from reconciler.store import Cursor, Merged, Origin, Store
@@ -26,6 +26,8 @@ from reconciler.wire import Page
 log = get_logger(__name__)
 
 T = TypeVar("T")
+
+_shown: Final = set[tuple[str, str]]()  # kinds of jobs and accounts whose counts monitoring can see
 
 
 @dataclass(slots=True)
@@ -165,6 +167,9 @@ class Run:
             )
         )
         self.totals.add(merged, seen=seen)
+        for decision in merged.decisions:
+            if decision.to_status in FINAL and decision.from_status not in FINAL:
+                metrics.repair_seconds.observe(decision.late_seconds)
         self.report(merged, page.dead_letters, is_bulk=is_bulk)
         return merged
 
@@ -198,8 +203,6 @@ class Run:
             if decision.action == "drift" and decision.is_news:
                 log.warning("call.frozen_drift", call_sid=decision.call_sid, fields=sorted(decision.theirs or ()))
             elif decision.gap is not None:
-                if decision.gap is Gap.STALE:
-                    metrics.repair_seconds.observe(decision.late_seconds)
                 gap = {
                     "call_sid": decision.call_sid,
                     "kind": decision.gap.value,
@@ -243,6 +246,7 @@ def run(
     account = {} if account_sid is None else {"account": account_sid}
     labels = (job.kind, account_sid or "")
     this = Run(job, Origin(f"reconcile_{job.kind}", run_id), store, totals, terms)
+    _show_counts(labels, terms.clock())
     with bound_contextvars(job=job.kind, **account, run_id=run_id):
         try:
             with nullcontext() if dry_run else store.holding(job), _deadline(terms) as overdue:
@@ -250,15 +254,16 @@ def run(
                 if totals.interrupted and overdue.is_set():
                     totals.interrupted, totals.problem = False, f"not done within {terms.within}; the next run goes on"
                 if not dry_run:
-                    _record_outcome(this)
+                    _record_outcome(this, labels)
         except (BrokenPipeError, JobHeld):
             raise  # whoever read the differences has seen enough; the job is another's now
         except Exception as exc:
-            metrics.runs.labels(*labels, "failed").inc()
+            is_refused = isinstance(exc, Refused | CredentialsDoubted)
+            metrics.runs.labels(*labels, "refused" if is_refused else "failed").inc()
             _say_failed(terms, str(exc), type(exc).__name__)
             if not dry_run:
                 with suppress(ReconcilerError):  # the database may be what failed
-                    store.record_failure(job, error=mask(redact(str(exc) or type(exc).__name__)), now=terms.clock())
+                    _record_failure(this, labels, str(exc) or type(exc).__name__)
             raise
         finally:
             totals.seconds = time.monotonic() - started
@@ -268,6 +273,22 @@ def run(
         if totals.problem is not None:
             _say_failed(terms, totals.problem, "Unfinished")
         log.info("job.finished", **totals.counts())
+
+
+def _show_counts(labels: tuple[str, str], now: datetime) -> None:
+    """Show what a job will count from 0 on, before its first run counts.
+
+    Of a counter that is born with its first count, Prometheus' `increase()` sees nothing. Until its last success is
+    known, a job is as old as its first run, which begins `now`.
+    """
+    if labels in _shown:
+        return
+    _shown.add(labels)
+    for outcome in ("succeeded", "failed", "refused", "interrupted", "skipped"):
+        metrics.runs.labels(*labels, outcome)
+    metrics.missed_runs.labels(*labels)
+    metrics.last_success.labels(*labels).set(now.timestamp())
+    _add_counts(Totals(), labels)
 
 
 def _say_failed(terms: Terms, error: str, kind: str) -> None:
@@ -294,25 +315,35 @@ def _deadline(terms: Terms) -> Iterator[threading.Event]:
         timer.cancel()
 
 
-def _record_outcome(this: Run) -> None:
-    now = this.now()
-    if this.totals.problem is not None:
-        problem = mask(redact(this.totals.problem))
-        this.persist(lambda: this.store.record_failure(this.job, error=problem, now=now))
+def _record_outcome(this: Run, labels: tuple[str, str]) -> None:
+    if (problem := this.totals.problem) is not None:
+        this.persist(lambda: _record_failure(this, labels, problem))
     elif not this.totals.interrupted:
+        now = this.now()
         this.persist(lambda: this.store.record_success(this.job, now=now))
 
 
+def _record_failure(this: Run, labels: tuple[str, str], error: str) -> None:
+    """Keep why it failed; what succeeded last may have been a run of another process."""
+    last_success = this.store.record_failure(this.job, error=mask(redact(error)), now=this.now())
+    if last_success is not None:
+        metrics.last_success.labels(*labels).set(last_success.timestamp())
+
+
 def _count(totals: Totals, labels: tuple[str, str], now: datetime) -> None:
-    kind, account = labels
     metrics.runs.labels(*labels, totals.outcome).inc()
     metrics.run_seconds.labels(*labels).set(totals.seconds)
     metrics.lag.labels(*labels).set(totals.lag.total_seconds())
+    _add_counts(totals, labels)
+    if totals.outcome == "succeeded":
+        metrics.last_success.labels(*labels).set(now.timestamp())
+
+
+def _add_counts(totals: Totals, labels: tuple[str, str]) -> None:
+    kind, account = labels
     metrics.calls_seen.labels(*labels).inc(totals.seen)
     for gap in Gap:
         metrics.gaps.labels(gap.value, *labels).inc(totals.gaps[gap])
     metrics.drift.labels(account).inc(totals.drifted)
     metrics.frozen.labels(kind).inc(totals.frozen)
     metrics.dead_letters_found.labels(kind).inc(totals.dead_letters)
-    if totals.outcome == "succeeded":
-        metrics.last_success.labels(*labels).set(now.timestamp())

@@ -337,10 +337,11 @@ class Store:
         with self.session() as conn:
             conn.execute(_sync_state["record_success"], {"job": job, "now": now})
 
-    def record_failure(self, job: str, *, error: str, now: datetime) -> None:
-        """Say that `job` gave up at `now`; its cursor stays."""
+    def record_failure(self, job: str, *, error: str, now: datetime) -> datetime | None:
+        """Say that `job` gave up at `now`; its cursor stays. Returns when it last succeeded."""
         with self.session() as conn:
-            conn.execute(_sync_state["record_failure"], {"job": job, "error": error, "now": now})
+            row = conn.execute(_sync_state["record_failure"], {"job": job, "error": error, "now": now}).fetchone()
+        return row[0] if row else None
 
     @contextmanager
     def session(self) -> Iterator[db.Connection]:

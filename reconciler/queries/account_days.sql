@@ -42,9 +42,9 @@ ON CONFLICT (account_sid, day) DO UPDATE SET
     differences = EXCLUDED.differences, is_complete = EXCLUDED.is_complete, verified_at = EXCLUDED.verified_at
 
 -- name: sum_up
--- How many days since `first` are not proven complete, and when `last` was.
+-- How many days since `first` are not proven complete, and when the newest that is was over.
 SELECT
     count(*) FILTER (WHERE NOT is_complete),
-    max(verified_at) FILTER (WHERE is_complete AND day = %(last)s)
+    (max(day) FILTER (WHERE is_complete) + 1)::timestamp AT TIME ZONE 'UTC'
 FROM account_days
 WHERE account_sid = %(account_sid)s AND day >= %(first)s

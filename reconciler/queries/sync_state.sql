@@ -29,3 +29,4 @@ INSERT INTO sync_state (job_name, last_error_at, last_error, updated_at)
 VALUES (%(job)s, %(now)s, %(error)s, %(now)s)
 ON CONFLICT (job_name) DO UPDATE SET
     last_error_at = EXCLUDED.last_error_at, last_error = EXCLUDED.last_error, updated_at = EXCLUDED.updated_at
+RETURNING last_success_at

@@ -207,6 +207,15 @@ def test_a_record_that_cannot_be_read_leaves_its_day_incomplete(busy):
     assert [line["log_level"] for line in busy.log if line["event"] == "day.incomplete"] == ["error"]
 
 
+def test_a_broken_record_of_a_call_that_was_never_dialled_is_its_days(world):
+    """Only a listing by Status shows it."""
+    call = world.account.call(day(1.5), status="canceled", never_dialled=True)
+    world.twilio.faults.always(Fault.broken_record("unknown_status", sid=call.sid))
+    assert world.cold().days_incomplete == 1
+    assert [True, False, True] == [row["is_complete"] for row in world.proofs().values()]
+    assert world.proofs()["2026-06-08"]["differences"] == {"dead_letters": 1, "not_held": 1}
+
+
 def test_a_record_without_a_sid_leaves_its_day_incomplete(busy):
     """Nobody can say which call it is, so nobody can say that it is held."""
     sid = next(r["sid"] for r in records_of(busy.account, NOW) if "09 Jun" in (r["start_time"] or ""))
@@ -336,15 +345,15 @@ def test_the_cursor_of_another_account_is_not_believed(world):
 # When it does not go to its end
 
 
+def stop_when_proven(world, days=1):
+    if world.conn.execute("SELECT count(*) FROM account_days").fetchone()[0] >= days:
+        world.stop.set()
+
+
 def test_a_killed_sweep_goes_on_with_the_days_it_has_not_proven(busy, monkeypatch):
     """Stopped when one day was proven: the next run reads the others from their first page, and that one not at all."""
     monkeypatch.setattr(Listing.__init__, "__defaults__", (None, None, None, 50))
-
-    def stop_when_proven():
-        if busy.conn.execute("SELECT count(*) FROM account_days").fetchone()[0]:
-            busy.stop.set()
-
-    first = busy.cold(concurrency=1, on_progress=stop_when_proven)
+    first = busy.cold(concurrency=1, on_progress=lambda: stop_when_proven(busy))
     assert first.interrupted
     assert ["2026-06-09"] == list(busy.proofs())
     assert ["2026-06-09"] == busy.state()["cursor"]["sweep"]["settled"]
@@ -360,15 +369,19 @@ def test_a_killed_sweep_goes_on_with_the_days_it_has_not_proven(busy, monkeypatc
 
 
 def test_a_sweep_left_for_more_than_a_day_is_begun_anew(busy):
-    """What was proven then is read again, and the window reaches as far back as the one that was left."""
-    busy.cold(deep=False)
-    busy.clock.set(NOW + timedelta(days=5))
-    busy.stop.set()
-    assert busy.cold().interrupted
+    """What was proven then is proven again: late prices may have come since."""
+    first = busy.cold(concurrency=1, on_progress=lambda: stop_when_proven(busy))
+    assert first.interrupted
+    assert ["2026-06-09"] == busy.state()["cursor"]["sweep"]["settled"]
     busy.stop.clear()
-    busy.clock.set(NOW + timedelta(days=7))
-    busy.cold()
-    assert [f"2026-06-{number:02}" for number in range(7, 17)] == list(busy.proofs())
+    busy.clock.advance(timedelta(hours=23, minutes=59))
+    second = busy.cold(deep=None, concurrency=1, on_progress=lambda: stop_when_proven(busy, days=2))
+    assert second.interrupted
+    assert ["2026-06-09", "2026-06-10"] == busy.state()["cursor"]["sweep"]["settled"]
+    busy.stop.clear()
+    busy.clock.advance(timedelta(minutes=1))
+    assert busy.cold().exit_code is ExitCode.DONE
+    assert busy.clock.now().isoformat() == busy.proofs()["2026-06-09"]["verified_at"]
 
 
 def test_killed_at_any_commit_the_end_is_the_same(busy, monkeypatch):
@@ -461,13 +474,13 @@ def test_a_day_that_twilio_keeps_no_more_is_not_taken_for_empty(busy):
 # What monitoring and the planner see
 
 
-def test_the_metrics_tell_of_incomplete_days_and_the_last_proof(busy):
-    """Of this account, in the days that deep sweeps prove."""
+def test_the_metrics_tell_of_incomplete_days_and_of_the_newest_that_is_proven(busy):
+    """Of this account, in the days that deep sweeps prove: the newest is over since midnight."""
     busy.twilio.faults.when(is_usage, usage_of(1000))
     busy.cold()
     labels = {"account": ACCOUNT}
     assert REGISTRY.get_sample_value("reconciler_days_incomplete", labels) == 2
-    assert REGISTRY.get_sample_value("reconciler_day_verified_timestamp_seconds", labels) == NOW.timestamp()
+    assert REGISTRY.get_sample_value("reconciler_day_verified_timestamp_seconds", labels) == day(0).timestamp()
 
 
 @pytest.mark.parametrize("query", ["held_of_day", "sids_of_day"])

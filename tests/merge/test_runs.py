@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from structlog.testing import capture_logs
 
 from reconciler import metrics
-from reconciler.errors import ExitCode, JobHeld, TwilioAnswerError
+from reconciler.errors import ExitCode, JobHeld, Refused, TwilioAnswerError
 from reconciler.model import Status
 from reconciler.runs import Job, Terms, Totals, run
 from reconciler.store import Cursor, Store
@@ -24,9 +25,9 @@ HOT = Job("hot")
 def start(store):
     """A run of the hot job at T0, on the terms given."""
 
-    def begin(totals: Totals, *, job: Job = HOT, **terms):
+    def begin(totals: Totals, *, job: Job = HOT, account: str = "AC1", **terms):
         return run(
-            job, totals, account_sid="AC1", store=store, source=None, terms=Terms(**{"clock": lambda: T0, **terms})
+            job, totals, account_sid=account, store=store, source=None, terms=Terms(**{"clock": lambda: T0, **terms})
         )
 
     return begin
@@ -46,7 +47,7 @@ def outcome(conn):
 
 def _runs(outcome: str) -> float:
     """How many runs of hot ended so, by the metrics."""
-    labels = {"job": "hot", "account": "AC1", "outcome": outcome}
+    labels = {"job_name": "hot", "account": "AC1", "outcome": outcome}
     return metrics.REGISTRY.get_sample_value("reconciler_runs_total", labels) or 0.0
 
 
@@ -109,6 +110,14 @@ def test_an_error_is_kept_without_numbers_and_secrets_and_comes_out(start, outco
     assert outcome() == (T0 + timedelta(minutes=1), T0, "no answer about ***00")
 
 
+def test_who_is_refused_is_told_from_other_failures(start):
+    """A person must act, where others need only wait."""
+    failed, refused = _runs("failed"), _runs("refused")
+    with pytest.raises(Refused), start(Totals()):
+        raise Refused("no")
+    assert (_runs("failed"), _runs("refused")) == (failed, refused + 1)
+
+
 def test_whose_job_is_held_by_another_records_nothing(start, outcome, database_url, store):
     """Its own run is the other's to speak of: whether the lock is taken, or the cursor was moved."""
     totals = Totals()
@@ -161,7 +170,7 @@ def test_what_a_run_did_is_in_the_metrics(start):
     """Calls seen, gaps by kind, and when it succeeded."""
 
     def value(name: str, **labels: str) -> float:
-        return metrics.REGISTRY.get_sample_value(name, {"job": "hot", "account": "AC1", **labels}) or 0.0
+        return metrics.REGISTRY.get_sample_value(name, {"job_name": "hot", "account": "AC1", **labels}) or 0.0
 
     seen, missing = value("reconciler_calls_seen_total"), value("reconciler_gaps_found_total", kind="missing")
     with start(Totals()) as this:
@@ -169,3 +178,41 @@ def test_what_a_run_did_is_in_the_metrics(start):
     assert value("reconciler_calls_seen_total") == seen + 2
     assert value("reconciler_gaps_found_total", kind="missing") == missing + 2
     assert value("reconciler_last_success_timestamp_seconds") == T0.timestamp()
+
+
+def test_a_new_job_shows_its_counts_from_0_on(start):
+    """Of a counter that is born with its first count, `increase()` sees nothing; and the job's age counts from now."""
+    labels = {"job_name": "hot", "account": "AC3"}
+    read = metrics.REGISTRY.get_sample_value
+    assert read("reconciler_last_success_timestamp_seconds", labels) is None
+    with start(Totals(), account="AC3"):
+        assert read("reconciler_runs_total", {**labels, "outcome": "failed"}) == 0
+        assert read("reconciler_gaps_found_total", {**labels, "kind": "missing"}) == 0
+        assert read("reconciler_missed_runs_total", labels) == 0
+        assert read("reconciler_drift_found_total", {"account": "AC3"}) == 0
+        assert read("reconciler_last_success_timestamp_seconds", labels) == T0.timestamp()
+
+
+def test_a_failed_run_tells_when_the_job_last_succeeded(start, store):
+    """In whatever process that was."""
+    store.record_success("hot", now=T0 - timedelta(hours=5))
+    with start(Totals(), account="AC4") as this:
+        this.totals.problem = "2 slices failed"
+    labels = {"job_name": "hot", "account": "AC4"}
+    age = metrics.REGISTRY.get_sample_value("reconciler_last_success_timestamp_seconds", labels)
+    assert age == (T0 - timedelta(hours=5)).timestamp()
+
+
+def test_each_end_that_twilio_told_first_is_a_repair(start, store):
+    """However soon; not what webhooks had told, nor what comes after the end."""
+
+    def repairs(within: str = "+Inf") -> float:
+        return metrics.REGISTRY.get_sample_value("reconciler_repair_seconds_bucket", {"le": within})
+
+    store.merge([make_webhook(call=3)], origin=ORIGIN, now=T0)
+    before, quick = repairs(), repairs("30.0")
+    with start(Totals()) as this:
+        known, ringing = make_observation(call=3), make_observation(Status.RINGING, call=4)
+        this.merge(Page([make_observation(minute=1.1), make_observation(call=2), known, ringing], [], None, T0))
+        this.merge(Page([make_observation(price=Decimal("-0.01"), minute=20)], [], None, T0))
+    assert (repairs() - before, repairs("30.0") - quick) == (2, 1)

@@ -44,7 +44,7 @@ def test_every_metric_says_what_it_is(metric):
     """Our prefix, a sentence of help, and labels that hold neither SIDs of calls nor messages."""
     assert re.fullmatch(r"reconciler(_[a-z]+)+", metric._name)
     assert re.fullmatch(r"[A-Z0-9].{15,}\.", metric._documentation)
-    assert set(metric._labelnames) <= {"job", "account", "outcome", "kind", "status", "table"}
+    assert set(metric._labelnames) <= {"job_name", "account", "outcome", "kind", "status", "table"}
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=scraped_name)
@@ -59,3 +59,15 @@ def test_what_is_served_has_the_names_of_the_table():
     text = generate_latest(metrics.REGISTRY).decode()
     for metric in METRICS:
         assert f"# HELP {scraped_name(metric)} {metric._documentation}" in text
+
+
+def test_nothing_is_served_beside_the_table():
+    """No `_created` of each counter: twice the series, and nobody asks."""
+    families = generate_latest(metrics.REGISTRY).decode().split("# TYPE ")[1:]
+    assert [family.split()[0] for family in families] == [scraped_name(metric) for metric in METRICS]
+
+
+def test_requests_are_counted_from_0_on():
+    """Of a counter that is born with its first count, `increase()` sees nothing."""
+    for outcome in ("answered", "not_found", "throttled", "refused", "failed"):
+        assert metrics.REGISTRY.get_sample_value("reconciler_requests_total", {"outcome": outcome}) is not None
