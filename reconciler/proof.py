@@ -64,7 +64,7 @@ class _Day:
     """What was listed of a day so far. SIDs are packed, see `_pack`."""
 
     sids: set[bytes] = field(default_factory=set)
-    undialled: set[bytes] = field(default_factory=set)  # by Status, without a start: it may be dialled any day
+    by_status: set[bytes] = field(default_factory=set)  # listed by Status: one that lives may move to another day
     unreadable: set[str] = field(default_factory=set)
     nameless: set[str] = field(default_factory=set)  # those of them without a SID
     found: Counter[str] = field(default_factory=Counter)
@@ -97,10 +97,7 @@ class Days:
             if time is None or (day := self._days.get(time.date())) is None:
                 continue
             day_of[observation.call_sid] = day
-            if not is_by_status:
-                day.sids.add(_pack(observation.call_sid))
-            elif observation.start_time is None:
-                day.undialled.add(_pack(observation.call_sid))
+            (day.by_status if is_by_status else day.sids).add(_pack(observation.call_sid))
         for letter in item.page.dead_letters:
             self._note_unreadable(letter, item.slice)
         for decision in merged.decisions:
@@ -125,13 +122,13 @@ class Days:
         if day is None or day.read_at is None or day.read_at - slice_.until <= SETTLED_AFTER:
             return None
         window = {"account_sid": self._account_sid, "since": slice_.since, "until": slice_.until}
-        listed = day.sids | day.undialled
+        listed = day.sids | day.by_status
         held = self._held(window)
         if held.digest != _digest(listed):
             if not self._ask_for(self._sids(window) - listed, slice_):
                 return None
             sids = self._sids(window)
-            listed -= self._held_at_all(day.undialled - day.sids - sids)  # dialled meanwhile, on another day
+            listed -= self._held_at_all(day.by_status - day.sids - sids)  # moved to another day meanwhile
             day.found["unlisted"] = len(sids - listed)
             day.found["not_held"] = len(listed - sids)
             held = self._held(window)
@@ -155,23 +152,17 @@ class Days:
         """Count a record to the day it belongs to, as far as that can be read; else to the day it was listed with."""
         record = json.loads(letter.record)
         record = record if isinstance(record, dict) else {}
-        start, created = record.get("start_time"), record.get("date_created")
         is_by_status = slice_.listing.status is not None
-        if is_by_status and start:
-            return  # it is in one of the days
-        time = _time(start or created)
-        if time is None and is_by_status:
-            return
-        if time is not None and not slice_.since <= time < slice_.until:
-            return  # within the margin of the listing
-        day = self._days.get((time or slice_.since).date())
-        if day is None:
+        time = _time(record.get("start_time") or record.get("date_created"))
+        if time is None and not is_by_status:
+            time = slice_.since
+        if time is None or (day := self._days.get(time.date())) is None:
             return
         day.unreadable.add(letter.dedupe_key)
         if letter.call_sid is None:
             day.nameless.add(letter.dedupe_key)
         else:
-            (day.undialled if is_by_status else day.sids).add(_pack(letter.call_sid))
+            (day.by_status if is_by_status else day.sids).add(_pack(letter.call_sid))
 
     def _ask_for(self, unlisted: set[bytes], slice_: Slice) -> bool:
         """Ask Twilio for each call, merge what it says and mark those it does not know; False if not all were asked."""
