@@ -173,6 +173,8 @@ def _hint(seen: Seen) -> str | None:
     """What to do next."""
     row, call_sid = seen.call.row, seen.call.call_sid
     if row is None:
+        if seen.page and seen.page.dead_letters:
+            return None
         if seen.differs:
             return "We have no row: `reconcile --since WHEN`, from before the call on, brings it back."
         return f"We have no such call{'' if seen.page else ', and Twilio was not asked'}."
@@ -191,7 +193,7 @@ def _fields(seen: Seen, *, masked: bool) -> Table:
         fields = [facts.Field(name, seen.call.row[name], None, differs=False) for name in facts.COMPARED]
     elif not fields and record is not None:
         fields = [facts.Field(name, None, getattr(record, name), differs=True) for name in facts.COMPARED]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="dim")
     for name in ("", "field", *(["we hold"] if seen.call.row else []), *(["Twilio says"] if record else [])):
         table.add_column(name, overflow="fold")
     for field in fields:
@@ -208,11 +210,13 @@ def _fields(seen: Seen, *, masked: bool) -> Table:
 
 
 def _events(events: Sequence[facts.Event], *, masked: bool) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for _ in range(4):
-        table.add_column(overflow="fold")
+    table = Table(box=None, padding=(0, 0, 0, 2), show_header=False)
+    for width in (19, None, None, None):  # a moment is not torn
+        table.add_column(overflow="fold", min_width=width)
     for event in events:
-        payload = without_numbers(event.payload) if masked else event.payload
+        # What a call was created with is for the most part what it is: the fields above.
+        payload = {} if event.event == "call.created" else event.payload
+        payload = without_numbers(payload) if masked else payload
         if isinstance(payload, dict):
             payload = ", ".join(
                 f"{name} {value}" for name, value in payload.items() if not isinstance(value, dict | list)

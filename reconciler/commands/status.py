@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Final
 
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +23,7 @@ from reconciler.logs import mask
 from reconciler.model import Gap
 from reconciler.times import rough
 
+_SID: Final = re.compile(r"\bAC[0-9a-fA-F]{32}\b")
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 # A day that is proven complete, one that is proven not to be, and one that nothing is known of.
 _DAYS: Final = (("█", "green"), ("░", "red"), ("·", "dim"))
@@ -119,7 +122,7 @@ def _jobs(status: facts.Status) -> Table:
         if job.is_running:
             remark = Text.assemble("running", "; " if remark else "", remark)
         table.add_row(
-            Text(_plain(job.job)),
+            Text(_SID.sub(_shortened, _plain(job.job))),
             Text("never", "dim") if job.last_success_at is None else f"{rough(status.at - job.last_success_at)} ago",
             "" if job.read_until is None else rough(status.at - job.read_until),
             remark,
@@ -197,11 +200,15 @@ def _legend() -> Text:
 def _differing(days: Sequence[facts.Day]) -> Table:
     table = _table("day", "account", "listed", "held", "billed", "what differed")
     for day in days:
-        account = f"{day.account_sid[:6]}…{day.account_sid[-4:]}"
         differences = ", ".join(f"{count:,} {kind}" for kind, count in day.differences.items())
         billed = "" if day.billed is None else f"{day.billed:,}"
         table.add_row(
-            f"{day.day}", _plain(account), f"{day.listed:,}", f"{day.held:,}", billed, Text(_plain(differences))
+            f"{day.day}",
+            _SID.sub(_shortened, _plain(day.account_sid)),
+            f"{day.listed:,}",
+            f"{day.held:,}",
+            billed,
+            Text(_plain(differences)),
         )
     return table
 
@@ -222,7 +229,7 @@ def _gaps(gaps: Sequence[facts.GapsOfDay]) -> Table:
 
 def _table(*names: str, right: int = 0) -> Table:
     """Columns with headings; the `right` ones behind the first hold numbers."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=True, header_style="dim")
+    table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim")
     for place, name in enumerate(names):
         table.add_column(name, justify="right" if 1 <= place <= right else "left", overflow="fold")
     return table
@@ -242,12 +249,16 @@ def _headline(text: str) -> None:
 
 
 def _say(text: str) -> None:
-    terminal.out.print(Text(f"  {text}"))
+    terminal.out.print(Padding(Text(text), (0, 0, 0, 2), expand=False))
 
 
 def _plain(text: str | None) -> str:
     """What others wrote, without numbers and escape sequences."""
     return harmless(mask(text or ""), markup=False)
+
+
+def _shortened(sid: re.Match[str]) -> str:
+    return f"{sid[0][:6]}…{sid[0][-4:]}"
 
 
 def _age(seconds: float) -> str:

@@ -88,7 +88,7 @@ def test_the_json_is_a_contract(signed_in, held, account):
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_numbers_are_plain_if_told_so(signed_in, held, add_event, conn, options):
+def test_numbers_are_plain_if_told_so(signed_in, held, conn, options):
     """Masked everywhere, also in the payload of another writer's event."""
     conn.execute(
         "INSERT INTO call_events (call_sid, event_type, event_time, source, payload)"
@@ -97,7 +97,7 @@ def test_numbers_are_plain_if_told_so(signed_in, held, add_event, conn, options)
     )
     masked, plain = signed_in("call", held, *options), signed_in("call", held, *options, RECONCILER_LOG_PII="plain")
     assert NUMBER not in masked.out
-    assert plain.out.count(NUMBER) >= 3
+    assert plain.out.count(NUMBER) >= 2
 
 
 def test_without_credentials(nobody_signed_in, add_call):

@@ -145,7 +145,7 @@ def test_a_calendar_of_days(made, add_day, paper, encoding, shapes):
     assert f"  2026-05  {26 * ' '}{2 * unknown}{3 * complete}" in lines
     assert f"  2026-06  {6 * complete}{incomplete}{2 * complete}{unknown}" in lines
     assert "  11 days proven complete, 1 incomplete; 14 days are over." in lines
-    (day,) = [line for line in lines if line.startswith("2026-06-07")]
+    (day,) = [line for line in lines if line.startswith("  2026-06-07")]
     assert day.split() == ["2026-06-07", "AC1111…1111", "100", "100"]
 
 
@@ -185,6 +185,7 @@ def test_the_gaps_of_a_call_are_told_apart_by_day(made, add_event, paper):
         add_event("call.created", call=number)
     add_event("call.created", call=11, created_at=NOW - timedelta(days=1))
     show_report(made())
-    bars = {line.split()[0]: line.count("█") for line in written.getvalue().splitlines() if line.startswith("2026-")}
+    lines = [line for line in written.getvalue().splitlines() if line.startswith("  2026-06-")]
+    bars = {line.split()[0]: line.count("█") for line in lines}
     assert bars == {"2026-06-10": 10, "2026-06-09": 1}
     assert sid(1) not in written.getvalue()
