@@ -65,6 +65,8 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
             keepalives_idle=15,
             keepalives_interval=5,
             keepalives_count=3,
+            # The same where it owes us an answer: keepalives rest while what we sent is not confirmed.
+            tcp_user_timeout=30_000,
         )
         session = {
             "timezone": "UTC",

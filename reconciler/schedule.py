@@ -11,6 +11,7 @@ Design rules
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,9 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from reconciler.runs import Job
+
+# What it would say of overruns in words of its own, we say as `job.missed`.
+logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
 
 _JITTER: Final = 0.05  # of the interval,
 _JITTER_AT_MOST: Final = timedelta(seconds=5)

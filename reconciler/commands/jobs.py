@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -36,11 +35,7 @@ def run(_: argparse.Namespace) -> int:
         prepare_schema(url, migrate=True)
         return url
 
-    code = serve(read_settings, prepare, Notifier.from_environ(os.environ))
-    # A thread may still wait for Twilio, and the interpreter would wait for the thread.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    return int(serve(read_settings, prepare, Notifier.from_environ(os.environ)))
 
 
 def once(args: argparse.Namespace) -> int:

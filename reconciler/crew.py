@@ -1,0 +1,196 @@
+"""The schedule and the threads that work by it: what runs when a job is due, and what becomes of its failure.
+
+Design rules
+- Each thread has a connection of its own; two runs of one job never meet (`Schedule`, `Store.holding`).
+- A failure is left to the next run. What no waiting heals ends the daemon: at once while Twilio has not accepted the
+  credentials yet, else the third time in a row. An account beside the main one then rests alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from reconciler import metrics
+from reconciler.config import Settings
+from reconciler.errors import CredentialsDoubted, JobHeld, ReconcilerError, Refused, SchemaError
+from reconciler.jobs import KINDS, Means, job_of
+from reconciler.logs import get_logger
+from reconciler.runs import Job, Terms
+from reconciler.schedule import Due, Schedule
+from reconciler.source import Source
+from reconciler.store import Rules, Store
+
+STALLED_AFTER: Final = timedelta(minutes=10)  # without progress; longer than any wait for Twilio or a statement
+FAILURES_ALLOWED: Final = 3  # in a row, of what no waiting heals, once it has worked
+REST_OF_REFUSED: Final = timedelta(hours=1)  # of an account that is refused while others work
+
+# Threads by kind of job. What asks Twilio waits for the network most of the time; each thread has a connection.
+POOLS: Final = {"hot": 8, "warm": 4, "cold": 1, "inbox": 1, "upkeep": 1}
+_POOL_OF: Final = {"freeze": "upkeep", "housekeeping": "upkeep"}
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a configuration amounts to; replaced as a whole."""
+
+    settings: Settings
+    url: str
+    source: Source
+    main: str
+    accounts: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Running:
+    """A run at work."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    progressed_at: float = field(default_factory=time.monotonic)
+
+    def progress(self) -> None:
+        self.progressed_at = time.monotonic()
+
+
+class Crew:
+    """Runs the jobs of `setup()` while it is at work; at rest at first. `on_fatal` is told what no waiting heals."""
+
+    def __init__(self, setup: Callable[[], Setup], *, on_fatal: Callable[[ReconcilerError], None]) -> None:
+        self._setup = setup
+        self._on_fatal = on_fatal
+        self._is_at_work = False
+        self._running: dict[Job, _Running] = {}
+        self._changed = threading.Condition()
+        self._local = threading.local()
+        self._failures: Counter[Job] = Counter()
+        self._schedule = Schedule(self._execute, pools=POOLS, on_missed=self._note_missed)
+        self.hot_at: float | None = None  # when hot succeeded last, for any account; time.monotonic()
+
+    def work(self) -> None:
+        """Begin to work, or go on."""
+        self._is_at_work = True
+        self.reschedule()
+        self._schedule.resume()
+
+    def rest(self) -> None:
+        """Start no more runs; those at work go on, each under its own lock."""
+        self._is_at_work = False
+        self._schedule.pause()
+
+    def reschedule(self) -> None:
+        """Take up the accounts and intervals of the setup."""
+        setup = self._setup()
+        due: list[Due] = []
+        for name, kind in KINDS.items():
+            interval = kind.interval(setup.settings)
+            metrics.interval.labels(name).set(interval.total_seconds())
+            accounts = setup.accounts if kind.asks_twilio else (None,)
+            pool = _POOL_OF.get(name, name)
+            due += [Due(job_of(name, account, main=setup.main), interval, pool) for account in accounts]
+        self._schedule.set(due)
+
+    def forgive(self) -> None:
+        """Forget past failures: they were those of another configuration."""
+        self._failures.clear()
+
+    def stalled(self) -> Job | None:
+        """A job that has made no progress for so long that it must hang."""
+        before = time.monotonic() - STALLED_AFTER.total_seconds()
+        with self._changed:
+            return next((job for job, running in self._running.items() if running.progressed_at < before), None)
+
+    def running(self) -> list[Job]:
+        """The jobs at work."""
+        with self._changed:
+            return sorted(self._running)
+
+    def leave(self, *, within: float) -> list[Job]:
+        """Let the pages in hand be finished, for so many seconds; returns what was not."""
+        with self._changed:
+            self._is_at_work = False
+            for running in self._running.values():
+                running.stop.set()
+        self._schedule.shut_down()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, within)
+        return self.running()
+
+    # In the threads
+
+    def _execute(self, job: Job) -> None:
+        """One run of `job`, whatever comes of it."""
+        setup, running = self._setup(), _Running()
+        account = self._account_of(job, setup)
+        with self._changed:
+            if not self._is_at_work:
+                return
+            self._running[job] = running
+        try:
+            totals = KINDS[job.kind].work(self._means(setup, job, account, running))
+            self._failures.pop(job, None)
+            if job.kind == "hot" and totals.outcome == "succeeded":
+                self.hot_at = time.monotonic()
+        except JobHeld as exc:
+            metrics.runs.labels(job.kind, account or "", "skipped").inc()
+            log.warning("job.skipped", job=job.kind, account=account, why=str(exc))
+        except ReconcilerError as exc:
+            self._judge(job, exc, setup)
+        except Exception as exc:
+            log.exception("program.failed", job=job.kind, account=account, kind=type(exc).__name__)
+        finally:
+            with self._changed:
+                del self._running[job]
+                self._changed.notify_all()
+
+    def _means(self, setup: Setup, job: Job, account: str | None, running: _Running) -> Means:
+        kind = KINDS[job.kind]
+        terms = Terms(
+            stop=running.stop, within=kind.within, on_progress=running.progress,
+            retry_at=lambda: self._schedule.next_run(job),
+        )  # fmt: skip
+        source = None
+        if account is not None:
+            source = setup.source.for_run(running.stop, is_bulk=kind.is_bulk, on_progress=running.progress)
+        return Means(
+            job, setup.settings, self._store(setup), terms, source, account or "", account == setup.main,
+            is_scheduled=True,
+        )  # fmt: skip
+
+    def _store(self, setup: Setup) -> Store:
+        """This thread's store; a new one when the settings changed it."""
+        settings = setup.settings
+        made_of = (setup.url, Rules(settings.webhook_grace, settings.freeze_after), settings.notify_channel)
+        if getattr(self._local, "made_of", None) != made_of:
+            if hasattr(self._local, "store"):
+                self._local.store.close()
+            self._local.made_of = made_of
+            self._local.store = Store(made_of[0], rules=made_of[1], channel=made_of[2])
+        store: Store = self._local.store
+        return store
+
+    def _judge(self, job: Job, error: ReconcilerError, setup: Setup) -> None:
+        """Let the next run try again, unless no waiting heals this."""
+        if not isinstance(error, Refused | CredentialsDoubted | SchemaError):
+            self._failures.pop(job, None)
+            return
+        if ":" in job:
+            self._schedule.postpone(job, REST_OF_REFUSED)
+            return
+        self._failures[job] += 1
+        if not setup.source.has_worked or self._failures[job] >= FAILURES_ALLOWED:
+            self._on_fatal(error)
+
+    def _note_missed(self, job: Job, count: int, why: str) -> None:
+        account = self._account_of(job, self._setup())
+        metrics.missed_runs.labels(job.kind, account or "").inc(count)
+        log.warning("job.missed", job=job.kind, account=account, count=count, why=why)
+
+    def _account_of(self, job: Job, setup: Setup) -> str | None:
+        return (job.partition(":")[2] or setup.main) if KINDS[job.kind].asks_twilio else None
