@@ -145,6 +145,8 @@ class Proxy:
                     if self._moment == "behind":
                         server.sendall(batch)
                     self._kill()
+                    while client.recv(65_536):  # its end closes the connection
+                        pass
                     return
             server.sendall(batch)
             batch, self._batch_text = b"", b""
@@ -168,7 +170,6 @@ class Proxy:
         assert self.victim is not None
         assert self.victim.pid is not None
         os.kill(self.victim.pid, signal.SIGKILL)
-        self.victim.join(PATIENCE)
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
