@@ -19,7 +19,7 @@ from datetime import timedelta
 from decimal import Decimal
 from functools import cache, partial
 from importlib.resources import files
-from typing import Any, LiteralString, cast
+from typing import Any, Final, LiteralString, cast
 
 import psycopg
 from psycopg import errors as pg
@@ -27,6 +27,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import set_json_loads
 
 from reconciler.errors import ConfigError, Contended, ReconcilerError, Refused, SchemaError, Unavailable
+from reconciler.logs import mask
 
 APPLICATION_NAME = "reconciler"
 CONNECT_TIMEOUT = timedelta(seconds=10)
@@ -34,6 +35,13 @@ STATEMENT_TIMEOUT = timedelta(minutes=5)
 LOCK_TIMEOUT = timedelta(seconds=30)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+
+# SQLSTATE classes that speak of the values of a row: data exception, integrity constraint, view check option,
+# program limit, RAISE in a trigger (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+_FAULTS_OF_A_ROW: Final = ("22", "23", "44", "54", "P0")
+# PostgreSQL quotes a value after a colon or the word value; the names it quotes elsewhere are ours.
+_VALUE: Final = re.compile(r'(?<=: )".*|(?<=value )".*?"', re.DOTALL)
+_MAX_REASON: Final = 500  # characters
 
 _QUERY = re.compile(r"^-- name: (?P<name>\w+)\s*$", re.MULTILINE)
 
@@ -170,6 +178,15 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
         case psycopg.OperationalError() | psycopg.InterfaceError():
             return Unavailable(f"the database is unavailable: {reason}", hint="is the server in DATABASE_URL up?")
     return ReconcilerError(f"the database answered: {reason}")
+
+
+def refusal(exc: psycopg.Error) -> str | None:
+    """Why PostgreSQL refuses a row, without its values; None if no row is to blame."""
+    if exc.sqlstate is None:
+        return "the driver cannot write it" if isinstance(exc, psycopg.DataError) else None
+    if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW:
+        return None
+    return mask(_VALUE.sub("…", exc.diag.message_primary or type(exc).__name__))[:_MAX_REASON]
 
 
 def _is_login_failure(reason: str) -> bool:

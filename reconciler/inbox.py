@@ -10,7 +10,6 @@ Design rules
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,7 +20,7 @@ from psycopg.types.json import Jsonb
 
 from reconciler import db, metrics
 from reconciler.errors import BadObservation
-from reconciler.logs import get_logger, mask
+from reconciler.logs import get_logger
 from reconciler.model import DeadLetter, Observation
 from reconciler.runs import Job, Run, Terms, Totals, run
 from reconciler.store import Merged, Store, Transaction
@@ -37,11 +36,6 @@ MAX_TRIES: Final = 8  # of the Viewer's worker; the last one comes four hours af
 BACKLOG_GRACES: Final = 10
 BACKLOG_AT_LEAST: Final = timedelta(hours=1)
 
-# SQLSTATE classes that speak of the values of a row: data exception, integrity constraint, view check option,
-# program limit, RAISE in a trigger (https://www.postgresql.org/docs/current/errcodes-appendix.html).
-_FAULTS_OF_A_ROW: Final = ("22", "23", "44", "54", "P0")
-# PostgreSQL quotes a value after a colon or the word value; the names it quotes elsewhere are ours.
-_VALUE: Final = re.compile(r'(?<=: )".*|(?<=value )".*?"', re.DOTALL)
 _MAX_REASON: Final = 500  # characters
 
 log = get_logger(__name__)
@@ -212,7 +206,7 @@ def _apply_or_halve(transaction: Transaction, this: Run, items: list[_Item], bat
         with transaction.conn.transaction():  # a savepoint: the claimed rows stay locked
             merged = _apply(transaction, this, items, now=now)
     except psycopg.Error as exc:
-        reason = _refusal(exc)
+        reason = db.refusal(exc)
         if reason is None:
             raise
     else:
@@ -246,15 +240,6 @@ def _apply(transaction: Transaction, this: Run, items: list[_Item], *, now: date
             },
         )
     return merged
-
-
-def _refusal(exc: psycopg.Error) -> str | None:
-    """Why PostgreSQL refuses a row, without its values; None if no row is to blame."""
-    if exc.sqlstate is None:
-        return "the driver cannot write it" if isinstance(exc, psycopg.DataError) else None
-    if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW:
-        return None
-    return mask(_VALUE.sub("…", exc.diag.message_primary or type(exc).__name__))[:_MAX_REASON]
 
 
 def _read(row: _Row) -> Observation | Recording | None:

@@ -21,7 +21,7 @@ from reconciler.model import FINAL, DeadLetter, Gap
 from reconciler.pacing import retrying
 from reconciler.source import Source
 from reconciler.store import Cursor, Merged, Origin, Store
-from reconciler.wire import Page
+from reconciler.wire import Page, bury_observation
 
 log = get_logger(__name__)
 
@@ -163,14 +163,19 @@ class Run:
         """Merge a page, keep its dead letters and move the cursor in one commit; count and report what it found."""
         merged = self.persist(
             lambda: self.store.merge(
-                page.observations, origin=self.origin, now=self.now(), cursor=cursor, dead_letters=page.dead_letters
+                page.observations,
+                origin=self.origin,
+                now=self.now(),
+                cursor=cursor,
+                dead_letters=page.dead_letters,
+                refuse=bury_observation,
             )
         )
         self.totals.add(merged, seen=seen)
         for decision in merged.decisions:
             if decision.to_status in FINAL and decision.from_status not in FINAL:
                 metrics.repair_seconds.observe(decision.late_seconds)
-        self.report(merged, page.dead_letters, is_bulk=is_bulk)
+        self.report(merged, [*page.dead_letters, *merged.refused], is_bulk=is_bulk)
         return merged
 
     def mark_gone(self, call_sids: Sequence[str]) -> None:

@@ -20,7 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple, Self, TypeVar
+
+import psycopg
 
 from reconciler import db
 from reconciler.errors import Contended, JobHeld, ReconcilerError, Unavailable
@@ -117,6 +120,7 @@ class Merged:
     frozen: int = 0
     drifted: int = 0
     dead_letters: int = 0
+    refused: list[DeadLetter] = field(default_factory=list)  # those of the dead letters that PostgreSQL refused
     gaps: Counter[Gap] = field(default_factory=Counter)
     decisions: list[Decision] = field(default_factory=list)
 
@@ -155,6 +159,31 @@ class Transaction:
         for round_ in one_per_call(observations):
             merged.count(self._merge_round(round_, origin=origin, now=now, apply=True))
         self.changed += (d.call_sid for d in merged.decisions if d.action in ("insert", "update"))
+        return merged
+
+    def merge_or_halve(
+        self,
+        observations: Sequence[Observation],
+        *,
+        origin: Origin,
+        now: datetime,
+        refused: list[tuple[Observation, str]],
+    ) -> Merged:
+        """`merge`, leaving out what PostgreSQL refuses, which goes to `refused` with the reason: found by halving."""
+        try:
+            with self.conn.transaction():  # a savepoint
+                return self.merge(observations, origin=origin, now=now)
+        except psycopg.Error as exc:
+            reason = db.refusal(exc)
+            if reason is None:
+                raise
+        if len(observations) == 1:
+            refused.append((observations[0], reason))
+            return Merged(seen=1)
+        merged = Merged(seen=len({o.call_sid for o in observations}))
+        middle = len(observations) // 2
+        for half in (observations[:middle], observations[middle:]):
+            merged.count(self.merge_or_halve(half, origin=origin, now=now, refused=refused).decisions)
         return merged
 
     def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
@@ -287,18 +316,33 @@ class Store:
         now: datetime,
         cursor: Cursor | None = None,
         dead_letters: Sequence[DeadLetter] = (),
+        refuse: Callable[[Observation, str], DeadLetter] | None = None,
     ) -> Merged:
-        """Make rows and events of `observations`, keep dead letters, move the cursor: in one commit or not at all."""
+        """Make rows and events of `observations`, keep dead letters, move the cursor: in one commit or not at all.
 
-        def work(transaction: Transaction) -> Merged:
-            merged = transaction.merge(observations, origin=origin, now=now)
-            transaction.bury(dead_letters, now=now)
-            merged.dead_letters = len(dead_letters)
+        What PostgreSQL refuses (the Viewer may have constraints and triggers of its own) becomes the dead letter that
+        `refuse` makes of it, so that it takes no other with it; without `refuse` it fails the whole page.
+        """
+
+        def work(transaction: Transaction, *, by_halves: bool = False) -> Merged:
+            refused: list[tuple[Observation, str]] = []
+            if by_halves:
+                merged = transaction.merge_or_halve(observations, origin=origin, now=now, refused=refused)
+            else:
+                merged = transaction.merge(observations, origin=origin, now=now)
+            merged.refused = [refuse(*why) for why in refused] if refuse else []
+            transaction.bury([*dead_letters, *merged.refused], now=now)
+            merged.dead_letters = len(dead_letters) + len(merged.refused)
             if cursor is not None:
                 transaction.save_cursor(cursor, now=now)
             return merged
 
-        return self.atomically(work)
+        try:
+            return self.atomically(work)
+        except ReconcilerError as exc:
+            if refuse is None or not isinstance(exc.__cause__, psycopg.Error) or db.refusal(exc.__cause__) is None:
+                raise
+        return self.atomically(partial(work, by_halves=True))
 
     def atomically(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in one transaction; from the start again when another writer was in its way."""

@@ -15,6 +15,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
+from email.utils import format_datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -143,6 +144,29 @@ def bury(record: object, *, reason: str) -> DeadLetter:
         record=text,
         reason=reason,
     )
+
+
+def bury_observation(observation: Observation, reason: str) -> DeadLetter:
+    """The dead letter of a record that could be read and not be written: what was read of it, in Twilio's words."""
+    o = observation
+    record = {
+        "sid": o.call_sid,
+        "account_sid": o.account_sid,
+        "parent_call_sid": o.parent_call_sid,
+        "direction": o.direction,
+        "status": o.status.value,
+        "from": o.from_number,
+        "to": o.to_number,
+        "duration": None if o.duration is None else str(o.duration),
+        "price": None if o.price is None else str(o.price),
+        "price_unit": o.price_unit,
+        "start_time": o.start_time and format_datetime(o.start_time),
+        "end_time": o.end_time and format_datetime(o.end_time),
+        "answered_by": o.answered_by,
+        "date_created": o.date_created and format_datetime(o.date_created),
+        "date_updated": format_datetime(o.status_at),
+    }
+    return bury(record, reason=reason)
 
 
 def _decode_leniently(body: bytes, observed_at: datetime) -> Page:
