@@ -31,7 +31,7 @@ from reconciler import db
 from reconciler.errors import ReconcilerError
 from reconciler.migrate import migrate, rollback, verify
 from reconciler.migrations import load_migrations
-from tests.bench.merge import _server
+from tests.bench.servers import server
 from tests.conftest import FIELD, _database
 from tests.migration.conftest import _DUMP
 
@@ -43,7 +43,9 @@ LAST_OF_THE_VIEWER = 4
 PATIENCE = 60.0  # seconds until a process that does not end counts as hanging
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["reconciler.migrate", "tests.bench.merge", "tests.conftest", "tests.migration.conftest"])
+_FORKS.set_forkserver_preload(
+    ["reconciler.migrate", "tests.bench.servers", "tests.conftest", "tests.migration.conftest"]
+)
 
 
 def to_the_top(url: str) -> None:
@@ -326,8 +328,8 @@ def main() -> int:
     args = parser.parse_args()
     problems: list[str] = []
     kills = Counter[str]()
-    with _server() as server, field_template(server) as name:
-        worlds = Worlds(server, {"empty": "template0", "field": name})
+    with server() as server_url, field_template(server_url) as name:
+        worlds = Worlds(server_url, {"empty": "template0", "field": name})
         worlds.learn()
         for (road, way), statements in worlds.statements.items():
             moments: tuple[Moment, ...] = ("before", "behind")
