@@ -21,9 +21,9 @@ WHERE NOT is_final AND gone_at IS NULL AND account_sid IS NULL AND %(is_main)s
 
 -- name: unfrozen_calls
 -- The final calls of an account that something is still expected of, and that are worth asking about now: what REST
--- has not confirmed, what ended since the last look, and what has grown twice as old, or past its deadline, since. A
--- price comes within a minute or, rarely, much later; asking at each interval until the deadline would cost a hundred
--- requests.
+-- has not confirmed, and what has grown twice as old, or past its deadline, since the last look (what ended since has
+-- grown from nothing). A price comes within a minute or, rarely, much later; asking at each interval until the deadline
+-- would cost a hundred requests.
 --
 -- Cost: reads messages_unfrozen from `since` on.
 SELECT
@@ -37,7 +37,6 @@ WHERE is_final AND sync_state <> 'frozen' AND gone_at IS NULL
     AND (
         %(looked_at)s::timestamptz IS NULL
         OR observed_via IS DISTINCT FROM 'rest'
-        OR finalized_at > %(looked_at)s
         OR floor(log(2, greatest(1, extract(epoch FROM %(now)s - finalized_at)) / extract(epoch FROM %(interval)s::interval)))
          > floor(log(2, greatest(1, extract(epoch FROM %(looked_at)s - finalized_at)) / extract(epoch FROM %(interval)s::interval)))
         OR (finalized_at + %(freeze_after)s <= %(now)s AND finalized_at + %(freeze_after)s > %(looked_at)s)

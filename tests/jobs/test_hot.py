@@ -156,6 +156,20 @@ def test_what_changed_nothing_writes_nothing(world):
     assert (versions(world.conn), world.event_count()) == (before, events)
 
 
+def test_what_was_late_to_be_listed_is_found_by_the_overlap(world):
+    """Twilio's listing did not show it when its time was read."""
+    for number in range(99):
+        world.account.call(NOW + timedelta(seconds=number % 50), rings_for=1, talks_for=1)
+    world.account.call(NOW - MINUTE)
+    late = world.account.call(NOW - 9 * MINUTE)
+    too_late = [world.account.call(NOW - 11 * MINUTE - DAY).sid for _ in range(60)]
+    world.set_cursor({"account": ACCOUNT, "read_until": NOW.isoformat()})
+    world.hot_after(MINUTE)
+    assert world.row(late.sid)
+    assert len(world.asked()) == 3
+    assert not all(world.row(sid) for sid in too_late)
+
+
 # What ended
 
 
@@ -194,6 +208,17 @@ def test_requests_grow_with_what_ended_and_not_with_what_is_open(world, open_cal
     assert world.differences() == []
     after = {row[0]: row[1:] for row in versions(world.conn)}
     assert {sid for sid in sids if after[sid] != before[sid]} == left
+
+
+def test_those_that_live_are_not_looked_at_again(world):
+    """However they lie in time: three listings by status tell that none of them ended."""
+    talking(world, 40, since=NOW - 40 * DAY, until=NOW - DAY)
+    crowd(world)
+    world.know()
+    world.set_cursor({"account": ACCOUNT, "read_until": NOW.isoformat()})
+    world.hot_after(MINUTE)
+    statuses = [f"Calls.json?Status={status}&PageSize=1000" for status in ("queued", "ringing", "in-progress")]
+    assert sorted(world.asked()) == sorted([NEWEST, *statuses])
 
 
 def test_many_that_ended_in_an_outage_are_listed_by_day(world):

@@ -97,6 +97,7 @@ def test_asked_at_once_and_again_when_grown_twice_as_old(world):
     world.know()
     ages = []
     world.clock.set(NOW - 8 * MINUTE)
+    world.warm(interval=QUARTER, since=NOW - DAY)
     for _ in range(100):
         world.warm_after(QUARTER, interval=QUARTER)
         if world.asked():
