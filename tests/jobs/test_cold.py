@@ -152,6 +152,12 @@ def test_a_call_deleted_at_twilio_is_marked_gone_once(busy):
     busy.twilio.requests.clear()
     assert busy.cold().gone == 0
     assert singles(busy) == []
+    (next_sid,) = busy.conn.execute(
+        "SELECT twilio_sid FROM messages WHERE gone_at IS NULL AND is_final AND start_time::date = '2026-06-08' LIMIT 1"
+    ).fetchone()
+    busy.account.delete(next_sid, NOW)
+    assert busy.cold().gone == 1
+    assert [next_sid in path for path in singles(busy)] == [True]
 
 
 def test_a_call_held_and_not_listed_that_twilio_still_has_is_said(busy, monkeypatch):
@@ -263,6 +269,20 @@ def test_usage_beyond_what_is_held_is_an_alarm(busy):
         "SELECT count(*) FROM messages WHERE status = 'completed' AND start_time::date = '2026-06-08'"
     ).fetchone()[0]
     assert proofs["2026-06-08"]["differences"]["billed_beyond"] == 1000 - completed
+
+
+def test_a_call_that_was_billed_and_deleted_is_no_alarm(busy):
+    """Twilio bills it and lists it no more; we know that it was."""
+    busy.cold()
+    rows = busy.conn.execute(
+        "SELECT twilio_sid FROM messages WHERE status = 'completed' AND start_time::date = '2026-06-08'"
+    ).fetchall()
+    for (sid,) in rows[:5]:
+        busy.account.delete(sid, NOW)
+    busy.twilio.faults.when(is_usage, usage_of(len(rows)))
+    assert busy.cold().gone == 5
+    row = busy.proofs()["2026-06-08"]
+    assert (row["billed"], row["is_complete"], row["differences"]) == (len(rows), True, {})
 
 
 @pytest.mark.parametrize(("billed", "completed", "beyond"), [
