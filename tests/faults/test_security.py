@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import io
 import logging
+import os
 import re
 import secrets
+import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -366,6 +369,28 @@ def test_the_granted_privileges_are_enough(role, database_url, conn, twilio, acc
     found = differences(conn, records_of(account, twilio.clock.now()))
     assert [line for line in found if "Twilio has no such call" not in line] == []
     assert conn.execute("SELECT count(*) FROM twilio_webhook_inbox WHERE processed_at IS NULL").fetchone() == (0,)
+
+
+@pytest.mark.slow
+def test_every_job_and_report_may_do_its_work(role, database_url, conn, account):
+    """As the installed command, one after the other, by that same role."""
+    url = make_conninfo(database_url, user=role)
+    now = datetime.now(UTC)
+    account.generate(50, now - timedelta(days=2), now)
+    with SimulatedTwilio([account], clock=Clock.running()) as twilio:
+        environ = {
+            "PATH": os.defpath, "DATABASE_URL": url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN,
+            "TWILIO_BASE_URL": twilio.base_url, "PYTHONPATH": str(PACKAGE.parent),
+        }  # fmt: skip
+        jobs = [["once", job] for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping")]
+        for args in [*jobs, ["status"], ["report"], ["check"]]:
+            done = subprocess.run(
+                [sys.executable, "-m", "reconciler", *args], env=environ, capture_output=True, text=True, timeout=60,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode in (ExitCode.DONE, ExitCode.UNRECONCILED), (args, done.stderr)
+    assert conn.execute("SELECT count(*) FROM messages").fetchone() >= (50,)
+    assert conn.execute("SELECT count(*) > 0 FROM account_days").fetchone() == (True,)
 
 
 def test_each_granted_privilege_is_needed_and_its_lack_is_named(role, database_url, conn, twilio, quick_retries):
