@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -64,8 +65,8 @@ def twilio(account: SimulatedAccount) -> Iterator[SimulatedTwilio]:
 @pytest.fixture
 def run(monkeypatch, capsys, database_url: str) -> Run:
     """`reconcile ARGS` on this test's database, without credentials."""
-    for name in ("TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_API_KEY", "TWILIO_BASE_URL", "RECONCILER_LOG_PII"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(("TWILIO_", "RECONCILER_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("DATABASE_URL", database_url)
 
     def command(*words: str, **env: str) -> Done:
