@@ -12,9 +12,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
+
+from structlog.contextvars import bound_contextvars
 
 from reconciler import metrics
 from reconciler.config import Settings
@@ -133,21 +136,27 @@ class Crew:
                 return
             self._running[job] = running
         try:
-            totals = KINDS[job.kind].work(self._means(setup, job, account, running))
-            self._failures.pop(job, None)
-            if job.kind == "hot" and totals.outcome == "succeeded":
-                self.hot_at = time.monotonic()
-        except JobHeld as exc:
-            metrics.runs.labels(job.kind, account or "", "skipped").inc()
-            log.warning("job.skipped", job=job.kind, account=account, why=str(exc))
-        except ReconcilerError as exc:
-            self._judge(job, exc, setup)
-        except Exception as exc:
-            log.exception("program.failed", job=job.kind, account=account, kind=type(exc).__name__)
+            with _named(job, account):
+                self._run(self._means(setup, job, account, running))
         finally:
             with self._changed:
                 del self._running[job]
                 self._changed.notify_all()
+
+    def _run(self, means: Means) -> None:
+        job = means.job
+        try:
+            totals = KINDS[job.kind].work(means)
+            self._failures.pop(job, None)
+            if job.kind == "hot" and totals.outcome == "succeeded":
+                self.hot_at = time.monotonic()
+        except JobHeld as exc:
+            metrics.runs.labels(job.kind, means.account_sid, "skipped").inc()
+            log.warning("job.skipped", why=str(exc))
+        except ReconcilerError as exc:
+            self._judge(job, exc, has_worked=means.source is None or means.source.has_worked)
+        except Exception as exc:
+            log.exception("program.failed", kind=type(exc).__name__)
 
     def _means(self, setup: Setup, job: Job, account: str | None, running: _Running) -> Means:
         kind = KINDS[job.kind]
@@ -175,7 +184,7 @@ class Crew:
         store: Store = self._local.store
         return store
 
-    def _judge(self, job: Job, error: ReconcilerError, setup: Setup) -> None:
+    def _judge(self, job: Job, error: ReconcilerError, *, has_worked: bool) -> None:
         """Let the next run try again, unless no waiting heals this."""
         if not isinstance(error, Refused | CredentialsDoubted | SchemaError):
             self._failures.pop(job, None)
@@ -184,13 +193,19 @@ class Crew:
             self._schedule.postpone(job, REST_OF_REFUSED)
             return
         self._failures[job] += 1
-        if not setup.source.has_worked or self._failures[job] >= FAILURES_ALLOWED:
+        if not has_worked or self._failures[job] >= FAILURES_ALLOWED:
             self._on_fatal(error)
 
     def _note_missed(self, job: Job, count: int, why: str) -> None:
         account = self._account_of(job, self._setup())
         metrics.missed_runs.labels(job.kind, account or "").inc(count)
-        log.warning("job.missed", job=job.kind, account=account, count=count, why=why)
+        with _named(job, account):
+            log.warning("job.missed", count=count, why=why)
 
     def _account_of(self, job: Job, setup: Setup) -> str | None:
         return (job.partition(":")[2] or setup.main) if KINDS[job.kind].asks_twilio else None
+
+
+def _named(job: Job, account: str | None) -> AbstractContextManager[None]:
+    """Every line within says which job of which account it is about."""
+    return bound_contextvars(job=job.kind, **({} if account is None else {"account": account}))

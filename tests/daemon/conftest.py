@@ -1,0 +1,336 @@
+"""`reconcile run` in a process of its own: what it logs, what it tells systemd, what it answers over HTTP.
+
+Every test waits for events (`Daemon.wait_for`, `Systemd.wait_for`, `eventually`), and whatever a daemon logged is
+searched for secrets and phone numbers when its test ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+
+COMMAND = Path(sysconfig.get_path("scripts")) / "reconcile"
+ACCOUNT = "AC" + 32 * "1"
+TOKEN = "token-of-the-account"
+PATIENCE = 20.0  # seconds for an event that should come at once
+
+_PLAIN_NUMBER = re.compile(r"\+\d{7,}")
+
+# All is quiet but hot.
+QUIET = {
+    "RECONCILER_HOT_INTERVAL": "1s", "RECONCILER_WARM_INTERVAL": "1d", "RECONCILER_COLD_INTERVAL": "1d",
+    "RECONCILER_FREEZE_INTERVAL": "1d", "RECONCILER_INBOX_INTERVAL": "1d", "RECONCILER_WEBHOOK_GRACE": "0s",
+    "RECONCILER_OVERLAP": "1m", "RECONCILER_HTTP_LISTEN": "127.0.0.1:0",
+}  # fmt: skip
+
+
+def eventually(look: Callable[[], Any], *, within: float = PATIENCE) -> Any:
+    """What `look` sees as soon as it sees something."""
+    deadline = time.monotonic() + within
+    while not (seen := look()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+    return seen
+
+
+class Daemon:
+    """A running `reconcile run`."""
+
+    def __init__(self, env: dict[str, str], home: Path) -> None:
+        self.env = env
+        self.process = subprocess.Popen(
+            [COMMAND, "run"], env=env, cwd=home, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self.lines: list[str] = []
+        self._came = threading.Condition()
+        self._is_over = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def logs(self) -> list[dict[str, Any]]:
+        """What it logged so far."""
+        with self._came:
+            return [json.loads(line) for line in self.lines if line.startswith("{")]
+
+    def said(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+        """The lines of that event whose fields are these."""
+        return [line for line in self.logs if line["event"] == event and fields.items() <= line.items()]
+
+    def wait_for(self, event: str, *, count: int = 1, within: float = PATIENCE, **fields: Any) -> dict[str, Any]:
+        """The `count`th line of that event, once it is there."""
+        with self._came:
+            came = self._came.wait_for(lambda: len(self.said(event, **fields)) >= count or self._is_over, within)
+        found = self.said(event, **fields)
+        assert came and len(found) >= count, f"no {event}:\n{''.join(self.lines)}"
+        return found[count - 1]
+
+    def mark(self) -> int:
+        """How many runs of hot have ended; `wait_for_runs` waits for more."""
+        return len(self.said("job.finished", job="hot"))
+
+    def wait_for_runs(self, more: int = 1, *, since: int | None = None, within: float = PATIENCE) -> None:
+        """Return once so many more runs of hot have ended."""
+        self.wait_for("job.finished", job="hot", count=(self.mark() if since is None else since) + more, within=within)
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, within: float = PATIENCE) -> int:
+        """Its exit code, once it has ended."""
+        code = self.process.wait(within)
+        self._reader.join(PATIENCE)
+        return code
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        self.tell(signal.SIGTERM)
+        return self.wait()
+
+    @property
+    def port(self) -> int:
+        """Where it answers over HTTP."""
+        return int(self.wait_for("daemon.started")["http_port"])
+
+    def get(self, path: str, method: str = "GET") -> tuple[int, str]:
+        """Status and body of an answer."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as answer:
+            with answer:
+                return answer.code, answer.read().decode()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric; 0 if there is none."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        samples = (s for family in text_string_to_metric_families(self.get("/metrics")[1]) for s in family.samples)
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+
+    def close(self) -> None:
+        """Kill it, if it still runs, and search what it said."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        self.wait()
+        assert self.process.stderr
+        self.process.stderr.close()
+        said = "".join(self.lines)
+        assert TOKEN not in said
+        assert not _PLAIN_NUMBER.search(said), said
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            with self._came:
+                self.lines.append(line)
+                self._came.notify_all()
+        with self._came:
+            self._is_over = True
+            self._came.notify_all()
+
+
+class Systemd:
+    """The other end of $NOTIFY_SOCKET: every message in its order."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "notify"
+        self.messages: list[dict[str, str]] = []
+        self._came = threading.Condition()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def wait_for(self, name: str, value: str | None = None, *, after: int = 0, within: float = PATIENCE) -> int:
+        """Where the first message stands that says NAME (=value, or a text that contains it), once it is there."""
+
+        def find() -> int | None:
+            for index, message in enumerate(self.messages[after:], after):
+                if name in message and (value is None or value in message[name]):
+                    return index
+            return None
+
+        with self._came:
+            assert self._came.wait_for(lambda: find() is not None, within), f"no {name}={value}: {self.messages}"
+            found = find()
+            assert found is not None
+            return found
+
+    def said(self, name: str) -> list[str]:
+        """Every value of NAME."""
+        return [message[name] for message in list(self.messages) if name in message]
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._socket.close()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                text = self._socket.recv(65_536).decode()
+            except OSError:
+                return
+            with self._came:
+                self.messages.append(dict(line.split("=", 1) for line in text.splitlines()))
+                self._came.notify_all()
+
+
+class Database:
+    """A way to the database that can be cut: a socket that hands on what comes."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        to = conninfo_to_dict(url)
+        host, port = str(to.get("host", "localhost")), int(to.get("port") or 5432)
+        self._target: Any = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+        self._family = socket.AF_UNIX if host.startswith("/") else socket.AF_INET
+        self._path = folder / ".s.PGSQL.5432"
+        self.url = make_conninfo(url, host=str(folder), port=5432)
+        self._listener: socket.socket | None = None
+        self._open: set[socket.socket] = set()
+
+    def up(self) -> None:
+        """Let it be reached."""
+        self._path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self._path))
+        self._path.chmod(0o777)
+        self._listener.listen(64)
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def down(self) -> None:
+        """Cut every connection and take no new one."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        self._path.unlink(missing_ok=True)
+        for sock in list(self._open):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                ours, _ = listener.accept()
+            except OSError:
+                return
+            theirs = socket.socket(self._family)
+            theirs.connect(self._target)
+            self._open |= {ours, theirs}
+            for one, other in ((ours, theirs), (theirs, ours)):
+                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+
+    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65_536):
+                other.sendall(data)
+        for sock in (one, other):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        self._open.discard(one)
+        one.close()
+
+
+@dataclass
+class Command:
+    """Starts `reconcile run`, and runs other commands beside it."""
+
+    home: Path
+    stack: ExitStack
+    env: dict[str, str] = field(default_factory=dict)
+
+    def start(self, **env: str) -> Daemon:
+        """A daemon; it is killed with the test at the latest. An empty value takes a name away."""
+        daemon = Daemon(self.environment(env), self.home)
+        self.stack.callback(daemon.close)
+        return daemon
+
+    def run(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Another command, to its end."""
+        done = subprocess.run(
+            [COMMAND, *args], env=self.environment(env), cwd=self.home, text=True, capture_output=True, timeout=60,
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        assert TOKEN not in done.stdout + done.stderr
+        assert not _PLAIN_NUMBER.search(done.stderr), done.stderr
+        return done
+
+    def environment(self, env: dict[str, str]) -> dict[str, str]:
+        """PATH, HOME, what all share, and `env`."""
+        made = {"PATH": os.defpath, "HOME": str(self.home), **self.env, **env}
+        return {name: value for name, value in made.items() if value}
+
+
+@pytest.fixture
+def account() -> SimulatedAccount:
+    """An account without calls."""
+    return SimulatedAccount(ACCOUNT, TOKEN, seed=5)
+
+
+@pytest.fixture
+def twilio(account: SimulatedAccount) -> Iterator[SimulatedTwilio]:
+    """A simulated Twilio whose clock is the machine's."""
+    with SimulatedTwilio([account], clock=Clock.running()) as twilio:
+        yield twilio
+
+
+@pytest.fixture
+def command(tmp_path: Path, twilio: SimulatedTwilio, database_url: str) -> Iterator[Command]:
+    """`reconcile` with the simulated Twilio and a migrated database of its own."""
+    with ExitStack() as stack:
+        yield Command(tmp_path, stack, {
+            **QUIET, "TWILIO_BASE_URL": twilio.base_url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN,
+            "DATABASE_URL": database_url,
+        })  # fmt: skip
+        twilio.faults.clear()
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="rd"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def systemd(short_folder: Path, command: Command) -> Iterator[Systemd]:
+    """What systemd hears of the daemons of this test; a watchdog of two seconds."""
+    systemd = Systemd(short_folder)
+    command.env |= {"NOTIFY_SOCKET": str(systemd.path), "WATCHDOG_USEC": "2000000"}
+    yield systemd
+    systemd.close()
+
+
+@pytest.fixture
+def database(short_folder: Path, command: Command, database_url: str) -> Iterator[Database]:
+    """The way to the database, up."""
+    database = Database(database_url, short_folder)
+    command.env["DATABASE_URL"] = database.url
+    database.up()
+    yield database
+    database.down()
