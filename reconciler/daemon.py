@@ -28,13 +28,14 @@ from typing import Final, TypeVar
 from reconciler import __version__, metrics
 from reconciler.config import Settings
 from reconciler.crew import Crew, Setup
-from reconciler.errors import ConfigError, ExitCode, ReconcilerError, Retriable
+from reconciler.errors import ConfigError, ExitCode, ReconcilerError, Retriable, Unavailable
 from reconciler.leadership import Leadership
 from reconciler.logs import get_logger
 from reconciler.pacing import Pacer
 from reconciler.source import Listing, Source
+from reconciler.status_page import CONTENT_SECURITY_POLICY, read_page
 from reconciler.systemd import Notifier
-from reconciler.web import Health, Web
+from reconciler.web import Health, StatusPage, Web
 
 TICK: Final = 1.0  # seconds between two looks of the main thread
 GRACE_TO_STOP: Final = 8.0  # seconds for the pages in hand; systemd waits 15
@@ -73,7 +74,8 @@ def serve(read_settings: Callable[[], Settings], prepare: Callable[[Settings], s
     awaited = Health(is_alive=True, is_ready=False, reason="not ready: waiting for the database")
     web = None
     if settings.http_listen is not None:
-        web = Web(settings.http_listen, health=lambda: awaited if daemon is None else daemon.health())
+        page = StatusPage(lambda: _status_page(daemon), CONTENT_SECURITY_POLICY)
+        web = Web(settings.http_listen, health=lambda: awaited if daemon is None else daemon.health(), status_page=page)
         web.start()
     metrics.build.info({"version": __version__, "python": platform.python_version()})
     log.info("daemon.started", version=__version__, http_port=None if web is None else web.port)
@@ -95,6 +97,13 @@ def serve(read_settings: Callable[[], Settings], prepare: Callable[[Settings], s
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _status_page(daemon: Daemon | None) -> str:
+    if daemon is None:
+        raise Unavailable("waiting for the database")
+    setup, health = daemon.setup(), daemon.health()
+    return read_page(setup.url, setup.settings, state=health.reason, is_well=health.is_ready)
 
 
 @contextmanager
@@ -145,7 +154,7 @@ class Daemon:
         self._notifier = notifier
         self._signals: SimpleQueue[int] = SimpleQueue()  # its put may interrupt itself, an Event's set may not
         self._lead = Leadership(setup.url)
-        self._crew = Crew(lambda: self._setup, on_fatal=self._end)
+        self._crew = Crew(self.setup, on_fatal=self._end)
         self._exit_code: ExitCode | None = None
         self._is_ready = False
         self._lead_trouble = self._twilio_trouble = ""
@@ -154,6 +163,10 @@ class Daemon:
         self._told_ready = False
         self._accounts_due = self._credentials_due = 0.0
         self.unfinished: list[str] = []
+
+    def setup(self) -> Setup:
+        """What the configuration amounts to now."""
+        return self._setup
 
     def run(self) -> ExitCode:
         """Serve until a signal or what cannot heal; the pages in hand are finished, for a while."""

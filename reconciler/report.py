@@ -157,6 +157,14 @@ class GapsOfDay:
 
 
 @dataclass(frozen=True, slots=True)
+class GapsOfHour:
+    """Gaps found in the hour that begins at `hour`, by kind."""
+
+    hour: datetime
+    kinds: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Completeness and gaps; `calls` we hold of the time, of which webhooks lost something of `calls_with_losses`."""
 
@@ -239,22 +247,36 @@ def report(conn: db.Connection, *, since: datetime, now: datetime, webhook_grace
     """
     since = midnight(since)
     window = {"since": since, "now": now}
-    sources = [_SOURCE + job for job in _FINDERS]
     with db.translated():
         days = _days(conn, since.date())
-        found = conn.execute(
-            _queries["gaps_found"], {**window, "sources": sources, "webhook_grace": webhook_grace}
-        ).fetchall()
+        found = _gaps_found(conn, window, "day", webhook_grace)
         (calls,) = conn.execute(_queries["count_calls"], window).fetchone() or (0,)
     lost = found[-1][-1]  # the row of all days
     gaps: dict[date, GapsOfDay] = {}
-    for day, source, kind, count, _ in found[:-1]:
+    for found_in, source, kind, count, _ in found[:-1]:
+        day = found_in.date()
         of_day = gaps.setdefault(day, GapsOfDay(day, {gap.value: 0 for gap in Gap}, {}))
         job = source.removeprefix(_SOURCE)
         of_day.kinds[kind] += count
         of_day.jobs[job] = of_day.jobs.get(job, 0) + count
     share = min(1.0, round(lost / calls, 6)) if calls else None
     return Report(since, now, days, list(gaps.values()), calls, lost, share)
+
+
+def gaps_by_hour(conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta) -> list[GapsOfHour]:
+    """The gaps found since `since`, by hour; hours without one are left out.
+
+    Raises:
+        SchemaError: the database's schema is older than this program's.
+        Refused, Unavailable: the database does not answer.
+
+    """
+    hours: dict[datetime, GapsOfHour] = {}
+    with db.translated():
+        for hour, _, kind, count, _ in _gaps_found(conn, {"since": since, "now": now}, "hour", webhook_grace)[:-1]:
+            kinds = hours.setdefault(hour, GapsOfHour(hour, {gap.value: 0 for gap in Gap})).kinds
+            kinds[kind] += count
+    return list(hours.values())
 
 
 def call(conn: db.Connection, call_sid: str) -> Call:
@@ -284,6 +306,14 @@ def compare(row: Mapping[str, Any], said: Observation) -> list[Field]:
             theirs = theirs.isoformat()
         fields.append(Field(name, ours, theirs, theirs is not None and not _is_same(ours, theirs)))
     return fields
+
+
+def _gaps_found(
+    conn: db.Connection, window: Mapping[str, datetime], unit: str, webhook_grace: timedelta
+) -> list[tuple[Any, ...]]:
+    sources = [_SOURCE + job for job in _FINDERS]
+    params = {**window, "unit": unit, "sources": sources, "webhook_grace": webhook_grace}
+    return conn.execute(_queries["gaps_found"], params).fetchall()
 
 
 def _jobs(conn: db.Connection, now: datetime) -> tuple[list[JobState], Leader | None]:

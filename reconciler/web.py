@@ -1,13 +1,15 @@
-"""What monitoring asks over HTTP: `/metrics`, `/healthz` (alive) and `/readyz` (working, or why not).
+"""What is asked over HTTP: `/metrics`, `/healthz` (alive), `/readyz` (working, or why not), and `/` by people.
 
-Answers come from memory: nothing is counted, and no database asked, because somebody scrapes.
+What monitoring asks is answered from memory: nothing is counted, and no database asked, because somebody scrapes. The
+status page asks the database, at most once every few seconds, whoever reloads it.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, NamedTuple
@@ -15,9 +17,12 @@ from typing import Any, Final, NamedTuple
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from reconciler import metrics
-from reconciler.errors import ConfigError
+from reconciler.errors import ConfigError, ReconcilerError
+from reconciler.logs import mask, redact
 
 _TEXT: Final = "text/plain; charset=utf-8"
+_PAGE_LASTS: Final = 5.0  # seconds
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class Health(NamedTuple):
@@ -28,10 +33,17 @@ class Health(NamedTuple):
     reason: str
 
 
-class Web:
-    """Serves while it is open; `health` is asked for each request."""
+class StatusPage(NamedTuple):
+    """How to make the page for people, and the Content-Security-Policy it is served with."""
 
-    def __init__(self, address: tuple[str, int], *, health: Callable[[], Health]) -> None:
+    read: Callable[[], str]
+    security_policy: str
+
+
+class Web:
+    """Serves while it is open; `health` is asked for each request, `status_page` at most every few seconds."""
+
+    def __init__(self, address: tuple[str, int], *, health: Callable[[], Health], status_page: StatusPage) -> None:
         """Bind the address.
 
         Raises:
@@ -39,7 +51,7 @@ class Web:
 
         """
         try:
-            self._server = _Server(address, health)
+            self._server = _Server(address, health, status_page)
         except OSError as exc:
             host, port = address
             raise ConfigError(
@@ -63,10 +75,30 @@ class Web:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], health: Callable[[], Health]) -> None:
+    def __init__(self, address: tuple[str, int], health: Callable[[], Health], status_page: StatusPage) -> None:
         self.health = health
+        self._status_page = status_page
+        self._read_at = -_PAGE_LASTS
+        self._page = b""
+        self._reading = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
+
+    @property
+    def security_policy(self) -> str:
+        return self._status_page.security_policy
+
+    def status_page(self) -> bytes:
+        """The page of now, or of a few seconds ago: impatience must not become load.
+
+        Raises:
+            ReconcilerError: the database does not answer.
+
+        """
+        with self._reading:
+            if time.monotonic() - self._read_at > _PAGE_LASTS:
+                self._page, self._read_at = self._status_page.read().encode(), time.monotonic()
+            return self._page
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever hung up in the middle of an answer is no matter of ours."""
@@ -89,16 +121,33 @@ class _Handler(BaseHTTPRequestHandler):
             case "/readyz":
                 status = HTTPStatus.OK if health.is_ready else HTTPStatus.SERVICE_UNAVAILABLE
                 self._answer(status, _TEXT, f"{health.reason}\n".encode())
+            case "/":
+                self._show_status_page()
             case _:
-                self._answer(HTTPStatus.NOT_FOUND, _TEXT, b"there are /metrics, /healthz and /readyz\n")
+                self._answer(HTTPStatus.NOT_FOUND, _TEXT, b"there are /, /metrics, /healthz and /readyz\n")
 
     do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
-    def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+    def _show_status_page(self) -> None:
+        try:
+            page = self.server.status_page()
+        except ReconcilerError as exc:
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{mask(redact(str(exc)))}\n".encode())
+        else:
+            policy = {"Content-Security-Policy": self.server.security_policy}
+            self._answer(HTTPStatus.OK, "text/html; charset=utf-8", page, policy)
+
+    def _answer(
+        self, status: HTTPStatus, content_type: str, body: bytes, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

@@ -47,14 +47,14 @@ WHERE a.account_sid IS NOT NULL
 ORDER BY d.account_sid, d.day
 
 -- name: gaps_found
--- Gaps by the UTC day they were found on and the job that found them, and in a last row without a day how many calls
+-- Gaps by the UTC day or hour they were found in and the job that found them, and in a last row without one how many calls
 -- since then had one that is the webhooks' fault: that a price is missing is not, for no webhook carries it. What is
 -- younger than the grace was no gap; events without dedupe_key are not ours.
 --
 -- Cost: reads idx_call_events_source from `since` on.
 WITH found AS (
     SELECT
-        (created_at AT TIME ZONE 'UTC')::date AS day, source, call_sid, event_time,
+        date_trunc(%(unit)s, created_at AT TIME ZONE 'UTC') AS found_in, source, call_sid, event_time,
         CASE event_type
             WHEN 'call.created' THEN 'missing'
             WHEN 'call.status_changed' THEN 'stale'
@@ -76,11 +76,11 @@ WITH found AS (
         )
 )
 SELECT
-    day, source, kind, count(*),
+    found_in AT TIME ZONE 'UTC', source, kind, count(*),
     count(DISTINCT call_sid) FILTER (WHERE kind <> 'incomplete' AND event_time >= %(since)s)
 FROM found
-GROUP BY GROUPING SETS ((day, source, kind), ())
-ORDER BY day NULLS LAST, source, kind
+GROUP BY GROUPING SETS ((found_in, source, kind), ())
+ORDER BY found_in NULLS LAST, source, kind
 
 -- name: count_calls
 -- How many calls of all accounts we hold since a moment.
