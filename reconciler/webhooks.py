@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from reconciler.errors import BadObservation
@@ -39,6 +39,8 @@ _CHILD_LEG: Final = {
     "DialCallStatus": "status",
     "DialCallDuration": "duration",
 }
+
+CLOCKS_DIFFER: Final = timedelta(hours=1)  # Twilio's and the receiver's, at most
 
 _RECORDING_SID: Final = re.compile(r"RE[0-9a-fA-F]{32}")
 # What a recording callback says beside its SIDs (https://www.twilio.com/docs/voice/api/recording#recordingstatuscallback).
@@ -82,6 +84,9 @@ def read_webhook(event_type: str, payload: Mapping[str, Any], *, received_at: da
     if event_type == "dial-action":
         record["direction"] = "outbound-dial"
     said_at = _said_at(payload.get("Timestamp")) or received_at
+    if said_at > received_at + CLOCKS_DIFFER:
+        # Nothing is said after it was received: believed, it would outrank whatever is said until then.
+        said_at = received_at
     observation = read_record(record, observed_at=said_at)
     return observation._replace(via=Via.WEBHOOK, status_at=said_at)
 

@@ -13,7 +13,7 @@ from reconciler.errors import Unavailable
 from reconciler.runs import Terms
 from reconciler.simulator.viewer import _EVENT_TYPES
 
-from .conftest import GRACE, NOW, SAMPLES, recording, sid, webhook
+from .conftest import GRACE, NOW, SAMPLES, T0, recording, sid, webhook
 
 RANKS = ("queued", "initiated", "ringing", "in-progress")
 
@@ -148,6 +148,13 @@ def test_after_eight_tries_it_is_given_up(work, put, reason):
     id_ = put(webhook(), processing_status="failed", retry_count=8, error="boom")
     assert work().dead_letters == 1
     assert reason(id_) == "given up after 8 tries: boom"
+
+
+def test_a_timestamp_from_the_future_is_that_of_the_receipt(work, put, conn):
+    """Else it would outrank whatever REST says until then."""
+    put(webhook("ringing", Timestamp="Fri, 01 Jan 2038 00:00:00 +0000"), minute=3)
+    work()
+    assert conn.execute("SELECT observed_at FROM messages").fetchone() == (T0 + timedelta(minutes=3),)
 
 
 @pytest.mark.parametrize(
