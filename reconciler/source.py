@@ -211,11 +211,15 @@ class Source:
         To be believed only when a listing of the account was answered before: for an account that these credentials
         may not see, every call is unknown (https://www.twilio.com/docs/api/errors/20404).
         """
+
+        def read(answer: Answer) -> Page:
+            page = decode_call(answer.body, observed_at=self._said_at(answer))
+            if any(observation.call_sid != call_sid for observation in page.observations):
+                raise TwilioAnswerError(f"Twilio answered with another call than {call_sid}")
+            return page
+
         try:
-            return self._fetch(
-                f"{API_PATH}/{account_sid}/Calls/{call_sid}.json",
-                lambda answer: decode_call(answer.body, observed_at=self._said_at(answer)),
-            )
+            return self._fetch(f"{API_PATH}/{account_sid}/Calls/{call_sid}.json", read)
         except NotFound:
             return Page([], [], None, self._clock())
 

@@ -47,6 +47,14 @@ def test_a_call_that_twilio_has_no_more_is_an_empty_page(source, account):
     assert (2, 0) == (source.requests, source.retries)
 
 
+def test_another_call_than_the_one_asked_for_is_no_answer(source, account, plan):
+    """A proxy that mixes answers up must not make one call of another."""
+    asked, other = (account.call(NOON - timedelta(hours=1)) for _ in range(2))
+    plan.next(instead(dict(account.record(other.sid, NOON))))
+    with pytest.raises(TwilioAnswerError, match=asked.sid):
+        source.call(account.sid, asked.sid)
+
+
 def test_a_call_that_cannot_be_read_is_a_dead_letter(source, account, plan):
     """With the reason and the call it speaks of."""
     record = account.call(NOON - timedelta(hours=1)).record(NOON)
