@@ -1,32 +1,23 @@
-"""What merging a page of 1,000 calls costs, into tables of different sizes and with different statistics.
+"""What merging a page of 1,000 calls costs, into a table of some size, with missing, stale and fresh statistics.
 
-    python -m tests.bench.merge [--rows 10000 5000000] [--pages 20]
+    python -m tests.bench.merge URL ROWS PAGES
 
-Prints the median of the pages in milliseconds, and each as a ratio to the first table's. Uses the server named by
-RECONCILER_TEST_DATABASE_URL, or an embedded one (with fsync on, as in real life).
+URL is an empty, migrated database. Prints seconds as JSON: by statistics, the median of pages of new calls, of calls
+that ended and of calls that are as they were; each page is one commit.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
+import hashlib
+import json
 import random
 import statistics
-import tempfile
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 
-import psycopg
-from psycopg.conninfo import make_conninfo
-from rich.console import Console
-from rich.table import Table
-
-from reconciler import db, embedded
-from reconciler.migrate import migrate
+from reconciler import db
 from reconciler.model import Observation, Status, Via
 from reconciler.store import Origin, Store
 
@@ -51,37 +42,26 @@ FROM (
 ) AS numbers
 """
 
+# In this order: what brings each about.
+STATISTICS = {
+    "missing": ("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname = 'messages'",),
+    "stale": (  # as if it had been analysed when it was a thousandth of its size
+        "ANALYZE messages",
+        "UPDATE pg_class SET reltuples = reltuples / 1000, relpages = relpages / 1000 WHERE relname = 'messages'",
+    ),
+    "fresh": ("SET statement_timeout = 0", "VACUUM ANALYZE messages"),
+}
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 5_000_000])
-    parser.add_argument("--pages", type=int, default=20)
-    args = parser.parse_args()
-    table = Table("table", "statistics", "1,000 new", "1,000 updated", "1,000 unchanged")
-    base: list[float] = []
-    with _server() as server:
-        for rows in args.rows:
-            url = _filled(server, rows)
-            for statistics_ in ("missing", "stale", "fresh"):
-                with db.connect(url, purpose="bench") as conn:
-                    if statistics_ == "fresh":
-                        conn.execute("VACUUM ANALYZE messages")
-                medians = _measure(url, rows, args.pages)
-                base = base or medians
-                cells = [f"{m * 1000:.1f} ms  × {m / b:.2f}" for m, b in zip(medians, base, strict=True)]
-                table.add_row(f"{rows:,} rows", statistics_, *cells)
-                if statistics_ == "missing":
-                    with db.connect(url, purpose="bench") as conn:
-                        # As if it had been analysed when it was a thousandth of its size.
-                        conn.execute("ANALYZE messages")
-                        conn.execute(
-                            "UPDATE pg_class SET reltuples = reltuples / 1000, relpages = relpages / 1000"
-                            " WHERE relname = 'messages'"
-                        )
-        with psycopg.connect(server) as conn:
-            version = conn.info.parameter_status("server_version")
-    Console(width=110).print(table)
-    print(f"PostgreSQL {version}; {os.cpu_count()} cores; medians of {args.pages} pages, each one commit")
+
+def main(url: str, rows: int, pages: int) -> None:
+    _fill(url, rows)
+    figures = {}
+    for known, statements in STATISTICS.items():
+        with db.connect(url, purpose="bench") as conn:
+            for statement in statements:
+                conn.execute(statement)
+        figures[known] = _measure(url, rows, pages)
+    print(json.dumps(figures))
 
 
 def _measure(url: str, rows: int, pages: int) -> list[float]:
@@ -108,8 +88,6 @@ def _observation(name: str, status: Status) -> Observation:
 
 
 def _held(number: int) -> Observation:
-    import hashlib
-
     start = T0 + timedelta(seconds=number % 2_000_000)
     end = start + timedelta(minutes=1)
     return _observation(hashlib.md5(str(number).encode()).hexdigest(), Status.COMPLETED)._replace(
@@ -118,33 +96,15 @@ def _held(number: int) -> Observation:
     )  # fmt: skip
 
 
-def _filled(server: str, rows: int) -> str:
-    name = f"bench_{rows}"
-    with psycopg.connect(server, autocommit=True) as conn:
-        conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        conn.execute(f"CREATE DATABASE {name}")
-    url = make_conninfo(server, dbname=name)
-    with db.connect(url, purpose="bench") as conn:
-        conn.execute("SET statement_timeout = 0")
-        migrate(conn)
+def _fill(url: str, rows: int) -> None:
+    with db.connect(url, purpose="bench", settings={"statement_timeout": "0"}) as conn:
         conn.execute("ALTER TABLE messages SET (autovacuum_enabled = off)")
         for start in range(1, rows + 1, 500_000):
             conn.execute(FILL, (start, min(rows, start + 499_999)))
-        # Hint bits set, so that the first reader does not pay for the load; and no statistics, as after the load.
+        # Hint bits set, so that the first reader does not pay for the load.
         conn.execute("VACUUM messages")
-        conn.execute("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname = 'messages'")
         conn.execute("CHECKPOINT")
-    return url
-
-
-@contextmanager
-def _server() -> Iterator[str]:
-    if url := os.environ.get("RECONCILER_TEST_DATABASE_URL"):
-        yield url
-        return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        yield embedded.start(Path(folder) / "data", keep=False)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -38,7 +38,7 @@ from reconciler.simulator.messages import Answer, Request
 from reconciler.source import Source
 from reconciler.store import Rules, Store
 from reconciler.transport import Transport
-from tests.bench.merge import _server
+from tests.bench.servers import server
 from tests.conftest import _database
 from tests.equality import differences, doubled_events, records_of
 
@@ -285,16 +285,16 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     args = parser.parse_args()
     failing, requests, faults = [], 0, Counter[str]()
-    with _server() as server, in_a_hurry(), ExitStack() as stack:
-        template = stack.enter_context(_database(server))
+    with server() as server_url, in_a_hurry(), ExitStack() as stack:
+        template = stack.enter_context(_database(server_url))
         with db.connect(template, purpose="template") as conn:
             migrate(conn)
             name = conn.info.dbname
-        with _database(server, name) as url:
+        with _database(server_url, name) as url:
             undisturbed = try_seed(None, url)
         assert not undisturbed.problems, undisturbed.problems
         for seed in range(args.first, args.first + args.runs):
-            with _database(server, name) as url:
+            with _database(server_url, name) as url:
                 outcome = try_seed(seed, url, undisturbed=undisturbed.requests)
             requests += outcome.requests
             faults += outcome.faults

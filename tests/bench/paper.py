@@ -1,0 +1,198 @@
+"""What was measured, as Markdown with the targets it is held to, and as a chart."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+from xml.sax.saxutils import escape
+
+import psycopg
+
+from reconciler import __version__
+from tests.bench.hot import Hot
+from tests.bench.sweeps import OURS, PLAIN, RAW, ROWS, Sweep
+
+Merges = Mapping[str, Sequence[float]]  # by statistics: seconds for a page of new, updated and unchanged calls
+CONTENDERS = (OURS, PLAIN, ROWS, RAW)
+
+
+class Measured(NamedTuple):
+    """All of it; what was left out is empty. `merges` by rows in the table, `start` seconds by option."""
+
+    conditions: list[str]
+    sweeps: list[Sweep]
+    hot: list[Hot]
+    merges: dict[int, Merges]
+    start: dict[str, float]
+
+
+class Target(NamedTuple):
+    """What is promised, what was measured, and whether it holds."""
+
+    promise: str
+    measured: str
+    is_met: bool
+
+
+def conditions(url: str, arguments: Sequence[str]) -> list[str]:
+    """What the numbers depend on, and nothing that names the machine."""
+    with psycopg.connect(url) as conn:
+        version = conn.info.parameter_status("server_version")
+        names = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
+        settings = ", ".join(f"{name} = {conn.execute(f'SHOW {name}'.encode()).fetchone()[0]}" for name in names)  # type: ignore[index]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    # A path says where and not what.
+    command = " ".join(["python -m tests.bench", *(a for a in arguments if "/" not in a and a != "--out")])
+    return [
+        f"{datetime.now(UTC):%Y-%m-%d}, `{command}`",
+        f"reconciler {__version__}, Python {platform.python_version()}, PostgreSQL {version} ({settings})",
+        f"{os.cpu_count()} cores ({_processor()}), {memory:.0f} GiB; database, simulated Twilio and program share them",
+    ]
+
+
+def targets(measured: Measured) -> Iterator[Target]:
+    """The promises that these measurements can judge."""
+    for sweep in measured.sweeps:
+        seconds = sweep.seconds
+        faster = seconds[PLAIN] / seconds[OURS]
+        what = f"{sweep.name}, {sweep.calls:,} calls, {sweep.delay} a page"
+        least = {("backfill", "0ms"): 2, ("backfill", "250ms"): 5, ("backfill", "1s"): 8, ("the same again", "0ms"): 5}
+        if wanted := least.get((sweep.name, sweep.delay)):
+            yield Target(f"{what}: ≥ {wanted} × the plain script", f"{faster:.1f} ×", faster >= wanted)
+        if ROWS in seconds:
+            ratio = seconds[OURS] / seconds[ROWS]
+            yield Target(f"{what}: ≤ 1.5 × the floor that writes the same rows", f"{ratio:.2f} ×", ratio <= 1.5)
+        if sweep.wal_bytes is not None:
+            yield Target(
+                f"{what}: writes no row",
+                f"{sweep.written} rows, {sweep.wal_bytes / 1024:.0f} KiB of WAL",
+                not sweep.written,
+            )
+        peak = sweep.peak_mib[OURS]
+        yield Target(f"{what}: peak memory ≤ 120 MiB", f"{peak:.0f} MiB", peak <= 120)
+    for hot in measured.hot:
+        if hot.open_calls == 10_000:
+            promise = f"hot, 10,000 open calls of which {hot.ended} ended: ≤ 120 requests"
+            yield Target(promise, str(hot.requests), hot.requests <= 120)
+    if len(measured.merges) > 1:
+        yield from _merge_targets(measured.merges)
+    for option, most in (("--version", 0.150), ("--help", 0.200)):
+        if option in measured.start:
+            took = measured.start[option]
+            yield Target(f"`{option}`: ≤ {most * 1000:.0f} ms", f"{took * 1000:.0f} ms", took <= most)
+
+
+def _merge_targets(merges: Mapping[int, Merges]) -> Iterator[Target]:
+    small, large = merges[min(merges)], merges[max(merges)]
+    for known in large:
+        # The same statistics on both sides: this is about the table's size.
+        ratio = max(b / a for a, b in zip(small[known], large[known], strict=True))
+        yield Target(
+            f"1,000 calls into {max(merges):,} rows, statistics {known}: ≤ 1.3 × of {min(merges):,}",
+            f"{ratio:.2f} ×", ratio <= 1.3,
+        )  # fmt: skip
+
+
+def as_markdown(measured: Measured) -> str:
+    """The whole page."""
+    lines = ["# Benchmarks", "", *(f"- {line}" for line in measured.conditions), ""]
+    lines += [
+        "Everything runs against the same simulated account, into the same server, in one run; seconds are medians,",
+        "from start to end of a program. *plain script*: the official SDK's `calls.stream` with an upsert of every",
+        "call (`tests/bench/plain.py`). *floor: rows*: eight connections, and COPY of the same rows and events into",
+        "tables with the same indexes, without any rule or lookup. *floor: raw*: COPY into one table without index.",
+        "",
+        "![calls a second](benchmarks.svg)",
+        "",
+    ]
+    if measured.sweeps:
+        lines += ["## Sweeps", ""]
+        header = ("", "calls", "a page takes", *(f"{who}, s" for who in CONTENDERS), "plain / ours", "ours / rows")
+        lines += _table([*header, "requests", "peak MiB"], [_sweep_row(sweep) for sweep in measured.sweeps])
+    if measured.hot:
+        lines += ["## Hot", "", "Of the open calls one in a hundred ended since the run before.", ""]
+        rows = [[f"{h.open_calls:,}", str(h.ended), str(h.requests), f"{h.seconds:.2f}"] for h in measured.hot]
+        lines += _table(["open calls", "ended", "requests", "seconds"], rows)
+    if measured.merges:
+        lines += ["## The merge of 1,000 calls", "", "Milliseconds for a page, its commit included.", ""]
+        lines += _table(
+            ["rows in the table", "statistics", "new", "updated", "unchanged"],
+            [
+                [f"{rows:,}", known, *(f"{time * 1000:.1f}" for time in times)]
+                for rows, merges in measured.merges.items()
+                for known, times in merges.items()
+            ],
+        )
+    if measured.start:
+        lines += ["## Start", ""]
+        lines += _table(["command", "ms"], [[f"`{o}`", f"{took * 1000:.0f}"] for o, took in measured.start.items()])
+    rows = [[t.promise, t.measured, "yes" if t.is_met else "**no**"] for t in targets(measured)]
+    lines += ["## Targets", "", *_table(["target", "measured", "met"], rows)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _sweep_row(sweep: Sweep) -> list[str]:
+    seconds = sweep.seconds
+    return [
+        sweep.name, f"{sweep.calls:,}", sweep.delay.replace("ms", " ms").replace("1s", "1 s"),
+        *(f"{seconds[who]:.1f}" if who in seconds else "" for who in CONTENDERS),
+        f"{seconds[PLAIN] / seconds[OURS]:.1f}", f"{seconds[OURS] / seconds[ROWS]:.2f}" if ROWS in seconds else "",
+        str(sweep.requests), f"{sweep.peak_mib[OURS]:.0f}",
+    ]  # fmt: skip
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)] + [""]
+
+
+_STYLE = """
+text { font: 13px system-ui, sans-serif; fill: #24292f }
+.title { font-weight: 600 }
+.few { fill: #57606a }
+.c0 { fill: #1a7f37 } .c1 { fill: #bc4c00 } .c2 { fill: #6e7781 } .c3 { fill: #afb8c1 }
+@media (prefers-color-scheme: dark) {
+  text { fill: #e6edf3 } .few { fill: #9198a1 }
+  .c0 { fill: #3fb950 } .c1 { fill: #f0883e } .c2 { fill: #8b949e } .c3 { fill: #484f58 }
+}
+"""
+
+
+def as_svg(sweeps: Sequence[Sweep]) -> str:
+    """Calls a second of each contender in each sweep, as bars on one scale."""
+    left, width, bar, gap, top = 250, 420, 16, 26, 64
+    most = max((s.calls / t for s in sweeps for t in s.seconds.values()), default=1.0)
+    parts: list[str] = ['<text x="10" y="24" class="title">Calls a second, more is better</text>']
+    for number, who in enumerate(CONTENDERS):
+        x = 10 + 150 * number
+        parts.append(
+            f'<rect class="c{number}" x="{x}" y="36" width="12" height="12"/><text x="{x + 18}" y="47">{who}</text>'
+        )
+    y = top
+    for sweep in sweeps:
+        parts.append(f'<text x="10" y="{y + 13}">{escape(sweep.name)}</text>')
+        detail = f"{sweep.calls:,} calls, {sweep.delay} a page"
+        parts.append(f'<text x="10" y="{y + 30}" class="few">{detail}</text>')
+        for number, who in enumerate(CONTENDERS):
+            if who in sweep.seconds:
+                rate = sweep.calls / sweep.seconds[who]
+                length = max(1, round(width * rate / most))
+                parts.append(f'<rect class="c{number}" x="{left}" y="{y}" width="{length}" height="{bar - 3}"/>')
+                parts.append(f'<text x="{left + length + 6}" y="{y + 11}" class="few">{rate:,.0f}</text>')
+                y += bar
+        y += gap
+    size = f'width="{left + width + 80}" height="{y}" viewBox="0 0 {left + width + 80} {y}"'
+    body = "\n".join(parts)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<style>{_STYLE}</style>\n{body}\n</svg>\n'
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
