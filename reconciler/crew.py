@@ -71,7 +71,7 @@ class Crew:
         self._is_at_work = False
         self._running: dict[Job, _Running] = {}
         self._changed = threading.Condition()
-        self._local = threading.local()
+        self._stores: dict[int, tuple[object, Store]] = {}  # by thread, with what each was made of
         self._failures: Counter[Job] = Counter()
         self._schedule = Schedule(self._execute, pools=POOLS, on_missed=self._note_missed)
         self.hot_at: float | None = None  # when hot succeeded last, for any account; time.monotonic()
@@ -123,7 +123,11 @@ class Crew:
         self._schedule.shut_down()
         with self._changed:
             self._changed.wait_for(lambda: not self._running, within)
-        return self.running()
+        unfinished = self.running()
+        if not unfinished:
+            for _, store in self._stores.values():
+                store.close()
+        return unfinished
 
     # In the threads
 
@@ -176,12 +180,13 @@ class Crew:
         """This thread's store; a new one when the settings changed it."""
         settings = setup.settings
         made_of = (setup.url, Rules(settings.webhook_grace, settings.freeze_after), settings.notify_channel)
-        if getattr(self._local, "made_of", None) != made_of:
-            if hasattr(self._local, "store"):
-                self._local.store.close()
-            self._local.made_of = made_of
-            self._local.store = Store(made_of[0], rules=made_of[1], channel=made_of[2])
-        store: Store = self._local.store
+        thread = threading.get_ident()
+        before, store = self._stores.get(thread, (None, None))
+        if store is None or before != made_of:
+            if store is not None:
+                store.close()
+            store = Store(made_of[0], rules=made_of[1], channel=made_of[2])
+            self._stores[thread] = made_of, store
         return store
 
     def _judge(self, job: Job, error: ReconcilerError, *, has_worked: bool) -> None:

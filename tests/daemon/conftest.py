@@ -84,7 +84,7 @@ class Daemon:
         with self._came:
             came = self._came.wait_for(lambda: len(self.said(event, **fields)) >= count or self._is_over, within)
         found = self.said(event, **fields)
-        assert came and len(found) >= count, f"no {event}:\n{''.join(self.lines)}"
+        assert came and len(found) >= count, f"no {event} {fields} among:\n{''.join(self.lines[-20:])}"
         return found[count - 1]
 
     def mark(self) -> int:
@@ -94,6 +94,11 @@ class Daemon:
     def wait_for_runs(self, more: int = 1, *, since: int | None = None, within: float = PATIENCE) -> None:
         """Return once so many more runs of hot have ended."""
         self.wait_for("job.finished", job="hot", count=(self.mark() if since is None else since) + more, within=within)
+
+    def settle(self) -> None:
+        """Return once each job has run for the first time, so that from now on hot is the only one."""
+        for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping"):
+            self.wait_for("job.finished", job=job)
 
     def tell(self, number: signal.Signals) -> None:
         """Send it a signal."""

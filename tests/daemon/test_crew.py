@@ -1,0 +1,245 @@
+"""Runs that hang, overrun, are late or hold a bug: in this process, with jobs and times of a test's own."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import structlog
+
+import reconciler.crew
+import reconciler.daemon
+from reconciler import metrics
+from reconciler.config import Settings
+from reconciler.crew import Crew, Setup
+from reconciler.daemon import Daemon
+from reconciler.errors import ExitCode, ReconcilerError, Refused, Unavailable
+from reconciler.jobs import KINDS, Kind, Means
+from reconciler.pacing import Pacer
+from reconciler.runs import Totals, run
+from reconciler.simulator import Fault
+from reconciler.source import Source
+from reconciler.systemd import Notifier
+
+from .conftest import ACCOUNT, TOKEN, eventually
+
+Work = Callable[[Means], Totals]
+
+
+@pytest.fixture
+def log() -> Iterator[list[Any]]:
+    """What was logged."""
+    with structlog.testing.capture_logs() as log:
+        yield log
+
+
+def said(log: list[Any], event: str) -> list[Any]:
+    """The lines of that event."""
+    return [line for line in list(log) if line["event"] == event]
+
+
+@pytest.fixture
+def setup(twilio, database_url) -> Iterator[Setup]:
+    """The settings of a daemon, hot every second."""
+    settings = Settings.read({
+        "TWILIO_BASE_URL": twilio.base_url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN,
+        "DATABASE_URL": database_url, "RECONCILER_HOT_INTERVAL": "1s",
+    })  # fmt: skip
+    source = Source(settings.credentials(), pacer=Pacer(4))
+    yield Setup(settings, database_url, source, ACCOUNT, (ACCOUNT,))
+    twilio.faults.clear()
+    source.close()
+
+
+@pytest.fixture
+def set_to_work(setup, monkeypatch) -> Iterator[Callable[..., list[ReconcilerError]]]:
+    """Sets a crew to jobs of a test's own, every second; returns where it says what no waiting heals."""
+    crews: list[Crew] = []
+
+    def start(*, within: float = 60, **work: Work) -> list[ReconcilerError]:
+        every = timedelta(seconds=1)
+        kinds = {name: Kind(lambda _: every, timedelta(seconds=within), False, do) for name, do in work.items()}
+        monkeypatch.setattr(reconciler.crew, "KINDS", kinds)
+        fatal: list[ReconcilerError] = []
+        crew = Crew(lambda: setup, on_fatal=fatal.append)
+        crews.append(crew)
+        crew.work()
+        return fatal
+
+    yield start
+    for crew in crews:
+        assert crew.leave(within=20) == []
+
+
+def as_run(work: Callable[[Any], None]) -> Work:
+    """A job whose run does that."""
+
+    def do(means: Means) -> Totals:
+        totals = Totals()
+        with run(means.job, totals, account_sid=None, store=means.store, source=None, terms=means.terms) as this:
+            work(this)
+            totals.interrupted = this.stop.is_set()
+        return totals
+
+    return do
+
+
+def state(conn, job: str) -> Any:
+    """Last success and last error of a job."""
+    return conn.execute(
+        "SELECT last_success_at, last_error FROM sync_state WHERE job_name = %s", (job,)
+    ).fetchone() or (None, None)
+
+
+def test_a_run_over_its_time_fails_and_the_next_goes_on(set_to_work, conn, log):
+    """It is stopped between two pages; sync_state says why; the next one is another run."""
+    runs = []
+
+    def dawdle(this: Any) -> None:
+        runs.append(this)
+        if len(runs) == 1:
+            assert this.stop.wait(20)
+
+    set_to_work(freeze=as_run(dawdle), within=0.3)
+    eventually(lambda: "not done within" in (state(conn, "freeze")[1] or ""))
+    eventually(lambda: state(conn, "freeze")[0])
+    assert [line["kind"] for line in said(log, "job.failed")] == ["Unfinished"]
+
+
+def test_an_overrun_is_counted(set_to_work, log):
+    """What came due while the run before it was at work."""
+    labels = ("freeze", "")
+    before = metrics.missed_runs.labels(*labels)._value.get()
+    missed = threading.Event()
+
+    def work(_: Any) -> None:
+        assert missed.wait(20)
+
+    set_to_work(freeze=as_run(work))
+    try:
+        eventually(lambda: said(log, "job.missed"))
+    finally:
+        missed.set()
+    line = said(log, "job.missed")[0]
+    assert (line["why"], line["count"]) == ("overrun", 1)
+    assert metrics.missed_runs.labels(*labels)._value.get() > before
+
+
+def test_late_runs_are_counted_and_made_up_for_by_one(set_to_work, log, monkeypatch):
+    """The machine slept: one run works through it all, and as many as did not happen are said."""
+    from apscheduler.schedulers import base
+
+    runs: list[float] = []
+    set_to_work(freeze=as_run(lambda _: runs.append(time.monotonic())))
+    eventually(lambda: len(runs) >= 2)
+
+    class Later(base.datetime):  # type: ignore[name-defined,misc]
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return super().now(tz) + timedelta(seconds=60)
+
+    monkeypatch.setattr(base, "datetime", Later)
+    late = eventually(lambda: [line for line in said(log, "job.missed") if line["why"] == "late"])
+    assert 50 <= late[0]["count"] <= 60
+    assert len(late) == 1
+
+
+def test_a_bug_in_one_job_ends_no_other(set_to_work, log):
+    """It is logged with its traceback, again and again; the others run on."""
+    ran = []
+
+    def fail(_: Any) -> None:
+        raise LookupError("a bug")
+
+    fatal = set_to_work(freeze=as_run(fail), inbox=as_run(lambda _: ran.append(1)))
+    eventually(lambda: len(said(log, "program.failed")) >= 2 and len(ran) >= 3)
+    assert said(log, "program.failed")[0]["kind"] == "LookupError"
+    assert fatal == []
+
+
+def test_what_no_waiting_heals_is_told_the_third_time_in_a_row(set_to_work):
+    """A failure of another kind in between begins the count anew."""
+    errors = [Refused("one"), Refused("two"), Unavailable("three"), Refused("four"), Refused("five"), Refused("six")]
+    left = list(errors)
+
+    def fail(_: Any) -> None:
+        if left:
+            raise left.pop(0)
+
+    fatal = set_to_work(freeze=as_run(fail))
+    eventually(lambda: fatal)
+    assert fatal == errors[-1:]
+
+
+# The watch over them
+
+
+@pytest.fixture
+def daemon(setup, monkeypatch, short_folder, twilio) -> Iterator[Daemon]:
+    """A daemon in a thread, with real jobs; a job that makes no progress for a second hangs."""
+    monkeypatch.setattr(reconciler.crew, "STALLED_AFTER", timedelta(seconds=1))
+    monkeypatch.setattr(reconciler.daemon, "TICK", 0.05)
+    monkeypatch.setattr(reconciler.crew, "KINDS", {"hot": KINDS["hot"]})
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # only the main thread may
+    daemon = Daemon(setup, lambda: setup.settings, lambda _: setup.url, Alive())
+    thread = threading.Thread(target=daemon.run)
+    thread.start()
+    eventually(lambda: daemon.health().is_ready)
+    yield daemon
+    twilio.faults.clear()
+    daemon._on_signal(signal.SIGTERM, None)
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+class Alive(Notifier):
+    """Counts how often the watchdog was fed."""
+
+    fed = 0
+
+    def __init__(self) -> None:
+        super().__init__(None, timedelta(seconds=0.15))
+
+    def alive(self) -> None:
+        type(self).fed += 1
+
+
+def assert_starved_until(daemon: Daemon, release: Callable[[], None]) -> None:
+    """The watchdog starves and /healthz says why, until `release`; then both are as before."""
+    eventually(lambda: not daemon.health().is_alive)
+    assert daemon.health() == (False, False, "hot makes no progress")
+    fed, ticks = Alive.fed, daemon._ticked_at
+    eventually(lambda: daemon._ticked_at > ticks + 0.5)  # the main thread turns all the while
+    assert Alive.fed == fed
+    release()
+    eventually(lambda: daemon.health().is_ready and Alive.fed > fed)
+
+
+def test_a_job_that_hangs_in_the_database_starves_the_watchdog(daemon, connect, database_url):
+    """A lock that somebody holds on what it needs."""
+    other = connect(database_url)
+    other.execute("BEGIN")
+    other.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+    assert_starved_until(daemon, lambda: other.execute("ROLLBACK") and None)
+
+
+def test_a_job_that_hangs_at_twilio_starves_the_watchdog(daemon, twilio):
+    """No answer, and no word of one."""
+    twilio.faults.always(Fault.hang())
+    assert twilio.faults.wait_until_hanging()
+    assert_starved_until(daemon, twilio.faults.clear)
+
+
+def test_a_bug_in_the_main_thread_ends_it_in_order(setup, monkeypatch, log):
+    """With 70, and not as a daemon whose jobs run on with nobody watching."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    daemon = Daemon(setup, lambda: setup.settings, lambda _: setup.url, Alive())
+    monkeypatch.setattr(daemon, "_check_lead", lambda: {}["nothing"])
+    assert daemon.run() == ExitCode.BUG
+    assert said(log, "program.failed")[0]["kind"] == "KeyError"
+    assert said(log, "daemon.stopped")[0]["exit_code"] == 70

