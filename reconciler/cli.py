@@ -133,7 +133,11 @@ def get_parser() -> argparse.ArgumentParser:
         "report", "status.print_report", "completeness per account and day, gaps by kind: what webhooks lost"
     )
     report.add_argument("--since", metavar="WHEN", default="30d", help="from the UTC day of then on (default: 30d)")
-    report.add_argument("--json", action="store_true", help="print the result as JSON")
+    form = report.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the result as JSON")
+    form.add_argument(
+        "--html", metavar="FILE", help="write the status page, whatever --since says, to FILE; -: to stdout"
+    )
     call = command(
         "call", "call.show", "one call: our row, Twilio's record, its events; exit 1 if row and record differ"
     )

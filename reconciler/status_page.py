@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
@@ -24,7 +25,8 @@ from reconciler import db, report
 from reconciler.config import Settings
 from reconciler.logs import mask
 from reconciler.model import Gap
-from reconciler.report import Day, GapsOfHour, JobState, Report, Status
+from reconciler.report import DAYS_SHOWN, Day, GapsOfHour, JobState, Report, Status
+from reconciler.times import rough
 
 _STYLE: Final = files("reconciler").joinpath("status_page.css").read_text(encoding="utf-8")
 _HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -34,11 +36,14 @@ CONTENT_SECURITY_POLICY: Final = (
 
 _KINDS: Final = tuple(gap.value for gap in Gap)
 _HOUR: Final = timedelta(hours=1)
+_ACCOUNT: Final = re.compile(r"\b(AC[0-9a-fA-F]{4})[0-9a-fA-F]{24}([0-9a-fA-F]{4})\b")
+_HOURS: Final = 48
+_BAR: Final = 15  # units of the chart for an hour
 _CELL: Final = 18  # pixels of a day
 
 
-def read_page(url: str, settings: Settings, *, state: str, is_well: bool) -> str:
-    """The page as the database knows things now.
+def read_page(url: str, settings: Settings, *, state: str, is_well: bool | None) -> str:
+    """The page as the database knows things now; see `render`.
 
     Raises:
         Unavailable: the database does not answer; or another ReconcilerError with the reason.
@@ -49,75 +54,82 @@ def read_page(url: str, settings: Settings, *, state: str, is_well: bool) -> str
     conn = db.connect(url, purpose="status page", settings={"statement_timeout": "10s"})
     with closing(conn):
         status = report.status(conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
-        days = report.report(conn, since=now - report.DAYS_SHOWN, now=now, webhook_grace=grace)
-        hours = report.gaps_by_hour(conn, since=now - 48 * _HOUR, now=now, webhook_grace=grace)
+        days = report.report(conn, since=now - DAYS_SHOWN, now=now, webhook_grace=grace)
+        hours = report.gaps_by_hour(conn, since=now - _HOURS * _HOUR, now=now, webhook_grace=grace)
     return render(status, days, hours, state=state, is_well=is_well)
 
 
-def render(status: Status, completeness: Report, hours: Sequence[GapsOfHour], *, state: str, is_well: bool) -> str:
-    """The page: how the daemon is (`state`, in words), and what the database knows at `status.at`."""
-    at = f"{status.at:%Y-%m-%d %H:%M:%S} UTC"
+def render(
+    status: Status, completeness: Report, hours: Sequence[GapsOfHour], *, state: str, is_well: bool | None
+) -> str:
+    """The page: how the daemon is (`state`, in words; None if nobody asked it), and what is known at `status.at`."""
+    verdict, sign, kind = {
+        True: ("working", "✓ ", "good"), False: ("not working", "✗ ", "bad"), None: ("status", "", "")
+    }[is_well]  # fmt: skip
     return "".join(
         (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{'Working' if is_well else 'Not working'} · reconciler</title><style>{_STYLE}</style></head><body>",
-            f"<header><h1>reconciler</h1><span class='state {'good' if is_well else 'bad'}'>",
-            f"{'✓ working' if is_well else '✗ not working'}</span><span>{_text(state)}</span>",
-            f"<span class='soft'>as of <time datetime='{status.at.isoformat()}'>{at}</time></span></header><main>",
+            f"<title>reconciler: {verdict}</title><style>{_STYLE}</style></head><body>",
+            f"<header><h1>reconciler</h1><strong class='{kind}'>{sign}{verdict}</strong><span>{_text(state)}</span>",
+            f"<span class='soft'>as of <time datetime='{status.at.isoformat()}'>{status.at:%Y-%m-%d %H:%M:%S} UTC</time>",
+            "</span></header><main>",
             _tiles(status),
-            _jobs(status.jobs),
+            _jobs(status.jobs, status.at),
             _gaps(hours, status.at),
             _completeness(completeness.days, status.at),
             _stuck(status),
             _tables(status),
-            f"</main><footer>Schema version {status.schema_version}. Reload for the present.</footer></body></html>",
+            f"</main><footer>Schema version {status.schema_version}. {'' if is_well is None else 'Reload for the present.'}</footer></body></html>\n",
         )
     )
 
 
 def _tiles(status: Status) -> str:
     calls, inbox, days = status.calls, status.inbox, status.days
-    oldest = "" if inbox.oldest_due_seconds is None else f", oldest {_age(inbox.oldest_due_seconds)}"
+    oldest = "" if inbox.oldest_due_seconds is None else f"oldest {_age(inbox.oldest_due_seconds)}"
     tiles = [
-        ("open calls", calls.open, ""),
-        ("stuck calls", calls.stuck, "warn"),
-        ("ended, not frozen", calls.unfrozen, ""),
-        (f"webhooks due{oldest}", inbox.due, "warn"),
-        ("webhooks failed", inbox.failed, "warn"),
-        ("dead letters", inbox.dead_letters, "bad"),
-        ("days proven, of 35", days.verified, ""),
-        ("days incomplete", days.incomplete, "bad"),
+        ("open calls", calls.open, "", ""),
+        ("stuck calls", calls.stuck, "warn", ""),
+        ("ended, not frozen", calls.unfrozen, "", ""),
+        ("webhooks due", inbox.due, "warn", oldest),
+        ("webhooks failed", inbox.failed, "warn", ""),
+        ("dead letters", inbox.dead_letters, "bad", ""),
+        ("account days proven", days.verified, "", f"in {DAYS_SHOWN.days} days"),
+        ("account days incomplete", days.incomplete, "bad", ""),
     ]
     cells = (
-        f"<div><dt>{_text(name)}</dt><dd class='{kind if count else ''}'>{'! ' if kind and count else ''}{count:,}</dd></div>"
-        for name, count, kind in tiles
+        f"<div><dt>{name}</dt><dd class='{kind if count else ''}'>{'! ' if kind and count else ''}{count:,}"
+        f" <small>{note}</small></dd></div>"
+        for name, count, kind, note in tiles
     )
     return f"<section aria-label='Numbers'><dl>{''.join(cells)}</dl></section>"
 
 
-def _jobs(jobs: Sequence[JobState]) -> str:
+def _jobs(jobs: Sequence[JobState], now: datetime) -> str:
     rows = []
     for job in jobs:
-        is_failing = job.last_error is not None
-        state = (
-            f"<span class='bad'>✗ failed {_ago(job.last_error_at, job)}</span>"
-            if is_failing
-            else "<span class='good'>✓</span> running"
-            if job.is_running
-            else "<span class='good'>✓</span>"
-        )
+        has_failed = job.last_error_at is not None
+        state = "<span class='good'>✓ ok</span>"
+        if job.last_error_at is not None:
+            state = f"<span class='bad'>✗ failed {rough(now - job.last_error_at)} ago</span>"
+        elif job.last_success_at is None:
+            state = "not yet"
+        if job.is_running:
+            state += ", running"
+        success = "never" if job.age_seconds is None else f"{_age(job.age_seconds)} ago"
         rows.append(
-            f"<tr><th scope='row'>{_text(job.job)}</th><td>{state}</td>"
-            f"<td class='n'>{_age(job.age_seconds) or 'never'}</td><td class='n'>{_age(job.lag_seconds)}</td>"
-            f"<td class='why'>{_text(job.last_error or '')}</td></tr>"
+            f"<tr class='{'failed' if has_failed else ''}'><th scope='row'>{_code(job.job)}</th><td>{state}</td>"
+            f"<td class='n'>{success}</td><td class='n'>{_age(job.lag_seconds)}</td></tr>"
         )
+        if has_failed:
+            rows.append(f"<tr><td colspan='4' class='why'>{_text(job.last_error or '')}</td></tr>")
     return _section(
         "Jobs",
         _table(
-            "What each job last did",
-            ("job", "state", ("last success, ago", True), ("behind", True), "why it failed"),
-            rows or ["<tr><td colspan='5'>No job has run yet.</td></tr>"],
+            "What each job last did, and how old the newest it has read is",
+            ("job", "state", ("last success", True), ("behind", True)),
+            rows or ["<tr><td colspan='4'>No job has run yet.</td></tr>"],
         ),
     )
 
@@ -126,34 +138,36 @@ def _gaps(hours: Sequence[GapsOfHour], now: datetime) -> str:
     """Stacked bars, one an hour of the last two days, and the same as a table."""
     by_hour = {gaps.hour: gaps.kinds for gaps in hours}
     newest = now.replace(minute=0, second=0, microsecond=0)
-    shown = [newest - n * _HOUR for n in reversed(range(48))]
+    shown = [newest - n * _HOUR for n in reversed(range(_HOURS))]
     highest = max((sum(kinds.values()) for kinds in by_hour.values()), default=0)
+    title = f"Gaps found in the last {_HOURS} hours"
     if not highest:
-        return _section("Gaps found in the last 48 hours", "<p>None: webhooks told everything.</p>")
+        return _section(title, "<p>None: webhooks told everything.</p>")
+    width = _BAR * (_HOURS + 1)
     bars = []
     for place, hour in enumerate(shown):
-        top = 120.0
+        left, top = place * _BAR, 120.0
         for kind in _KINDS:
-            count = by_hour.get(hour, {}).get(kind, 0)
-            if count:
-                height = max(1.0, 110 * count / highest)
+            if count := by_hour.get(hour, {}).get(kind, 0):
+                height = max(1.5, 106 * count / highest)
                 top -= height
                 bars.append(
-                    f"<rect class='{kind}' x='{40 + place * 14}' y='{top:.1f}' width='11' height='{height:.1f}'>"
+                    f"<rect class='{kind}' x='{left}' y='{top:.1f}' width='{_BAR - 3}' height='{height:.1f}'>"
                     f"<title>{hour:%d %b %H:00}: {count:,} {kind}</title></rect>"
                 )
         if hour.hour % 6 == 0:
-            bars.append(f"<text x='{40 + place * 14}' y='136'>{hour:%H:00}</text>")
-    chart = (
-        "<div class='wide' tabindex='0' role='region' aria-label='Chart of gaps by hour'>"
-        f"<svg viewBox='0 0 720 142' width='720' height='142' role='img' aria-label='Gaps found by hour, up to {highest:,}'>"
-        f"<line class='axis' x1='38' x2='716' y1='120.5' y2='120.5'/><text x='0' y='18'>{highest:,}</text>"
-        f"<text x='0' y='124'>0</text>{''.join(bars)}</svg></div>"
+            # The first one's middle lies too near the edge for its text.
+            bars.append(
+                f"<text class='hour' x='{max(14, left + _BAR // 2)}' y='137'>{hour:{'%H:00' if hour.hour else '%d %b'}}</text>"
+            )
+    chart = _picture(
+        f"Gaps found by hour, up to {highest:,} in one",
+        (width, 142),
+        f"<line class='axis' x1='0' x2='{width}' y1='120.5' y2='120.5'/>{''.join(bars)}",
+        kind="chart",
     )
-    legend = "".join(
-        f"<li><svg width='11' height='11' aria-hidden='true'><rect class='{kind}' width='11' height='11'/></svg> {kind}</li>"
-        for kind in _KINDS
-    )
+    totals = {kind: sum(kinds.get(kind, 0) for kinds in by_hour.values()) for kind in _KINDS}
+    legend = "".join(f"<li>{_swatch(kind)} {kind} {totals[kind]:,}</li>" for kind in _KINDS)
     rows = [
         f"<tr><th scope='row'>{hour:%Y-%m-%d %H:00}</th>"
         + "".join(f"<td class='n'>{by_hour[hour].get(kind, 0):,}</td>" for kind in _KINDS)
@@ -163,8 +177,9 @@ def _gaps(hours: Sequence[GapsOfHour], now: datetime) -> str:
     ]
     table = _table("Gaps by the hour they were found in, UTC", ("hour", *((kind, True) for kind in _KINDS)), rows)
     return _section(
-        "Gaps found in the last 48 hours",
-        f"{chart}<ul class='legend'>{legend}</ul><details><summary>As a table</summary>{table}</details>",
+        title,
+        f"<ul class='legend'>{legend}<li class='soft'>at most {highest:,} an hour</li></ul>{chart}"
+        f"<details><summary>As a table</summary>{table}</details>",
     )
 
 
@@ -175,23 +190,21 @@ def _completeness(days: Sequence[Day], now: datetime) -> str:
         by_account.setdefault(day.account_sid, {})[day.day] = day
     if not by_account:
         return _section("Completeness", "<p>No day is proven yet: the cold job does it, once a day.</p>")
-    shown = [now.date() - timedelta(days=n) for n in range(35, 0, -1)]
-    parts = [f"<h3>{_text(account)}</h3>{_calendar(known, shown)}" for account, known in by_account.items()]
+    shown = [now.date() - timedelta(days=n) for n in range(DAYS_SHOWN.days, 0, -1)]
+    parts = [
+        f"<h3><code>{_text(account)}</code></h3>{_calendar(known, shown)}" for account, known in by_account.items()
+    ]
     rows = [
-        f"<tr><th scope='row'>{_text(day.account_sid)}</th><td>{day.day.isoformat()}</td><td class='n'>{day.listed:,}</td>"
+        f"<tr><th scope='row'>{day.day.isoformat()}</th><td>{_code(day.account_sid)}</td><td class='n'>{day.listed:,}</td>"
         f"<td class='n'>{day.held:,}</td><td class='why'>{_text(_differences(day.differences))}</td></tr>"
         for day in days
         if not day.is_complete
     ]
     table = _table(
-        "Days that are not complete", ("account", "day", ("listed", True), ("held", True), "what differs"), rows
+        "Days that are not complete", ("day", "account", ("listed", True), ("held", True), "what differs"), rows
     )
-    legend = (
-        "<ul class='legend'>"
-        + "".join(f"<li>{_swatch(kind, sign)} {name}</li>" for kind, sign, name in _DAY_KINDS)
-        + "</ul>"
-    )
-    return _section("Completeness", legend + "".join(parts) + (table if rows else ""))
+    legend = "".join(f"<li>{_swatch(kind, sign)} {name}</li>" for kind, sign, name in _DAY_KINDS)
+    return _section("Completeness", f"<ul class='legend'>{legend}</ul>{''.join(parts)}{table if rows else ''}")
 
 
 _DAY_KINDS: Final = (
@@ -202,6 +215,7 @@ _DAY_KINDS: Final = (
 
 
 def _calendar(known: Mapping[date, Day], shown: Sequence[date]) -> str:
+    """A square a day, and below in words what a square cannot say: which days nothing is proven of."""
     cells = []
     for place, day in enumerate(shown):
         found = known.get(day)
@@ -211,36 +225,45 @@ def _calendar(known: Mapping[date, Day], shown: Sequence[date]) -> str:
         cells.append(
             f"<g><title>{day:%a %d %b}: {name}{said}</title>"
             f"<rect class='{kind}' x='{x}' y='0' width='{_CELL}' height='{_CELL}' rx='3'/>"
-            f"<text class='sign' x='{x + 5}' y='13'>{sign}</text></g>"
+            f"<text class='sign' x='{x + _CELL // 2}' y='13'>{sign}</text></g>"
         )
         if day.weekday() == 0:
             cells.append(f"<text x='{x}' y='34'>{day:%d %b}</text>")
-    width = len(shown) * (_CELL + 2)
     proven = sum(1 for day in shown if day in known and known[day].is_complete)
+    unproven = [f"<time>{day.isoformat()}</time>" for day in shown if day not in known]
     label = f"{proven} of the last {len(shown)} days proven complete"
+    listed = f"<details><summary>{len(unproven)} not proven</summary><p>{', '.join(unproven)}</p></details>"
+    size = (len(shown) * (_CELL + 2), 40)
+    return f"<p>{label}.</p>{_picture(label, size, ''.join(cells))}{listed if unproven else ''}"
+
+
+def _picture(label: str, size: tuple[int, int], shapes: str, *, kind: str = "") -> str:
+    """Drawn shapes; where there is no room for all of them, the newest, on the right, are seen first."""
+    width, height = size
     return (
-        f"<div class='wide' tabindex='0' role='region' aria-label='{label}'>"
-        f"<svg viewBox='0 0 {width} 40' width='{width}' height='40' role='img' aria-label='{label}'>{''.join(cells)}</svg></div>"
+        f"<div class='wide newest' tabindex='0' role='region' aria-label='{label}'>"
+        f"<svg class='{kind}' viewBox='0 0 {width} {height}' width='{width}' height='{height}' role='img' aria-label='{label}'>"
+        f"{shapes}</svg></div>"
     )
 
 
-def _swatch(kind: str, sign: str) -> str:
+def _swatch(kind: str, sign: str = "") -> str:
     return (
-        f"<svg width='14' height='14' aria-hidden='true'><rect class='{kind}' x='0' y='0' width='14' height='14' rx='3'/>"
-        f"<text class='sign' x='3' y='11'>{sign}</text></svg>"
+        f"<svg width='14' height='14' aria-hidden='true'><rect class='{kind}' width='14' height='14' rx='3'/>"
+        f"<text class='sign' x='7' y='11'>{sign}</text></svg>"
     )
 
 
 def _stuck(status: Status) -> str:
     rows = [
-        f"<tr><th scope='row'>{_text(call.call_sid)}</th><td>{_text(call.status)}</td><td>{_text(call.account_sid or '')}</td>"
-        f"<td class='n'>{_age((status.at - call.began_at).total_seconds())}</td></tr>"
+        f"<tr><th scope='row'>{_code(call.call_sid)}</th><td>{_text(call.status)}</td>"
+        f"<td class='n'>{rough(status.at - call.began_at)}</td><td>{_code(call.account_sid or '')}</td></tr>"
         for call in status.calls.stuck_calls
     ]
     if not rows:
         return ""
-    caption = f"The oldest {len(rows)} of {status.calls.stuck:,}"
-    return _section("Stuck calls", _table(caption, ("call", "status", "account", ("open for", True)), rows))
+    caption = f"The oldest {len(rows)} of {status.calls.stuck:,}; reconcile call SID shows one from both sides"
+    return _section("Stuck calls", _table(caption, ("call", "status", ("open for", True), "account"), rows))
 
 
 def _tables(status: Status) -> str:
@@ -276,23 +299,18 @@ def _text(value: str) -> str:
     return escape(mask(value))
 
 
+def _code(value: str) -> str:
+    """A name; of an account's SID in it beginning and end, the whole of it where one points."""
+    whole, short = _text(value), _text(_ACCOUNT.sub(r"\1…\2", value))
+    return f"<code>{whole}</code>" if whole == short else f"<code title='{whole}'>{short}</code>"
+
+
 def _differences(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts.items())
 
 
-def _ago(then: datetime | None, job: JobState) -> str:
-    if then is None or job.age_seconds is None or job.last_success_at is None:
-        return ""
-    return f"{_age(job.age_seconds - (then - job.last_success_at).total_seconds())} ago"
-
-
 def _age(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0, seconds):.0f} s"
+    return "" if seconds is None else rough(timedelta(seconds=seconds))
 
 
 def _size(count: int) -> str:

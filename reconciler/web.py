@@ -18,11 +18,13 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from reconciler import metrics
 from reconciler.errors import ConfigError, ReconcilerError
-from reconciler.logs import mask, redact
+from reconciler.logs import get_logger, mask, redact
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _PAGE_LASTS: Final = 5.0  # seconds
 _NO_HEADERS: Final[Mapping[str, str]] = {}
+
+log = get_logger(__name__)
 
 
 class Health(NamedTuple):
@@ -79,7 +81,7 @@ class _Server(ThreadingHTTPServer):
         self.health = health
         self._status_page = status_page
         self._read_at = -_PAGE_LASTS
-        self._page = b""
+        self._page: bytes | ReconcilerError = b""
         self._reading = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
@@ -89,7 +91,7 @@ class _Server(ThreadingHTTPServer):
         return self._status_page.security_policy
 
     def status_page(self) -> bytes:
-        """The page of now, or of a few seconds ago: impatience must not become load.
+        """The page, or the reason why there is none, of now or a few seconds ago: impatience must not become load.
 
         Raises:
             ReconcilerError: the database does not answer.
@@ -97,7 +99,13 @@ class _Server(ThreadingHTTPServer):
         """
         with self._reading:
             if time.monotonic() - self._read_at > _PAGE_LASTS:
-                self._page, self._read_at = self._status_page.read().encode(), time.monotonic()
+                try:
+                    self._page = self._status_page.read().encode()
+                except ReconcilerError as exc:
+                    self._page = exc
+                self._read_at = time.monotonic()
+            if isinstance(self._page, ReconcilerError):
+                raise self._page
             return self._page
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -133,6 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
             page = self.server.status_page()
         except ReconcilerError as exc:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{mask(redact(str(exc)))}\n".encode())
+        except Exception as exc:
+            log.exception("program.failed", kind=type(exc).__name__)
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"a bug; the log says more\n")
         else:
             policy = {"Content-Security-Policy": self.server.security_policy}
             self._answer(HTTPStatus.OK, "text/html; charset=utf-8", page, policy)

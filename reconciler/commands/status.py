@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
+from pathlib import Path
 from typing import Final
 
 from rich.padding import Padding
@@ -15,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from reconciler import report as facts
-from reconciler import terminal
+from reconciler import status_page, terminal
 from reconciler.commands.printing import harmless, print_json
-from reconciler.commands.setup import connect, read_moment, read_settings, require_schema
+from reconciler.commands.setup import connect, database_url, read_moment, read_settings, require_schema
 from reconciler.errors import ExitCode, UsageError
 from reconciler.logs import mask
 from reconciler.model import Gap
@@ -47,7 +49,9 @@ def print_status(args: argparse.Namespace) -> int:
 
 
 def print_report(args: argparse.Namespace) -> int:
-    """Print what is proven of each account and day, and what webhooks lost."""
+    """Print what is proven of each account and day, and what webhooks lost; or write the status page."""
+    if args.html is not None:
+        return _write_page(args.html)
     now = datetime.now(UTC)
     since = read_moment(args.since, "--since", now)
     if since >= now:
@@ -60,6 +64,22 @@ def print_report(args: argparse.Namespace) -> int:
         print_json(asdict(report))
     else:
         show_report(report)
+    return int(ExitCode.DONE)
+
+
+def _write_page(target: str) -> int:
+    settings = read_settings()
+    with connect(settings, purpose="report") as conn:
+        require_schema(conn)
+    state = "as a file, made by reconcile report"
+    page = status_page.read_page(database_url(settings), settings, state=state, is_well=None)
+    if target == "-":
+        sys.stdout.write(page)
+        return int(ExitCode.DONE)
+    try:
+        Path(target).write_text(page, encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"--html {target}: cannot be written: {exc.strerror}") from None
     return int(ExitCode.DONE)
 
 

@@ -59,11 +59,12 @@ def full(server_url, template) -> Iterator[db.Connection]:
 
 
 PARAMS = {
-    "now": NOW, "since": NOW - timedelta(days=30), "unit": "day", "webhook_grace": timedelta(seconds=60), "call_sid": sid(77),
+    "unit": "day", "now": NOW, "since": NOW - timedelta(days=30),
+    "webhook_grace": timedelta(seconds=60), "call_sid": sid(77),
     "sources": ["reconcile_hot", "reconcile_warm", "reconcile_cold", "reconcile_backfill", "reconcile_call"],
     "limit": 201, "names": ["daemon", "hot"], "prefix": "reconciler:", "tables": ["messages", "call_events"],
     "stuck_since": NOW - timedelta(days=1), "named_since": None, "batch": 20, "kept_since": NOW - RETENTION,
-    "pending_before": NOW, "stuck_before": NOW, "account_sid": ACCOUNT, "unit": "day",
+    "pending_before": NOW, "stuck_before": NOW, "account_sid": ACCOUNT,
 }  # fmt: skip
 USED = [
     *(("report", name) for name in db.load_queries("report")),

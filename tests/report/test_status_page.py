@@ -1,0 +1,393 @@
+"""The status page: what it shows, that nothing strange gets into it, and that everybody can read it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import urllib.error
+import urllib.request
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from html.parser import HTMLParser
+from http.client import HTTPMessage
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from reconciler import web
+from reconciler.config import Settings
+from reconciler.errors import ReconcilerError
+from reconciler.model import Gap
+from reconciler.report import Calls, StuckCall, TableSize
+from reconciler.status_page import CONTENT_SECURITY_POLICY, read_page, render
+from reconciler.web import Health, StatusPage, Web
+
+from .browser import CHROMIUM, browser
+from .conftest import ACCOUNT, NOW, sid
+from .pages import OTHER, make_day, make_job, make_report, make_status, troubled
+
+HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)> &amp; call +15005550123"""
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+
+class Page(HTMLParser):
+    """A page as its tags: `elements` of (tag, attributes, text in it); fails where tags do not balance."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._open: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        element = (tag, dict(attrs), [])
+        self.elements.append(element)
+        if tag not in VOID:
+            self._open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for element in self._open:
+            element[2].append(data)
+
+    def texts(self, tag: str, **attributes: str) -> list[str]:
+        """What stands in the elements of a tag with these attributes."""
+        return [
+            " ".join("".join(text).split())
+            for name, attrs, text in self.elements
+            if name == tag and attributes.items() <= attrs.items()
+        ]
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        """Of each element of a tag."""
+        return [attrs for name, attrs, _ in self.elements if name == tag]
+
+
+def page_of(status=None, days=None, hours=(), *, state="leading, hot 12 s ago", is_well=True) -> Page:
+    return Page(render(status or make_status(), days or make_report(), hours, state=state, is_well=is_well))
+
+
+@pytest.fixture(scope="module")
+def trouble() -> Page:
+    return page_of(*troubled(), is_well=False)
+
+
+# What it shows
+
+
+@pytest.mark.parametrize(("is_well", "verdict"), [(True, "✓ working"), (False, "✗ not working"), (None, "status")])
+def test_its_first_line_is_the_verdict(is_well, verdict):
+    """In the title as well, by words and not by a colour alone; a file knows no verdict."""
+    page = page_of(is_well=is_well)
+    assert page.texts("strong") == [verdict]
+    assert page.texts("title") == [f"reconciler: {verdict.lstrip('✓✗ ')}"]
+    assert "leading, hot 12 s ago" in page.texts("header")[0]
+    assert page.texts("time", datetime=NOW.isoformat()) == ["2026-06-10 12:00:00 UTC"]
+    assert page.texts("h1") == ["reconciler"]
+
+
+def test_numbers_of_trouble_have_a_sign(trouble):
+    """Those that are zero have none."""
+    numbers = dict(zip(trouble.texts("dt"), trouble.texts("dd"), strict=True))
+    assert numbers == {
+        "open calls": "41", "stuck calls": "! 3", "ended, not frozen": "212", "webhooks due": "! 19 oldest 20 min",
+        "webhooks failed": "! 2", "dead letters": "! 4", "account days proven": "54 in 35 days",
+        "account days incomplete": "! 2",
+    }  # fmt: skip
+    assert not any("!" in text for text in page_of().texts("dd"))
+
+
+def test_a_job_that_failed_says_why(trouble):
+    """When, and the reason below in full; the others are well, running or never ran."""
+    rows = trouble.texts("tr")
+    place = next(n for n, row in enumerate(rows) if row.startswith("hot✗"))
+    assert rows[place] == "hot✗ failed 70 s ago66 min ago68 min"
+    assert rows[place + 1].startswith("the database is unavailable: connection to server")
+    assert "hot:AC2222…2222✗ failed 30 s agonever" in rows
+    assert "inbox✓ ok, running9 s ago" in rows
+    assert "freeze✓ ok4 min ago" in rows
+    new = page_of(make_status(jobs=[make_job("cold", None, None)]))
+    assert "coldnot yetnever" in new.texts("tr")
+    assert "No job has run yet." in page_of(make_status(jobs=[])).texts("td")
+
+
+def test_gaps_as_bars_and_as_a_table(trouble):
+    """A bar for each kind and hour, whose sum stands in the legend; the hours without gaps are no rows."""
+    *_, hours = troubled()
+    legend = " ".join(trouble.texts("li"))
+    bars = [attrs for attrs in trouble.attributes("rect") if attrs["class"] in {gap.value for gap in Gap}]
+    for kind in (gap.value for gap in Gap):
+        assert f"{kind} {sum(gaps.kinds[kind] for gaps in hours):,}" in legend
+        drawn = sum(1 for gaps in hours if gaps.kinds[kind]) + 1  # and its swatch
+        assert sum(1 for attrs in bars if attrs["class"] == kind) == drawn
+    assert all(float(attrs.get("y") or 0) >= 0 and float(attrs["height"]) > 0 for attrs in bars)
+    assert [text for text in trouble.texts("th", scope="row") if re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:00", text)] == [
+        f"{gaps.hour:%Y-%m-%d %H:00}" for gaps in reversed(hours)
+    ]
+    newest = hours[-1]
+    assert f"{newest.hour:%Y-%m-%d %H:00}" + "".join(str(n) for n in newest.kinds.values()) in trouble.texts("tr")
+    assert "None: webhooks told everything." in page_of().texts("p")
+
+
+def test_days_as_squares_and_in_words(trouble):
+    """35 squares an account, each with its day; which days differ, and which nothing is proven of, also in words."""
+    assert len([t for t in trouble.texts("title") if "held" in t or "not proven" in t]) == 2 * 35
+    assert "Mon 01 Jun: incomplete, 4,207 of 4,210 held" in trouble.texts("title")
+    assert trouble.texts("h3") == [ACCOUNT, OTHER]
+    assert "31 of the last 35 days proven complete." in trouble.texts("p")
+    assert "2026-05-06, 2026-05-25, 2026-05-26" in trouble.texts("p")
+    assert "2026-06-01AC1111…11114,2104,2073 missing" in trouble.texts("tr")
+    assert "2026-05-20AC2222…22223103102 billed not held, 1 changed" in trouble.texts("tr")
+    assert "No day is proven yet: the cold job does it, once a day." in page_of().texts("p")
+    assert "Days that are not complete" not in page_of(days=make_report(make_day(1))).texts("caption")
+
+
+def test_stuck_calls_and_tables(trouble):
+    """A SID to copy, and sizes in units of a thousand."""
+    assert f"{sid(1)}ringing35 hAC1111…1111" in trouble.texts("tr")
+    assert "call_events2.4 GB6,120,221" in trouble.texts("tr")
+    assert "twilio_webhook_inbox96.0 kB?" in trouble.texts("tr")
+    assert "Stuck calls" not in page_of().texts("h2")
+
+
+# Who else reads it
+
+
+def test_for_a_screen_reader(trouble):
+    """A language, one first heading, captions, headed columns and rows, named pictures, and no name twice."""
+    assert trouble.attributes("html") == [{"lang": "en"}]
+    assert len(trouble.texts("h1")) == 1
+    assert len(trouble.texts("caption")) == len(trouble.texts("table")) == 5
+    assert all(trouble.texts("caption"))
+    assert {attrs["scope"] for attrs in trouble.attributes("th")} == {"col", "row"}
+    for attrs in trouble.attributes("svg"):
+        assert attrs.get("aria-hidden") == "true" or (attrs["role"] == "img" and attrs["aria-label"])
+    names = [attrs["id"] for _, attrs, _ in trouble.elements if "id" in attrs]
+    assert len(names) == len(set(names))
+    assert {attrs["aria-labelledby"] for attrs in trouble.attributes("section") if "aria-labelledby" in attrs} == {
+        *names
+    }
+    for attrs in trouble.attributes("div"):
+        # What scrolls is reached by the keyboard, and says what it is.
+        assert "wide" not in (attrs.get("class") or "") or (attrs["tabindex"] == "0" and attrs["aria-label"])
+
+
+# What must not get in
+
+
+def test_nothing_strange_becomes_markup():
+    """Whatever others wrote is text in which numbers are masked, wherever it stands."""
+    status = make_status(
+        jobs=[make_job(HOSTILE, last_error=HOSTILE, last_error_at=NOW)],
+        calls=Calls(1, 1, 0, [StuckCall(HOSTILE, HOSTILE, HOSTILE, NOW)]),
+        tables=[TableSize(HOSTILE, 1, 1)],
+    )  # fmt: skip
+    days = make_report(make_day(1, HOSTILE, differences={HOSTILE: 1}, is_complete=False))
+    calm = make_status(
+        jobs=[make_job("hot", last_error="x", last_error_at=NOW)],
+        calls=Calls(1, 1, 0, [StuckCall("CA", "AC", "ringing", NOW)]),
+    )  # fmt: skip
+    html = render(status, days, [], state=HOSTILE, is_well=True)
+    page = Page(html)
+    quiet = page_of(calm, make_report(make_day(1, "AC", differences={"x": 1}, is_complete=False)))
+    assert [(tag, sorted(attrs)) for tag, attrs, _ in page.elements if tag != "code"] == [
+        (tag, sorted(attrs)) for tag, attrs, _ in quiet.elements if tag != "code"
+    ]
+    assert {name for attrs in page.attributes("code") for name in attrs} <= {"title"}
+    assert html.count("&lt;script&gt;") == 10
+    assert "15005550123" not in html
+    assert "call ***23" in page.texts("header")[0]
+
+
+def test_it_needs_nothing_else(trouble):
+    """No script, no style but its own, nothing fetched, no link away."""
+    tags = {tag for tag, _, _ in trouble.elements}
+    assert not tags & {"script", "link", "img", "iframe", "object", "form", "a", "image", "use", "foreignobject"}
+    for _, attrs, _ in trouble.elements:
+        assert not {name for name in attrs if name.startswith("on")} | ({"style", "src", "href"} & attrs.keys())
+    (style,) = ("".join(text) for tag, _, text in trouble.elements if tag == "style")
+    assert not re.search(r"url\(|@import", style)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}';" in CONTENT_SECURITY_POLICY
+    assert CONTENT_SECURITY_POLICY.startswith("default-src 'none';")
+
+
+# Over HTTP
+
+
+@contextmanager
+def served(read):
+    """The address of a server whose page `read` makes."""
+    health = Health(is_alive=True, is_ready=True, reason="leading")
+    page = StatusPage(read, CONTENT_SECURITY_POLICY)
+    with closing(Web(("127.0.0.1", 0), health=lambda: health, status_page=page)) as server:
+        server.start()
+        yield f"http://127.0.0.1:{server.port}/"
+
+
+def get(url: str) -> tuple[int, HTTPMessage, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as answer:
+        with answer:
+            return answer.code, answer.headers, answer.read().decode()
+
+
+def read_from(url: str) -> str:
+    return read_page(url, Settings.read({}), state="leading", is_well=True)
+
+
+def test_served_from_the_database(database_url, conn, add_call, add_day):
+    """With the headers that keep it to itself; hostile rows are text."""
+    conn.execute("INSERT INTO sync_state (job_name, last_error_at, last_error) VALUES ('hot', now(), %s)", (HOSTILE,))
+    add_call(1, date_created=NOW - timedelta(days=3), account_sid=ACCOUNT)
+    conn.execute(
+        "INSERT INTO account_days (account_sid, day, listed, held, digest, differences, is_complete, verified_at)"
+        " VALUES (%s, (now() - interval '2 days')::date, 2, 1, '', %s, false, now())",
+        (ACCOUNT, Jsonb({"missing": 1})),
+    )
+    with served(lambda: read_from(database_url)) as url:
+        status, headers, html = get(url)
+    page = Page(html)
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
+    assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
+    assert headers["Cache-Control"] == "no-store"
+    assert page.texts("h3") == [ACCOUNT]
+    assert "hot✗ failed 0 s agonever" in page.texts("tr")
+    assert "15005550123" not in html
+
+
+def test_a_database_that_is_away(database_url):
+    """503 with the reason, and no password of its address."""
+    away = "postgresql://viewer:hidden-word@127.0.0.1:1/calls"
+    with served(lambda: read_from(away)) as url:
+        status, headers, text = get(url)
+    assert (status, headers["Content-Type"]) == (503, "text/plain; charset=utf-8")
+    assert text.startswith("the database is unavailable: ")
+    assert "hidden-word" not in text
+
+
+def test_an_old_schema_is_said(empty_database_url):
+    """As the reason why there is no page."""
+    with served(lambda: read_from(empty_database_url)) as url:
+        status, _, text = get(url)
+    assert (status, text.startswith("the schema is not up to date")) == (503, True)
+
+
+def test_a_bug_is_no_silence(capsys):
+    """500, and what it was in the log alone."""
+
+    def read() -> str:
+        raise ValueError("of the inside")
+
+    with served(read) as url:
+        status, _, text = get(url)
+    assert (status, text) == (500, "a bug; the log says more\n")
+
+
+@pytest.mark.parametrize("error", [None, ReconcilerError("away")])
+def test_reloading_is_no_load(monkeypatch, error):
+    """A page, and the reason why there is none, last for a few seconds; then there is another."""
+    reads = []
+
+    def read() -> str:
+        reads.append(len(reads))
+        if error:
+            raise error
+        return "page"
+
+    with served(read) as url:
+        assert get(url)[::2] == get(url)[::2] == ((503, "away\n") if error else (200, "page"))
+        assert reads == [0]
+        monkeypatch.setattr(web, "_PAGE_LASTS", -1.0)
+        get(url)
+    assert reads == [0, 1]
+
+
+# As a file
+
+
+def test_written_by_the_report(run, tmp_path, add_day):
+    """The same page, to a file or stdout, that says where it comes from."""
+    file = tmp_path / "status.html"
+    done = run("report", "--html", str(file))
+    assert (done.code, done.out, done.err) == (0, "", "")
+    page = Page(file.read_text(encoding="utf-8"))
+    assert "as a file, made by reconcile report" in page.texts("header")[0]
+    assert page.texts("strong") == ["status"]
+    printed = run("report", "--html", "-")
+    assert printed.code == 0
+    assert [tag for tag, _, _ in Page(printed.out).elements] == [tag for tag, _, _ in page.elements]
+
+
+def test_a_file_that_cannot_be_written(run, tmp_path):
+    """Names the option; and JSON and HTML are not had at once."""
+    done = run("report", "--html", str(tmp_path / "none" / "status.html"))
+    assert done.code == 64
+    assert "--html" in done.err and "No such file or directory" in done.err
+    assert run("report", "--html", "-", "--json").code == 64
+
+
+# In a browser
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_in_a_browser():
+    """As served: nothing refused or complained of, no wider than a phone, light and dark, read by keyboard."""
+    html = render(*troubled(), state="leading", is_well=False)
+    with served(lambda: html) as url, browser() as chromium:
+        grounds = []
+        for dark in (False, True):
+            for width in (360, 1_200):
+                chromium.open(url, width=width, dark=dark)
+                assert chromium.complaints == []
+                assert chromium.value("document.documentElement.scrollWidth") == width
+                # The style was let in, and the newest hour is in sight.
+                assert chromium.value("getComputedStyle(document.querySelector('dl')).display") == "grid"
+                chart = "document.querySelector('.newest')"
+                assert abs(chromium.value(f"{chart}.scrollLeft")) == 0
+                assert chromium.value(
+                    f"[...{chart}.querySelectorAll('rect')].at(-1).getBoundingClientRect().right <= innerWidth"
+                )
+            grounds.append(chromium.value("getComputedStyle(document.body).backgroundColor"))
+            assert chromium.value(LEAST_CONTRAST) >= 4.5
+        assert grounds == ["rgb(255, 255, 255)", "rgb(13, 17, 23)"]
+        chromium.press("Tab")
+        assert chromium.value("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+# The least contrast of any text with what is behind it (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio).
+LEAST_CONTRAST = """(() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number)
+  const light = (colour) => numbers(colour).slice(0, 3).map((c) => c / 255)
+    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0)
+  const ground = (element) => {
+    const colour = getComputedStyle(element).backgroundColor
+    return numbers(colour)[3] === 0 ? ground(element.parentElement) : colour
+  }
+  const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)
+  const ratios = []
+  for (const element of document.querySelectorAll('body *')) {
+    const says = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim())
+    if (!says || element.closest('style, title')) continue
+    const behind = element.matches('.sign') && element.parentElement.querySelector('rect')
+    const style = getComputedStyle(element)
+    const ink = element.closest('svg') ? style.fill : style.color
+    ratios.push(ratio(light(ink), light(behind ? getComputedStyle(behind).fill : ground(element))))
+  }
+  return Math.min(...ratios)
+})()"""
