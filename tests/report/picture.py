@@ -1,0 +1,103 @@
+"""Make docs/status-page.png: `python -m tests.report.picture [FILE]`, with Chromium installed (about a minute).
+
+What the page shows is what the jobs did: they ran on a simulated clock for two days beside a simulated Twilio with two
+accounts, whose webhooks were lost now and then, and for three hours altogether.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from reconciler import db, logs, report
+from reconciler.config import Credentials, Settings
+from reconciler.jobs import KINDS, Means, job_of
+from reconciler.pacing import Pacer
+from reconciler.runs import Terms
+from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
+from reconciler.simulator.webhooks import Channel, webhooks
+from reconciler.source import Source
+from reconciler.status_page import render
+from reconciler.store import Rules, Store
+from tests.bench.servers import database
+
+from .browser import browser
+
+PICTURE: Final = Path(__file__).parents[2] / "docs" / "status-page.png"
+NOW: Final = datetime(2026, 6, 10, 12, 0, 40, tzinfo=UTC)
+LAST: Final = NOW - timedelta(seconds=40)  # when jobs ran last
+HOUR: Final = timedelta(hours=1)
+DAY: Final = timedelta(days=1)
+STEP: Final = timedelta(minutes=10)
+OUTAGE: Final = (NOW - 21 * HOUR, NOW - 18 * HOUR)
+TOKEN: Final = "token-of-the-account"
+WIDTH, HEIGHT = 900, 1_165  # down to the proven days
+
+
+def live(conn: db.Connection, url: str) -> str:
+    """Five weeks of calls, two days of jobs, and the page of their end."""
+    account = SimulatedAccount("AC" + 8 * "4f7a", TOKEN, seed=4)
+    branch = account.add_subaccount("AC" + 8 * "b20c", TOKEN, seed=5)
+    account.generate(9_000, NOW - 34 * DAY, NOW)
+    branch.generate(1_500, NOW - 21 * DAY, NOW)
+    channel = Channel(seed=4, loss=0.04, duplicate=0.05, late=0.05, reorder=0.1)
+    arriving = channel.deliver([*webhooks(account, NOW - 3 * DAY, NOW), *webhooks(branch, NOW - 3 * DAY, NOW)])
+    arriving = [d for d in arriving if not OUTAGE[0] < d.received_at < OUTAGE[1]]
+    clock = Clock(LAST - 49 * HOUR)
+    settings = Settings.read({})
+    with SimulatedTwilio([account], clock=clock) as twilio, Store(url, rules=Rules()) as store:
+        signed = Credentials(account.sid, account.sid, TOKEN, base_url=twilio.base_url)
+        source = Source(signed, pacer=Pacer(4), clock=clock.now)
+
+        def run(kind: str, *accounts: SimulatedAccount) -> None:
+            for of in accounts or (account,):
+                job = job_of(kind, of.sid, main=account.sid)
+                terms = Terms(clock=clock.now)
+                is_main = of is account
+                mine = source.for_run(terms.stop)
+                KINDS[kind].work(Means(job, settings, store, terms, mine, of.sid, is_main, is_alone=False))
+
+        with closing(source):
+            run("cold", account, branch)
+            step = 0
+            while clock.now() < LAST:
+                clock.advance(STEP)
+                step += 1
+                here = [delivery for delivery in arriving if delivery.received_at <= clock.now()]
+                arriving = arriving[len(here) :]
+                viewer.receive(conn, here)
+                viewer.work(conn, now=clock.now(), batch=1_000)
+                run("inbox")
+                run("hot", account, branch)
+                if step % 3 == 2:
+                    run("warm", account, branch)
+                if step % 141 == 140:
+                    run("cold", account, branch)
+                    run("housekeeping")
+                run("freeze")
+    conn.execute("ANALYZE")
+    status = report.status(conn, now=NOW, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
+    days = report.report(conn, since=NOW - report.DAYS_SHOWN, now=NOW, webhook_grace=settings.webhook_grace)
+    hours = report.gaps_by_hour(conn, since=NOW - 48 * HOUR, now=NOW, webhook_grace=settings.webhook_grace)
+    return render(status, days, hours, state="leading, hot 40 s ago", is_well=True)
+
+
+def main() -> None:
+    logs.configure(form="json", level="error", pii="masked")
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURE
+    with database() as url, closing(db.connect(url, purpose="picture")) as conn:
+        page = live(conn, url)
+    with tempfile.TemporaryDirectory() as folder, browser() as chromium:
+        file = Path(folder) / "page.html"
+        file.write_text(page, encoding="utf-8")
+        chromium.open(file.as_uri(), width=WIDTH)
+        chromium.shoot(target, height=HEIGHT)
+    print(f"{target}: {target.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
