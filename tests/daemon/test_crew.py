@@ -15,6 +15,7 @@ import structlog
 import reconciler.crew
 import reconciler.daemon
 from reconciler import metrics
+from reconciler.accounts import Accounts
 from reconciler.config import Settings
 from reconciler.crew import Crew, Setup
 from reconciler.daemon import Daemon
@@ -51,7 +52,7 @@ def setup(twilio, database_url) -> Iterator[Setup]:
         "DATABASE_URL": database_url, "RECONCILER_HOT_INTERVAL": "1s",
     })  # fmt: skip
     source = Source(settings.credentials(), pacer=Pacer(4))
-    yield Setup(settings, database_url, source, ACCOUNT, (ACCOUNT,))
+    yield Setup(settings, database_url, source, Accounts(ACCOUNT, (ACCOUNT,)))
     twilio.faults.clear()
     source.close()
 

@@ -17,6 +17,7 @@ from tests.equality import differences, doubled_events, records_of
 from .conftest import TOKEN, eventually
 
 HOUR = timedelta(hours=1)
+SIGNALS = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 
 
 # The conversation with systemd
@@ -101,7 +102,7 @@ def test_two_that_start_at_once_migrate_once(command, empty_database_url):
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_the_page_in_hand_is_finished(command, twilio, account, conn, number):
     """Nothing is half done, and the next start goes on."""
     now = datetime.now(UTC)
@@ -122,6 +123,7 @@ def test_the_page_in_hand_is_finished(command, twilio, account, conn, number):
     assert doubled_events(conn) == []
 
 
+@pytest.mark.slow
 def test_a_page_that_does_not_come_is_not_waited_for_without_end(command, twilio):
     """After some seconds of grace it goes, and says what it left; within the time that systemd gives."""
     twilio.faults.always(Fault.hang())
@@ -132,7 +134,7 @@ def test_a_page_that_does_not_come_is_not_waited_for_without_end(command, twilio
     assert "hot" in daemon.wait_for("daemon.stopped")["unfinished"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_ends_it_at_once(command, twilio, number):
     """Without grace."""
     twilio.faults.always(Fault.hang())
@@ -145,7 +147,7 @@ def test_a_second_signal_ends_it_at_once(command, twilio, number):
     assert daemon.said("daemon.stopped") == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_told_to_stop_while_the_database_is_away(command, systemd, database, number):
     """There is nothing to finish: it goes at once, and says so."""
     database.down()
@@ -187,6 +189,7 @@ def test_a_wrong_token_is_refused_where_only_subaccounts_are_named(command):
     daemon.wait_for("daemon.failed", kind="Refused")
 
 
+@pytest.mark.slow
 def test_a_token_that_is_revoked_ends_it_after_three_runs(command, account):
     """One 401 may be a passing fault; three runs of them in a row are not."""
     daemon = command.start()
@@ -301,6 +304,7 @@ def test_a_reload_goes_to_another_database(command, tmp_path, empty_database_url
     assert differences(connect(empty_database_url), records_of(account, datetime.now(UTC))) == []
 
 
+@pytest.mark.slow
 def test_without_a_database_url_nothing_is_left_behind(command):
     """The embedded server ends with the daemon."""
     daemon = command.start(DATABASE_URL="")

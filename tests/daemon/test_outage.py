@@ -24,7 +24,7 @@ OURS = (
 def test_backends_that_are_ended_are_replaced(command, account, conn):
     """All of them, in the middle: the lead is taken again, and hot goes on within ten seconds."""
     daemon = command.start()
-    daemon.wait_for_runs(2)
+    daemon.wait_for_runs()
     for _ in range(2):
         (ended,) = conn.execute(
             f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}"
