@@ -118,13 +118,8 @@ def test_a_killed_worker_leaves_its_rows_pending(work, put, state, conn, connect
 def _once() -> Terms:
     """Terms that end the run after its first batch."""
     stop = threading.Event()
-    looks = iter([lambda: None, stop.set])
-
-    def clock():
-        next(looks, lambda: None)()
-        return NOW
-
-    return Terms(stop, clock)
+    steps = iter([lambda: None, stop.set])  # the look at the backlog, the first batch
+    return Terms(stop, lambda: NOW, on_progress=lambda: next(steps, lambda: None)())
 
 
 def test_a_lost_connection_is_replaced_within_the_run(work, put, conn, connect, database_url, calls):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from datetime import datetime, timedelta
+from datetime import timedelta
+from itertools import count
 
 import pytest
 from structlog.testing import capture_logs
 
-from reconciler import db
+from reconciler import db, pacing
 from reconciler.errors import Unavailable
 from reconciler.runs import Terms
 from reconciler.simulator.viewer import _EVENT_TYPES
@@ -238,22 +239,13 @@ def test_a_call_with_a_refused_row_keeps_the_others(work, put, state, conn, even
     assert [status for _, status in events()] == ["initiated", "ringing", "completed"]
 
 
-def test_a_fault_of_the_database_changes_nothing(work, put, state, conn):
+def test_a_fault_of_the_database_changes_nothing(work, put, state, conn, monkeypatch):
     """A full disk is no row's fault: all stay pending, and the run fails."""
     ids = [put(webhook(call=n)) for n in range(1, 4)]
     _refuse(conn, 2, "53100")
-    stop = threading.Event()
-    looked = 0
-
-    def clock() -> datetime:
-        nonlocal looked
-        looked += 1
-        if looked == 2:
-            stop.set()  # no second attempt
-        return NOW
-
+    monkeypatch.setattr(pacing, "GIVE_UP_AFTER", timedelta(0))
     with pytest.raises(Unavailable):
-        work(terms=Terms(stop, clock))
+        work()
     assert [state(id_) for id_ in ids] == ["pending"] * 3
     assert conn.execute("SELECT count(*) FROM messages").fetchone() == (0,)
 
@@ -288,16 +280,13 @@ def test_stop_is_heard_between_batches(work, put, conn):
     for n in range(1, 6):
         put(webhook(call=n))
     stop = threading.Event()
-    looked = 0
+    steps = count(1)
 
-    def clock() -> datetime:
-        nonlocal looked
-        looked += 1
-        if looked == 2:  # in the first batch
+    def progress() -> None:
+        if next(steps) == 2:  # the first was the look at the backlog, the second is the first batch
             stop.set()
-        return NOW
 
-    assert work(terms=Terms(stop, clock), batch=2).rows == 2
+    assert work(terms=Terms(stop, lambda: NOW, on_progress=progress), batch=2).rows == 2
     assert conn.execute("SELECT last_success_at FROM sync_state").fetchone() is None
     assert work(batch=2).rows == 3
     assert conn.execute("SELECT last_success_at FROM sync_state").fetchone() == (NOW,)
