@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from reconciler import db, migrate
+from reconciler import db, migrate, pooling
 from reconciler.config import Settings
 from reconciler.errors import ExitCode, ReconcilerError
 from reconciler.pacing import Pacer
@@ -68,7 +68,8 @@ def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
 def _database(url: str, *, prunes_inbox: bool = False) -> Iterator[Check]:
     with db.connect(url, purpose="check") as conn:
         version = conn.info.parameter_status("server_version") or "?"
-        yield Check("database", Severity.OK, f"PostgreSQL {version.split()[0]}, database {conn.info.dbname}")
+        way = ", through a pooler that keeps sessions together" if pooling.is_pooled(conn) else ""
+        yield Check("database", Severity.OK, f"PostgreSQL {version.split()[0]}, database {conn.info.dbname}{way}")
         if lacking := _lacking(conn, "unreadable"):
             yield lacking
             return

@@ -26,6 +26,7 @@ from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import set_json_loads
 
+from reconciler import pooling
 from reconciler.errors import ConfigError, Contended, ReconcilerError, Refused, SchemaError, Unavailable
 from reconciler.logs import mask
 
@@ -53,7 +54,7 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
     not as start-up options, which connection poolers refuse.
 
     Raises:
-        ConfigError: `url` is neither a URL nor libpq's key=value form.
+        ConfigError: `url` is neither a URL nor libpq's key=value form, or a pooler takes sessions apart.
         Refused: the server turned the user, password or database away.
         Unavailable: no server answered.
 
@@ -87,6 +88,7 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
         # JSON numbers may be money: a float would be the wrong one.
         set_json_loads(partial(json.loads, parse_float=Decimal), conn)
         try:
+            pooling.require_session(conn, url)  # or the settings would be left on a connection of somebody else
             conn.execute(
                 "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)",
                 (list(session), list(session.values())),
