@@ -10,7 +10,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS staged_observations (
     status          text        NOT NULL,
     from_number     text,
     to_number       text,
-    duration        integer,
+    duration        bigint,  -- binary COPY cuts what is too wide for an integer, in silence; messages refuses it
     price           numeric,
     price_unit      text,
     start_time      timestamptz,
@@ -27,7 +27,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS staged_observations (
 DELETE FROM staged_observations
 
 -- name: copy_into_staging
-COPY staged_observations FROM STDIN
+COPY staged_observations FROM STDIN (FORMAT BINARY)
 
 -- name: look_up
 -- How merge_staged finds a call; `reconcile verify --explain` asks the planner about it.

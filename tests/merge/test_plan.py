@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reconciler import db
-from reconciler.store import _MERGE_SESSION, Rules
+from reconciler.store import _MERGE_SESSION, _STAGED_TYPES, Rules
 
 from .conftest import ORIGIN, T0, make_observation
 
@@ -41,6 +41,7 @@ def test_the_merge_probes_the_unique_index_and_scans_no_table(connect, database_
     page = [make_observation(call=n) for n in (*range(1, 100), *range(ROWS + 1, ROWS + 100))]
     with merging.transaction(force_rollback=True):
         with merging.cursor().copy(MERGE["copy_into_staging"]) as copy:
+            copy.set_types(_STAGED_TYPES)
             for observation in page:
                 copy.write_row(observation)
         now = T0 + timedelta(hours=1)
