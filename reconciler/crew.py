@@ -20,11 +20,12 @@ from typing import Final
 from structlog.contextvars import bound_contextvars
 
 from reconciler import metrics
+from reconciler.accounts import Accounts
 from reconciler.config import Settings
 from reconciler.errors import CredentialsDoubted, JobHeld, ReconcilerError, Refused, SchemaError
 from reconciler.jobs import KINDS, Means, job_of
 from reconciler.logs import get_logger
-from reconciler.runs import Job, Terms
+from reconciler.runs import Job, Terms, forget_counts
 from reconciler.schedule import Due, Schedule
 from reconciler.source import Source
 from reconciler.store import Rules, Store
@@ -47,8 +48,7 @@ class Setup:
     settings: Settings
     url: str
     source: Source
-    main: str
-    accounts: tuple[str, ...]
+    accounts: Accounts
 
 
 @dataclass(slots=True)
@@ -73,6 +73,8 @@ class Crew:
         self._changed = threading.Condition()
         self._stores: dict[int, tuple[object, Store]] = {}  # by thread, with what each was made of
         self._failures: Counter[Job] = Counter()
+        self._resting: set[Job] = set()
+        self._accounts: frozenset[str] = frozenset()
         self._schedule = Schedule(self._execute, pools=POOLS, on_missed=self._note_missed)
         self.hot_at: float | None = None  # when hot succeeded last, for any account; time.monotonic()
 
@@ -88,20 +90,26 @@ class Crew:
         self._schedule.pause()
 
     def reschedule(self) -> None:
-        """Take up the accounts and intervals of the setup."""
+        """Take up the accounts and intervals of the setup; nothing more is heard of accounts that left it."""
         setup = self._setup()
+        main, sids = setup.accounts.main, setup.accounts.sids
         due: list[Due] = []
         for name, kind in KINDS.items():
             interval = kind.interval(setup.settings)
             metrics.interval.labels(name).set(interval.total_seconds())
-            accounts = setup.accounts if kind.asks_twilio else (None,)
+            accounts = sids if kind.asks_twilio else (None,)
             pool = _POOL_OF.get(name, name)
-            due += [Due(job_of(name, account, main=setup.main), interval, pool) for account in accounts]
+            due += [Due(job_of(name, account, main=main), interval, pool) for account in accounts]
         self._schedule.set(due)
+        before, self._accounts = self._accounts, frozenset(sids)
+        for account in before - self._accounts:
+            forget_counts(account)
 
     def forgive(self) -> None:
-        """Forget past failures: they were those of another configuration."""
+        """Forget past failures: they were those of another configuration, and who rests for one works again."""
         self._failures.clear()
+        while self._resting:
+            self._schedule.postpone(self._resting.pop(), timedelta(0))
 
     def stalled(self) -> Job | None:
         """A job that has made no progress for so long that it must hang."""
@@ -146,6 +154,8 @@ class Crew:
             with self._changed:
                 del self._running[job]
                 self._changed.notify_all()
+            if account is not None and account not in self._setup().accounts.sids:
+                forget_counts(account)
 
     def _run(self, means: Means) -> None:
         job = means.job
@@ -166,14 +176,14 @@ class Crew:
         kind = KINDS[job.kind]
         terms = Terms(
             stop=running.stop, within=kind.within, on_progress=running.progress,
-            retry_at=lambda: self._schedule.next_run(job),
+            retry_at=lambda: self._schedule.next_run(job), rest=REST_OF_REFUSED if ":" in job else None,
         )  # fmt: skip
         source = None
         if account is not None:
             source = setup.source.for_run(running.stop, is_bulk=kind.is_bulk, on_progress=running.progress)
         return Means(
-            job, setup.settings, self._store(setup), terms, source, account or "", account == setup.main,
-            is_scheduled=True,
+            job, setup.settings, self._store(setup), terms, source, account or "", account == setup.accounts.keeper,
+            setup.accounts.is_alone, is_scheduled=True,
         )  # fmt: skip
 
     def _store(self, setup: Setup) -> Store:
@@ -195,6 +205,7 @@ class Crew:
             self._failures.pop(job, None)
             return
         if ":" in job:
+            self._resting.add(job)
             self._schedule.postpone(job, REST_OF_REFUSED)
             return
         self._failures[job] += 1
@@ -208,7 +219,7 @@ class Crew:
             log.warning("job.missed", count=count, why=why)
 
     def _account_of(self, job: Job, setup: Setup) -> str | None:
-        return (job.partition(":")[2] or setup.main) if KINDS[job.kind].asks_twilio else None
+        return (job.partition(":")[2] or setup.accounts.main) if KINDS[job.kind].asks_twilio else None
 
 
 def _named(job: Job, account: str | None) -> AbstractContextManager[None]:

@@ -26,6 +26,7 @@ from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
 from reconciler import __version__, metrics
+from reconciler.accounts import find_accounts, named_accounts
 from reconciler.config import Settings
 from reconciler.crew import Crew, Setup
 from reconciler.errors import ConfigError, ExitCode, ReconcilerError, Retriable, Unavailable
@@ -40,8 +41,9 @@ from reconciler.web import Health, StatusPage, Web
 TICK: Final = 1.0  # seconds between two looks of the main thread
 GRACE_TO_STOP: Final = 8.0  # seconds for the pages in hand; systemd waits 15
 STATUS_EVERY: Final = 10.0  # seconds
-ACCOUNTS_READ_EVERY: Final = 3600.0  # seconds
+ACCOUNTS_READ_EVERY: Final = 1800.0  # seconds: a new subaccount is looked after within the hour
 TRIED_AGAIN_AFTER: Final = 5.0  # seconds, what the main thread wants to know of Twilio and did not learn
+PATIENCE_GROWS: Final = 2.0  # times, each time the accounts could not be read
 
 _A_WHILE: Final = timedelta(minutes=5)  # that systemd is asked to wait; said again long before it is over
 
@@ -82,8 +84,8 @@ def serve(read_settings: Callable[[], Settings], prepare: Callable[[Settings], s
     try:
         with _patience_of(notifier):
             url = _until_prepared(lambda: prepare(settings), notifier)
-        source, main = Source(credentials, pacer=Pacer(settings.max_concurrency)), credentials.account_sid
-        setup = Setup(settings, url, source, main, _known_accounts(settings, main))
+        source = Source(credentials, pacer=Pacer(settings.max_concurrency))
+        setup = Setup(settings, url, source, named_accounts(settings, credentials.account_sid))
         daemon = Daemon(setup, read_settings, prepare, notifier)
         code = daemon.run()
     except KeyboardInterrupt:  # before there was anything to finish; a migration heals
@@ -162,6 +164,7 @@ class Daemon:
         self._told_alive = self._told_status = 0.0
         self._told_ready = False
         self._accounts_due = self._credentials_due = 0.0
+        self._accounts_patience = TRIED_AGAIN_AFTER
         self.unfinished: list[str] = []
 
     def setup(self) -> Setup:
@@ -261,17 +264,22 @@ class Daemon:
     def _look_around(self) -> None:
         now = time.monotonic()
         if self._lead.leads and now >= self._accounts_due:
-            self._accounts_due = now + (ACCOUNTS_READ_EVERY if self._read_accounts() else TRIED_AGAIN_AFTER)
+            if self._read_accounts():
+                self._accounts_patience, self._accounts_due = TRIED_AGAIN_AFTER, now + ACCOUNTS_READ_EVERY
+            else:
+                self._accounts_due = now + self._accounts_patience
+                self._accounts_patience = min(ACCOUNTS_READ_EVERY, self._accounts_patience * PATIENCE_GROWS)
         if self._is_ready:
             return
         setup = self._setup
         self._notifier.extend_timeout(_A_WHILE)
         # Who leads learns it by its first run of hot.
-        is_told = self._lead.leads and setup.main in setup.accounts
+        main = setup.accounts.main
+        is_told = self._lead.leads and main in setup.accounts.sids
         if not setup.source.has_worked and not is_told and now >= self._credentials_due:
             self._credentials_due = now + TRIED_AGAIN_AFTER
             try:
-                self._await(lambda: _try_credentials(setup.source, setup.main))
+                self._await(lambda: _try_credentials(setup.source, main))
             except Retriable as exc:
                 self._twilio_trouble = str(exc)
             except ReconcilerError as exc:
@@ -287,11 +295,11 @@ class Daemon:
         if setup.settings.accounts != ("all",):
             return True
         try:
-            found = self._await(setup.source.for_run(_ONCE).accounts)
+            accounts = self._await(lambda: find_accounts(setup.source.for_run(_ONCE), setup.accounts.main))
         except ReconcilerError as exc:
             log.error("accounts.failed", error=str(exc), hint=exc.hint)
             return not isinstance(exc, Retriable)
-        self._setup = replace(setup, accounts=tuple(account.sid for account in found if account.status != "closed"))
+        self._setup = replace(setup, accounts=accounts)
         self._crew.reschedule()
         return True
 
@@ -308,7 +316,7 @@ class Daemon:
                     raise ConfigError(f"{_name_of(name)} is another now", hint="this takes a restart")
             source = Source(credentials, pacer=Pacer(settings.max_concurrency))
             with suppress(Retriable):  # a Twilio that is away says nothing against them
-                self._await(lambda: _try_credentials(source, before.main))
+                self._await(lambda: _try_credentials(source, before.accounts.main))
             url = before.url
             if settings.database_url != before.settings.database_url:
                 url = self._await(lambda: self._prepare(settings))
@@ -318,8 +326,8 @@ class Daemon:
             log.error("configuration.refused", error=str(exc), hint=exc.hint)
         else:
             is_same = settings.accounts == before.settings.accounts
-            accounts = before.accounts if is_same else _known_accounts(settings, before.main)
-            self._setup = Setup(settings, url, source, before.main, accounts)
+            accounts = before.accounts if is_same else named_accounts(settings, before.accounts.main)
+            self._setup = Setup(settings, url, source, accounts)
             before.source.close()  # who still asks it opens a connection anew
             self._crew.forgive()
             log.info("configuration.reloaded", changed=_changed(before.settings, settings))
@@ -370,11 +378,6 @@ class Daemon:
 def _try_credentials(source: Source, account_sid: str) -> None:
     """Whether Twilio accepts them, asked once."""
     source.for_run(_ONCE).page(Listing(account_sid, page_size=1))
-
-
-def _known_accounts(settings: Settings, main: str) -> tuple[str, ...]:
-    """The accounts to look after, as far as the settings tell."""
-    return (main,) if settings.accounts in (("this",), ("all",)) else settings.accounts
 
 
 def _name_of(field_name: str) -> str:

@@ -41,7 +41,7 @@ class _Place:
 
     With a `plan`, that of a sweep over a longer gap, all created before `ahead_until` were, but for those that it still
     holds. `listed_until` and `next_page` are those of a listing that was interrupted, and `usual` is how many calls the
-    last listing took, or would have taken after no longer a gap than usual.
+    last listing took, or would have taken after no longer a gap than usual. At `looked_at` strays were asked about.
     """
 
     account_sid: str
@@ -51,11 +51,12 @@ class _Place:
     next_page: str | None = None
     plan: Plan | None = None
     ahead_until: datetime | None = None
+    looked_at: datetime | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], read_until: datetime) -> _Place:
         account_sid, listed_until, plan = value["account"], value.get("listed_until"), value.get("plan")
-        next_page, ahead_until = value.get("next_page"), value.get("ahead_until")
+        next_page, ahead_until, looked_at = value.get("next_page"), value.get("ahead_until"), value.get("looked_at")
         return cls(
             account_sid,
             read_until,
@@ -64,6 +65,7 @@ class _Place:
             None if next_page is None or listed_until is None else str(next_page),
             None if plan is None else Plan.from_json(account_sid, plan),
             None if plan is None or ahead_until is None else parse_aware(ahead_until),
+            None if looked_at is None else parse_aware(looked_at),
         )
 
     @property
@@ -85,6 +87,8 @@ class _Place:
             under_way = {"listed_until": self.listed_until.isoformat(), "next_page": self.next_page}
         if self.plan is not None:
             under_way |= {"plan": self.plan.as_json(), "ahead_until": self.newest.isoformat()}
+        if self.looked_at is not None:
+            under_way["looked_at"] = self.looked_at.isoformat()
         return {
             "account": self.account_sid,
             "read_until": self.read_until.isoformat(),
@@ -98,6 +102,7 @@ def hot(
     *,
     job: Job,
     is_main: bool,
+    is_alone: bool = True,
     store: Store,
     source: Source,
     terms: Terms,
@@ -106,7 +111,7 @@ def hot(
 ) -> Totals:
     """Read what is new and what ended, since the last run or since `since`.
 
-    `is_main`: this account looks after open rows that name no account.
+    `is_main`: this account looks after open rows that name no account; if it `is_alone`, what it does not know is gone.
 
     Raises:
         ConfigError: the cursor is impossible; nothing was read.
@@ -124,7 +129,7 @@ def hot(
         if place.plan is not None and not this.stop.is_set():
             _sweep(this, source, place)
         if not this.stop.is_set():
-            _look_after_open(this, source, account_sid, seen, is_main=is_main)
+            _look_after_open(this, source, place, seen, is_main=is_main, is_alone=is_alone)
         totals.interrupted = this.stop.is_set()
         totals.lag = this.now() - place.read_until
     return totals
@@ -220,9 +225,15 @@ def _sweep(this: Run, source: Source, place: _Place) -> None:
         this.save_cursor(place.as_json())
 
 
-def _look_after_open(this: Run, source: Source, account_sid: str, seen: set[str], *, is_main: bool) -> None:
+def _look_after_open(
+    this: Run, source: Source, place: _Place, seen: set[str], *, is_main: bool, is_alone: bool
+) -> None:
     """Find out which of the open calls ended, and how."""
-    known = read_known(this, "open_calls", account_sid=account_sid, is_main=is_main, now=this.now())
+    account_sid, now = place.account_sid, this.now()
+    known = read_known(
+        this, "open_calls", account_sid=account_sid, is_main=is_main, is_alone=is_alone, looked_at=place.looked_at,
+        now=now,
+    )  # fmt: skip
     # Where seen, the listing's record was merged: if the call is still open, it lives.
     left = [call for call in known if call.call_sid not in seen]
     if len(left) > len(LIVING):
@@ -231,6 +242,9 @@ def _look_after_open(this: Run, source: Source, account_sid: str, seen: set[str]
             return
         left = [call for call in left if call.call_sid not in living]
     look_again(this, source, account_sid, left)
+    if any(call.is_stray for call in left) and this.totals.problem is None and not this.stop.is_set():
+        place.looked_at = now
+        this.save_cursor(place.as_json())
 
 
 def _list_living(this: Run, source: Source, account_sid: str) -> set[str] | None:

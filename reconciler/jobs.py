@@ -29,7 +29,8 @@ class Means:
     terms: Terms
     source: Source | None = None
     account_sid: str = ""
-    is_main: bool = True
+    is_main: bool = True  # it looks after calls that name no account
+    is_alone: bool = True  # there is no other account that such a call could belong to
     since: datetime | None = None  # instead of the cursor
     is_scheduled: bool = False  # or asked for by a person, who wants it all now
 
@@ -59,7 +60,7 @@ def job_of(kind: str, account_sid: str | None, *, main: str | None) -> Job:
 def _hot(means: Means) -> Totals:
     return hot(
         means.account_sid, job=means.job, is_main=means.is_main, store=means.store, source=means.twilio,
-        terms=means.terms, overlap=means.settings.overlap, since=means.since,
+        terms=means.terms, is_alone=means.is_alone, overlap=means.settings.overlap, since=means.since,
     )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def _warm(means: Means) -> Totals:
     settings = means.settings
     return warm(
         means.account_sid, job=means.job, is_main=means.is_main, store=means.store, source=means.twilio,
-        terms=means.terms, freeze_after=settings.freeze_after, overlap=settings.overlap,
+        terms=means.terms, is_alone=means.is_alone, freeze_after=settings.freeze_after, overlap=settings.overlap,
         interval=settings.warm_interval if means.is_scheduled else None, since=means.since,
     )  # fmt: skip
 

@@ -101,6 +101,17 @@ table_bytes: Final = Gauge(
 leading: Final = Gauge("reconciler_leading", "1 if this daemon runs the jobs, 0 if it stands by.", registry=REGISTRY)
 build: Final = Info("reconciler_build", "Version of reconciler and of what it runs on.", registry=REGISTRY)
 
+_BY_ACCOUNT: Final = (
+    calls_seen, gaps, drift, runs, run_seconds, missed_runs, last_success, lag, days_incomplete, day_verified,
+)  # fmt: skip
+
+
+def forget(account_sid: str) -> None:
+    """Show nothing more of an account: what stands still for ever would alarm somebody for ever."""
+    for metric in _BY_ACCOUNT:
+        metric.remove_by_labels({"account": account_sid})
+
+
 # Of a counter that is born with its first count, `increase()` sees nothing: what has few labels shows 0 from the start.
 for _outcome in ("answered", "not_found", "throttled", "refused", "failed"):
     requests.labels(_outcome)

@@ -5,6 +5,8 @@ Design rules
 - A call that cannot be asked about keeps no other from being asked about.
 - A call that Twilio does not know is gone, and no more than that (rule 11); one that was made a moment ago may only not
   have arrived everywhere yet (https://www.twilio.com/docs/voice/api/call-resource, "eventually consistent").
+- A stray is a call whose account nobody named, where there are several. That one account does not know it says nothing:
+  the listing of the account it belongs to will find it.
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ _queries = db.load_queries("messages")
 
 
 class Known(NamedTuple):
-    """A call of ours, and when it began as far as we know."""
+    """A call of ours, when it began as far as we know, and whether it may be another account's."""
 
     call_sid: str
     began_at: datetime
+    is_stray: bool = False
 
 
 def read_known(this: Run, query: str, **params: object) -> list[Known]:
@@ -96,7 +99,7 @@ def _ask_one_by_one(this: Run, source: Source, account_sid: str, batch: Sequence
                 said.observations.extend(answer.observations)
                 said.dead_letters.extend(answer.dead_letters)
                 is_unknown = not answer.observations and not answer.dead_letters
-                if is_unknown and known.began_at < this.now() - SETTLED_AFTER:
+                if is_unknown and not known.is_stray and known.began_at < this.now() - SETTLED_AFTER:
                     gone.append(known.call_sid)
     if errors and len(errors) == len(batch):
         raise errors[0]

@@ -27,6 +27,10 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
+# The database is ours, and asking it costs nothing: who waits for it goes on soon after it is back.
+_DATABASE_TRIED_EVERY: Final = 5.0  # seconds
+_DATABASE_TRIES: Final = 60  # more than fit into the patience of `pacing`
+
 _shown: Final = set[tuple[str, str]]()  # kinds of jobs and accounts whose counts monitoring can see
 
 
@@ -130,6 +134,7 @@ class Terms:
     within: timedelta | None = None
     on_progress: Callable[[], None] = lambda: None
     retry_at: Callable[[], datetime | None] = lambda: None  # when the job is due next
+    rest: timedelta | None = None  # how long the job is left alone when it is refused, if not until it is due
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +158,10 @@ class Run:
 
     def persist(self, work: Callable[[], T]) -> T:
         """Do `work` on the store, again after a while when the database was away."""
-        result = retrying(self.stop, before_sleep=self._announce)(work)
+        policy = retrying(
+            self.stop, before_sleep=self._announce, longest_wait=_DATABASE_TRIED_EVERY, attempts=_DATABASE_TRIES
+        )
+        result = policy(work)
         self.terms.on_progress()
         return result
 
@@ -265,7 +273,8 @@ def run(
         except Exception as exc:
             is_refused = isinstance(exc, Refused | CredentialsDoubted)
             metrics.runs.labels(*labels, "refused" if is_refused else "failed").inc()
-            _say_failed(terms, str(exc), type(exc).__name__)
+            rest_until = terms.clock() + terms.rest if is_refused and terms.rest is not None else None
+            _say_failed(str(exc), type(exc).__name__, retry_at=rest_until or terms.retry_at())
             if not dry_run:
                 with suppress(ReconcilerError):  # the database may be what failed
                     _record_failure(this, labels, str(exc) or type(exc).__name__)
@@ -276,7 +285,7 @@ def run(
                 totals.requests, totals.retries = source.requests, source.retries
         _count(totals, labels, terms.clock())
         if totals.problem is not None:
-            _say_failed(terms, totals.problem, "Unfinished")
+            _say_failed(totals.problem, "Unfinished", retry_at=terms.retry_at())
         log.info("job.finished", **totals.counts())
 
 
@@ -296,8 +305,13 @@ def _show_counts(labels: tuple[str, str], now: datetime) -> None:
     _add_counts(Totals(), labels)
 
 
-def _say_failed(terms: Terms, error: str, kind: str) -> None:
-    retry_at = terms.retry_at()
+def forget_counts(account_sid: str) -> None:
+    """Show monitoring nothing more of an account that is not looked after any more."""
+    metrics.forget(account_sid)
+    _shown.difference_update([labels for labels in list(_shown) if labels[1] == account_sid])
+
+
+def _say_failed(error: str, kind: str, *, retry_at: datetime | None) -> None:
     log.error("job.failed", error=error, kind=kind, will_retry_at=None if retry_at is None else retry_at.isoformat())
 
 

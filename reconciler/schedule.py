@@ -119,9 +119,10 @@ class Schedule:
     def postpone(self, job: Job, delay: timedelta) -> None:
         """Let `job` rest for `delay`; its rest counts as no missed run."""
         name = str(job)
-        if self._scheduler.get_job(name) is not None:
-            self._last.pop(name, None)
-            self._scheduler.modify_job(name, next_run_time=datetime.now(UTC) + delay)
+        with self._guard:  # or it might be removed in between
+            if self._scheduler.get_job(name) is not None:
+                self._last.pop(name, None)
+                self._scheduler.modify_job(name, next_run_time=datetime.now(UTC) + delay)
 
     def _note_started(self, event: Any) -> None:
         due = self._due.get(event.job_id)

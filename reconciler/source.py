@@ -164,6 +164,8 @@ class Source:
         self._client = _client(credentials, self._transport)
         self.pacer = pacer
         self._clock = clock
+        self._account_sid = credentials.account_sid
+        self.has_key = credentials.username != credentials.account_sid  # an API key's, which reads one account
         self._has_worked = threading.Event()  # for any of those that share these credentials
         self._begin(stop or threading.Event(), is_bulk=is_bulk)
 
@@ -240,7 +242,10 @@ class Source:
         return self._fetch(path, lambda answer: decode_usage(answer.body))
 
     def accounts(self) -> list[Account]:
-        """The account of these credentials and its subaccounts, the closed ones too."""
+        """The account of these credentials and its subaccounts, the closed ones too.
+
+        Beside the account token, only a main API key may ask this (https://www.twilio.com/docs/iam/api-keys).
+        """
         accounts: list[Account] = []
         path: str | None = f"{API_PATH}.json?PageSize=1000"
         while path is not None:
@@ -271,7 +276,7 @@ class Source:
             self._on_progress()
             assert isinstance(answer, Answer)
             metrics.request_seconds.observe(time.monotonic() - started)
-            error = _judge(answer, now=self._said_at(answer), worked_before=self._has_worked.is_set())
+            error = self._judge(answer, path)
             if isinstance(error, RateLimited):
                 with self._counts:
                     self.throttles += 1
@@ -291,6 +296,19 @@ class Source:
             self._has_worked.set()
             self.pacer.succeeded(ticket)
             return answer
+
+    def _judge(self, answer: Answer, path: str) -> ReconcilerError | None:
+        """What an answer means for us; where credentials would always be refused, the setting that is to blame."""
+        is_foreign = not path.startswith(f"{API_PATH}/{self._account_sid}/")
+        if is_foreign and self.has_key and answer.status_code in (401, 403, 404):
+            asked = "list accounts" if path.startswith(f"{API_PATH}.json") else "read another account than its own"
+            return Refused(
+                f"the key in TWILIO_API_KEY cannot {asked} (HTTP {answer.status_code}): set TWILIO_AUTH_TOKEN instead",
+                hint="the auth token of the main account reads its subaccounts, an API key never does; with "
+                "RECONCILER_ACCOUNTS=this its own account is enough",
+            )
+        worked_before = self._has_worked.is_set()
+        return _judge(answer, now=self._said_at(answer), worked_before=worked_before, is_foreign=is_foreign)
 
     def _said_at(self, answer: Answer) -> datetime:
         """The response's `Date` on Twilio's clock; ours if a proxy dropped it."""
@@ -320,7 +338,7 @@ def _client(credentials: Credentials, transport: Transport | None) -> Client:
     )
 
 
-def _judge(answer: Answer, *, now: datetime, worked_before: bool) -> ReconcilerError | None:
+def _judge(answer: Answer, *, now: datetime, worked_before: bool, is_foreign: bool) -> ReconcilerError | None:
     """What an answer means for us (https://www.twilio.com/docs/usage/twilios-response, docs/api/errors)."""
     status = answer.status_code
     if status == 200:
@@ -332,7 +350,9 @@ def _judge(answer: Answer, *, now: datetime, worked_before: bool) -> ReconcilerE
     if status == 401:
         if worked_before:
             return CredentialsDoubted(
-                f"Twilio refused the credentials ({said})", hint="they worked a moment ago: were they revoked?"
+                f"Twilio refused the credentials ({said})",
+                hint="they worked a moment ago: were they revoked?"
+                + (" Or is this subaccount suspended?" if is_foreign else ""),
             )
         return Refused(
             f"Twilio refused the credentials ({said})",

@@ -49,6 +49,10 @@ class _Both:
     def __init__(self, progress: Watcher, results: Watcher) -> None:
         self._watchers = (progress, results)
 
+    def turned_to(self, account_sid: str, number: int, of: int) -> None:
+        for watcher in self._watchers:
+            watcher.turned_to(account_sid, number, of)
+
     def planned(self, slices: int, remaining: int) -> None:
         for watcher in self._watchers:
             watcher.planned(slices, remaining)
@@ -86,6 +90,9 @@ class _Bar:
         self._started = time.monotonic()
         self._already = 0
 
+    def turned_to(self, account_sid: str, number: int, of: int) -> None:
+        self._progress.update(self._task, description=f"{account_sid[:6]}… {number}/{of}")
+
     def planned(self, slices: int, remaining: int) -> None:
         self._started = time.monotonic()
         self._already = slices - remaining
@@ -114,6 +121,9 @@ class _Lines:
     def __init__(self) -> None:
         self._last = time.monotonic()
 
+    def turned_to(self, account_sid: str, number: int, of: int) -> None:
+        pass
+
     def planned(self, slices: int, remaining: int) -> None:
         pass
 
@@ -135,6 +145,10 @@ class _Tables:
         self._dry_run = dry_run
         self._masked = masked
 
+    def turned_to(self, account_sid: str, number: int, of: int) -> None:
+        if err.is_terminal:
+            err.print(f"Account {number} of {of}: {account_sid}")
+
     def planned(self, slices: int, remaining: int) -> None:
         """Say what it will cost at least: an account without calls still answers once a slice."""
         resumed = f", {slices - remaining} of them read already" if remaining < slices else ""
@@ -154,6 +168,7 @@ class _Tables:
                     out.print(line, soft_wrap=True)
 
     def finished(self, summary: Summary) -> None:
+        self._show_accounts(summary)
         would = "would be " if self._dry_run else ""
         table = Table(show_header=False, box=None, pad_edge=False)
         table.add_column(style="dim")
@@ -175,6 +190,22 @@ class _Tables:
                 table.add_row(Text(name, "bold yellow"), Text(f"{count:,}", "bold yellow"))
         out.print(table)
 
+    def _show_accounts(self, summary: Summary) -> None:
+        if not summary.accounts and not summary.unread:
+            return
+        columns = ("calls seen", "inserted", "updated", "unchanged", "requests")
+        table = Table("account", box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, justify="right")
+        table.add_column()
+        for account_sid, one in summary.accounts.items():
+            counts = (one.seen, one.inserted, one.updated, one.unchanged, one.requests)
+            table.add_row(account_sid, *(f"{count:,}" for count in counts), one.problem or "")
+        for account_sid, error in summary.unread.items():
+            table.add_row(account_sid, *("-" for _ in columns), str(error))
+        out.print(table)
+        out.print()
+
 
 class _Json:
     """For a program: one object; differences are written as they are found, so that memory stays flat."""
@@ -183,6 +214,9 @@ class _Json:
         self._dry_run = dry_run
         self._masked = masked
         self._separator = '{"differences": [\n'
+
+    def turned_to(self, account_sid: str, number: int, of: int) -> None:
+        pass
 
     def planned(self, slices: int, remaining: int) -> None:
         pass

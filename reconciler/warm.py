@@ -24,6 +24,7 @@ def warm(
     *,
     job: Job,
     is_main: bool,
+    is_alone: bool = True,
     store: Store,
     source: Source,
     terms: Terms,
@@ -35,7 +36,7 @@ def warm(
     """Ask about the calls that ended and are not frozen: all of them, or with `interval` those that are due.
 
     `since`: those that ended since then, wherever the cursor is. `is_main`: this account looks after rows that name
-    no account.
+    no account; if it `is_alone`, what it does not know is gone.
 
     Raises:
         ConfigError: the cursor is impossible; nothing was read.
@@ -53,6 +54,7 @@ def warm(
             "unfrozen_calls",
             account_sid=account_sid,
             is_main=is_main,
+            is_alone=is_alone,
             now=now,
             since=settled_until,
             looked_at=None if interval is None else looked_at,

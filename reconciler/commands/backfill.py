@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from reconciler import backfill
 from reconciler.commands.printing import complain
 from reconciler.commands.setup import (
+    accounts_asked_for,
     database_url,
+    make_source,
     make_store,
     prepare_schema,
     read_moment,
@@ -17,11 +19,8 @@ from reconciler.commands.setup import (
 )
 from reconciler.config import Settings
 from reconciler.errors import ExitCode, UsageError
-from reconciler.pacing import Pacer
 from reconciler.runs import Terms
-from reconciler.source import Source
 from reconciler.terminal import watching
-from reconciler.wire import ACCOUNT_SID
 
 
 def backfill_window(args: argparse.Namespace) -> int:
@@ -36,27 +35,31 @@ def backfill_window(args: argparse.Namespace) -> int:
         end = "now" if args.until is None else f"--until {args.until}"
         raise UsageError(f"--since {args.since} is not before {end}")
     settings = read_settings()
-    credentials = settings.credentials()
-    account = credentials.account_sid if args.account is None else args.account
-    if not ACCOUNT_SID.fullmatch(account):
-        raise UsageError("--account must be AC and 32 hexadecimal digits")
-    since = backfill.clamp(since, now=asked_at)
-    url = database_url(settings)
-    prepare_schema(url, migrate=not args.dry_run)
-    window = backfill.Window(account, since, until, {"since": args.since, "until": args.until})
-    with stop_on_signal() as stop:
-        source = Source(credentials, pacer=Pacer(settings.max_concurrency), stop=stop, is_bulk=True)
-        try:
-            with (
-                make_store(url, settings) as store,
-                watching(as_json=args.json, dry_run=args.dry_run, masked=settings.log_pii == "masked") as watcher,
-            ):
-                summary = backfill.backfill(
-                    window, source=source, store=store, watcher=watcher, terms=Terms(stop), dry_run=args.dry_run
+    with stop_on_signal() as stop, make_source(settings, stop) as source:
+        _, accounts = accounts_asked_for(args.account, settings, source)
+        since = backfill.clamp(since, now=asked_at)
+        window = backfill.Window(accounts[0], since, until, {"since": args.since, "until": args.until})
+        url = database_url(settings)
+        prepare_schema(url, migrate=not args.dry_run)
+        with (
+            make_store(url, settings) as store,
+            watching(as_json=args.json, dry_run=args.dry_run, masked=settings.log_pii == "masked") as watcher,
+        ):
+
+            def read(window: backfill.Window) -> backfill.Summary:
+                own = source.for_run(stop, is_bulk=True)
+                return backfill.backfill(
+                    window, source=own, store=store, watcher=watcher, terms=Terms(stop), dry_run=args.dry_run
                 )
-                watcher.finished(summary)
-        finally:
-            source.close()
+
+            if len(accounts) == 1:
+                summary = read(window)
+            else:
+                summary = backfill.in_turn(
+                    accounts, window, read, store=None if args.dry_run else store, watcher=watcher, stop=stop,
+                    is_believed=lambda: source.has_worked,
+                )  # fmt: skip
+            watcher.finished(summary)
     _last_words(summary, settings, dry_run=args.dry_run)
     if args.dry_run and summary.exit_code is ExitCode.DONE and (summary.inserted or summary.updated):
         return int(ExitCode.UNRECONCILED)
@@ -66,6 +69,8 @@ def backfill_window(args: argparse.Namespace) -> int:
 def _last_words(summary: backfill.Summary, settings: Settings, *, dry_run: bool) -> None:
     """Say on stderr why a backfill did not come to its end, and what to do."""
     hint = None if dry_run else "the same command goes on where this one ended"
+    for account_sid, error in summary.unread.items():
+        complain(f"{account_sid}: {error}", error.hint)
     if summary.interrupted:
         complain(f"interrupted after {summary.slices_done} of {summary.slices} slices", hint)
     elif summary.failed:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import closing
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Final
 
+from reconciler.accounts import Accounts
 from reconciler.commands.printing import complain, print_json, print_rows
 from reconciler.commands.setup import (
+    accounts_asked_for,
     database_url,
+    make_source,
     make_store,
     prepare_schema,
     read_moment,
@@ -18,13 +23,13 @@ from reconciler.commands.setup import (
 )
 from reconciler.config import Settings
 from reconciler.daemon import serve
-from reconciler.errors import UsageError
+from reconciler.errors import CredentialsDoubted, JobHeld, ReconcilerError, Refused, UsageError
 from reconciler.jobs import KINDS, Means, job_of
-from reconciler.pacing import Pacer
-from reconciler.runs import Terms, Totals
-from reconciler.source import RETENTION, Source
+from reconciler.runs import Job, Terms, Totals
+from reconciler.source import RETENTION
 from reconciler.systemd import Notifier
-from reconciler.wire import ACCOUNT_SID
+
+_SHOWN: Final = ("calls_seen", "inserted", "updated", "frozen", "gone", "requests")  # of each of several accounts
 
 
 def run(_: argparse.Namespace) -> int:
@@ -39,34 +44,55 @@ def run(_: argparse.Namespace) -> int:
 
 
 def once(args: argparse.Namespace) -> int:
-    """Run the job and print its counts."""
+    """Run the job, for one account after another where it asks Twilio, and print its counts."""
     kind = KINDS[args.job]
     since = _since(args)
     if args.account is not None and not kind.asks_twilio:
         raise UsageError(f"{args.job} works for all accounts: --account does not go with it")
-    if args.account is not None and not ACCOUNT_SID.fullmatch(args.account):
-        raise UsageError("--account must be AC and 32 hexadecimal digits")
     settings = read_settings()
-    credentials = settings.credentials() if kind.asks_twilio else None
+    with stop_on_signal() as stop:
+        if not kind.asks_twilio:
+            url = _prepared(settings)
+            with make_store(url, settings) as store:
+                totals = kind.work(Means(Job(args.job), settings, store, Terms(stop), since=since))
+            return _print({"": totals}, {}, as_json=args.json)
+        with make_source(settings, stop) as source:
+            accounts, sids = accounts_asked_for(args.account, settings, source)
+            url = _prepared(settings)
+            with make_store(url, settings) as store:
+                means = Means(Job(args.job), settings, store, Terms(stop), source, since=since)
+                done, failed = _for_each(sids, accounts, means, args.job)
+            return _print(done, failed, as_json=args.json)
+
+
+def _prepared(settings: Settings) -> str:
     url = database_url(settings)
     prepare_schema(url, migrate=True)
-    main = None if credentials is None else credentials.account_sid
-    account = args.account or main
-    with stop_on_signal() as stop, make_store(url, settings) as store:
-        terms = Terms(stop)
-        means = Means(job_of(args.job, account, main=main), settings, store, terms, since=since)
-        if credentials is None or account is None:
-            totals = kind.work(means)
-        else:
-            with closing(Source(credentials, pacer=Pacer(settings.max_concurrency), stop=stop)) as source:
-                totals = kind.work(
-                    Means(
-                        means.job, settings, store, terms, source.for_run(stop, is_bulk=kind.is_bulk), account,
-                        account == main, since,
-                    )
-                )  # fmt: skip
-    _print(totals, as_json=args.json)
-    return int(totals.exit_code)
+    return url
+
+
+def _for_each(
+    sids: Sequence[str], accounts: Accounts, means: Means, kind: str
+) -> tuple[dict[str, Totals], dict[str, ReconcilerError]]:
+    """What came of each account; one that is refused keeps no other from its run."""
+    source, stop = means.twilio, means.terms.stop
+    done: dict[str, Totals] = {}
+    failed: dict[str, ReconcilerError] = {}
+    for account_sid in sids:
+        own = replace(
+            means, job=job_of(kind, account_sid, main=accounts.main), account_sid=account_sid,
+            source=source.for_run(stop, is_bulk=KINDS[kind].is_bulk), is_main=account_sid == accounts.keeper,
+            is_alone=accounts.is_alone,
+        )  # fmt: skip
+        try:
+            done[account_sid] = KINDS[kind].work(own)
+        except (Refused, CredentialsDoubted, JobHeld) as exc:
+            if len(sids) == 1 or (not source.has_worked and not isinstance(exc, JobHeld)):
+                raise
+            failed[account_sid] = exc
+        if stop.is_set():
+            break
+    return done, failed
 
 
 def _since(args: argparse.Namespace) -> datetime | None:
@@ -81,11 +107,23 @@ def _since(args: argparse.Namespace) -> datetime | None:
     return since
 
 
-def _print(totals: Totals, *, as_json: bool) -> None:
-    figures = totals.as_dict()
+def _print(done: dict[str, Totals], failed: dict[str, ReconcilerError], *, as_json: bool) -> int:
+    """Print what was counted, of several accounts a line each; returns the worst of their exit codes."""
+    if len(done) == 1 and not failed:
+        (figures,) = (totals.as_dict() for totals in done.values())
+        rows = [{"": name, " ": str(value)} for name, value in figures.items()]
+    else:
+        figures = {"accounts": {account_sid: totals.as_dict() for account_sid, totals in done.items()}}
+        figures["accounts"] |= {account_sid: {"error": str(error)} for account_sid, error in failed.items()}
+        rows = [{"account": sid, **{name: totals.as_dict()[name] for name in _SHOWN}} for sid, totals in done.items()]
     if as_json:
         print_json(figures)
     else:
-        print_rows([{"": name, " ": str(value)} for name, value in figures.items()])
-    if totals.problem is not None:
-        complain(totals.problem, "the next run goes on where this one ended")
+        print_rows(rows)
+    for account_sid, totals in done.items():
+        if totals.problem is not None:
+            of = f"{account_sid}: " if len(done) > 1 else ""
+            complain(f"{of}{totals.problem}", "the next run goes on where this one ended")
+    for account_sid, error in failed.items():
+        complain(f"{account_sid}: {error}", error.hint)
+    return max(int(code) for code in (*(t.exit_code for t in done.values()), *(e.exit_code for e in failed.values())))

@@ -13,10 +13,14 @@ from typing import TextIO, cast
 
 from reconciler import db, embedded, logs
 from reconciler import migrate as runner
+from reconciler.accounts import Accounts, find_accounts, named_accounts
 from reconciler.config import Settings
 from reconciler.errors import ExitCode, SchemaError, UsageError
+from reconciler.pacing import Pacer
+from reconciler.source import Source
 from reconciler.store import Rules, Store
 from reconciler.times import parse_moment
+from reconciler.wire import ACCOUNT_SID
 
 
 def read_settings() -> Settings:
@@ -80,6 +84,38 @@ def log_applied(applied: runner.Applied) -> None:
 def make_store(url: str, settings: Settings) -> Store:
     """A store that merges by the rules that the settings give."""
     return Store(url, rules=Rules(settings.webhook_grace, settings.freeze_after), channel=settings.notify_channel)
+
+
+@contextmanager
+def make_source(settings: Settings, stop: threading.Event) -> Iterator[Source]:
+    """The way to Twilio that the settings name, closed at the end; its waits are ended by `stop`.
+
+    Raises:
+        ConfigError: credentials are missing.
+
+    """
+    with closing(Source(settings.credentials(), pacer=Pacer(settings.max_concurrency), stop=stop)) as source:
+        yield source
+
+
+def accounts_asked_for(named: str | None, settings: Settings, source: Source) -> tuple[Accounts, tuple[str, ...]]:
+    """The accounts that are looked after, and of them those to work for now: the one that --account names, or all.
+
+    Raises:
+        UsageError: the name is no account's.
+        Refused: Twilio does not list the accounts for these credentials.
+        Retriable: Twilio stayed away.
+
+    """
+    main = settings.credentials().account_sid
+    accounts = named_accounts(settings, main)
+    if named is not None:
+        if not ACCOUNT_SID.fullmatch(named):
+            raise UsageError("--account must be AC and 32 hexadecimal digits")
+        return accounts, (named,)
+    if not accounts.is_complete:
+        accounts = find_accounts(source, main)
+    return accounts, accounts.sids
 
 
 def read_moment(text: str, option: str, now: datetime) -> datetime:

@@ -162,6 +162,9 @@ def _backfill(url: str, twilio_url: str, watcher: Watcher, *, until: datetime, c
 class _Nobody:
     """Watches a backfill that is not worth a bar."""
 
+    def turned_to(self, account_sid: str, number: int, of: int) -> None:
+        pass
+
     def planned(self, slices: int, remaining: int) -> None:
         pass
 

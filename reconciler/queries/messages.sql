@@ -3,32 +3,45 @@
 -- name: open_calls
 -- The calls of an account that are not final, as far as they can be asked for: the Viewer also makes SIDs of its own.
 -- A row that its backend wrote and no REST record has confirmed names no account; the main account looks after these.
+-- Where it is not the only account, such a call may be another one's, whose listing will tell: it is asked about when
+-- its row has changed, and each time it has then grown twice as old since the last look.
 --
 -- Cost: reads messages_open, which holds open rows alone.
 SELECT
     twilio_sid,
-    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s) AS began_at
+    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s) AS began_at,
+    false AS is_stray
 FROM messages
 WHERE NOT is_final AND gone_at IS NULL AND account_sid = %(account_sid)s
     AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
 UNION ALL
 SELECT
     twilio_sid,
-    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s)
+    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s),
+    NOT %(is_alone)s
 FROM messages
 WHERE NOT is_final AND gone_at IS NULL AND account_sid IS NULL AND %(is_main)s
     AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+    AND (
+        %(is_alone)s
+        OR %(looked_at)s::timestamptz IS NULL
+        OR updated_at > %(looked_at)s
+        OR floor(log(2, greatest(1, extract(epoch FROM %(now)s - updated_at)) / 60))
+         > floor(log(2, greatest(1, extract(epoch FROM %(looked_at)s - updated_at)) / 60))
+    )
 
 -- name: unfrozen_calls
 -- The final calls of an account that something is still expected of, and that are worth asking about now: what REST
 -- has not confirmed, and what has grown twice as old, or past its deadline, since the last look (what ended since has
 -- grown from nothing). A price comes within a minute or, rarely, much later; asking at each interval until the deadline
--- would cost a hundred requests.
+-- would cost a hundred requests. What REST has not confirmed and names no account may be another account's, see
+-- open_calls: it is asked about no more often than the others.
 --
 -- Cost: reads messages_unfrozen from `since` on.
 SELECT
     twilio_sid,
-    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s) AS began_at
+    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s) AS began_at,
+    account_sid IS NULL AND NOT %(is_alone)s AS is_stray
 FROM messages
 WHERE is_final AND sync_state <> 'frozen' AND gone_at IS NULL
     AND finalized_at >= %(since)s
@@ -36,7 +49,10 @@ WHERE is_final AND sync_state <> 'frozen' AND gone_at IS NULL
     AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
     AND (
         %(looked_at)s::timestamptz IS NULL
-        OR observed_via IS DISTINCT FROM 'rest'
+        OR (
+            observed_via IS DISTINCT FROM 'rest'
+            AND (account_sid IS NOT NULL OR %(is_alone)s OR updated_at > %(looked_at)s)
+        )
         OR floor(log(2, greatest(1, extract(epoch FROM %(now)s - finalized_at)) / extract(epoch FROM %(interval)s::interval)))
          > floor(log(2, greatest(1, extract(epoch FROM %(looked_at)s - finalized_at)) / extract(epoch FROM %(interval)s::interval)))
         OR (finalized_at + %(freeze_after)s <= %(now)s AND finalized_at + %(freeze_after)s > %(looked_at)s)
