@@ -11,24 +11,17 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from textwrap import fill
 from typing import Any, Final, NoReturn
 
 from reconciler import __version__
 from reconciler.commands.printing import complain
-from reconciler.errors import ExitCode, ReconcilerError
-
-_EPILOG: Final = """\
-exit codes: 0 done · 1 done, but something could not be reconciled (dead letters, drift; with --dry-run:
-differences found) · 64 usage · 69 database or Twilio unavailable · 70 a bug · 75 try again (the job is held by
-another process, slices failed) · 77 refused (credentials, privileges) · 78 configuration · 130 interrupted
-
-Settings are read from the environment; README.md lists them. To see it work with nothing set: reconcile demo
-"""
+from reconciler.errors import EXIT_MEANINGS, ExitCode, ReconcilerError, UsageError
 
 Command = Callable[[argparse.Namespace], int]
 
 _BACKFILL: Final = "backfill.backfill_window"
-
+_ADVICE: Final = "advice.advise"
 
 _JOBS = {
     "hot": "new calls, and open ones that ended",
@@ -68,12 +61,22 @@ def _options() -> argparse.ArgumentParser:
     return parser
 
 
+def _epilog() -> str:
+    codes = " · ".join(f"{int(code)} {meaning}" for code, meaning in EXIT_MEANINGS.items())
+    return f"""\
+{fill(f"exit codes: {codes}", 112)}
+
+Settings are read from the environment; README.md and `reconcile man` list them. Without arguments it says what to do
+next. To see it work with nothing set: reconcile demo
+"""
+
+
 def get_parser() -> argparse.ArgumentParser:
     """The whole command line; pure."""
     parser = _Parser(
         prog="reconcile",
         description="Makes the Twilio Call Viewer's database equal to what Twilio says.",
-        epilog=_EPILOG,
+        epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[_options()],
     )
@@ -149,6 +152,13 @@ def get_parser() -> argparse.ArgumentParser:
     command(
         "demo", "demo.show", "see everything at once: an embedded database and a simulated Twilio that loses webhooks"
     )
+    completion = command(
+        "completion", "reference.print_completion", "print a script that completes commands in a shell"
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
+    completion.set_defaults(parser=parser)
+    man = command("man", "reference.print_man", "print the man page: reconcile man > m.1 && man -l m.1")
+    man.set_defaults(parser=parser)
     return parser
 
 
@@ -163,10 +173,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(unknown)} (options come after their command)")
     args = parser.parse_args(argv)
     try:
+        if not argv:
+            return load_command(_ADVICE)(args)
         if args.run == _BACKFILL and args.since is None:
-            parser.print_help(sys.stderr)
-            complain("neither a command nor --since was given", None)
-            return int(ExitCode.USAGE)
+            raise UsageError("neither a command nor --since was given", hint="`reconcile --help` lists both")
         return load_command(args.run)(args)
     except ReconcilerError as exc:
         complain(str(exc), exc.hint)

@@ -27,8 +27,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import IntEnum
+from typing import Final
 
 
 class ExitCode(IntEnum):
@@ -43,6 +45,20 @@ class ExitCode(IntEnum):
     REFUSED = 77
     CONFIG = 78
     INTERRUPTED = 130
+
+
+EXIT_MEANINGS: Final[Mapping[ExitCode, str]] = {
+    ExitCode.DONE: "done",
+    ExitCode.UNRECONCILED: "done, but something could not be reconciled (dead letters, drift; with --dry-run: "
+    "differences found)",
+    ExitCode.USAGE: "usage",
+    ExitCode.UNAVAILABLE: "database or Twilio unavailable",
+    ExitCode.BUG: "a bug",
+    ExitCode.TRY_AGAIN: "try again (the job is held by another process, slices failed)",
+    ExitCode.REFUSED: "refused (credentials, privileges)",
+    ExitCode.CONFIG: "configuration",
+    ExitCode.INTERRUPTED: "interrupted",
+}
 
 
 class ReconcilerError(Exception):

@@ -9,6 +9,7 @@ something to look at in the morning; error means someone must look.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -101,8 +102,8 @@ def get_logger(name: str) -> FilteringBoundLogger:
 def configure(*, form: str, level: str, pii: str, stream: TextIO | None = None) -> None:
     """Set logging up for the process: `form` json, console or auto (console on a terminal), `pii` masked or plain."""
     stream = stream or sys.stderr
-    colours = stream.isatty()
-    console = form == "console" or (form == "auto" and colours)
+    colours = stream.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
+    console = form == "console" or (form == "auto" and stream.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         _add_logger_name,

@@ -46,7 +46,7 @@ def test_help_names_every_command_and_exit_code(command):
 @pytest.mark.parametrize(
     ("args", "named"),
     [
-        ((), "--since"),
+        ((), "neither a database nor a Twilio account"),
         (("--dry-run",), "--since"),
         (("--since", "garbage"), "--since 'garbage'"),
         (("--since", "7 fortnights"), "--since '7 fortnights'"),
@@ -69,7 +69,7 @@ def test_help_names_every_command_and_exit_code(command):
     ],
 )
 def test_arguments_that_make_no_sense(command, args, named):
-    """Exit code 64 and one line that names the argument, with no setting read and nothing on stdout."""
+    """Exit code 64 and one line that names what is missing or wrong, and nothing on stdout."""
     done = command.run(*args)
     assert done.code == 64
     assert done.out == ""

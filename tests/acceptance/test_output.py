@@ -198,3 +198,14 @@ def test_once_inbox_settles_what_the_viewer_left(run, conn):
     assert (done.code, done.result["rows"], done.result["completed"], done.result["inserted"]) == (0, 1, 1, 1)
     assert conn.execute("SELECT status, duration FROM messages").fetchall() == [("completed", 35)]
     assert conn.execute("SELECT processing_status FROM twilio_webhook_inbox").fetchall() == [("completed",)]
+
+
+def test_no_color_means_none(cli, calls, database_url):
+    """On a terminal, in logs, tables and the bar; without it there are some."""
+    cli.env["DATABASE_URL"] = database_url
+    colour = re.compile(r"\x1b\[(?:[0-9;]*;)?[34][0-9]")
+    words = ("--since", "3d", "--dry-run")
+    assert colour.search(cli.on_terminal(*words)[1])
+    code, seen = cli.on_terminal(*words, NO_COLOR="1")
+    assert (code, colour.search(seen)) == (1, None)
+    assert "job.started" in seen

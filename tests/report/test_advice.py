@@ -1,0 +1,160 @@
+"""`reconcile` alone says what to do next, in each situation; exit 0 only if nothing is."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from reconciler import db
+
+from .conftest import ACCOUNT, TOKEN
+
+SIGNED = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN}
+
+
+@pytest.fixture
+def advised(run):
+    """What it says, with credentials: (exit code, situation, step)."""
+
+    def ask(**env: str) -> tuple[int, str, str]:
+        done = run(**{**SIGNED, **env})
+        if done.code == 0:
+            assert done.err == ""
+            return 0, done.out.strip(), ""
+        situation, step, more = done.err.splitlines()
+        assert (done.out, more) == ("", "  All commands: reconcile --help")
+        return done.code, situation.removeprefix("reconcile: "), step.removeprefix("  → ")
+
+    return ask
+
+
+@pytest.fixture
+def ran(conn):
+    """A job that ran just now, with what else is to be said of it."""
+
+    def insert(job: str = "hot", *, error: str | None = None) -> None:
+        now = datetime.now(UTC)
+        conn.execute(
+            "INSERT INTO sync_state (job_name, last_success_at, last_error_at, last_error) VALUES (%s, %s, %s, %s)",
+            (job, now - timedelta(seconds=2), now if error else None, error),
+        )
+
+    return insert
+
+
+@pytest.fixture
+def leader(connect, database_url):
+    """A daemon that leads."""
+    assert db.try_advisory_lock(connect(database_url), "daemon")
+
+
+def test_nothing_configured(advised):
+    """The demo first, and what to set."""
+    code, situation, step = advised(DATABASE_URL="", TWILIO_ACCOUNT_SID="", TWILIO_AUTH_TOKEN="")
+    assert (code, situation) == (64, "neither a database nor a Twilio account is configured")
+    assert "`reconcile demo`" in step and "DATABASE_URL" in step
+
+
+def test_no_database(advised):
+    """Its setting, and the way without it."""
+    code, situation, step = advised(DATABASE_URL="")
+    assert (code, situation) == (64, "DATABASE_URL is not set")
+    assert "`reconcile --since 7d`" in step
+
+
+def test_no_credentials(advised):
+    """The settings that are missing."""
+    code, situation, _ = advised(TWILIO_AUTH_TOKEN="")
+    assert code == 64
+    assert "TWILIO_AUTH_TOKEN" in situation
+
+
+def test_a_setting_that_cannot_be_read(advised):
+    """Named, before anything is connected to."""
+    code, situation, _ = advised(RECONCILER_OVERLAP="soon")
+    assert code == 64
+    assert situation.startswith("RECONCILER_OVERLAP")
+
+
+def test_a_database_that_is_away(advised):
+    """With the server's reason."""
+    code, situation, step = advised(DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert (code, situation.partition(":")[0]) == (64, "the database is unavailable")
+    assert "DATABASE_URL" in step
+
+
+def test_behind_on_migrations(advised, empty_database_url):
+    """Looked at first, then applied; nothing is migrated by asking."""
+    for _ in range(2):
+        code, situation, step = advised(DATABASE_URL=empty_database_url)
+        assert code == 64
+        assert situation.endswith("migrations are not applied yet")
+        assert "`reconcile migrate --dry-run`" in step
+
+
+def test_never_run(advised):
+    """A backfill that only shows what it would do."""
+    assert advised()[:2] == (64, "no job has run yet")
+
+
+def test_no_daemon(advised, ran):
+    """What ran was started by somebody."""
+    ran()
+    assert advised() == (
+        64, "no daemon leads: nothing runs by itself", "start it: `systemctl start reconciler`, or `reconcile run`",
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("leader")
+def test_a_job_that_fails(advised, ran):
+    """With its reason, in which numbers are masked."""
+    ran()
+    ran("warm", error="no word from +15005550100")
+    assert advised() == (
+        64, "warm failed 0 s ago: no word from ***00", "`reconcile check` looks for the cause",
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("leader")
+def test_dead_letters(advised, ran, conn):
+    """Where to see them."""
+    ran()
+    conn.execute(
+        "INSERT INTO twilio_webhook_inbox (source, event_type, dedupe_key, payload, processing_status)"
+        " VALUES ('twilio_voice', 'call-status', '1', '{}', 'dead_letter')"
+    )
+    assert advised() == (64, "1 dead letters could not be read", "see `reconcile inbox list`")
+
+
+@pytest.mark.usefixtures("leader")
+def test_days_that_are_not_complete(advised, ran, conn):
+    """Where to see them."""
+    ran()
+    conn.execute(
+        "INSERT INTO account_days (account_sid, day, listed, held, digest, differences, is_complete, verified_at)"
+        " VALUES (%s, (now() - interval '2 days')::date, 2, 1, '', '{}', false, now())",
+        (ACCOUNT,),
+    )
+    conn.execute(
+        "INSERT INTO messages (twilio_sid, account_sid, direction, status, from_number, to_number)"
+        " VALUES ('CA1', %s, 'inbound', 'queued', '', '')",
+        (ACCOUNT,),
+    )
+    assert advised() == (64, "1 account days are not complete", "see `reconcile report`")
+
+
+@pytest.mark.usefixtures("leader")
+def test_all_is_well(advised, ran):
+    """Said on stdout, with exit code 0."""
+    ran()
+    code, said, _ = advised()
+    assert code == 0
+    assert said.startswith("All is well: a daemon leads, and a job ended ")
+
+
+def test_options_alone_are_still_no_command(run):
+    """`--dry-run` without a window does nothing, and looks at nothing."""
+    done = run("--dry-run", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert (done.code, done.out) == (64, "")
+    assert "neither a command nor --since was given" in done.err
