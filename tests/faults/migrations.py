@@ -10,22 +10,18 @@ Uses the server named by RECONCILER_TEST_DATABASE_URL, or an embedded one.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import signal
-import socket
-import struct
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from reconciler import db
 from reconciler.errors import ReconcilerError
@@ -33,19 +29,14 @@ from reconciler.migrate import migrate, rollback, verify
 from reconciler.migrations import load_migrations
 from tests.bench.servers import server
 from tests.conftest import FIELD, _database
+from tests.faults.proxy import FORKS, PATIENCE, Moment, Proxy
 from tests.migration.conftest import _DUMP
 
-Moment = Literal["before", "behind"]
 Road = Literal["empty", "field"]
 Work = Callable[[str], object]
 
 LAST_OF_THE_VIEWER = 4
-PATIENCE = 60.0  # seconds until a process that does not end counts as hanging
-
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    ["reconciler.migrate", "tests.bench.servers", "tests.conftest", "tests.migration.conftest"]
-)
+LOCK = "pg_try_advisory_lock"  # how many attempts there are is a matter of time
 
 
 def to_the_top(url: str) -> None:
@@ -70,7 +61,7 @@ def _body(work: Work, url: str) -> None:
 
 def start(work: Work, url: str) -> BaseProcess:
     """`work` in a process of its own."""
-    process = _FORKS.Process(target=_body, args=(work, url), daemon=True)
+    process = FORKS.Process(target=_body, args=(work, url), daemon=True)
     process.start()
     return process
 
@@ -80,115 +71,6 @@ def finish(process: BaseProcess) -> int:
     process.join(PATIENCE)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
-
-
-class Proxy:
-    """Stands before the server for one connection; counts statements, and kills `victim` at one of them.
-
-    Attempts at the advisory lock are not counted: how many there are is a matter of time.
-    """
-
-    def __init__(self, server_url: str, *, at: int | None = None, moment: Moment = "before") -> None:
-        self.statements: list[str] = []
-        self.victim: BaseProcess | None = None
-        self.victim_known = threading.Event()
-        self._at = at
-        self._moment = moment
-        self._prepared: dict[bytes, bytes] = {}
-        self._batch_text = b""
-        server = conninfo_to_dict(server_url)
-        host, port = str(server.get("host") or "localhost"), str(server.get("port") or "5432")
-        self._upstream: Any = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = make_conninfo(
-            server_url, host="127.0.0.1", port=self._listener.getsockname()[1], sslmode="disable", gssencmode="disable"
-        )
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop listening."""
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(PATIENCE)
-
-    def _serve(self) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except OSError:
-            return
-        family = socket.AF_UNIX if isinstance(self._upstream, str) else socket.AF_INET
-        with client, socket.socket(family) as server:
-            server.connect(self._upstream)
-            answers = threading.Thread(target=_pump, args=(server, client), daemon=True)
-            answers.start()
-            with suppress(OSError, EOFError):
-                self._relay(client, server)
-            for each in (server, client):
-                with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
-            answers.join(PATIENCE)
-
-    def _relay(self, client: socket.socket, server: socket.socket) -> None:
-        (length,) = struct.unpack("!I", start := _exactly(client, 4))
-        server.sendall(start + _exactly(client, length - 4))
-        batch = b""
-        while True:
-            kind, body = (head := _exactly(client, 5))[:1], b""
-            body = _exactly(client, struct.unpack("!I", head[1:])[0] - 4)
-            batch += head + body
-            self._note(kind, body)
-            if kind in b"PBDECHdcf":
-                continue  # goes with the Sync that follows
-            if kind in b"QS" and b"pg_try_advisory_lock" not in self._batch_text:
-                self.statements.append(" ".join(self._batch_text.decode().split()))
-                if len(self.statements) == self._at:
-                    if self._moment == "behind":
-                        server.sendall(batch)
-                    self._kill()
-                    while client.recv(65_536):  # its end closes the connection
-                        pass
-                    return
-            server.sendall(batch)
-            batch, self._batch_text = b"", b""
-
-    def _note(self, kind: bytes, body: bytes) -> None:
-        """Know what the batch will execute: a statement prepared before is sent by its name alone."""
-        match kind:
-            case b"Q":
-                self._batch_text = body.rstrip(b"\0")
-            case b"P":
-                name, query, _ = body.split(b"\0", 2)
-                self._prepared[name] = query
-            case b"B":
-                _, name, _ = body.split(b"\0", 2)
-                self._batch_text = self._prepared.get(name, b"")
-            case _:
-                pass
-
-    def _kill(self) -> None:
-        assert self.victim_known.wait(PATIENCE)
-        assert self.victim is not None
-        assert self.victim.pid is not None
-        os.kill(self.victim.pid, signal.SIGKILL)
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while part := source.recv(65_536):
-            sink.sendall(part)
-    with suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
-
-
-def _exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        if not (part := sock.recv(size - len(data))):
-            raise EOFError
-        data += part
-    return data
 
 
 @contextmanager
@@ -225,7 +107,7 @@ class Worlds:
                 with self.database(road) as url:
                     if way == "down":
                         to_the_top(url)
-                    proxy = Proxy(url)
+                    proxy = Proxy(url, uncounted=LOCK)
                     with through(proxy, work_of(road, way)) as process:
                         assert finish(process) == 0
                     self.statements[road, way] = proxy.statements
@@ -272,7 +154,7 @@ def killed_at(worlds: Worlds, road: Road, way: str, at: int, moment: Moment) -> 
     with worlds.database(road) as url:
         if way == "down":
             to_the_top(url)
-        proxy = Proxy(url, at=at, moment=moment)
+        proxy = Proxy(url, at=at, moment=moment, uncounted=LOCK)
         with through(proxy, work_of(road, way)) as process:
             code = finish(process)
         where = f"{road} {way}, {moment} statement {at}"
@@ -300,7 +182,7 @@ def eight_at_once(worlds: Worlds, road: Road, kills: list[int]) -> tuple[Counter
     with worlds.database(road) as url, ExitStack() as stack:
         at: list[int | None] = [*kills, *[None] * (8 - len(kills))]
         moments: list[Moment] = ["before", "behind"]
-        proxies = [Proxy(url, at=n, moment=moments[i % 2]) for i, n in enumerate(at)]
+        proxies = [Proxy(url, at=n, moment=moments[i % 2], uncounted=LOCK) for i, n in enumerate(at)]
         processes = [stack.enter_context(through(proxy, to_the_top)) for proxy in proxies]
         codes = Counter(map(finish, processes))
         codes[finish(start(to_the_top, url))] += 1

@@ -1,0 +1,367 @@
+"""Deaths at every boundary: `python -m tests.faults.crash --every 1`, and at any moment: `--random 200`.
+
+A real process, killed by SIGKILL: before a statement reaches PostgreSQL, while the server is at work on it, when a
+COMMIT was answered and the process has not heard of it, and when an answer of Twilio is under way (proxy.py counts the
+statements, the simulated Twilio the requests; nothing in the program knows of this). The same command is started again
+until it comes to its end, and rows, events, inbox, cursors and proofs must be those of an undisturbed run.
+Uses the server named by RECONCILER_TEST_DATABASE_URL, or an embedded one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from multiprocessing.process import BaseProcess
+from random import Random
+from typing import NamedTuple
+from unittest.mock import patch
+
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import Jsonb
+
+from reconciler import db
+from reconciler.errors import ExitCode
+from reconciler.migrate import migrate
+from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, listing, viewer
+from reconciler.simulator.messages import Request
+from reconciler.simulator.webhooks import Channel, webhooks
+from reconciler.store import Origin, Rules, Store
+from reconciler.wire import read_record
+from tests.bench.servers import server
+from tests.conftest import _database
+from tests.equality import differences, doubled_events, records_of
+from tests.faults.proxy import FORKS, PATIENCE, Moment, Proxy
+
+ACCOUNT = "AC" + 32 * "1"
+TOKEN = "token-of-the-account"
+PAGE_SIZE = 5
+CALLS = 24
+MAY_TAKE = 3  # runs of the same command until it comes to its end
+DAY = timedelta(days=1)
+
+# Without what is another one in each run: numbers, and times of our own clock.
+_ROWS = """
+SELECT (to_jsonb(m) - '{id,created_at,updated_at,observed_at,gone_at}'::text[])
+    || jsonb_build_object('gone', gone_at IS NOT NULL)
+FROM messages AS m
+"""
+_EVENTS = """
+SELECT jsonb_build_array(call_sid, event_type, event_status, source, payload,
+    CASE WHEN event_type NOT IN ('call.frozen', 'call.enriched', 'call.frozen_drift', 'call.gone') THEN event_time END)
+FROM call_events
+"""
+_INBOX = """
+SELECT jsonb_build_array(dedupe_key, processing_status, error, retry_count) FROM twilio_webhook_inbox
+"""
+# What differed is what the sweep that proved the day found; of a day begun twice the second one finds less.
+_DAYS = "SELECT to_jsonb(d) - '{verified_at,differences}'::text[] FROM account_days AS d"
+_JOBS = """
+SELECT jsonb_build_array(job_name, cursor - '{read_until,looked_at,settled_until,swept_at,bounds,asked}'::text[],
+    last_success_at IS NOT NULL)
+FROM sync_state
+"""
+_PARTS = {"rows": _ROWS, "events": _EVENTS, "inbox": _INBOX, "days": _DAYS, "jobs": _JOBS}
+
+State = Mapping[str, Counter[str]]
+
+
+class Boundary(NamedTuple):
+    """Where a process dies: at the `at`-th statement or, with moment `asked`, at the `at`-th request to Twilio."""
+
+    command: str
+    at: int
+    moment: Moment | str
+    what: str
+
+
+@dataclass
+class Account:
+    """A simulated Twilio by the machine's clock, and databases that are behind it."""
+
+    server_url: str
+    template: str
+    twilio: SimulatedTwilio
+    account: SimulatedAccount
+    now: datetime
+    ends: dict[str, State] = field(default_factory=dict)
+    boundaries: list[Boundary] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def behind(cls, server_url: str, migrated: str) -> Iterator[Account]:
+        """Open it. Whatever is asked in the next hour, Twilio says the same."""
+        account = SimulatedAccount(ACCOUNT, TOKEN, seed=5)
+        now = datetime.now(UTC).replace(microsecond=0)
+        _make_calls(account, now)
+        with (
+            patch.object(listing, "MAX_PAGE_SIZE", PAGE_SIZE),
+            SimulatedTwilio([account], clock=Clock.running()) as twilio,
+            _database(server_url, migrated) as url,
+        ):
+            _make_rows(url, account, now)
+            yield cls(server_url, str(conninfo_to_dict(url)["dbname"]), twilio, account, now)
+
+    @property
+    def commands(self) -> dict[str, list[str]]:
+        """What is killed, by name."""
+        window = ["--since", (self.now - 2 * DAY).isoformat(), "--until", self.now.isoformat()]
+        return {"backfill": window, **{kind: ["once", kind] for kind in ("hot", "warm", "cold", "freeze", "inbox")}}
+
+    def learn(self, *commands: str) -> None:
+        """Run each command once, undisturbed, and remember how it ends and where it may die."""
+        for command in commands or self.commands:
+            with _database(self.server_url, self.template) as url:
+                self.twilio.requests.clear()
+                proxy = Proxy(url)
+                process = self.start(command, proxy.url)
+                assert _finish(process) in (0, ExitCode.UNRECONCILED)
+                proxy.close()
+                self.ends[command] = state(url)
+            for at, text in enumerate(proxy.statements, 1):
+                what = " ".join(text.split()[:3])
+                moments: list[Moment] = ["before", "behind", *(["answered"] if _is_written(text) else [])]
+                self.boundaries += [Boundary(command, at, moment, what) for moment in moments]
+            self.boundaries += [Boundary(command, at, "asked", "GET") for at, _ in enumerate(self.twilio.requests, 1)]
+
+    def start(self, command: str, url: str) -> BaseProcess:
+        """`reconcile` in a process of its own."""
+        env = {
+            "DATABASE_URL": url, "TWILIO_BASE_URL": self.twilio.base_url, "TWILIO_ACCOUNT_SID": ACCOUNT,
+            "TWILIO_AUTH_TOKEN": TOKEN, "RECONCILER_MAX_CONCURRENCY": "1",
+        }  # fmt: skip
+        process = FORKS.Process(target=_reconcile, args=(self.commands[command], env), daemon=True)
+        process.start()
+        return process
+
+    def die(self, boundary: Boundary) -> list[str]:
+        """Kill the command there, run it again to its end, and say what is not as it should be."""
+        with _database(self.server_url, self.template) as url:
+            self.twilio.requests.clear()
+            code = self._killed(boundary, url)
+            if code != -signal.SIGKILL:
+                return [f"{boundary}: it ended with {code} and was not killed"]
+            was_done = _is_finished(url)
+            for _ in range(MAY_TAKE):
+                _wait_until_gone(url)
+                code = _finish(self.start(boundary.command, url))
+                if code in (0, ExitCode.UNRECONCILED):
+                    break
+            else:
+                return [f"{boundary}: the next runs ended with {code}"]
+            found, end = state(url), self.ends[boundary.command]
+            problems = [
+                f"{boundary}: {part} differ: lost {list(end[part] - found[part])}, more {list(found[part] - end[part])}"
+                for part in _PARTS
+                if found[part] != end[part]
+            ]
+            with closing(db.connect(url, purpose="test")) as conn:
+                problems += [f"{boundary}: doubled {doubled}" for doubled in doubled_events(conn)]
+            asked = Counter((request.path, tuple(request.params)) for request in self.twilio.requests)
+            again = sum(asked.values()) - len(asked)
+            if boundary.command == "backfill" and not was_done and again > 1:
+                problems.append(f"{boundary}: {again} pages were asked for again")
+            return problems
+
+    def _killed(self, boundary: Boundary, url: str) -> int:
+        if boundary.moment != "asked":
+            proxy = Proxy(url, at=boundary.at, moment=boundary.moment)  # type: ignore[arg-type]
+            process = proxy.victim = self.start(boundary.command, proxy.url)
+            proxy.victim_known.set()
+            try:
+                return _finish(process)
+            finally:
+                proxy.close()
+        left = [boundary.at]
+        known = threading.Event()
+
+        def is_the_one(_: Request) -> bool:
+            left[0] -= 1
+            if left[0] == 0:
+                assert known.wait(PATIENCE)
+                process.kill()
+            return left[0] == 0
+
+        self.twilio.faults.when(is_the_one, Fault.reset())
+        try:
+            process = self.start(boundary.command, url)
+            known.set()
+            return _finish(process)
+        finally:
+            self.twilio.faults.clear()
+
+
+def _reconcile(arguments: list[str], env: dict[str, str]) -> None:
+    """What the processes do."""
+    from reconciler.cli import main
+
+    os.environ.update(env)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os._exit(main(arguments))
+
+
+def _finish(process: BaseProcess) -> int:
+    process.join(PATIENCE)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError("it hangs")
+    return process.exitcode
+
+
+def _wait_until_gone(url: str) -> None:
+    """Return when the server has noticed that its client is dead, and has let go of its locks."""
+    with closing(db.connect(url, purpose="test")) as conn:
+        while conn.execute(
+            "SELECT pg_sleep(0.005) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        ).fetchall():
+            pass
+
+
+def _is_finished(url: str) -> bool:
+    """Whether a backfill was read to its end: the same command then begins another one."""
+    with closing(db.connect(url, purpose="test")) as conn:
+        return bool(conn.execute("SELECT FROM sync_state WHERE cursor @> '{\"finished\": true}'").fetchall())
+
+
+def _is_written(text: str) -> bool:
+    return text.startswith("COMMIT") or "INTO sync_state" in text
+
+
+def state(url: str) -> State:
+    """What is in a database."""
+    with closing(db.connect(url, purpose="test")) as conn:
+        return {part: Counter(str(row[0]) for row in conn.execute(query.encode())) for part, query in _PARTS.items()}
+
+
+def _make_calls(account: SimulatedAccount, now: datetime) -> None:
+    """Of all kinds, with all that is to come of them long come, or never."""
+    rng = Random(3)
+    for number in range(CALLS):
+        created = now - timedelta(minutes=rng.randrange(100, 170 if number % 2 else 2700))
+        status = rng.choice(("completed", "completed", "completed", "busy", "no-answer", "failed", "canceled"))
+        direction = rng.choice(("outbound-api", "inbound", "trunking-terminating"))
+        account.call(
+            created, status=status, direction=direction, rings_for=number % 7, talks_for=5 + number, priced_after=20,
+            never_dialled=status == "canceled" and direction == "outbound-api",
+            answered_by="human" if status == "completed" and number % 3 == 0 else None,
+        )  # fmt: skip
+    for number in range(5):
+        account.call(now - timedelta(minutes=100 + number), rings_for=None if number % 2 else 4, talks_for=None)
+    for hours in (5, 30, 34, 44):  # their price never comes
+        account.call(now - timedelta(hours=hours), priced_after=None, talks_for=10)
+
+
+def _make_rows(url: str, account: SimulatedAccount, now: datetime) -> None:
+    """A third of the calls is unknown, a third as REST or the Viewer saw it half a minute after it was made; webhooks
+    that nobody worked off, one that cannot be read; a call that Twilio has no more."""
+    forgotten = account.call(now - timedelta(hours=3), rings_for=4, talks_for=None)
+    calls = account.calls_at(now)
+    with Store(url, rules=Rules()) as store:
+        for call in calls[::3]:
+            seen_at = datetime.fromtimestamp(call.created, UTC) + timedelta(seconds=30)
+            if (record := account.record(call.sid, seen_at)) is not None:
+                said = read_record(record, observed_at=seen_at)
+                store.merge([said], origin=Origin("reconcile_hot", "before"), now=seen_at)
+        said = read_record(account.record(forgotten.sid, now), observed_at=now - timedelta(hours=3))
+        store.merge([said], origin=Origin("reconcile_hot", "before"), now=now - timedelta(hours=3))
+    account.delete(forgotten.sid, now - timedelta(hours=1))
+    with closing(db.connect(url, purpose="test")) as conn:
+        sent = webhooks(account, now - 2 * DAY, now - timedelta(minutes=30), child_callbacks=True, recorded=0.5)
+        arrived = Channel(seed=1, loss=0.3, duplicate=0.2, reorder=0.3).deliver(sent)
+        viewer.receive(conn, arrived[::4])
+        viewer.work(conn, viewer.Habits(regress_statuses=True, seal_wrongly=True), now=now)
+        viewer.receive(conn, arrived[1::4])
+        viewer.work(conn, viewer.Habits(never_release=True), now=now)
+        viewer.receive(conn, arrived[2::4])
+        conn.execute(
+            "INSERT INTO twilio_webhook_inbox (source, event_type, call_sid, dedupe_key, payload, received_at)"
+            " VALUES ('twilio_voice', 'call-status', 'CA1', 'broken', %s, %s)",
+            (Jsonb({"CallSid": "CA1", "CallStatus": "lost"}), now - timedelta(hours=1)),
+        )
+        cursors = {
+            "hot": {"account": ACCOUNT, "read_until": (now - timedelta(minutes=150)).isoformat(), "usual": 9},
+            "cold": {"account": ACCOUNT, "swept_at": (now - DAY).isoformat(), "deep_at": (now - DAY).isoformat()},
+        }
+        for job, cursor in cursors.items():
+            conn.execute("INSERT INTO sync_state (job_name, cursor) VALUES (%s, %s)", (job, Jsonb(cursor)))
+
+
+def at_random(account: Account, kills: int, seed: int) -> tuple[int, list[str]]:
+    """Kill commands at any moment, any of them after any other; returns how many were, and what is wrong in the end."""
+    rng, killed = Random(seed), 0
+    with _database(account.server_url, account.template) as url:
+        while killed < kills:
+            process = account.start(rng.choice(list(account.commands)), url)
+            process.join(rng.random() * 0.5)
+            process.kill()
+            killed += _finish(process) == -signal.SIGKILL
+            if rng.random() < 0.1:  # there is always something to do
+                since = account.now - timedelta(minutes=rng.randrange(100, 2600))
+                account.account.call(since, talks_for=rng.randrange(60))
+            _wait_until_gone(url)
+        for command in ("inbox", "hot", "warm", "cold", "freeze", "backfill"):
+            code = _finish(account.start(command, url))
+            if code not in (0, ExitCode.UNRECONCILED):
+                return killed, [f"{command} ended with {code}"]
+        with closing(db.connect(url, purpose="test")) as conn:
+            problems = differences(conn, records_of(account.account, datetime.now(UTC)))
+            problems = [p for p in problems if not p.endswith(("duration: 0, not None", "has no such call"))]
+            problems += [f"doubled: {doubled}" for doubled in doubled_events(conn)]
+            problems += [
+                f"unsettled: {row}"
+                for row in conn.execute(
+                    "SELECT id, processing_status FROM twilio_webhook_inbox"
+                    " WHERE processing_status NOT IN ('completed', 'dead_letter')"
+                )
+            ]
+        return killed, problems
+
+
+@contextmanager
+def ready() -> Iterator[Account]:
+    """A server, and an account on it."""
+    with server() as server_url, _database(server_url) as url:
+        with closing(db.connect(url, purpose="template")) as conn:
+            migrate(conn)
+            name = conn.info.dbname
+        with Account.behind(server_url, name) as account:
+            yield account
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, nargs="?", const=1, help="die at every n-th boundary")
+    parser.add_argument("--random", type=int, default=0, metavar="KILLS", help="die so many times at any moment")
+    parser.add_argument("--commands", nargs="*", default=[], help="only at these: backfill, hot, …")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    died, problems = Counter[str](), []
+    with ready() as account:
+        if args.every:
+            account.learn(*args.commands)
+            for boundary in account.boundaries[:: args.every]:
+                found = account.die(boundary)
+                died[f"{boundary.command} {boundary.moment}"] += 1
+                problems += found
+                print(*(problem[:1000] for problem in found), sep="\n", end="\n" if found else "", flush=True)
+        if args.random:
+            died["at any moment"], found = at_random(account, args.random, args.seed)
+            problems += found
+            print(*found, sep="\n", end="\n" if found else "", flush=True)
+    print(f"{died.total()} deaths:", ", ".join(f"{what} {times}" for what, times in died.items()))
+    print(f"{len(problems)} problems")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

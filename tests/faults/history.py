@@ -1,0 +1,347 @@
+"""Histories of an account, drawn by chance: `python -m tests.faults.history [--histories 10000] [--seed 0]`.
+
+A history is lives of calls, what the road does to their webhooks, and steps: time passes, a job runs, is stopped or
+dies between two of its commits, another job runs or the Viewer writes while it is at work, Twilio corrects or deletes
+a call. It is data: the same history ends the same way, and one that breaks a promise is made smaller until nothing can
+be left out. Seeds that failed are kept in seeds.txt, which the tests try again. What is promised: promises.py.
+
+The clock is simulated and the pages are fetched in the thread that merges them; everything else is real.
+Uses the server named by RECONCILER_TEST_DATABASE_URL, or an embedded one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from pprint import pformat
+from typing import Any
+from unittest.mock import patch
+
+import structlog
+from psycopg import sql
+
+from reconciler import db
+from reconciler.backfill import Window, backfill
+from reconciler.cold import cold
+from reconciler.config import Credentials, Settings
+from reconciler.errors import JobHeld
+from reconciler.jobs import KINDS, Means
+from reconciler.pacing import Pacer
+from reconciler.runs import Job, Terms, Totals
+from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, listing, viewer
+from reconciler.simulator.webhooks import Delivery, Webhook
+from reconciler.source import Source
+from reconciler.store import Rules, Store
+from tests.bench.servers import database
+from tests.faults.lives import ACCOUNTS, SPAN, START, History, Step, deliveries, draw
+from tests.faults.promises import Broken, Watch
+
+SEEDS = Path(__file__).with_name("seeds.txt")
+OWNER = "AC" + 32 * "0"
+TOKEN = "token-of-the-account"
+PAGE_SIZE = 3  # calls, at most: so that a handful of calls have pages
+SHRINKING_FOR = 60.0  # seconds
+
+
+class Killed(BaseException):
+    """The process died here, as far as one that lives on can say so."""
+
+
+class Inline(Executor):
+    """Runs what it is given at once, in the caller's thread."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run it."""
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as exc:
+            done.set_exception(exc)
+        return done
+
+
+@dataclass
+class Ground:
+    """A Twilio and a database, for one history after another."""
+
+    url: str
+    conn: db.Connection
+    twilio: SimulatedTwilio
+    owner: SimulatedAccount
+    numbers: Iterator[int]
+    ran: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    @contextmanager
+    def on(cls, url: str) -> Iterator[Ground]:
+        """Open it; within it everything runs in one thread."""
+        owner = SimulatedAccount(OWNER, TOKEN)
+        with (
+            patch("reconciler.sweep.ThreadPoolExecutor", Inline),
+            patch("reconciler.recheck.ThreadPoolExecutor", Inline),
+            patch.object(listing, "MAX_PAGE_SIZE", PAGE_SIZE),
+            SimulatedTwilio([owner], clock=Clock(START)) as twilio,
+            closing(db.connect(url, purpose="test")) as conn,
+        ):
+            # What is written need not survive a crash of the machine.
+            conn.execute(
+                sql.SQL("ALTER DATABASE {} SET synchronous_commit TO off").format(sql.Identifier(conn.info.dbname))
+            )
+            yield cls(url, conn, twilio, owner, iter(ACCOUNTS))
+
+    def live(self, history: History) -> Broken | None:
+        """Let it happen; returns the promise that was broken, if one was."""
+        with self.conn.transaction():
+            self.conn.execute("SET LOCAL session_replication_role = replica")
+            for table in ("messages", "call_events", "twilio_webhook_inbox", "sync_state", "account_days"):
+                self.conn.execute(f"DELETE FROM {table}".encode())
+        self.twilio.clock.set(START)
+        self.twilio.requests.clear()
+        account = self.owner.add_subaccount(next(self.numbers), TOKEN)
+        try:
+            with structlog.testing.capture_logs(), ExitStack() as stack:
+                World(self, account, history, stack).live()
+        except Broken as broken:
+            return broken
+        finally:
+            del self.owner.subaccounts[account.sid]
+        return None
+
+
+class World:
+    """One history while it happens."""
+
+    def __init__(self, ground: Ground, account: SimulatedAccount, history: History, stack: ExitStack) -> None:
+        self.clock = ground.twilio.clock
+        self.account = account
+        self._ground = ground
+        self._conn = ground.conn
+        self._history = history
+        self._stack = stack
+        self._settings = Settings.read({})
+        self._stores: list[Store] = []
+        self._depth = 0
+        self._arriving = deliveries(account, history.lives)
+        self.watch = Watch(ground.conn, account, self.clock, self._settings, is_alone=history.is_alone)
+        credentials = Credentials(account.sid, account.sid, TOKEN, base_url=ground.twilio.base_url)
+        self._source = Source(credentials, pacer=Pacer(3), clock=self.clock.now)
+        stack.callback(self._source.close)
+
+    def live(self) -> None:
+        """All steps, then quiet: two hours, and the day in which deadlines pass.
+
+        Raises:
+            Broken: a promise was not kept.
+
+        """
+        for step in self._history.steps:
+            self.do(step)
+        self._wait((START + SPAN + timedelta(hours=2) - self.clock.now()) / timedelta(seconds=1))
+        for kind in ("inbox", "hot", "warm"):
+            self.do(Step(kind))
+        self._wait(25 * 3600)
+        for kind in ("freeze", "inbox", "hot", "warm", "cold"):
+            self.do(Step(kind, twice=self._history.seed % 4 == 0))
+        self.watch.check_equal()
+        self.watch.check_settled()
+
+    def do(self, step: Step) -> None:
+        """One step, and a look at what must hold after each."""
+        self._ground.ran[step.kind] += 1
+        match step.kind:
+            case "wait":
+                self._wait(step.seconds)
+            case "viewer":
+                viewer.work(self._conn, step.habits, now=self.clock.now())
+                # Where the Viewer, or the database for it, took the time from the machine's clock.
+                self._conn.execute(
+                    "UPDATE messages SET created_at = least(created_at, %(now)s AT TIME ZONE 'UTC'),"
+                    " finalized_at = least(finalized_at, %(now)s)"
+                    " WHERE created_at > %(now)s AT TIME ZONE 'UTC' OR finalized_at > %(now)s",
+                    {"now": self.clock.now()},
+                )
+            case "fail":
+                self._conn.execute(
+                    "UPDATE twilio_webhook_inbox SET processing_status = 'failed', retry_count = retry_count + 1,"
+                    " error = 'the worker fell over' WHERE processing_status IN ('pending', 'processing')"
+                )
+            case "correct":
+                self._correct(step)
+            case "delete":
+                if step.sid in self.watch.ever:
+                    self.account.delete(step.sid, self.clock.now())
+            case _:
+                self._work(step)
+        self.watch.look(step)
+
+    def _wait(self, seconds: float) -> None:
+        now = self.clock.advance(timedelta(seconds=seconds))
+        here = [delivery for delivery in self._arriving if delivery.received_at <= now]
+        del self._arriving[: len(here)]
+        viewer.receive(self._conn, here)
+
+    def _correct(self, step: Step) -> None:
+        call = self.account.find(step.sid)
+        record = self.account.record(step.sid, self.clock.now())
+        if (
+            record is None
+            or record["status"] != call.status
+            or record["start_time"] is None
+            or step.status == call.status
+        ):
+            return
+        self.account.change(step.sid, status=step.status)
+        self.watch.corrected[step.sid] = self.clock.now()
+        if step.tells:
+            said = {
+                "AccountSid": call.account_sid, "CallSid": step.sid, "CallStatus": step.status, "From": call.from_,
+                "To": call.to, "Direction": call.direction, "Timestamp": f"{self.clock.now():%a, %d %b %Y %T +0000}",
+            }  # fmt: skip
+            webhook = Webhook("status-callback", self.clock.now(), said)
+            viewer.receive(self._conn, [Delivery(self.clock.now(), webhook)])
+
+    def _work(self, step: Step) -> None:
+        """A run of a job; what is to happen during it happens after so many of its commits."""
+        stop, commits = threading.Event(), 0
+
+        def on_progress() -> None:
+            nonlocal commits
+            commits += 1
+            for after, steps in step.during:
+                if after == commits:
+                    self.watch.look(step)
+                    for other in steps:
+                        self.do(other)
+            if commits == step.cut:
+                if step.dies:
+                    raise Killed
+                stop.set()
+
+        if len(self._stores) == self._depth:
+            self._stores.append(self._stack.enter_context(Store(self._ground.url, rules=Rules())))
+        store = self._stores[self._depth]
+        self._depth += 1
+        began = self.clock.now()
+        try:
+            totals = self._run(step, store, Terms(stop, self.clock.now, on_progress=on_progress))
+        except Killed:
+            store.close()
+            self._ground.ran["killed"] += 1
+        except JobHeld:
+            self._ground.ran["held"] += 1
+        except Broken:
+            raise
+        except Exception as exc:
+            raise Broken(f"{step.kind} raised {type(exc).__name__}", str(exc)) from exc
+        else:
+            self._ground.ran["stopped"] += totals.interrupted
+            if totals.problem is not None:
+                raise Broken(f"{step.kind} had a problem", totals.problem)
+            if not totals.interrupted and not step.during:
+                self.watch.check_promise(step, began)
+                if step.twice:
+                    before = self.watch.versions()
+                    self._run(step, store, Terms(clock=self.clock.now))
+                    self.watch.check_unwritten(step, before)
+        finally:
+            self._depth -= 1
+
+    def _run(self, step: Step, store: Store, terms: Terms) -> Totals:
+        source = self._source.for_run(terms.stop, is_bulk=step.kind in ("cold", "backfill"))
+        match step.kind:
+            case "backfill":
+                now = self.clock.now()
+                since = now - timedelta(seconds=step.seconds)
+                asked = {"since": str(step.seconds), "until": None}
+                window = Window(self.account.sid, since, now, asked)
+                return backfill(window, source=source, store=store, watcher=_Nobody(), terms=terms)
+            case "cold":
+                return cold(self.account.sid, job=Job("cold"), store=store, source=source, terms=terms, deep=False)
+            case kind:
+                means = Means(
+                    Job(kind), self._settings, store, terms, source, self.account.sid, is_scheduled=step.is_scheduled
+                )
+                return KINDS[kind].work(means)
+
+
+class _Nobody:
+    """Watches no backfill."""
+
+    def planned(self, *_: object) -> None: ...
+    def merged(self, *_: object) -> None: ...
+    def finished(self, *_: object) -> None: ...
+
+
+def shrink(ground: Ground, history: History, broken: Broken) -> History:
+    """Leave out lives and steps for as long as the same promise is broken."""
+    until = time.monotonic() + SHRINKING_FOR
+
+    def still_breaks(smaller: History) -> bool:
+        found = ground.live(smaller)
+        return found is not None and found.promise == broken.promise
+
+    is_smaller = True
+    while is_smaller and time.monotonic() < until:
+        is_smaller = False
+        for smaller in history.smaller():
+            if time.monotonic() > until:
+                break
+            if still_breaks(smaller):
+                history, is_smaller = smaller, True
+                break
+    return history
+
+
+def known_seeds() -> list[int]:
+    """Seeds that failed at some time."""
+    lines = SEEDS.read_text().splitlines() if SEEDS.exists() else []
+    return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
+
+
+def keep_seed(seed: int, broken: Broken) -> None:
+    """Have the tests try this seed from now on."""
+    if seed not in known_seeds():
+        with SEEDS.open("a") as file:
+            file.write(f"{seed}  # {broken.promise}\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--histories", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="the first one")
+    parser.add_argument("--keep", action="store_true", help="write seeds that fail to seeds.txt")
+    args = parser.parse_args()
+    began, failed = time.monotonic(), Counter[str]()
+    with database() as url, Ground.on(url) as ground:
+        for number, seed in enumerate(range(args.seed, args.seed + args.histories), 1):
+            history = draw(seed)
+            broken = ground.live(history)
+            if broken is not None:
+                failed[broken.promise] += 1
+                print(f"seed {seed}: {broken}", flush=True)
+                if failed[broken.promise] == 1:
+                    print(pformat(shrink(ground, history, broken), width=118), flush=True)
+                if args.keep:
+                    keep_seed(seed, broken)
+            if number % 100 == 0 or number == args.histories:
+                seconds = time.monotonic() - began
+                print(f"{number} histories, {failed.total()} failed, {seconds / number:.3f} s each", flush=True)
+    print(", ".join(f"{what} {times}" for what, times in ground.ran.most_common()))
+    print("broken:", dict(failed) or "nothing")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,345 @@
+"""What must hold after each step of a history, after a run of each job, and at the end; asked in plain SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from reconciler import db
+from reconciler.config import Settings
+from reconciler.inbox import MAX_TRIES
+from reconciler.simulator import Clock, SimulatedAccount
+from tests.equality import FINAL, differences, doubled_events, expected_row, records_of, versions
+
+if TYPE_CHECKING:
+    from tests.faults.lives import Step
+
+# Of a frozen row these change no more; the rest is the Viewer's, or says when we wrote.
+FREE = {"conversation_id", "direction", "recording_url", "metadata", "created_at", "updated_at", "gone_at"}
+# What events tell of a row; the account and the date of creation are bookkeeping.
+TOLD = (
+    "status", "parent_call_sid", "from_number", "to_number", "duration", "price", "price_unit", "start_time",
+    "end_time", "answered_by",
+)  # fmt: skip
+DAY = timedelta(days=1)
+
+_LONG = {"subresource_uris", "uri", "api_version", "from_formatted", "to_formatted"}
+
+Row = Mapping[str, Any]
+
+
+class Broken(Exception):
+    """A promise that was not kept."""
+
+    def __init__(self, promise: str, detail: object) -> None:
+        super().__init__(f"{promise}: {detail}")
+        self.promise = promise
+
+
+class Watch:
+    """Looks at the database after each step, and remembers how it was before.
+
+    `ever` are the calls that exist or existed, `corrected` when Twilio corrected one last.
+    """
+
+    def __init__(
+        self, conn: db.Connection, account: SimulatedAccount, clock: Clock, settings: Settings, *, is_alone: bool
+    ) -> None:
+        self.corrected: dict[str, datetime] = {}
+        self._conn = conn
+        self._account = account
+        self._clock = clock
+        self._settings = settings
+        self._is_alone = is_alone
+        self._rows: dict[str, Row] = {}
+        self._events: dict[int, Row] = {}
+        self._frozen_as: dict[str, Mapping[str, Any] | None] = {}  # Twilio's record when it froze, None: if it was gone
+        self._first_listed: datetime | None = None
+        self.ever = {call.sid for call in account.calls_at(clock.now() + 10 * DAY)}
+
+    # After each step
+
+    def look(self, step: Step) -> None:
+        """A final status stays final, a frozen row as it is, an event for ever; each fact is one event.
+
+        Raises:
+            Broken: one of them does not.
+
+        """
+        rows = {row["twilio_sid"]: row for row in self._read("SELECT to_jsonb(m) FROM messages AS m")}
+        events = {row["id"]: row for row in self._read("SELECT to_jsonb(e) FROM call_events AS e ORDER BY id")}
+        for sid, old in self._rows.items():
+            new = rows.get(sid)
+            _hold("rows stay", new is not None, sid, step)
+            assert new is not None
+            if old["is_final"]:
+                _hold("final stays final", new["is_final"], old, new, step)
+            if old["sync_state"] == "frozen":
+                moved = {name for name in old if name not in FREE and old[name] != new[name]}
+                _hold("frozen stays as it is", not moved, moved, old, new, step)
+        for sid, row in rows.items():
+            is_final = row["status"] in FINAL
+            agrees = row["is_final"] == is_final == (row["finalized_at"] is not None)
+            _hold("status, is_final and finalized_at agree", agrees, row, step)
+            _hold("what is frozen is final", is_final or row["sync_state"] != "frozen", row, step)
+            if row["sync_state"] == "frozen" and sid not in self._frozen_as:
+                self._frozen_as[sid] = self._account.record(sid, self._clock.now())
+                awaits = row["status"] == "completed" and None in (row["price"], row["end_time"], row["duration"])
+                age = self._clock.now() - datetime.fromisoformat(row["finalized_at"])
+                _hold("who waits for a price has a day", not awaits or age >= self._settings.freeze_after, row, step)
+        for id_, event in self._events.items():
+            _hold("events stay", events.get(id_) == event, event, step)
+        self._rows, self._events = rows, events
+        self._check_events(step)
+        self._check_cursors(step)
+
+    def _check_events(self, step: Step) -> None:
+        doubled = [d for d in doubled_events(self._conn) if d[1] not in ("call.corrected", "call.enriched")]
+        _hold("one event for each fact", not doubled, doubled, step)
+        kinds: dict[str, list[str]] = {sid: [] for sid in self._rows}
+        for event in self._events.values():
+            if event["event_type"] != "recording.ready":
+                _hold("an event has a row", event["call_sid"] in kinds, event, step)
+                kinds[event["call_sid"]].append(event["event_type"])
+        for sid, row in self._rows.items():
+            happened = kinds[sid]
+            _hold("created once", happened.count("call.created") <= 1, happened, step)
+            frozen = int(row["sync_state"] == "frozen")
+            _hold("frozen once", happened.count("call.frozen") == frozen, row, happened, step)
+            if self._is_alone:
+                _hold("created first", happened[:1] == ["call.created"], sid, happened, step)
+                told = _fold(event for event in self._events.values() if event["call_sid"] == sid)
+                held = {name: row[name] or None if name.endswith("_number") else row[name] for name in TOLD}
+                _hold("events tell the row", _same(told, held), told, held, step)
+
+    def _check_cursors(self, step: Step) -> None:
+        cursors = dict(self._conn.execute("SELECT job_name, cursor FROM sync_state").fetchall())
+        hot = cursors.get("hot")
+        if hot and self._first_listed is None:
+            # A first run looks back a day.
+            self._first_listed = self._clock.now() - DAY
+        if hot and "plan" not in hot and self._first_listed is not None:
+            read_until = datetime.fromisoformat(hot["read_until"])
+            self._check_held("hot's cursor passes what was read", self._first_listed, read_until, step)
+
+    def _check_held(self, promise: str, since: datetime, until: datetime, step: Step) -> None:
+        for call in self._account.calls_at(self._clock.now()):
+            # A trunk's calls are listed only when they are over.
+            created = datetime.fromtimestamp(call.created, UTC)
+            if since <= created < until and not call.is_trunking:
+                _hold(promise, call.sid in self._rows, call, since, until, step)
+
+    # After a job that ran to its end
+
+    def check_promise(self, step: Step, began: datetime) -> None:
+        """What a run of that job promises.
+
+        Raises:
+            Broken: it does not hold.
+
+        """
+        self.look(step)
+        now = self._clock.now()
+        match step.kind:
+            case "hot":
+                self._check_held("hot: what is new shows up", self._first_listed or now - DAY, now, step)
+                for sid, row in self._rows.items():
+                    record = self._account.record(sid, now)
+                    if not row["is_final"] and record is not None and sid in self.ever:
+                        _hold("hot: what ended is final", record["status"] not in FINAL, row, record)
+            case "warm":
+                if not step.is_scheduled:
+                    since = now - self._settings.freeze_after - self._settings.overlap
+                    ended = [
+                        sid
+                        for sid, row in self._rows.items()
+                        if row["is_final"] and datetime.fromisoformat(row["finalized_at"]) >= since
+                    ]
+                    self._check_equal(
+                        "warm: what ended is as Twilio says", lambda record: record["sid"] in ended, drift_is_said=False
+                    )
+                    for sid in ended:
+                        row, record = self._rows[sid], self._account.record(sid, now)
+                        if record is not None and record["status"] == "completed" and record["price"] is not None:
+                            _hold("warm: what is complete is frozen", row["sync_state"] == "frozen", row, record)
+            case "freeze":
+                for row in self._rows.values():
+                    if row["is_final"] and row["sync_state"] != "frozen" and row["observed_via"] == "rest":
+                        due = datetime.fromisoformat(row["finalized_at"]) + self._settings.freeze_after
+                        _hold("freeze: what is due is frozen", due > now, row)
+            case "inbox":
+                self._check_inbox(now)
+            case "cold":
+                self._check_window("cold: the window is as Twilio says", now - 3 * DAY, now)
+                self._check_days()
+            case "backfill":
+                self._check_window(
+                    "backfill: the window is as Twilio says", began - timedelta(seconds=step.seconds), began
+                )
+            case _:
+                raise AssertionError(step.kind)
+
+    def versions(self) -> tuple[list[Any], int]:
+        """Each row's version, and the number of events."""
+        return versions(self._conn), len(self._read("SELECT id FROM call_events"))
+
+    def check_unwritten(self, step: Step, before: tuple[list[Any], int]) -> None:
+        """Nothing was written since.
+
+        Raises:
+            Broken: a row has another version, or there are more events.
+
+        """
+        after = self.versions()
+        changed = [(old, new) for old, new in zip(before[0], after[0], strict=False) if old != new]
+        _hold("what did not change is not written", before == after, changed, before[1], after[1], step)
+
+    def _check_inbox(self, now: datetime) -> None:
+        grace = self._settings.inbox_grace
+        for row in self._read("SELECT to_jsonb(i) FROM twilio_webhook_inbox AS i"):
+            age = now - datetime.fromisoformat(row["received_at"])
+            match row["processing_status"]:
+                case "pending":
+                    is_due = age > grace
+                case "processing":
+                    is_due = age > grace + timedelta(minutes=1)
+                case "failed":
+                    is_due = row["retry_count"] >= MAX_TRIES or age > timedelta(minutes=1) * 2 ** row["retry_count"]
+                case "dead_letter":
+                    is_due = not row["error"]
+                case _:
+                    is_due = False
+            _hold("inbox: what is due is settled", not is_due, row)
+            if self._is_alone and row["processing_status"] == "completed":
+                said = _said(row)
+                is_known = said is None or any(said.items() <= event.items() for event in self._events.values())
+                _hold("inbox: what a webhook told is an event", is_known, row)
+
+    def _check_window(self, promise: str, since: datetime, until: datetime) -> None:
+        def is_in(record: Row) -> bool:
+            row = expected_row(record)
+            return bool(since <= (row["start_time"] or row["date_created"]) < until)
+
+        self._check_equal(promise, is_in)
+
+    def _check_days(self) -> None:
+        for day in self._read("SELECT to_jsonb(d) FROM account_days AS d"):
+            _hold("cold: each day is complete", day["is_complete"], day)
+
+    # At the end
+
+    def check_equal(self) -> None:
+        """All rows are as Twilio says.
+
+        Raises:
+            Broken: one is not.
+
+        """
+        self._check_equal("equal at the end", lambda _: True)
+        strangers = self._rows.keys() - self.ever
+        _hold("no row that is no call", not strangers, strangers)
+
+    def check_settled(self) -> None:
+        """Nothing is left over.
+
+        Raises:
+            Broken: something is.
+
+        """
+        now = self._clock.now()
+        self._check_inbox(now)
+        for sid, row in self._rows.items():
+            record = self._account.record(sid, now)
+            if row["is_final"]:
+                # Deleted at Twilio, and known from webhooks alone: it freezes when Twilio would no longer keep it.
+                is_rumour = record is None and row["observed_via"] != "rest"
+                is_settled = row["sync_state"] == "frozen" or row["gone_at"] is not None or is_rumour
+            else:
+                is_settled = row["gone_at"] is not None if record is None else record["status"] not in FINAL
+            _hold("settled at the end", is_settled, row, record)
+
+    def _check_equal(self, promise: str, concerns: Callable[[Row], bool], *, drift_is_said: bool = True) -> None:
+        now = self._clock.now()
+        records = [record for record in records_of(self._account, now) if concerns(record)]
+        by_sid = {record["sid"]: record for record in records}
+        for line in differences(self._conn, records):
+            sid, name = line.split(": ")[0].split(" ") if ": Twilio has" not in line else ("", "")
+            if name:
+                is_excused = self._is_excused(by_sid[sid], name, now, drift_is_said=drift_is_said)
+                _hold(promise, is_excused, line, self._rows.get(sid), by_sid[sid])
+
+    def _is_excused(self, record: Row, name: str, now: datetime, *, drift_is_said: bool) -> bool:
+        sid = record["sid"]
+        row = self._rows.get(sid)
+        if row is None:
+            return False
+        if name == "duration" and row["duration"] == 0 and record["duration"] is None:
+            return True  # null cannot clear what a webhook said of a call that was canceled in the queue
+        if row["sync_state"] != "frozen":
+            # Of two copies of one second it cannot be told which is newer.
+            corrected = self.corrected.get(sid)
+            return corrected is not None and int(corrected.timestamp()) == int(now.timestamp())
+        # What Twilio changed, or priced, after the row froze, it says in vain; but it is said aloud.
+        frozen_as = self._frozen_as[sid]
+        has_changed = frozen_as is None or frozen_as != record or self._froze_by("freeze", sid)
+        is_said = any(
+            event["call_sid"] == sid and event["event_type"] == "call.frozen_drift" and name in event["payload"]
+            for event in self._events.values()
+        )
+        return has_changed and (is_said or not drift_is_said)
+
+    def _froze_by(self, job: str, sid: str) -> bool:
+        return any(
+            event["call_sid"] == sid and event["event_type"] == "call.frozen" and event["source"] == f"reconcile_{job}"
+            for event in self._events.values()
+        )
+
+    def _read(self, query: str) -> list[Any]:
+        return [row[0] for row in self._conn.execute(query.encode())]
+
+
+def _hold(promise: str, is_kept: bool, *details: object) -> None:
+    if not is_kept:
+        raise Broken(promise, "\n    ".join(map(_shown, details)))
+
+
+def _shown(thing: object) -> str:
+    """Without what says nothing here."""
+    if isinstance(thing, Mapping):
+        thing = {name: value for name, value in thing.items() if value not in (None, "") and name not in _LONG}
+    return repr(thing)
+
+
+def _fold(events: Iterable[Row]) -> dict[str, Any]:
+    """A row as its events tell it. What came late says a status alone, and what was before it not."""
+    told: dict[str, Any] = {}
+    for event in events:
+        kind, payload = event["event_type"], event["payload"]
+        is_late = kind == "call.status_changed" and "previous_status" not in payload
+        if kind in ("call.created", "call.status_changed", "call.enriched", "call.corrected") and not is_late:
+            told |= {name: value for name, value in payload.items() if name in TOLD}
+    return {name: told.get(name) for name in TOLD}
+
+
+def _same(told: Row, held: Row) -> bool:
+    def plain(name: str, value: Any) -> Any:
+        if name.endswith("_time") and value is not None:  # ours have no zone, and mean UTC
+            time = datetime.fromisoformat(value)
+            return time if time.tzinfo else time.replace(tzinfo=UTC)
+        return value
+
+    return all(plain(name, told[name]) == plain(name, held[name]) for name in TOLD)
+
+
+def _said(row: Row) -> dict[str, str] | None:
+    """What must stand in an event when this webhook is done with; None if it says nothing of that kind."""
+    payload = row["payload"]
+    match row["event_type"]:
+        case "call-status" | "call-inbound":
+            return {"call_sid": payload["CallSid"], "event_status": payload["CallStatus"]}
+        case "dial-action":
+            return {"call_sid": payload["DialCallSid"], "event_status": payload["DialCallStatus"]}
+        case "recording-complete":
+            return {"call_sid": payload["CallSid"], "event_type": "recording.ready"}
+    return None

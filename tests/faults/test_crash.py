@@ -1,0 +1,38 @@
+"""Killed at some of the boundaries; `python -m tests.faults.crash --every` kills at all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.crash import Account, at_random
+
+COMMANDS = ("backfill", "hot", "warm", "cold", "freeze", "inbox")
+DEATHS = {"before": 2, "behind": 1, "answered": 2, "asked": 1}
+
+
+@pytest.fixture(scope="module")
+def account(server_url: str, template: str) -> Iterator[Account]:
+    with Account.behind(server_url, template) as account:
+        account.learn()
+        yield account
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_whoever_dies_goes_on_to_the_same_end(account, command):
+    """Before a statement, behind one, when a COMMIT was answered, while Twilio answers: rows, events, inbox, cursors
+    and proofs are those of an undisturbed run, and of a backfill at most one page is read again."""
+    problems = []
+    for moment, deaths in DEATHS.items():
+        boundaries = [b for b in account.boundaries if (b.command, b.moment) == (command, moment)]
+        # Spread over the run, and never at its very beginning, where there is nothing to lose.
+        for part in range(1, deaths + 1) if boundaries else ():
+            problems += account.die(boundaries[len(boundaries) * part // (deaths + 1)])
+    assert problems == []
+
+
+def test_killed_at_any_moment_of_mixed_work(account):
+    """In the end all is as Twilio says."""
+    killed, problems = at_random(account, 8, seed=2)
+    assert (killed, problems) == (8, [])

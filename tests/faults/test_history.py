@@ -1,0 +1,87 @@
+"""Two hundred histories: nothing is lost and nothing doubled. `python -m tests.faults.history` tries thousands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from reconciler import hot, inbox, recheck
+from reconciler.store import Merged, Store
+from tests.faults.history import Ground, known_seeds, shrink
+from tests.faults.lives import draw
+
+A_GROUP = 20
+
+
+@pytest.fixture(scope="module")
+def ground(server_url: str, template: str) -> Iterator[Ground]:
+    from tests.conftest import _database
+
+    with _database(server_url, template) as url, Ground.on(url) as ground:
+        yield ground
+
+
+@pytest.mark.parametrize("first", range(0, 200, A_GROUP))
+def test_nothing_is_lost_or_doubled_in_any_history(ground, first):
+    """Whatever happens to calls, webhooks and runs, each promise of promises.py is kept."""
+    for seed in range(first, first + A_GROUP):
+        broken = ground.live(draw(seed))
+        assert broken is None, f"python -m tests.faults.history --histories 1 --seed {seed}\n{broken}"
+
+
+@pytest.mark.parametrize("seed", known_seeds())
+def test_a_history_that_failed_once_does_not_fail_again(ground, seed):
+    assert ground.live(draw(seed)) is None
+
+
+def lose_an_observation(monkeypatch):
+    merge = Store.merge
+    monkeypatch.setattr(Store, "merge", lambda self, said, **rest: merge(self, said[:2], **rest))
+
+
+def pass_unread_pages(monkeypatch):
+    def look_away(this, source, place, overlap, seen):
+        place.read_until = this.now()
+        this.save_cursor(place.as_json())
+        return True
+
+    monkeypatch.setattr(hot, "_list", look_away)
+
+
+def complete_without_merging(monkeypatch):
+    monkeypatch.setattr(inbox, "_apply", lambda *_, **__: Merged())
+
+
+def forget_what_ended(monkeypatch):
+    monkeypatch.setattr(recheck, "_ask_one_by_one", lambda *_: None)
+
+
+def freeze_too_soon(monkeypatch):
+    init = Store.__init__
+
+    def hasty(self, url, *, rules, channel=None):
+        init(self, url, rules=rules._replace(freeze_after=timedelta(0)), channel=channel)
+
+    monkeypatch.setattr(Store, "__init__", hasty)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [lose_an_observation, pass_unread_pages, complete_without_merging, forget_what_ended, freeze_too_soon],
+    ids=lambda mistake: mistake.__name__,
+)
+def test_a_mistake_is_found(ground, monkeypatch, mistake):
+    """Within a group of histories."""
+    mistake(monkeypatch)
+    assert any(ground.live(draw(seed)) for seed in range(A_GROUP))
+
+
+def test_a_history_that_fails_is_made_small(ground, monkeypatch):
+    """One call and a few steps are left of it."""
+    complete_without_merging(monkeypatch)
+    seed, broken = next((seed, broken) for seed in range(50) if (broken := ground.live(draw(seed))))
+    small = shrink(ground, draw(seed), broken)
+    assert len(small.lives) <= 2
+    assert len(small.steps) <= 4
