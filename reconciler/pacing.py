@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from tenacity import (
@@ -19,6 +20,7 @@ from tenacity import (
     Retrying,
     retry_if_exception_type,
     sleep_using_event,
+    stop_after_attempt,
     stop_after_delay,
     stop_any,
     stop_when_event_set,
@@ -98,12 +100,19 @@ class Pacer:
                 self._changed.notify_all()
 
 
-def retrying(stop: threading.Event, *, before_sleep: Callable[[Retriable, int, float], None]) -> Retrying:
+def retrying(
+    stop: threading.Event,
+    *,
+    before_sleep: Callable[[Retriable, int, float], None],
+    longest_wait: float | None = None,
+    attempts: int | None = None,
+) -> Retrying:
     """The policy for one request: repeat what is Retriable, with jitter, until it works, gives up or `stop` is set.
 
     Gives up when one kind of error came as many times as its `attempts` say, or after four minutes, and raises the
     last error. `before_sleep` is told the error, the number of the attempt and the wait in seconds. A wait ends early
-    when `stop` is set; the attempt after it is the last.
+    when `stop` is set; the attempt after it is the last. `longest_wait`, in seconds, and `attempts` replace what else
+    bounds them, for what may be asked more often.
     """
 
     def announce(state: RetryCallState) -> None:
@@ -113,11 +122,11 @@ def retrying(stop: threading.Event, *, before_sleep: Callable[[Retriable, int, f
     return Retrying(
         retry=retry_if_exception_type(Retriable),
         stop=stop_any(
-            _StopAfterItsAttempts(),
+            stop_after_attempt(attempts) if attempts else _StopAfterItsAttempts(),
             stop_after_delay(GIVE_UP_AFTER),
             stop_when_event_set(stop),
         ),
-        wait=_wait,
+        wait=partial(_wait, longest=LONGEST_WAIT if longest_wait is None else min(longest_wait, LONGEST_WAIT)),
         sleep=sleep_using_event(stop),
         before_sleep=announce,
         reraise=True,
@@ -134,12 +143,12 @@ class _StopAfterItsAttempts(stop_base):
         return seen[type(error)] >= error.attempts or state.attempt_number >= Retriable.attempts
 
 
-def _wait(state: RetryCallState) -> float:
+def _wait(state: RetryCallState, *, longest: float) -> float:
     error = _error(state)
     # An idle connection that the peer had closed says nothing about Twilio's health: the first repeat is at once.
     if error.at_once and state.attempt_number == 1:
         return 0.0
-    ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (state.attempt_number - 1))
+    ceiling = min(longest, FIRST_WAIT * 2 ** (state.attempt_number - 1))
     wait = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not cryptography
     if isinstance(error, RateLimited) and error.retry_after is not None:
         # Not before it says, but no sooner than without it: `Retry-After: 0` is no leave to hammer.
