@@ -26,8 +26,8 @@ WHERE NOT is_final AND gone_at IS NULL AND account_sid IS NULL AND %(is_main)s
         %(is_alone)s
         OR %(looked_at)s::timestamptz IS NULL
         OR updated_at > %(looked_at)s
-        OR floor(log(2, greatest(1, extract(epoch FROM %(now)s - updated_at)) / 60))
-         > floor(log(2, greatest(1, extract(epoch FROM %(looked_at)s - updated_at)) / 60))
+        OR floor(log(2, greatest(60, extract(epoch FROM %(now)s - updated_at)) / 60))
+         > floor(log(2, greatest(60, extract(epoch FROM %(looked_at)s - updated_at)) / 60))
     )
 
 -- name: unfrozen_calls

@@ -1,0 +1,397 @@
+"""Several accounts: who is looked after, who rests alone, who comes and goes, and what of calls that name none."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import Any
+
+import pytest
+import structlog
+
+import reconciler.crew
+import reconciler.daemon
+from reconciler import metrics
+from reconciler.accounts import named_accounts
+from reconciler.config import Settings
+from reconciler.crew import Setup
+from reconciler.daemon import Daemon
+from reconciler.pacing import Pacer
+from reconciler.simulator import Fault
+from reconciler.source import Source
+from reconciler.systemd import Notifier
+from tests.equality import differences, doubled_events, records_of
+
+from .conftest import ACCOUNT, COMMAND, TOKEN, eventually
+
+HOUR = timedelta(hours=1)
+FIRST, SECOND, THIRD = ("AC" + 32 * digit for digit in "234")
+SUBACCOUNTS = (FIRST, SECOND, THIRD)
+
+
+def now() -> datetime:
+    """The time, on the machine's clock and Twilio's."""
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def accounts(account) -> dict[str, Any]:
+    """The main account and three subaccounts with a call each, by SID."""
+    made = {ACCOUNT: account} | {sid: account.add_subaccount(sid, "token-of-a-subaccount") for sid in SUBACCOUNTS}
+    for one in made.values():
+        one.call(now() - HOUR)
+    return made
+
+
+def rows(conn) -> dict[str, str]:
+    """The accounts of the calls we hold."""
+    return dict(conn.execute("SELECT twilio_sid, account_sid FROM messages").fetchall())
+
+
+def jobs(conn, kind: str) -> set[str]:
+    """The jobs of that kind that ever ran."""
+    found = conn.execute("SELECT job_name FROM sync_state WHERE job_name LIKE %s", (f"{kind}%",))
+    return {name for (name,) in found}
+
+
+# Each for itself
+
+
+def test_one_that_is_refused_rests_for_an_hour_and_says_when_it_will_be_asked_again(command, accounts, twilio, conn):
+    """Said once by each job, with the moment; the others run on."""
+    twilio.faults.when(lambda request: SECOND in request.path, Fault.forbidden())
+    daemon = command.start(RECONCILER_ACCOUNTS="all", RECONCILER_WARM_INTERVAL="1s")
+    daemon.wait_for("job.failed", job="hot", account=SECOND)
+    daemon.wait_for("job.finished", job="hot", account=THIRD, count=4)
+    (failed,) = daemon.said("job.failed", job="hot", account=SECOND)
+    rest = datetime.fromisoformat(failed["will_retry_at"]) - datetime.fromisoformat(failed["timestamp"])
+    assert timedelta(minutes=59) < rest < timedelta(minutes=61)
+    assert daemon.said("job.missed", account=SECOND) == []
+    assert daemon.metric("reconciler_runs_total", job_name="hot", account=SECOND, outcome="refused") == 1
+    assert daemon.metric("reconciler_runs_total", job_name="hot", account=THIRD, outcome="succeeded") >= 4
+    assert set(rows(conn).values()) == {ACCOUNT, FIRST, THIRD}
+
+
+def test_new_settings_wake_who_rests(command, accounts, twilio, conn):
+    """Whoever mends the credentials does not wait for an hour."""
+    twilio.faults.when(lambda request: SECOND in request.path, Fault.forbidden())
+    daemon = command.start(RECONCILER_ACCOUNTS="all")
+    daemon.wait_for("job.failed", job="hot", account=SECOND)
+    twilio.faults.clear()
+    daemon.tell(signal.SIGHUP)
+    daemon.wait_for("configuration.reloaded")
+    daemon.wait_for("job.finished", job="hot", account=SECOND)
+    assert SECOND in rows(conn).values()
+
+
+def test_each_has_a_lock_of_its_own(command, accounts, twilio):
+    """A run of one account holds up no other."""
+    daemon = command.start(RECONCILER_ACCOUNTS="all")
+    for sid in SUBACCOUNTS:
+        daemon.wait_for("job.finished", job="hot", account=sid)
+    twilio.faults.when(lambda request: FIRST in request.path, Fault.hang())
+    assert twilio.faults.wait_until_hanging()
+    held = command.run("once", "hot", "--account", FIRST)
+    assert (held.returncode, f"another process is running hot:{FIRST}" in held.stderr) == (75, True)
+    assert daemon.metric("reconciler_leading") == 1
+    daemon.wait_for(
+        "job.finished", job="hot", account=SECOND, count=len(daemon.said("job.finished", account=SECOND)) + 2
+    )
+
+
+# A key that reads its own account alone
+
+
+KEY, SECRET = "SK" + 32 * "7", "secret-of-the-key"
+
+
+@pytest.mark.parametrize("kind", ["main", "standard"])
+def test_a_key_that_cannot_read_subaccounts_is_told_so(command, account, accounts, conn, kind):
+    """Which setting, and what to do; once, and the key's own account is looked after."""
+    account.add_key(KEY, SECRET, kind)
+    daemon = command.start(
+        RECONCILER_ACCOUNTS="all", TWILIO_AUTH_TOKEN="", TWILIO_API_KEY=KEY, TWILIO_API_SECRET=SECRET
+    )
+    failed = daemon.wait_for("accounts.failed")
+    assert "TWILIO_API_KEY cannot" in failed["error"]
+    assert "set TWILIO_AUTH_TOKEN instead" in failed["error"]
+    daemon.wait_for("job.finished", job="hot", account=ACCOUNT, count=2)
+    assert len(daemon.said("accounts.failed")) == 1
+    assert set(rows(conn).values()) == {ACCOUNT}
+    assert jobs(conn, "hot") == {"hot"}
+
+
+def test_a_key_is_named_where_a_person_named_the_account(command, account, accounts):
+    """77, and the same words."""
+    account.add_key(KEY, SECRET, "main")
+    done = command.run(
+        "once", "hot", "--account", FIRST, TWILIO_AUTH_TOKEN="", TWILIO_API_KEY=KEY, TWILIO_API_SECRET=SECRET
+    )
+    assert done.returncode == 77
+    assert "set TWILIO_AUTH_TOKEN instead" in done.stderr
+    assert "never does" in done.stderr
+
+
+# Coming and going
+
+
+class Silent(Notifier):
+    """Tells nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(None, None)
+
+
+@pytest.fixture
+def daemon_of_all(twilio, accounts, database_url, monkeypatch) -> Iterator[list[Any]]:
+    """A daemon in this process that looks after all accounts, and reads them anew each second; what it logged."""
+    monkeypatch.setattr(reconciler.daemon, "ACCOUNTS_READ_EVERY", 1.0)
+    monkeypatch.setattr(reconciler.daemon, "TICK", 0.05)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # only the main thread may
+    settings = Settings.read({
+        "TWILIO_BASE_URL": twilio.base_url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN,
+        "DATABASE_URL": database_url, "RECONCILER_HOT_INTERVAL": "1s", "RECONCILER_ACCOUNTS": "all",
+        "RECONCILER_WARM_INTERVAL": "1d",
+    })  # fmt: skip
+    source = Source(settings.credentials(), pacer=Pacer(4))
+    with structlog.testing.capture_logs() as log:
+        setup = Setup(settings, database_url, source, named_accounts(settings, ACCOUNT))
+        daemon = Daemon(setup, lambda: settings, lambda _: database_url, Silent())
+        thread = threading.Thread(target=daemon.run)
+        thread.start()
+        yield log
+        daemon._on_signal(signal.SIGTERM, None)
+        thread.join(20)
+        assert not thread.is_alive()
+    source.close()
+
+
+def test_a_new_subaccount_is_looked_after_without_a_restart(daemon_of_all, account, conn):
+    """Its calls of the last day are there an interval after the accounts were read."""
+    eventually(lambda: set(rows(conn).values()) >= {ACCOUNT, FIRST})
+    new = "AC" + 32 * "8"
+    call = account.add_subaccount(new, "token-of-a-subaccount").call(now() - HOUR)
+    eventually(lambda: rows(conn).get(call.sid) == new)
+    assert f"hot:{new}" in jobs(conn, "hot")
+
+
+def test_a_closed_account_leaves_the_schedule_and_the_metrics(daemon_of_all, accounts, twilio, conn):
+    """Nothing of it is asked any more, and nothing is left that would grow old and alarm somebody."""
+    eventually(lambda: set(rows(conn).values()) == {ACCOUNT, *SUBACCOUNTS})
+
+    def shown() -> list[Any]:
+        families = metrics.REGISTRY.collect()
+        return [s for family in families for s in family.samples if s.labels.get("account") == THIRD]
+
+    assert shown()
+    accounts[THIRD].status = "closed"
+    eventually(lambda: not shown())
+    twilio.requests.clear()
+    eventually(lambda: twilio.requests.count(path_contains=FIRST) > 3)
+    assert twilio.requests.count(path_contains=THIRD) == 0
+
+
+def test_accounts_that_cannot_be_read_are_asked_for_less_and_less(daemon_of_all, twilio, monkeypatch):
+    """A Twilio that does not list them for an hour is not asked each second, and who is known is looked after."""
+    monkeypatch.setattr(reconciler.daemon, "TRIED_AGAIN_AFTER", 0.1)
+    eventually(lambda: [line for line in daemon_of_all if line["event"] == "job.finished" and line["requests"]])
+    twilio.faults.when(lambda request: request.path.endswith("/Accounts.json"), Fault.server_error(503))
+    failures = [line for line in daemon_of_all if line["event"] == "accounts.failed"]
+    eventually(lambda: len([line for line in daemon_of_all if line["event"] == "accounts.failed"]) > len(failures))
+    asked = twilio.requests.count(path_contains=FIRST)
+    eventually(lambda: twilio.requests.count(path_contains=FIRST) > asked)
+
+
+# One run of each, asked for
+
+
+def test_once_works_for_one_account_after_another(command, accounts, conn):
+    """And prints what it did for each."""
+    done = command.run("once", "hot", "--json", RECONCILER_ACCOUNTS="all")
+    assert done.returncode == 0, done.stderr
+    counted = json.loads(done.stdout)["accounts"]
+    assert {sid: counts["inserted"] for sid, counts in counted.items()} == dict.fromkeys(accounts, 1)
+    assert jobs(conn, "hot") == {"hot", *(f"hot:{sid}" for sid in SUBACCOUNTS)}
+    table = command.run("once", "cold", RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
+    assert [line.split()[0] for line in table.stdout.splitlines()] == ["account", FIRST, SECOND]
+
+
+def test_once_goes_past_an_account_that_is_refused(command, accounts, twilio, conn):
+    """77 at the end, which one and why on stderr."""
+    twilio.faults.when(lambda request: FIRST in request.path, Fault.forbidden())
+    done = command.run("once", "hot", "--json", RECONCILER_ACCOUNTS="all")
+    assert done.returncode == 77
+    assert f"{FIRST}: Twilio does not allow this" in done.stderr
+    assert "error" in json.loads(done.stdout)["accounts"][FIRST]
+    assert set(rows(conn).values()) == {ACCOUNT, SECOND, THIRD}
+
+
+def test_wrong_credentials_are_asked_for_once(command, accounts, twilio):
+    """And not for each account."""
+    done = command.run("once", "hot", TWILIO_AUTH_TOKEN="not-the-token", RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
+    assert done.returncode == 77
+    assert len(twilio.requests) == 1
+
+
+# A backfill of several
+
+
+def fill(accounts: dict[str, Any], count: int) -> None:
+    """Calls of the last three days in each account."""
+    for one in accounts.values():
+        one.generate(count, now() - timedelta(days=3), now() - 2 * HOUR)
+
+
+def test_a_backfill_works_through_all_accounts(command, accounts, conn):
+    """Sums, and each account's own; the second writes nothing."""
+    fill(accounts, 40)
+    done = command.run("--since", "4d", "--json", RECONCILER_ACCOUNTS="all")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["inserted"] == len(rows(conn)) == sum(one.call_count for one in accounts.values())
+    assert result["accounts"].keys() == accounts.keys()
+    for sid, one in result["accounts"].items():
+        assert one["inserted"] == accounts[sid].call_count
+        assert one["slices_done"] == one["slices"]
+    assert jobs(conn, "backfill:") == {f"backfill:{sid}" for sid in accounts}
+    assert differences(conn, chain.from_iterable(records_of(one, now()) for one in accounts.values())) == []
+    again = json.loads(command.run("--since", "4d", "--json", RECONCILER_ACCOUNTS="all").stdout)
+    assert (again["inserted"], again["updated"], again["calls_seen"]) == (0, 0, result["inserted"])
+
+
+def test_a_preview_of_several_accounts_is_one_document(command, accounts, conn):
+    """And writes nothing, not even how far it came."""
+    done = command.run("--since", "4d", "--dry-run", "--json", RECONCILER_ACCOUNTS="all")
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    assert len(result["differences"]) == result["inserted"] == 4
+    assert (rows(conn), jobs(conn, "")) == ({}, set())
+
+
+def test_one_account_is_named(command, accounts, conn):
+    """`--account` wins over RECONCILER_ACCOUNTS."""
+    done = command.run("--since", "4d", "--json", "--account", SECOND, RECONCILER_ACCOUNTS="all")
+    assert "accounts" not in json.loads(done.stdout)
+    assert set(rows(conn).values()) == {SECOND}
+
+
+def test_a_backfill_goes_past_an_account_that_is_refused(command, accounts, twilio, conn):
+    """77 and its name; the others are done, and the next backfill begins anew."""
+    twilio.faults.when(lambda request: FIRST in request.path, Fault.forbidden())
+    done = command.run("--since", "4d", RECONCILER_ACCOUNTS="all")
+    assert done.returncode == 77
+    assert f"{FIRST}: Twilio does not allow this" in done.stderr
+    shown = {line.split()[0]: line.split()[1:3] for line in done.stdout.splitlines() if line.startswith("AC")}
+    assert shown.keys() == accounts.keys()
+    assert (shown[SECOND], shown[FIRST]) == (["1", "1"], ["-", "-"])
+    assert set(rows(conn).values()) == {ACCOUNT, SECOND, THIRD}
+    twilio.faults.clear()
+    twilio.requests.clear()
+    assert command.run("--since", "4d", RECONCILER_ACCOUNTS="all").returncode == 0
+    assert twilio.requests.count(path_contains=ACCOUNT) > 5
+    assert FIRST in rows(conn).values()
+
+
+def test_a_killed_backfill_reads_no_account_again(command, accounts, twilio, conn):
+    """Of those that were done only what has passed since; of the one in hand what was left."""
+    fill(accounts, 40)
+    env = {"RECONCILER_ACCOUNTS": "all"}
+    twilio.faults.when(lambda request: SECOND in request.path, Fault.hang())
+    killed = subprocess.Popen(
+        [COMMAND, "--since", "4d"], env=command.environment(env), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    assert twilio.faults.wait_until_hanging()
+    killed.kill()
+    killed.wait()
+    assert set(rows(conn).values()) == {ACCOUNT, FIRST}
+    twilio.faults.clear()
+    twilio.requests.clear()
+    done = command.run("--since", "4d", "--json", **env)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert len(rows(conn)) == sum(one.call_count for one in accounts.values())
+    assert result["accounts"][ACCOUNT]["slices"] < result["accounts"][SECOND]["slices"]
+    assert doubled_events(conn) == []
+
+
+# Calls that name no account
+
+
+def as_viewer(conn, sid: str, *, status: str = "in-progress", began: datetime) -> None:
+    """A row as the Viewer's backend writes it, whose account nobody named."""
+    conn.execute(
+        "INSERT INTO messages"
+        " (twilio_sid, direction, status, from_number, to_number, start_time, created_at, updated_at)"
+        " VALUES (%s, 'inbound', %s, '+12025550100', '+13125550123', %s, %s, %s)",
+        (sid, status, began.replace(tzinfo=None), began.replace(tzinfo=None), began),
+    )
+
+
+def gone(conn) -> list[str]:
+    """The calls that are marked so."""
+    return [sid for (sid,) in conn.execute("SELECT twilio_sid FROM messages WHERE gone_at IS NOT NULL").fetchall()]
+
+
+def test_another_accounts_call_is_not_taken_for_gone(command, accounts, twilio, conn):
+    """The main account's 404 says nothing; the listing of the account it belongs to finds it."""
+    call = accounts[FIRST].call(now() - 3 * HOUR, talks_for=None)
+    as_viewer(conn, call.sid, began=now() - 3 * HOUR)
+    env = {"RECONCILER_ACCOUNTS": "all"}
+    command.run("once", "hot", "--account", ACCOUNT, **env)
+    assert twilio.requests.count(path_contains=f"{ACCOUNT}/Calls/{call.sid}") == 1
+    assert gone(conn) == []
+    command.run("once", "hot", **env)
+    assert rows(conn)[call.sid] == FIRST
+    assert conn.execute("SELECT count(*) FROM call_events WHERE event_type = 'call.gone'").fetchone() == (0,)
+
+
+def test_it_is_asked_about_less_and_less(command, accounts, twilio, conn):
+    """Each time its row has grown twice as old, or has changed; not each minute."""
+    stray = accounts[ACCOUNT].new_sid()
+    as_viewer(conn, stray, began=now() - 3 * HOUR)
+    env = {"RECONCILER_ACCOUNTS": f"{ACCOUNT},{FIRST}"}
+
+    def asked() -> int:
+        twilio.requests.clear()
+        assert command.run("once", "hot", **env).returncode == 0
+        return twilio.requests.count(path_contains=stray)
+
+    assert [asked(), asked(), asked()] == [1, 0, 0]
+    conn.execute("UPDATE messages SET status = 'ringing', from_number = '+12025550101' WHERE twilio_sid = %s", (stray,))
+    assert [asked(), asked()] == [1, 0]
+    assert gone(conn) == []
+
+
+def test_it_is_gone_where_there_is_no_other_account(command, account, conn):
+    """As ever."""
+    stray = account.new_sid()
+    as_viewer(conn, stray, began=now() - 3 * HOUR)
+    command.run("once", "hot")
+    assert gone(conn) == [stray]
+
+
+def test_an_ended_one_is_not_taken_for_gone_either(command, accounts, twilio, conn):
+    """What warm asks about."""
+    call = accounts[FIRST].call(now() - 3 * HOUR)
+    as_viewer(conn, call.sid, status="completed", began=now() - 3 * HOUR)
+    stray = accounts[ACCOUNT].new_sid()
+    as_viewer(conn, stray, status="completed", began=now() - 3 * HOUR)
+    env = {"RECONCILER_ACCOUNTS": "all"}
+    command.run("once", "warm", "--account", ACCOUNT, **env)
+    assert twilio.requests.count(path_contains=stray) == 1
+    assert gone(conn) == []
+    command.run("once", "hot", **env)
+    assert rows(conn)[call.sid] == FIRST
+
+
+def test_where_the_main_account_is_not_named_the_first_one_looks_after_them(command, accounts, twilio, conn):
+    """Somebody must."""
+    call = accounts[FIRST].call(now() - timedelta(days=3), talks_for=None)
+    as_viewer(conn, call.sid, began=now() - timedelta(days=3))
+    command.run("once", "hot", RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
+    assert rows(conn)[call.sid] == FIRST
