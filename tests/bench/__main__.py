@@ -8,7 +8,6 @@ names (`python -m tests.servers BIN_DIR` starts one), or an embedded one.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterator
@@ -56,7 +55,9 @@ def _sweeps(url: str, args: argparse.Namespace) -> Iterator[sweeps.Sweep]:
         runs = args.runs if calls <= args.calls else 1
         _say(f"{calls:,} calls, {delay} a page")
         is_fast = delay == "0ms" and calls == args.calls
-        yield from sweeps.measure(url, calls=calls, days=days, delay=delay, runs=runs, tls=args.tls, more=is_fast)
+        for sweep in sweeps.measure(url, calls=calls, days=days, delay=delay, runs=runs, tls=args.tls, more=is_fast):
+            _say(f"{sweep.name}: {sweep.seconds}")
+            yield sweep
 
 
 def _hot(url: str, args: argparse.Namespace) -> Iterator[hot.Hot]:
@@ -80,7 +81,7 @@ def _start() -> Iterator[tuple[str, float]]:
 
 
 def _say(what: str) -> None:
-    print(json.dumps({"measuring": what}), file=sys.stderr, flush=True)
+    print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 Environment = Mapping[str, str]
 
+ROOT = Path(__file__).parents[2]
 RECONCILE = (sys.executable, "-m", "reconciler")
 
 
@@ -31,7 +33,7 @@ def run(command: Sequence[str], environment: Environment) -> Ran:
     """Run a program to its end; it must succeed."""
     with tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
-        process = subprocess.Popen(command, env=dict(environment), stdout=subprocess.PIPE, stderr=errors)
+        process = subprocess.Popen(command, env=dict(environment), cwd=ROOT, stdout=subprocess.PIPE, stderr=errors)
         assert process.stdout is not None
         with process.stdout:
             output = process.stdout.read()
@@ -49,7 +51,8 @@ def simulated_twilio(calls: int, days: int, delay: str, *, tls: bool = False) ->
     """A simulated account in a process of its own; yields the environment that points at it."""
     with _certificate() if tls else nullcontext() as certificate:
         command = [sys.executable, "-m", "reconciler.simulator", "--port", "0", "--page-delay", delay]
-        command += ["--calls", str(calls), "--days", str(days)]
+        # Its time stands still: no price arrives between two runs, so the second has nothing to write.
+        command += ["--calls", str(calls), "--days", str(days), "--clock", datetime.now(UTC).isoformat()]
         if certificate is not None:
             command += ["--tls-cert", str(certificate), "--tls-key", str(certificate)]
         with serving(command) as (environment, _):
@@ -61,7 +64,7 @@ def simulated_twilio(calls: int, days: int, delay: str, *, tls: bool = False) ->
 def serving(command: Sequence[str]) -> Iterator[tuple[Environment, subprocess.Popen[str]]]:
     """A process that prints three settings, then serves; yields an environment with them."""
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
     found: dict[str, str] = {}
