@@ -101,7 +101,9 @@ def get_parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
     check = command(
-        "check", "check.print_checks", "check settings, database, privileges, schema, Twilio credentials and the clock"
+        "check",
+        "check.print_checks",
+        "check settings, database, schema, privileges, clocks, Twilio credentials, and how the work goes",
     )
     check.add_argument("--json", action="store_true", help="print the result as JSON")
     command("run", "jobs.run", "the daemon: apply migrations, then run every job by its schedule (what systemd starts)")

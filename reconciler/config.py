@@ -27,6 +27,14 @@ _PASSWORD: Final = re.compile(r"://[^/?#]*?:([^/?#]*)@|password\s*=\s*(?:'((?:[^
 _SID: Final = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
 
 
+class SecretFile(NamedTuple):
+    """A file that a secret, or settings with one among them, was read from, and its mode."""
+
+    name: str
+    path: Path
+    mode: int
+
+
 class Credentials(NamedTuple):
     """What signs our requests, and where they go."""
 
@@ -240,6 +248,17 @@ class Settings:
                 ("TWILIO_BASE_URL", "TWILIO_REGION", "TWILIO_EDGE"),
                 "TWILIO_BASE_URL excludes TWILIO_REGION and TWILIO_EDGE: it names the host already",
             )
+
+
+def secret_files(environ: Mapping[str, str]) -> list[SecretFile]:
+    """The files that secrets come from; to be asked when the settings could be read."""
+    values = _config_file(environ, [])
+    merged = {**values, **environ}
+    secrets = [field.metadata["name"] for field in dataclasses.fields(Settings) if field.metadata["secret"]]
+    files = [(name, _secret_file(name, merged)) for name in secrets if not merged.get(name, "").strip()]
+    if any(_is_secret(name, value) for name, value in values.items()):
+        files.append((_CONFIG_FILE, Path(environ[_CONFIG_FILE])))
+    return [SecretFile(name, path, stat.S_IMODE(path.stat().st_mode)) for name, path in files if path is not None]
 
 
 def _look_up(name: str, environ: Mapping[str, str], *, secret: bool) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 
-from reconciler.check import Check, Severity, check, exit_code
+from reconciler.check import check, exit_code
 from reconciler.commands.printing import print_json
 from reconciler.commands.setup import database_url, read_settings
 from reconciler.errors import ConfigError, ExitCode
+from reconciler.findings import Check, fail
 
 
 def print_checks(args: argparse.Namespace) -> int:
@@ -30,6 +32,6 @@ def _checks() -> Iterator[Check]:
         settings = read_settings()
     except ConfigError as exc:
         for line in str(exc).splitlines():
-            yield Check("settings", Severity.FAIL, line, exc.hint, ExitCode.CONFIG)
+            yield fail("settings", line, exc.hint, ExitCode.CONFIG)
     else:
-        yield from check(settings, database_url=lambda: database_url(settings))
+        yield from check(settings, database_url=lambda: database_url(settings), environ=os.environ)

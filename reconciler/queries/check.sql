@@ -1,5 +1,11 @@
 -- What `reconcile check` asks the database about itself.
 
+-- name: session
+-- Whether we may write, our time zone and the server's own, and the server's clock.
+SELECT
+    current_setting('transaction_read_only')::boolean, current_setting('TimeZone'),
+    (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'), clock_timestamp()
+
 -- name: unreadable
 -- What keeps the role from even looking at the schema.
 SELECT 'USAGE on schema ' || quote_ident(nspname)

@@ -28,10 +28,11 @@ import reconciler
 from reconciler import db, logs
 from reconciler.account_wire import Account
 from reconciler.backfill import Window, backfill
-from reconciler.check import Severity, _database
+from reconciler.check_database import check_schema
 from reconciler.commands.setup import prepare_schema
 from reconciler.config import Credentials, Settings
 from reconciler.errors import ExitCode, ReconcilerError, Refused
+from reconciler.findings import Check, Severity
 from reconciler.inbox import work_inbox
 from reconciler.pacing import Pacer
 from reconciler.runs import Terms
@@ -47,6 +48,12 @@ ACCOUNT, SUBACCOUNT = f"AC{1:032x}", f"AC{2:032x}"
 TOKEN, SUB_TOKEN, PASSWORD = "token-0f-the-account", "token-0f-the-subaccount", "p4ssw0rd-of-the-base"
 BASE64 = "QUMwMDAw"  # how "AC0000…" begins in an Authorization header
 SECRETS = (TOKEN, SUB_TOKEN, PASSWORD, BASE64)
+
+
+def look_at_schema(url: str) -> list[Check]:
+    """What `reconcile check` says of schema and privileges."""
+    with db.connect(url, purpose="check") as conn:
+        return list(check_schema(conn))
 
 
 @pytest.fixture
@@ -359,7 +366,7 @@ def put_webhooks(conn: db.Connection) -> None:
 def test_the_granted_privileges_are_enough(role, database_url, conn, twilio, account):
     """New calls, changed ones, dead letters, webhooks and cursors, by a role that has nothing but deploy/grants.sql."""
     url = make_conninfo(database_url, user=role)
-    assert {check.severity for check in _database(url)} == {Severity.OK}
+    assert {check.severity for check in look_at_schema(url)} == {Severity.OK}
     put_webhooks(conn)
     twilio.faults.next(Fault.broken_record("unknown_status"))
     run_everything(url, twilio)
@@ -404,7 +411,7 @@ def test_each_granted_privilege_is_needed_and_its_lack_is_named(role, database_u
         conn.execute(sql.SQL("REVOKE {} FROM {}").format(*parts))
         try:
             try:
-                failures = [check.detail for check in _database(url) if check.severity is Severity.FAIL]
+                failures = [check.detail for check in look_at_schema(url) if check.severity is Severity.FAIL]
             except Refused as refused:
                 failures = [str(refused)]
             if not any(said in failure for failure in failures):

@@ -10,8 +10,15 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from reconciler import db
-from reconciler.check import Severity, _database
+from reconciler.check_database import check_schema
 from reconciler.errors import ConfigError
+from reconciler.findings import Check, Severity
+
+
+def look(url: str, *, prunes_inbox: bool = False) -> list[Check]:
+    """The part of the check that asks the catalog."""
+    with db.connect(url, purpose="check") as conn:
+        return list(check_schema(conn, prunes_inbox=prunes_inbox))
 
 
 def test_a_role_that_may_only_read_is_named_with_what_it_lacks(server_url, database_url):
@@ -21,7 +28,7 @@ def test_a_role_that_may_only_read_is_named_with_what_it_lacks(server_url, datab
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
         admin.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(role))
         try:
-            found = {c.name: c for c in _database(make_conninfo(database_url, user=role.as_string().strip('"')))}
+            found = {c.name: c for c in look(make_conninfo(database_url, user=role.as_string().strip('"')))}
         finally:
             admin.execute(sql.SQL("DROP OWNED BY {}").format(role))
             admin.execute(sql.SQL("DROP ROLE {}").format(role))
@@ -32,7 +39,7 @@ def test_a_role_that_may_only_read_is_named_with_what_it_lacks(server_url, datab
 
 def test_the_owner_lacks_nothing(database_url):
     """Whoever migrated may run, and prune."""
-    assert {check.severity for check in _database(database_url, prunes_inbox=True)} == {Severity.OK}
+    assert {check.severity for check in look(database_url, prunes_inbox=True)} == {Severity.OK}
 
 
 def test_to_delete_is_asked_for_only_where_a_retention_is_set(database_url):
@@ -46,8 +53,8 @@ def test_to_delete_is_asked_for_only_where_a_retention_is_set(database_url):
         admin.execute(sql.SQL("REVOKE DELETE ON ALL TABLES IN SCHEMA public FROM {}").format(role))
         try:
             url = make_conninfo(database_url, user=name)
-            assert {check.severity for check in _database(url)} == {Severity.OK}
-            found = {check.name: check for check in _database(url, prunes_inbox=True)}
+            assert {check.severity for check in look(url)} == {Severity.OK}
+            found = {check.name: check for check in look(url, prunes_inbox=True)}
         finally:
             admin.execute(sql.SQL("DROP OWNED BY {}").format(role))
             admin.execute(sql.SQL("DROP ROLE {}").format(role))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from reconciler import check as checks
-from reconciler.check import Check, Severity, check, exit_code
+from reconciler import check_twilio as checks
+from reconciler.check import check, exit_code
 from reconciler.config import Settings
 from reconciler.errors import ExitCode, Unavailable
+from reconciler.findings import Check, Severity, fail, ok, warn
 from reconciler.simulator import Clock, Fault, Switches
+
+from .conftest import NOON
+
+SUBACCOUNT = f"AC{2:032x}"
+KEY = f"SK{1:032x}"
 
 
 @pytest.fixture
@@ -35,23 +42,112 @@ def ask(account, twilio):
     return run
 
 
-def test_readable_calls_and_an_agreeing_clock_are_ok(ask, account, twilio):
-    """One request for one call is enough, and the failure of another check stops nothing."""
-    settings, database, calls, clock = ask()
+@pytest.fixture
+def found(ask):
+    """The one line of a name."""
+
+    def run(name: str, **environ: str) -> Check:
+        (line,) = [line for line in ask(**environ) if line.name == name]
+        return line
+
+    return run
+
+
+def test_all_is_well(ask, account, twilio):
+    """A line each, from two small requests; the failure of another check stops nothing."""
+    settings, database, *lines = ask()
     assert (Severity.OK, Severity.FAIL) == (settings.severity, database.severity)
-    assert Check("Twilio", Severity.OK, f"the calls of {account.sid} can be read") == calls
-    assert ("clock", Severity.OK) == clock[:2]
-    assert [[("PageSize", "1")]] == [entry.params for entry in twilio.requests]
+    assert [ok("Twilio", f"the calls of {account.sid} can be read"), "usage records", "volume", "clock"] == [
+        lines[0], *(line.name for line in lines[1:])
+    ]  # fmt: skip
+    assert {Severity.OK} == {line.severity for line in lines}
+    assert ["Calls.json", "Daily.json"] == [entry.path.rpartition("/")[2] for entry in twilio.requests]
+    assert [("PageSize", "200")] == twilio.requests[0].params
 
 
-@pytest.mark.parametrize("seconds", [-60, 60])
-def test_a_clock_that_is_off_is_a_warning(ask, clock, seconds):
+@pytest.mark.parametrize(("seconds", "side"), [(-60, "ahead of"), (60, "behind")])
+def test_a_clock_that_is_off_is_a_warning(found, clock, seconds, side):
     """In either direction; it blurs grace periods, but loses nothing."""
     clock.set(datetime.now(UTC) + timedelta(seconds=seconds))
-    last = ask()[-1]
-    assert ("clock", Severity.WARN) == last[:2]
-    assert last.detail in ("59 s away from Twilio's", "60 s away from Twilio's")
-    assert "NTP" in last.hint
+    line = found("clock")
+    assert Severity.WARN == line.severity
+    assert line.detail in (f"ours is {seconds} s {side} Twilio's" for seconds in (59, 60))
+    assert "NTP" in line.hint
+
+
+def test_a_clock_that_nobody_tells_is_not_said_to_agree(found, twilio):
+    """Without a Date header there is nothing to compare with."""
+    twilio.switches = Switches(date_header=False)
+    assert "cannot be compared" in found("clock").detail
+
+
+# Several accounts
+
+
+def test_subaccounts_that_the_main_token_reads(found, account):
+    """Counted; a closed one is none."""
+    account.add_subaccount(SUBACCOUNT, "its-own-token")
+    account.add_subaccount(f"AC{3:032x}", "its-own-token", status="closed")
+    assert ok("accounts", "2 can be read: this one and its subaccounts") == found("accounts", RECONCILER_ACCOUNTS="all")
+    named = found("accounts", RECONCILER_ACCOUNTS=f"{account.sid},{SUBACCOUNT}")
+    assert ok("accounts", "the 2 in RECONCILER_ACCOUNTS can be read") == named
+
+
+@pytest.mark.parametrize("accounts", ["all", f"AC{1:032x},AC{2:032x}"])
+def test_a_key_reads_its_own_account_alone(found, account, accounts):
+    """And is named."""
+    account.add_subaccount(SUBACCOUNT, "its-own-token")
+    account.add_key(KEY, "its-secret", "main")
+    line = found(
+        "accounts",
+        TWILIO_AUTH_TOKEN="",
+        TWILIO_API_KEY=KEY,
+        TWILIO_API_SECRET="its-secret",
+        RECONCILER_ACCOUNTS=accounts,
+    )
+    assert (Severity.FAIL, ExitCode.REFUSED) == (line.severity, line.exit_code)
+    assert "TWILIO_API_KEY" in line.hint
+    assert accounts == "all" or line.detail.startswith(f"{SUBACCOUNT}: ")
+
+
+def test_an_account_that_is_not_ours(found, account):
+    """Named, with what to look at; this one goes on being read."""
+    line = found("accounts", RECONCILER_ACCOUNTS=f"{account.sid},{SUBACCOUNT}")
+    assert Severity.FAIL == line.severity
+    assert line.detail.startswith(f"{SUBACCOUNT}: ")
+
+
+def test_a_key_that_may_not_read_usage_records(found, account):
+    """A warning: days are proven without them."""
+    account.add_key(KEY, "its-secret", "restricted", ["calls"])
+    line = found("usage records", TWILIO_AUTH_TOKEN="", TWILIO_API_KEY=KEY, TWILIO_API_SECRET="its-secret")
+    hint = "allow the key in TWILIO_API_KEY to read usage records"
+    assert warn("usage records", "cannot be read: days are proven without them", hint) == line
+
+
+# How much there is
+
+
+def test_an_account_without_calls(twilio, account, found):
+    """Nothing to count."""
+    for call in account.calls_at(NOON):
+        account.delete(call.sid, NOON)
+    assert ok("volume", "no call yet") == found("volume")
+
+
+@pytest.mark.parametrize(
+    ("a_minute", "overlap", "pages", "severity"), [(30, "10m", "1 page", Severity.OK), (1_200, "4h", "", Severity.WARN)]
+)
+def test_the_volume_against_the_interval(account, found, clock, a_minute, overlap, pages, severity):
+    """By the newest calls' age: more pages than hot can read before it is due again are a warning."""
+    for number in range(checks.SAMPLE):
+        account.call(clock.now() - number * timedelta(minutes=1) / a_minute)
+    line = found("volume", RECONCILER_OVERLAP=overlap)
+    (rate,) = re.findall(r"about ([\d,.]+) calls a minute", line.detail)
+    assert float(rate.replace(",", "")) == pytest.approx(a_minute, rel=0.4)  # the clock goes on meanwhile
+    assert severity == line.severity
+    assert f"hot reads {pages}" in line.detail
+    assert severity is Severity.OK or "RECONCILER_OVERLAP" in line.hint
 
 
 def test_wrong_credentials_fail_with_the_name_of_the_setting(ask):
@@ -82,15 +178,11 @@ def test_an_outage_is_found_soon(ask, plan, twilio, monkeypatch):
     assert len(twilio.requests) <= 2
 
 
-def test_a_clock_that_nobody_tells_is_not_said_to_agree(ask, twilio):
-    """Without a Date header there is nothing to compare with."""
-    twilio.switches = Switches(date_header=False)
-    assert "cannot be compared" in ask()[-1].detail
-
-
-def test_the_first_failure_is_the_exit_code():
-    """Warnings are none."""
-    ok, warn = Check("a", Severity.OK, ""), Check("b", Severity.WARN, "")
-    fails = [Check("c", Severity.FAIL, "", None, code) for code in (ExitCode.REFUSED, ExitCode.CONFIG)]
-    assert ExitCode.REFUSED == exit_code([ok, warn, *fails])
-    assert ExitCode.DONE == exit_code([ok, warn])
+def test_the_exit_code():
+    """The first failure's; without one the first warning's that speaks of something not reconciled."""
+    well, mild = ok("a", ""), warn("b", "", "")
+    letters = warn("c", "", "", ExitCode.UNRECONCILED)
+    fails = [fail("d", "", None, code) for code in (ExitCode.REFUSED, ExitCode.CONFIG)]
+    assert ExitCode.REFUSED == exit_code([well, letters, mild, *fails])
+    assert ExitCode.UNRECONCILED == exit_code([well, mild, letters])
+    assert ExitCode.DONE == exit_code([well, mild])

@@ -1,0 +1,282 @@
+"""`reconcile check` on the database and the work: each line, when all is well and when it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg import sql
+
+from reconciler import check_database as checks
+from reconciler.check import check_secrets
+from reconciler.check_database import check_schema, check_server, check_work
+from reconciler.config import Settings, secret_files
+from reconciler.errors import ExitCode
+from reconciler.findings import Severity, fail, ok, warn
+from reconciler.report import Calls, Days, Inbox, StuckCall, TableSize
+
+from .conftest import NOW, sid
+from .pages import make_day, make_job, make_status
+
+SETTINGS = Settings.read({})
+SERVER = ("database", "time zone", "database clock")
+
+
+# Where secrets come from
+
+
+def test_secrets_in_the_environment():
+    """No file, nothing to guard."""
+    assert check_secrets(secret_files({"TWILIO_AUTH_TOKEN": "t"})) == ok("secrets", "come from the environment, if any")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o400])
+def test_secrets_in_files(tmp_path, mode):
+    """Named by their settings; a settings file with a secret in it is one, and what is overruled is not read."""
+    token, settings, unread = tmp_path / "token", tmp_path / "settings", tmp_path / "unread"
+    for file, text in ((token, "t"), (settings, "TWILIO_API_SECRET=s"), (unread, "s")):
+        file.write_text(text)
+        file.chmod(mode if file is not unread else 0o666)
+    environ = {
+        "TWILIO_AUTH_TOKEN_FILE": str(token), "RECONCILER_CONFIG": str(settings),
+        "DATABASE_URL": "postgresql://h/d", "DATABASE_URL_FILE": str(unread),
+    }  # fmt: skip
+    said = "TWILIO_AUTH_TOKEN, RECONCILER_CONFIG in files that only their owner may write"
+    assert check_secrets(secret_files(environ)) == ok("secrets", said)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_secrets_that_others_may_write(tmp_path, mode):
+    """With the command that mends it."""
+    token = tmp_path / "TWILIO_AUTH_TOKEN"
+    token.write_text("t")
+    token.chmod(mode)
+    found = check_secrets(secret_files({"CREDENTIALS_DIRECTORY": str(tmp_path)}))
+    assert found == warn("secrets", f"others may write {token} (mode {mode:04o})", f"chmod go-w {token}")
+
+
+# The server
+
+
+def test_a_server_that_is_well(conn):
+    """Its version, our time zone, its clock."""
+    found = list(check_server(conn))
+    assert [(line.name, line.severity) for line in found] == [(name, Severity.OK) for name in SERVER]
+    assert found[0].detail.startswith("PostgreSQL ")
+
+
+def test_a_version_that_is_new_to_us(conn, monkeypatch):
+    """Works perhaps, and is said."""
+    monkeypatch.setattr(checks, "TESTED", range(3, 5))
+    found = next(check_server(conn))
+    assert (found.severity, found.hint) == (Severity.WARN, "this version was tested with PostgreSQL 3 to 4")
+
+
+def test_a_database_that_takes_no_writes(conn, connect, database_url):
+    """A standby, or one that was told so."""
+    conn.execute(
+        sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(sql.Identifier(conn.info.dbname))
+    )
+    found = next(check_server(connect(database_url)))
+    assert (found.severity, found.exit_code) == (Severity.FAIL, ExitCode.UNAVAILABLE)
+    assert "takes no writes" in found.detail and "DATABASE_URL" in found.hint
+
+
+def test_the_servers_own_time_zone_does_not_matter(conn, connect, database_url):
+    """Ours does: a session that is not in UTC shifts every start_time."""
+    conn.execute(
+        sql.SQL("ALTER DATABASE {} SET timezone = 'America/New_York'").format(sql.Identifier(conn.info.dbname))
+    )
+    ours = connect(database_url)
+    _, found, _ = check_server(ours)
+    assert found == ok("time zone", "our session runs in UTC; the server's own, America/New_York, does not matter")
+    ours.execute("SET timezone = 'Asia/Kolkata'")
+    _, found, _ = check_server(ours)
+    assert (found.severity, found.exit_code) == (Severity.FAIL, ExitCode.CONFIG)
+    assert found.detail == "our session runs in Asia/Kolkata, not UTC"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "behind", "detail"),
+    [
+        (timedelta(seconds=-1), timedelta(seconds=-1), None),
+        (timedelta(seconds=15), timedelta(seconds=-15), None),
+        (timedelta(seconds=16), timedelta(seconds=-16), "ours is 16 s ahead of the database's"),
+        (timedelta(minutes=-2), timedelta(minutes=2), "ours is 120 s behind the database's"),
+    ],
+)
+def test_clocks_that_differ(ahead, behind, detail):
+    """By more than blurs the grace periods."""
+    found = checks.compare_clocks("database clock", "the database's", ahead, behind)
+    assert (found.severity, found.detail) == (
+        (Severity.WARN, detail) if detail else (Severity.OK, "agrees with the database's")
+    )
+
+
+# The schema
+
+
+def test_a_schema_that_is_ours(conn):
+    """Ledger, catalog, privileges."""
+    assert [(line.name, line.severity) for line in check_schema(conn)] == [
+        ("schema", Severity.OK), ("privileges", Severity.OK),
+    ]  # fmt: skip
+
+
+def test_migrations_that_are_missing(empty_database_url, connect):
+    """A warning: they can be applied."""
+    schema, privileges = check_schema(connect(empty_database_url))
+    assert (schema.severity, schema.hint) == (Severity.WARN, "run `reconcile migrate`")
+    assert privileges == ok("privileges", "the role may apply the migrations")
+
+
+def test_an_index_that_is_not_valid(conn):
+    """As a CREATE INDEX CONCURRENTLY that was cut off leaves it."""
+    (index,) = conn.execute("SELECT 'idx_call_events_source'::regclass::oid").fetchone()
+    conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s", (index,))
+    found = [line for line in check_schema(conn) if line.severity is Severity.FAIL]
+    assert [(line.name, line.hint, line.exit_code) for line in found] == [
+        ("schema", "run `reconcile verify`", ExitCode.CONFIG)
+    ]
+    assert "idx_call_events_source" in found[0].detail
+
+
+def test_a_trigger_that_is_gone(conn):
+    """The catalog counts, not the ledger."""
+    conn.execute("DROP TRIGGER messages_guard_1_frozen ON messages")
+    found = [line.detail for line in check_schema(conn) if line.severity is Severity.FAIL]
+    assert len(found) == 1
+    assert "messages_guard_1_frozen" in found[0]
+
+
+# The work
+
+
+def work(settings=SETTINGS, **fields):
+    return {line.name: line for line in check_work(make_status(**fields), settings)}
+
+
+def test_work_that_goes_well():
+    """A line each."""
+    assert list(work().values()) == [
+        ok("daemon", "one leads (database process 4711)"),
+        ok("jobs", "none failed since its last success"),
+        ok("inbox", "0 webhooks wait, no dead letter"),
+        ok("retention", "processed webhooks stay for good, 0.0 MB by now"),
+        ok("days", "35 account days proven complete, up to 2026-06-09"),
+        ok("calls", "none is open for longer than 1d"),
+    ]  # fmt: skip
+
+
+def test_nothing_has_run_yet():
+    """No cause for alarm but that nobody leads."""
+    found = work(leader=None, jobs=[], days=Days(0, 0, None, []))
+    assert [line.name for line in found.values() if line.severity is not Severity.OK] == ["daemon"]
+    assert "`reconcile run`" in found["daemon"].hint
+    assert found["jobs"] == ok("jobs", "none has run yet")
+    assert found["days"].severity is Severity.OK
+
+
+def test_jobs_that_fail():
+    """A line each, with the reason."""
+    failing = [make_job(kind, last_error="why", last_error_at=NOW - timedelta(minutes=3)) for kind in ("hot", "cold")]
+    found = [
+        line for line in check_work(make_status(jobs=[make_job("warm"), *failing]), SETTINGS) if line.name == "jobs"
+    ]
+    assert [(line.severity, line.detail) for line in found] == [
+        (Severity.WARN, "hot failed 3 min ago: why"), (Severity.WARN, "cold failed 3 min ago: why"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("minutes", "severity"), [(20, Severity.OK), (21, Severity.WARN)])
+def test_webhooks_that_wait(minutes, severity):
+    """Longer than the grace and a quarter of an hour."""
+    found = work(inbox=Inbox(7, 0, 0, 0, 7, 60.0 * minutes))["inbox"]
+    assert found.severity is severity
+    assert found.detail == (
+        "7 webhooks wait, no dead letter" if minutes == 20 else "7 webhooks wait, the oldest for 21 min"
+    )
+
+
+def test_dead_letters():
+    """Not reconciled, as the exit code says."""
+    found = work(inbox=Inbox(0, 0, 0, 4, 0, None))["inbox"]
+    assert found == warn("inbox", "4 dead letters", "see `reconcile inbox list`", ExitCode.UNRECONCILED)
+
+
+def test_an_inbox_that_grows():
+    """Without a retention nothing ever goes; with one it does."""
+    tables = [TableSize("messages", 9_000_000_000, 1), TableSize("twilio_webhook_inbox", 1_200_000_000, 1)]
+    found = work(tables=tables)["retention"]
+    assert found.severity is Severity.WARN
+    assert (found.detail, "RECONCILER_INBOX_RETENTION" in found.hint) == (
+        "the inbox takes 1.2 GB, and nothing ever goes", True,
+    )  # fmt: skip
+    keeping = replace(SETTINGS, inbox_retention=timedelta(days=30))
+    assert work(keeping, tables=tables)["retention"] == ok("retention", "processed webhooks go after 30d")
+
+
+def test_days_that_are_not_complete():
+    """Not reconciled, as the exit code says."""
+    days = [make_day(9, is_complete=False), make_day(4, is_complete=False)]
+    found = work(days=Days(30, 2, NOW.date(), days))["days"]
+    detail = "2 account days are not complete, the newest 2026-06-06"
+    assert found == warn("days", detail, "see `reconcile report`", ExitCode.UNRECONCILED)
+
+
+@pytest.mark.parametrize(("ago", "severity"), [(3, Severity.OK), (4, Severity.WARN)])
+def test_days_that_nobody_proves(ago, severity):
+    """Cold is daily, and a day's proof may wait for Twilio."""
+    newest = NOW.date() - timedelta(days=ago)
+    found = work(days=Days(30, 0, newest, []))["days"]
+    assert (found.severity, str(newest) in found.detail) == (severity, True)
+
+
+def test_calls_that_are_stuck():
+    """With the command that shows the oldest."""
+    stuck = StuckCall(sid(1), None, "ringing", NOW - timedelta(days=3))
+    found = work(calls=Calls(3, 2, 0, [stuck]))["calls"]
+    assert found.severity is Severity.WARN
+    assert sid(1) in found.hint
+
+
+# The command
+
+
+def test_a_line_each_for_a_person(signed_in, account):
+    """A word, a name, and an arrow to what to do; exit 0 in spite of warnings."""
+    done = signed_in("check")
+    lines = done.out.splitlines()
+    assert (done.code, done.err) == (0, "")
+    assert [line.partition(":")[0] for line in lines if not line.startswith("  ")] == [
+        "OK   settings", "OK   secrets", *(f"OK   {name}" for name in SERVER), "OK   schema", "OK   privileges",
+        "WARN daemon", "OK   jobs", "OK   inbox", "OK   retention", "OK   days", "OK   calls", "OK   Twilio",
+        "OK   usage records", "OK   volume", "OK   clock",
+    ]  # fmt: skip
+    assert lines[lines.index("WARN daemon: none leads: jobs run only when somebody starts them") + 1].startswith(
+        "     → "
+    )
+
+
+def test_as_json(signed_in, conn):
+    """The same as objects of four keys; a dead letter is exit code 1."""
+    conn.execute(
+        "INSERT INTO twilio_webhook_inbox (source, event_type, dedupe_key, payload, processing_status, received_at)"
+        " VALUES ('twilio_voice', 'call-status', '1', '{}', 'dead_letter', %s)",
+        (datetime.now(UTC),),
+    )
+    done = signed_in("check", "--json")
+    assert done.code == 1
+    assert {tuple(line) for line in done.result} == {("name", "severity", "detail", "hint")}
+    assert {line["name"]: line["severity"] for line in done.result}["inbox"] == "WARN"
+
+
+def test_settings_that_cannot_be_read(run):
+    """A line each, and no further look."""
+    done = run("check", RECONCILER_OVERLAP="soon", RECONCILER_OVRLAP="1m")
+    assert done.code == 78
+    assert [line.partition(":")[0] for line in done.out.splitlines() if not line.startswith(" ")] == [
+        "FAIL settings"
+    ] * 2
+    assert fail("settings", "", None, ExitCode.CONFIG).exit_code == 78
