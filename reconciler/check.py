@@ -39,7 +39,7 @@ def check_secrets(files: list[SecretFile]) -> Check:
         detail = ", ".join(f"{file.path} (mode {file.mode:04o})" for file in open_files)
         return warn("secrets", f"others may write {detail}", f"chmod go-w {' '.join(str(f.path) for f in open_files)}")
     if not files:
-        return ok("secrets", "come from the environment, if any")
+        return ok("secrets", "none is in a file")
     return ok("secrets", f"{', '.join(file.name for file in files)} in files that only their owner may write")
 
 

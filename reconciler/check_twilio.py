@@ -61,7 +61,7 @@ def _accounts(settings: Settings, source: Source, main: str) -> Iterator[Check]:
             try:
                 found = find_accounts(source, main)
             except ReconcilerError as exc:
-                yield failed("accounts", exc)._replace(hint=_of_keys(source, exc))
+                yield failed("accounts", exc)
             else:
                 yield ok("accounts", f"{len(found.sids):,} can be read: this one and its subaccounts")
         case _:
@@ -72,19 +72,9 @@ def _accounts(settings: Settings, source: Source, main: str) -> Iterator[Check]:
                     source.page(Listing(sid, page_size=1))
                 except ReconcilerError as exc:
                     can_all = False
-                    error = failed("accounts", exc)
-                    yield error._replace(detail=f"{sid}: {error.detail}", hint=_of_keys(source, exc))
+                    yield failed("accounts", exc)._replace(detail=f"{sid}: {exc}")
             if can_all:
                 yield ok("accounts", f"the {len(sids):,} in RECONCILER_ACCOUNTS can be read")
-
-
-def _of_keys(source: Source, error: ReconcilerError) -> str | None:
-    if isinstance(error, Refused) and source.has_key:
-        return (
-            "the key in TWILIO_API_KEY reads its own account alone: RECONCILER_ACCOUNTS takes the main account's "
-            "TWILIO_AUTH_TOKEN, or a reconciler for each subaccount with a key of its own"
-        )
-    return error.hint
 
 
 def _usage(source: Source, main: str) -> Check:

@@ -28,7 +28,7 @@ SERVER = ("database", "time zone", "database clock")
 
 def test_secrets_in_the_environment():
     """No file, nothing to guard."""
-    assert check_secrets(secret_files({"TWILIO_AUTH_TOKEN": "t"})) == ok("secrets", "come from the environment, if any")
+    assert check_secrets(secret_files({"TWILIO_AUTH_TOKEN": "t"})) == ok("secrets", "none is in a file")
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o400])

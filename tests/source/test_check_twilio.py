@@ -106,7 +106,8 @@ def test_a_key_reads_its_own_account_alone(found, account, accounts):
         RECONCILER_ACCOUNTS=accounts,
     )
     assert (Severity.FAIL, ExitCode.REFUSED) == (line.severity, line.exit_code)
-    assert "TWILIO_API_KEY" in line.hint
+    assert "TWILIO_API_KEY" in line.detail
+    assert "TWILIO_AUTH_TOKEN" in line.detail
     assert accounts == "all" or line.detail.startswith(f"{SUBACCOUNT}: ")
 
 
