@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import time
@@ -47,10 +48,22 @@ def test_ready_means_that_the_database_is_there(command, systemd, database):
     systemd.wait_for("EXTEND_TIMEOUT_USEC")
     systemd.wait_for("STATUS", "waiting for the database")
     assert daemon.get("/readyz") == (503, "not ready: waiting for the database\n")
+    assert daemon.get("/") == (503, "waiting for the database\n")
     assert systemd.said("READY") == []
     database.up()
     systemd.wait_for("READY", "1")
     daemon.wait_for("job.finished", job="hot")
+
+
+def test_people_see_a_page(command):
+    """How the daemon is, and what its jobs did, once there is something to see."""
+    daemon = command.start()
+    daemon.wait_for("job.finished", job="hot")
+    page = eventually(lambda: (seen := daemon.get("/"))[0] == 200 and "✓ working" in seen[1] and seen[1])
+    assert "leading, hot" in page
+    assert re.search(r"<code>hot</code></th><td><span class='good'>✓ ok", page)
+    assert daemon.get("/", method="HEAD") == (200, "")
+    assert daemon.get("/elsewhere") == (404, "there are /, /metrics, /healthz and /readyz\n")
 
 
 def test_the_watchdog_is_fed(command, systemd):
