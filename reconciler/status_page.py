@@ -123,7 +123,7 @@ def _jobs(jobs: Sequence[JobState], now: datetime) -> str:
             f"<td class='n'>{success}</td><td class='n'>{_age(job.lag_seconds)}</td></tr>"
         )
         if has_failed:
-            rows.append(f"<tr><td colspan='4' class='why'>{_text(job.last_error or '')}</td></tr>")
+            rows.append(f"<tr><td colspan='4'><div class='soft fit'>{_text(job.last_error or '')}</div></td></tr>")
     return _section(
         "Jobs",
         _table(
@@ -142,7 +142,7 @@ def _gaps(hours: Sequence[GapsOfHour], now: datetime) -> str:
     highest = max((sum(kinds.values()) for kinds in by_hour.values()), default=0)
     title = f"Gaps found in the last {_HOURS} hours"
     if not highest:
-        return _section(title, "<p>None: webhooks told everything.</p>")
+        return _section(title, "<p>None was found.</p>")
     width = _BAR * (_HOURS + 1)
     bars = []
     for place, hour in enumerate(shown):
@@ -290,8 +290,8 @@ def _table(caption: str, headings: Iterable[str | tuple[str, bool]], rows: Itera
         for heading in headings
     )
     return (
-        f"<div class='wide' tabindex='0' role='region' aria-label='{escape(caption)}'><table><caption>{escape(caption)}"
-        f"</caption><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<div class='wide' tabindex='0' role='region' aria-label='{escape(caption)}'><table><caption><div class='soft fit'>{escape(caption)}"
+        f"</div></caption><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

@@ -136,7 +136,7 @@ def test_gaps_as_bars_and_as_a_table(trouble):
     ]
     newest = hours[-1]
     assert f"{newest.hour:%Y-%m-%d %H:00}" + "".join(str(n) for n in newest.kinds.values()) in trouble.texts("tr")
-    assert "None: webhooks told everything." in page_of().texts("p")
+    assert "None was found." in page_of().texts("p")
 
 
 def test_days_as_squares_and_in_words(trouble):
