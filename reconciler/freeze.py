@@ -5,10 +5,12 @@ The merge freezes what is complete; this job freezes what will not be, and needs
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from reconciler import db, metrics
+from reconciler.cursors import parse_aware
 from reconciler.logs import get_logger
 from reconciler.runs import Job, Run, Terms, Totals, run
 from reconciler.source import RETENTION
@@ -22,6 +24,7 @@ NAMED_AT_MOST: Final = 100  # stuck calls a run; the next one names the next
 log = get_logger(__name__)
 
 _queries = db.load_queries("messages")
+_sync_state = db.load_queries("sync_state")
 
 
 def freeze(
@@ -29,8 +32,9 @@ def freeze(
 ) -> Totals:
     """Freeze every call whose time is up, a batch a commit; name the calls that became stuck.
 
-    A call that REST has confirmed, or that Twilio has no more, freezes `freeze_after` past its end; one that only
-    webhooks told of when Twilio no longer keeps it. Stuck is what is open for longer than `stuck_after`.
+    A call that REST has confirmed, or that Twilio has no more, freezes `freeze_after` past its end, and where warm is
+    at work not before it has looked since; one that only webhooks told of when Twilio no longer keeps it. Stuck is
+    what is open for longer than `stuck_after`.
 
     Raises:
         Refused: the database role may not do this.
@@ -48,6 +52,7 @@ def freeze(
             "frozen_since": now - freeze_after,
             "kept_since": kept_since,
             "batch": batch,
+            **_read_looks(this),
             **this.origin._asdict(),
         }
         while not this.stop.is_set() and _freeze_batch(this, due) >= batch:
@@ -56,6 +61,20 @@ def freeze(
         _count(this, {"stuck_since": now - stuck_after, "kept_since": kept_since})
         totals.interrupted = this.stop.is_set()
     return totals
+
+
+def _read_looks(this: Run) -> dict[str, Any]:
+    """Until when warm has asked about each account's calls; a cursor that cannot be read is warm's to complain of."""
+
+    def ask() -> list[tuple[Any, ...]]:
+        with this.store.session() as conn:
+            return conn.execute(_sync_state["warm_looks"]).fetchall()
+
+    looks = {}
+    for account_sid, text in this.persist(ask):
+        with suppress(TypeError, ValueError):
+            looks[account_sid] = parse_aware(text)
+    return {"accounts": list(looks), "looked_at": list(looks.values())}
 
 
 def _freeze_batch(this: Run, due: dict[str, Any]) -> int:

@@ -91,6 +91,8 @@ SELECT twilio_sid FROM gone ORDER BY twilio_sid
 -- Freeze what waited for its price long enough: calls that REST has confirmed or that Twilio has no more, `freeze_after`
 -- past their end, and whatever ended before `kept_since`, of which nothing can come. A call known from webhooks alone is
 -- not frozen before that: it has neither price nor true times yet.
+-- Where warm is at work, a call waits until warm has looked past its deadline (`accounts` and `looked_at`, from cursors):
+-- after downtime the price may be there, and nobody has asked yet.
 --
 -- Cost: the first part reads messages_freezable, the second messages_unfrozen; both lose the rows that freeze.
 WITH due AS (
@@ -99,6 +101,18 @@ WITH due AS (
         FROM messages
         WHERE is_final AND sync_state <> 'frozen' AND (observed_via = 'rest' OR gone_at IS NOT NULL)
             AND finalized_at <= %(frozen_since)s
+            AND (
+                gone_at IS NOT NULL
+                OR finalized_at < %(kept_since)s
+                OR coalesce(
+                    (
+                        SELECT warm.looked_at
+                        FROM unnest(%(accounts)s::text[], %(looked_at)s::timestamptz[]) AS warm (account_sid, looked_at)
+                        WHERE warm.account_sid = messages.account_sid
+                    ),
+                    'infinity'
+                ) >= finalized_at + (%(now)s - %(frozen_since)s)
+            )
         ORDER BY finalized_at
         LIMIT %(batch)s
     )

@@ -3,6 +3,12 @@
 -- name: read_cursor
 SELECT cursor, cursor::text FROM sync_state WHERE job_name = %(job)s
 
+-- name: warm_looks
+-- When each account's warm job looked last.
+SELECT cursor ->> 'account', cursor ->> 'looked_at'
+FROM sync_state
+WHERE (job_name = 'warm' OR starts_with(job_name, 'warm:')) AND cursor ? 'account' AND cursor ? 'looked_at'
+
 -- name: save_cursor
 -- Runs in the transaction of the rows the cursor speaks of.
 INSERT INTO sync_state (job_name, cursor, updated_at)

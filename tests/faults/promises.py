@@ -56,6 +56,8 @@ class Watch:
         self._events: dict[int, Row] = {}
         self._frozen_as: dict[str, Mapping[str, Any] | None] = {}  # Twilio's record when it froze, None: if it was gone
         self._first_listed: datetime | None = None
+        self._warm_since: datetime | None = None  # its first look
+        self._warm_looked: datetime | None = None
         self.ever = {call.sid for call in account.calls_at(clock.now() + 10 * DAY)}
 
     # After each step
@@ -90,9 +92,25 @@ class Watch:
                 _hold("who waits for a price has a day", not awaits or age >= self._settings.freeze_after, row, step)
         for id_, event in self._events.items():
             _hold("events stay", events.get(id_) == event, event, step)
+        for event in list(events.values())[len(self._events) :]:
+            if event["event_type"] == "call.frozen" and event["payload"]["reason"] == "deadline":
+                self._check_deadline(event["call_sid"], rows[event["call_sid"]], step)
         self._rows, self._events = rows, events
         self._check_events(step)
         self._check_cursors(step)
+
+    def _check_deadline(self, sid: str, row: Row, step: Step) -> None:
+        """Where warm is at work, a price that came within the day is not lost to the deadline."""
+        call = self._account.find(sid)
+        deadline = datetime.fromisoformat(row["finalized_at"]) + self._settings.freeze_after
+        came_in_time = call.priced is not None and datetime.fromtimestamp(call.priced, UTC) <= deadline
+        is_gone = self._account.record(sid, self._clock.now()) is None
+        if self._warm_since is None or is_gone:
+            return
+        # The first look of warm reaches back a day; what had ended before was nobody's to ask about.
+        was_asked = deadline + self._settings.overlap >= self._warm_since
+        if came_in_time and was_asked:
+            _hold("a price in time is not lost", row["price"] is not None, row, step)
 
     def _check_events(self, step: Step) -> None:
         doubled = [d for d in doubled_events(self._conn) if d[1] not in ("call.corrected", "call.enriched")]
@@ -115,6 +133,9 @@ class Watch:
 
     def _check_cursors(self, step: Step) -> None:
         cursors = dict(self._conn.execute("SELECT job_name, cursor FROM sync_state").fetchall())
+        if warm := cursors.get("warm"):
+            self._warm_looked = datetime.fromisoformat(warm["looked_at"])
+            self._warm_since = self._warm_since or self._warm_looked
         hot = cursors.get("hot")
         if hot and self._first_listed is None:
             # A first run looks back a day.
@@ -167,7 +188,8 @@ class Watch:
                 for row in self._rows.values():
                     if row["is_final"] and row["sync_state"] != "frozen" and row["observed_via"] == "rest":
                         due = datetime.fromisoformat(row["finalized_at"]) + self._settings.freeze_after
-                        _hold("freeze: what is due is frozen", due > now, row)
+                        looked_at = self._warm_looked or now
+                        _hold("freeze: what is due is frozen", due > min(now, looked_at), row, looked_at)
             case "inbox":
                 self._check_inbox(now)
             case "cold":

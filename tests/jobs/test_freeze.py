@@ -64,6 +64,45 @@ def test_a_call_freezes_when_its_deadline_has_passed(world, put):
     assert [late, early] == frozen(world)
 
 
+def test_a_call_waits_for_warm_to_look_past_its_deadline(world, put):
+    """After downtime its price may be there, and nobody has asked; another account's warm job has no say in it."""
+
+    def warm_looked(at, account=ACCOUNT, job="warm"):
+        world.conn.execute(
+            "INSERT INTO sync_state (job_name, cursor) VALUES (%s, %s)"
+            " ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor",
+            (job, Jsonb({"account": account, "looked_at": at if isinstance(at, str) else at.isoformat()})),
+        )
+
+    call, gone = put(1, ended=NOW - 30 * HOUR), put(2, ended=NOW - 30 * HOUR, gone=NOW - 29 * HOUR)
+    warm_looked(NOW, "AC" + 32 * "9", "warm:AC" + 32 * "9")
+    warm_looked(NOW - 6 * HOUR - timedelta(seconds=1))
+    assert world.freeze().frozen == 1
+    assert [gone] == frozen(world)
+    warm_looked(NOW - 6 * HOUR)
+    assert world.freeze().frozen == 1
+    assert [call, gone] == frozen(world)
+
+
+@pytest.mark.parametrize("looked_at", ["never", "2026-06-10T12:00:00", "2026-99-99T00:00:00+00:00"])
+def test_a_cursor_of_warm_that_cannot_be_read_keeps_nothing_open(world, put, looked_at):
+    """Warm itself complains of it."""
+    call = put(1, ended=NOW - 30 * HOUR)
+    cursor = Jsonb({"account": ACCOUNT, "looked_at": looked_at})
+    world.conn.execute("INSERT INTO sync_state (job_name, cursor) VALUES ('warm', %s)", (cursor,))
+    world.freeze()
+    assert [call] == frozen(world)
+
+
+def test_a_call_that_twilio_no_longer_keeps_waits_for_nobody(world, put):
+    """Its account may be served no more."""
+    call = put(1, ended=NOW - RETENTION - 25 * HOUR)
+    cursor = Jsonb({"account": ACCOUNT, "looked_at": (NOW - RETENTION - 48 * HOUR).isoformat()})
+    world.conn.execute("INSERT INTO sync_state (job_name, cursor) VALUES ('warm', %s)", (cursor,))
+    world.freeze()
+    assert [call] == frozen(world)
+
+
 def test_a_call_known_from_webhooks_alone_waits_for_rest(world, put):
     """It has no price and no true times yet; it freezes when Twilio cannot tell them any more."""
     webhook_only = put(1, ended=NOW - 30 * 24 * HOUR, via="webhook")
@@ -188,7 +227,7 @@ def test_what_is_frozen_already_costs_nothing(conn):
     conn.execute("ANALYZE messages")
     due = {
         "now": NOW, "frozen_since": NOW - 24 * HOUR, "kept_since": NOW - 401 * 24 * HOUR, "batch": 1000,
-        "source": "reconcile_freeze", "run_id": "r",
+        "source": "reconcile_freeze", "run_id": "r", "accounts": [ACCOUNT], "looked_at": [NOW],
     }  # fmt: skip
     statement = db.load_queries("messages")["freeze_due"]
     ((plan,),) = conn.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", due).fetchall()
