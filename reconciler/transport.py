@@ -89,18 +89,23 @@ class Transport(HttpClient):
             ) as response:  # fmt: skip
                 return Answer(response.status_code, self._body(response, deadline), response.headers)
         except (requests.Timeout, urllib3.exceptions.TimeoutError):
-            raise Unavailable("no answer in time") from None
+            raise Unavailable("no answer in time", hint=self._whereabouts) from None
         # The texts of these hold the URL, and so perhaps a phone number: the kind must do.
         except requests.exceptions.SSLError as exc:
-            raise Unavailable(f"TLS failed: {_cause(exc)}") from None
+            raise Unavailable(f"TLS failed: {_cause(exc)}", hint=self._whereabouts) from None
         except (requests.ConnectionError, urllib3.exceptions.ProtocolError, urllib3.exceptions.SSLError) as exc:
-            raise ConnectionLost(f"the connection failed: {_cause(exc)}") from None
+            raise ConnectionLost(f"the connection failed: {_cause(exc)}", hint=self._whereabouts) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
             raise Unavailable(f"the request failed: {type(exc).__name__}") from None
 
     def close(self) -> None:
         """Close the pooled connections."""
         self._session.close()
+
+    @property
+    def _whereabouts(self) -> str:
+        host = f"{self._origin[1]}, by way of {self._origin[0]}_proxy if it is set"
+        return f"can this machine reach {host}? TWILIO_BASE_URL, TWILIO_REGION and TWILIO_EDGE say whom to ask"
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
         parts, size = [], 0

@@ -56,9 +56,10 @@ def test_a_proxy_in_the_environment_is_asked(monkeypatch, elsewhere):
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     transport = Transport("https://api.twilio.com", connections=1)
-    with pytest.raises(ConnectionLost, match=r"^the connection failed: ConnectionRefusedError$"):
+    with pytest.raises(ConnectionLost, match=r"^the connection failed: ConnectionRefusedError$") as refused:
         transport.request("GET", "https://api.twilio.com/2010-04-01", auth=("AC", "secret"))
     transport.close()
+    assert refused.value.hint.startswith("can this machine reach api.twilio.com, by way of https_proxy if it is set?")
 
 
 @pytest.mark.parametrize("uri", ["ftp://api.twilio.com/", "/2010-04-01", "https://api.twilio.com.evil.example/"])
