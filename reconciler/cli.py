@@ -52,7 +52,7 @@ def _options() -> argparse.ArgumentParser:
         "--since", metavar="WHEN", help="read every call since: 90m, 24h, 7d, 2w, a date or an ISO time (UTC)"
     )
     backfill.add_argument("--until", metavar="WHEN", help="and before: as above (default: now)")
-    backfill.add_argument("--account", metavar="AC…", help="of this account (default: TWILIO_ACCOUNT_SID)")
+    backfill.add_argument("--account", metavar="AC…", help="of this account (default: RECONCILER_ACCOUNTS)")
     backfill.add_argument(
         "--dry-run", action="store_true", help="print what would change, field by field, and write nothing"
     )
@@ -109,7 +109,7 @@ def get_parser() -> argparse.ArgumentParser:
     command("run", "jobs.run", "the daemon: apply migrations, then run every job by its schedule (what systemd starts)")
     once = command("once", "jobs.once", "run one job once, now")
     once.add_argument("job", choices=list(_JOBS), metavar="JOB", help=" · ".join(f"{j}: {t}" for j, t in _JOBS.items()))
-    once.add_argument("--account", metavar="AC…", help="of this account (default: TWILIO_ACCOUNT_SID)")
+    once.add_argument("--account", metavar="AC…", help="of this account (default: RECONCILER_ACCOUNTS)")
     once.add_argument(
         "--from", dest="from_", metavar="WHEN", help="hot, warm: read on from then, wherever the cursor is"
     )
