@@ -70,6 +70,8 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
             autocommit=True,
             connect_timeout=int(CONNECT_TIMEOUT.total_seconds()),
             application_name=f"{APPLICATION_NAME}: {purpose}",
+            # Twilio's names are in any script, whatever encoding the server or the machine prefers.
+            client_encoding="utf8",
             # A server that vanished without a FIN is noticed within about half a minute instead of two hours.
             keepalives_idle=15,
             keepalives_interval=5,
@@ -78,13 +80,19 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
             tcp_user_timeout=30_000,
         )
         session = {
+            # What role or database may set otherwise.
             "timezone": "UTC",
+            "datestyle": "ISO",  # the only one that the driver reads
+            "intervalstyle": "postgres",
+            "default_transaction_isolation": "read committed",
             "statement_timeout": f"{_ms(STATEMENT_TIMEOUT)}ms",
             "lock_timeout": f"{_ms(LOCK_TIMEOUT)}ms",
             # A client that dies inside a transaction must not hold its locks until TCP gives up on it.
             "idle_in_transaction_session_timeout": "60s",
             **(settings or {}),
         }
+        if conn.info.server_version >= 170000:
+            session.setdefault("transaction_timeout", "0")
         # JSON numbers may be money: a float would be the wrong one.
         set_json_loads(partial(json.loads, parse_float=Decimal), conn)
         try:
@@ -177,6 +185,9 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
         case pg.ProgramLimitExceeded():
             # An OperationalError by its class, but no waiting makes a row smaller.
             return ReconcilerError(f"the database answered: {reason}")
+        case psycopg.OperationalError() if "too many" in reason or "connection slots" in reason:
+            hint = "raise max_connections, or the CONNECTION LIMIT of the role or database in DATABASE_URL"
+            return Unavailable(f"the database has no connection left: {reason}", hint=hint)
         case psycopg.OperationalError() | psycopg.InterfaceError():
             return Unavailable(f"the database is unavailable: {reason}", hint="is the server in DATABASE_URL up?")
     return ReconcilerError(f"the database answered: {reason}")

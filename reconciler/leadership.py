@@ -41,6 +41,7 @@ class Leadership:
                     self._conn = db.connect(
                         self._url, purpose=LOCK, settings={"idle_session_timeout": timeout, "statement_timeout": "5s"}
                     )
+                    self._require_primary(self._conn)
                 if self.leads:
                     self._conn.execute("SELECT 1")
                 else:
@@ -49,6 +50,11 @@ class Leadership:
             self.resign()
             raise
         return self.leads
+
+    def _require_primary(self, conn: db.Connection) -> None:
+        """A lock on a standby keeps nobody from leading on the primary, and nothing can be written there."""
+        if conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+            raise Unavailable("the database takes no writes: it is a standby", hint="does DATABASE_URL name a standby?")
 
     def resign(self) -> None:
         """Give the lead to another."""

@@ -14,6 +14,7 @@ Design rules
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,8 +32,10 @@ from reconciler.logs import get_logger
 from reconciler.migrate import PlanCheck
 from reconciler.model import DeadLetter, Gap, Observation
 
-# Another writer on the same rows is a matter of milliseconds; who loses five times in a row has another problem.
-MERGE_ATTEMPTS: Final = 5
+# Another writer on the same rows is a matter of milliseconds; who loses so often in a row has another problem.
+MERGE_ATTEMPTS: Final = 10
+_FIRST_PAUSE: Final = 0.05  # seconds; doubled each time
+_LONGEST_PAUSE: Final = 0.5
 
 # The merge must probe the unique index whatever the statistics say, also when its plan was made while the
 # table was still empty. JIT would take longer to compile the statement than the statement takes.
@@ -47,6 +50,9 @@ _MERGE_SESSION: Final = {
     # ends both, so that another can take over. Who only waited for Twilio for so long connects anew.
     "idle_in_transaction_session_timeout": "30s",
     "idle_session_timeout": "60s",
+    # Rather than wait while we hold rows ourselves we let go of all and merge again: whoever waits for us goes on, and
+    # a deadlock is over before PostgreSQL looks for one (deadlock_timeout, a second), which could hit the Viewer.
+    "lock_timeout": "200ms",
 }
 
 # Of the columns of staged_observations. COPY in binary form must name them, and costs us a quarter of what text costs.
@@ -355,7 +361,7 @@ class Store:
 
     def atomically(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in one transaction; from the start again when another writer was in its way."""
-        for _ in range(MERGE_ATTEMPTS):
+        for attempt in range(MERGE_ATTEMPTS):
             try:
                 with self.session() as conn:
                     with conn.transaction():
@@ -366,7 +372,8 @@ class Store:
                     self._cursors.update(transaction.cursors)
                     return result
             except Contended:
-                continue
+                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
+                time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not cryptography
         raise Unavailable(f"another writer kept changing the same calls, {MERGE_ATTEMPTS} times in a row")
 
     def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:

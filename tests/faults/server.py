@@ -24,9 +24,12 @@ from reconciler import db
 from reconciler.migrate import migrate
 
 OPTIONS = {
-    "listen_addresses": "''", "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
+    "listen_addresses": "''", "fsync": "off", "full_page_writes": "off",
     "max_connections": "60", "wal_level": "replica", "shared_buffers": "32MB",
 }  # fmt: skip
+
+
+GUARDED = "guarded"  # the role that needs its password; all others are let in
 
 
 def user() -> str | None:
@@ -63,6 +66,8 @@ class Server:
             lines.append(f"unix_socket_directories = '{home}'\n")
             with (self._data / "postgresql.conf").open("a") as conf:
                 conf.writelines(lines)
+            hba = self._data / "pg_hba.conf"
+            hba.write_text(f"local all {GUARDED} scram-sha-256\n" + hba.read_text())
         else:
             self._run("pg_basebackup", "-h", standby_of.home, "-U", "postgres", "-D", self._data, "-R", "-c", "fast")
             with (self._data / "postgresql.conf").open("a") as conf:
