@@ -6,6 +6,7 @@ server runs in a temporary folder for as long as the tests do.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -29,6 +31,17 @@ FIELD = Path(__file__).parent / "migration" / "field"
 FAST = ("fsync", "synchronous_commit", "full_page_writes")
 
 Connect = Callable[..., db.Connection]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Whatever the tests of a module make of logging, those of the next one find it as it was."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level, warnings.showwarning)
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:], root.level, warnings.showwarning = before
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
