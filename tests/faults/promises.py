@@ -305,6 +305,7 @@ class Watch:
         # What Twilio changed, or priced, after the row froze, it says in vain; but it is said aloud.
         frozen_as = self._frozen_as[sid]
         has_changed = frozen_as is None or frozen_as != record or self._froze_by("freeze", sid)
+        has_changed |= sid in self.corrected  # perhaps while the page that froze it was in hand
         is_said = any(
             event["call_sid"] == sid and event["event_type"] == "call.frozen_drift" and name in event["payload"]
             for event in self._events.values()
