@@ -83,16 +83,12 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
             # What role or database may set otherwise.
             "timezone": "UTC",
             "datestyle": "ISO",  # the only one that the driver reads
-            "intervalstyle": "postgres",
-            "default_transaction_isolation": "read committed",
             "statement_timeout": f"{_ms(STATEMENT_TIMEOUT)}ms",
             "lock_timeout": f"{_ms(LOCK_TIMEOUT)}ms",
             # A client that dies inside a transaction must not hold its locks until TCP gives up on it.
             "idle_in_transaction_session_timeout": "60s",
             **(settings or {}),
         }
-        if conn.info.server_version >= 170000:
-            session.setdefault("transaction_timeout", "0")
         # JSON numbers may be money: a float would be the wrong one.
         set_json_loads(partial(json.loads, parse_float=Decimal), conn)
         try:

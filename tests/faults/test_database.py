@@ -90,7 +90,8 @@ def twilio(account) -> Iterator[SimulatedTwilio]:
 def _in_a_hurry() -> Iterator[None]:
     logs.configure(form="json", level="critical", pii="masked")
     with (
-        patch.object(pacing, "FIRST_WAIT", 0.05),
+        patch.object(pacing, "FIRST_WAIT", 0.01),
+        patch.object(pacing, "LONGEST_WAIT", 0.3),
         patch.object(sweep, "Listing", partial(sweep.Listing, page_size=20)),
     ):
         yield
@@ -280,9 +281,7 @@ HOSTILE = {
 def test_settings_of_the_servers_own(server, url, twilio, undisturbed):
     """Timeouts far too short, other forms of dates, another encoding and isolation, next to no memory."""
     name = conninfo_to_dict(url)["dbname"]
-    with db.connect(url, purpose="test") as conn:
-        newer = {"transaction_timeout": "50ms"} if conn.info.server_version >= 170000 else {}
-    for setting, value in {**HOSTILE, **newer}.items():
+    for setting, value in HOSTILE.items():
         server.on(f"ALTER DATABASE {{}} SET {setting} = '{value}'", name)
     work = Work(twilio, url)
     work.do()
