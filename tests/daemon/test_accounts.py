@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from .conftest import ACCOUNT, COMMAND, TOKEN, eventually
 HOUR = timedelta(hours=1)
 FIRST, SECOND, THIRD = ("AC" + 32 * digit for digit in "234")
 SUBACCOUNTS = (FIRST, SECOND, THIRD)
+SOON = 0.05  # seconds
 
 
 def now() -> datetime:
@@ -148,9 +150,10 @@ class Silent(Notifier):
 
 
 @pytest.fixture
-def daemon_of_all(twilio, accounts, database_url, monkeypatch) -> Iterator[list[Any]]:
-    """A daemon in this process that looks after all accounts, and reads them anew each second; what it logged."""
+def daemon_of_all(twilio, accounts, database_url, monkeypatch) -> Iterator[SimpleNamespace]:
+    """A daemon in this process that looks after all accounts, and reads them anew each second; with what it logged."""
     monkeypatch.setattr(reconciler.daemon, "ACCOUNTS_READ_EVERY", 1.0)
+    monkeypatch.setattr(reconciler.daemon, "TRIED_AGAIN_AFTER", SOON)
     monkeypatch.setattr(reconciler.daemon, "TICK", 0.05)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # only the main thread may
     settings = Settings.read({
@@ -164,7 +167,7 @@ def daemon_of_all(twilio, accounts, database_url, monkeypatch) -> Iterator[list[
         daemon = Daemon(setup, lambda: settings, lambda _: database_url, Silent())
         thread = threading.Thread(target=daemon.run)
         thread.start()
-        yield log
+        yield SimpleNamespace(daemon=daemon, log=log)
         daemon._on_signal(signal.SIGTERM, None)
         thread.join(20)
         assert not thread.is_alive()
@@ -196,15 +199,16 @@ def test_a_closed_account_leaves_the_schedule_and_the_metrics(daemon_of_all, acc
     assert twilio.requests.count(path_contains=THIRD) == 0
 
 
-def test_accounts_that_cannot_be_read_are_asked_for_less_and_less(daemon_of_all, twilio, monkeypatch):
-    """A Twilio that does not list them for an hour is not asked each second, and who is known is looked after."""
-    monkeypatch.setattr(reconciler.daemon, "TRIED_AGAIN_AFTER", 0.1)
-    eventually(lambda: [line for line in daemon_of_all if line["event"] == "job.finished" and line["requests"]])
+def test_accounts_that_cannot_be_read_are_asked_for_less_and_less(daemon_of_all, twilio):
+    """After twice as long each time; who is known is looked after meanwhile, and once it works all is as before."""
+    eventually(lambda: twilio.requests.count(path_contains=FIRST))
     twilio.faults.when(lambda request: request.path.endswith("/Accounts.json"), Fault.server_error(503))
-    failures = [line for line in daemon_of_all if line["event"] == "accounts.failed"]
-    eventually(lambda: len([line for line in daemon_of_all if line["event"] == "accounts.failed"]) > len(failures))
+    eventually(lambda: len([line for line in daemon_of_all.log if line["event"] == "accounts.failed"]) >= 3)
+    assert daemon_of_all.daemon._accounts_patience >= 8 * SOON
     asked = twilio.requests.count(path_contains=FIRST)
     eventually(lambda: twilio.requests.count(path_contains=FIRST) > asked)
+    twilio.faults.clear()
+    eventually(lambda: daemon_of_all.daemon._accounts_patience == SOON)
 
 
 # One run of each, asked for
