@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import count
 
 import psycopg
 import pytest
@@ -118,8 +119,13 @@ def test_a_killed_worker_leaves_its_rows_pending(work, put, state, conn, connect
 def _once() -> Terms:
     """Terms that end the run after its first batch."""
     stop = threading.Event()
-    steps = iter([lambda: None, stop.set])  # the look at the backlog, the first batch
-    return Terms(stop, lambda: NOW, on_progress=lambda: next(steps, lambda: None)())
+    steps = count(1)
+
+    def progress() -> None:
+        if next(steps) == 2:  # the first was the look at the backlog, the second is the first batch
+            stop.set()
+
+    return Terms(stop, lambda: NOW, on_progress=progress)
 
 
 def test_a_lost_connection_is_replaced_within_the_run(work, put, conn, connect, database_url, calls):
