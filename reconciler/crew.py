@@ -162,6 +162,7 @@ class Crew:
         try:
             totals = KINDS[job.kind].work(means)
             self._failures.pop(job, None)
+            self._resting.discard(job)
             if job.kind == "hot" and totals.outcome == "succeeded":
                 self.hot_at = time.monotonic()
         except JobHeld as exc:
@@ -207,10 +208,16 @@ class Crew:
         if ":" in job:
             self._resting.add(job)
             self._schedule.postpone(job, REST_OF_REFUSED)
+            if isinstance(error, CredentialsDoubted) and self._hot_jobs() <= self._resting:
+                self._on_fatal(error)  # not one account is left that they work for
             return
         self._failures[job] += 1
         if not has_worked or self._failures[job] >= FAILURES_ALLOWED:
             self._on_fatal(error)
+
+    def _hot_jobs(self) -> set[Job]:
+        accounts = self._setup().accounts
+        return {job_of("hot", account_sid, main=accounts.main) for account_sid in accounts.sids}
 
     def _note_missed(self, job: Job, count: int, why: str) -> None:
         account = self._account_of(job, self._setup())

@@ -106,6 +106,17 @@ def test_each_has_a_lock_of_its_own(command, accounts, twilio):
     )
 
 
+def test_a_token_that_is_revoked_ends_it_where_only_subaccounts_are_named(command, account, accounts):
+    """77, once not one account is left that it works for; what one of them is refused ends nothing."""
+    daemon = command.start(RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
+    for sid in (FIRST, SECOND):
+        daemon.wait_for("job.finished", job="hot", account=sid)
+    account.auth_token = "another"
+    assert daemon.wait(60) == 77
+    assert "revoked" in daemon.wait_for("daemon.failed", kind="CredentialsDoubted")["hint"]
+    assert {line["account"] for line in daemon.said("job.failed", job="hot")} == {FIRST, SECOND}
+
+
 # A key that reads its own account alone
 
 
