@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from structlog.contextvars import bound_contextvars
@@ -32,6 +32,7 @@ from reconciler.store import Rules, Store
 
 STALLED_AFTER: Final = timedelta(minutes=10)  # without progress; longer than any wait for Twilio or a statement
 FAILURES_ALLOWED: Final = 3  # in a row, of what no waiting heals, once it has worked
+RETRIED_AFTER: Final = timedelta(minutes=15)  # a run that failed, of a job that is due less often
 REST_OF_REFUSED: Final = timedelta(hours=1)  # of an account that is refused while others work
 
 # Threads by kind of job. What asks Twilio waits for the network most of the time; each thread has a connection.
@@ -163,7 +164,9 @@ class Crew:
             totals = KINDS[job.kind].work(means)
             self._failures.pop(job, None)
             self._resting.discard(job)
-            if job.kind == "hot" and totals.outcome == "succeeded":
+            if totals.outcome == "failed":
+                self._retry_soon(job)
+            elif job.kind == "hot" and totals.outcome == "succeeded":
                 self.hot_at = time.monotonic()
         except JobHeld as exc:
             metrics.runs.labels(job.kind, means.account_sid, "skipped").inc()
@@ -177,7 +180,7 @@ class Crew:
         kind = KINDS[job.kind]
         terms = Terms(
             stop=running.stop, within=kind.within, on_progress=running.progress,
-            retry_at=lambda: self._schedule.next_run(job), rest=REST_OF_REFUSED if ":" in job else None,
+            retry_at=lambda: self._retry_at(job), rest=REST_OF_REFUSED if ":" in job else None,
         )  # fmt: skip
         source = None
         if account is not None:
@@ -204,6 +207,7 @@ class Crew:
         """Let the next run try again, unless no waiting heals this."""
         if not isinstance(error, Refused | CredentialsDoubted | SchemaError):
             self._failures.pop(job, None)
+            self._retry_soon(job)
             return
         if ":" in job:
             self._resting.add(job)
@@ -214,6 +218,17 @@ class Crew:
         self._failures[job] += 1
         if not has_worked or self._failures[job] >= FAILURES_ALLOWED:
             self._on_fatal(error)
+
+    def _retry_soon(self, job: Job) -> None:
+        """What is due once a day does not wait for a day because Twilio or the database was away for minutes."""
+        if self._is_rare(job):
+            self._schedule.postpone(job, RETRIED_AFTER)
+
+    def _retry_at(self, job: Job) -> datetime | None:
+        return datetime.now(UTC) + RETRIED_AFTER if self._is_rare(job) else self._schedule.next_run(job)
+
+    def _is_rare(self, job: Job) -> bool:
+        return KINDS[job.kind].interval(self._setup().settings) > RETRIED_AFTER
 
     def _hot_jobs(self) -> set[Job]:
         accounts = self._setup().accounts

@@ -62,8 +62,7 @@ def set_to_work(setup, monkeypatch) -> Iterator[Callable[..., list[ReconcilerErr
     """Sets a crew to jobs of a test's own, every second; returns where it says what no waiting heals."""
     crews: list[Crew] = []
 
-    def start(*, within: float = 60, **work: Work) -> list[ReconcilerError]:
-        every = timedelta(seconds=1)
+    def start(*, within: float = 60, every: timedelta = timedelta(seconds=1), **work: Work) -> list[ReconcilerError]:
         kinds = {name: Kind(lambda _: every, timedelta(seconds=within), False, do) for name, do in work.items()}
         monkeypatch.setattr(reconciler.crew, "KINDS", kinds)
         fatal: list[ReconcilerError] = []
@@ -175,6 +174,19 @@ def test_what_no_waiting_heals_is_told_the_third_time_in_a_row(set_to_work):
     fatal = set_to_work(freeze=as_run(fail))
     eventually(lambda: fatal)
     assert fatal == errors[-1:]
+
+
+def test_a_rare_job_that_fails_is_tried_again_soon(set_to_work, log, monkeypatch):
+    """What is due once a day does not wait a day because the database was away for a minute."""
+
+    def fail(_: Any) -> None:
+        raise Unavailable("away")
+
+    monkeypatch.setattr(reconciler.crew, "RETRIED_AFTER", timedelta(seconds=1))
+    set_to_work(freeze=as_run(fail), every=timedelta(days=1))
+    eventually(lambda: len(said(log, "job.failed")) >= 2)
+    first, second = said(log, "job.failed")[:2]
+    assert first["will_retry_at"] < second["will_retry_at"]
 
 
 # The watch over them
