@@ -22,8 +22,9 @@ from reconciler.logs import get_logger
 from reconciler.plan import Plan, describe, work_through
 from reconciler.runs import Job, Terms, Totals, run, usual_exit_code
 from reconciler.source import RETENTION, Source
-from reconciler.store import Cursor, Decision, Merged, Store
+from reconciler.store import Store
 from reconciler.sweep import Failed, Fetched
+from reconciler.transaction import Cursor, Decision, Merged
 
 # A backfill begun longer ago than this with the same words is another backfill.
 _STALE: Final = timedelta(days=1)

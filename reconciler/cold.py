@@ -25,9 +25,10 @@ from reconciler.plan import Plan, describe, work_through
 from reconciler.proof import Days, Proof
 from reconciler.runs import Job, Run, Terms, Totals, run, usual_exit_code
 from reconciler.source import RETENTION, Source
-from reconciler.store import Cursor, Merged, Store, Transaction
+from reconciler.store import Store
 from reconciler.sweep import Fetched, Slice
 from reconciler.times import midnight, next_midnight
+from reconciler.transaction import Cursor, Merged, Transaction
 
 USUAL: Final = timedelta(days=3)
 DEEP: Final = timedelta(days=35)

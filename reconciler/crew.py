@@ -28,7 +28,8 @@ from reconciler.logs import get_logger
 from reconciler.runs import Job, Terms, forget_counts
 from reconciler.schedule import Due, Schedule
 from reconciler.source import Source
-from reconciler.store import Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Rules
 
 STALLED_AFTER: Final = timedelta(minutes=10)  # without progress; longer than any wait for Twilio or a statement
 FAILURES_ALLOWED: Final = 3  # in a row, of what no waiting heals, once it has worked

@@ -14,7 +14,8 @@ from reconciler.cursors import parse_aware
 from reconciler.logs import get_logger
 from reconciler.runs import Job, Run, Terms, Totals, run
 from reconciler.source import RETENTION
-from reconciler.store import Store, Transaction
+from reconciler.store import Store
+from reconciler.transaction import Transaction
 
 JOB: Final = Job("freeze")
 

@@ -24,8 +24,9 @@ from reconciler.plan import Plan, describe, work_through
 from reconciler.recheck import look_again, read_known
 from reconciler.runs import Job, Run, Terms, Totals, run
 from reconciler.source import PAGE_SIZE, Listing, Source
-from reconciler.store import Cursor, Store
+from reconciler.store import Store
 from reconciler.sweep import LIVING, Failed, Slice, dates_created, fetch, is_newest_first
+from reconciler.transaction import Cursor
 
 FIRST_LOOK: Final = timedelta(days=1)  # how far back a first run reads; before that is the backfill's
 LISTED_AT_MOST: Final = timedelta(days=2)  # further back the days are swept, several at once

@@ -23,7 +23,8 @@ from reconciler.errors import BadObservation
 from reconciler.logs import get_logger
 from reconciler.model import DeadLetter, Observation
 from reconciler.runs import Job, Run, Terms, Totals, run
-from reconciler.store import Merged, Store, Transaction
+from reconciler.store import Store
+from reconciler.transaction import Merged, Transaction
 from reconciler.webhooks import Recording, parse_json, read_recording, read_webhook
 from reconciler.wire import read_record
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from reconciler.runs import Run
 from reconciler.source import Source
-from reconciler.store import Cursor, Merged
 from reconciler.sweep import Failed, Fetched, Slice, fetch, slices_of
+from reconciler.transaction import Cursor, Merged
 
 
 @dataclass(slots=True)

@@ -22,8 +22,8 @@ from reconciler.logs import get_logger
 from reconciler.model import DeadLetter
 from reconciler.runs import Run
 from reconciler.source import Source
-from reconciler.store import Merged
 from reconciler.sweep import Failed, Fetched, Slice
+from reconciler.transaction import Merged
 from reconciler.wire import parse_rfc2822
 
 SETTLED_AFTER: Final = timedelta(hours=1)  # past its end a day is proven, by Twilio's clock

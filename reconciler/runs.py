@@ -20,7 +20,8 @@ from reconciler.logs import get_logger, mask, redact
 from reconciler.model import FINAL, DeadLetter, Gap
 from reconciler.pacing import retrying
 from reconciler.source import Source
-from reconciler.store import Cursor, Merged, Origin, Store
+from reconciler.store import Store
+from reconciler.transaction import Cursor, Merged, Origin
 from reconciler.wire import Page, bury_observation
 
 log = get_logger(__name__)

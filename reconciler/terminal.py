@@ -17,7 +17,7 @@ from rich.text import Text
 from reconciler.backfill import Summary, Watcher
 from reconciler.logs import get_logger, mask
 from reconciler.model import Gap
-from reconciler.store import Decision
+from reconciler.transaction import Decision
 
 PROGRESS_EVERY: Final = 10.0  # seconds between log lines where there is no bar
 

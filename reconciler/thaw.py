@@ -8,7 +8,8 @@ from reconciler import db
 from reconciler.logs import get_logger
 from reconciler.runs import Job, Terms, Totals, run
 from reconciler.source import Listing, Source
-from reconciler.store import Merged, Store, Transaction
+from reconciler.store import Store
+from reconciler.transaction import Merged, Transaction
 from reconciler.wire import Page
 
 JOB: Final = Job("call")

@@ -10,7 +10,7 @@ from reconciler.commands.printing import complain, print_json, print_rows
 from reconciler.commands.setup import connect, log_applied, read_settings
 from reconciler.errors import ExitCode
 from reconciler.migrations import load_migrations
-from reconciler.store import PLAN_CHECKS
+from reconciler.transaction import PLAN_CHECKS
 
 _PLANNED: Final = {"applied": "apply", "adopted": "adopt"}
 

@@ -18,8 +18,9 @@ from reconciler.config import Settings
 from reconciler.errors import ExitCode, SchemaError, UsageError
 from reconciler.pacing import Pacer
 from reconciler.source import Source
-from reconciler.store import Rules, Store
+from reconciler.store import Store
 from reconciler.times import parse_moment
+from reconciler.transaction import Rules
 from reconciler.wire import ACCOUNT_SID
 
 

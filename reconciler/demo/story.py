@@ -36,8 +36,9 @@ from reconciler.runs import Terms
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.source import Source
-from reconciler.store import Decision, Store
+from reconciler.store import Store
 from reconciler.times import midnight
+from reconciler.transaction import Decision
 
 ACCOUNT_SID: Final = f"AC{'d' * 32}"
 AUTH_TOKEN: Final = "opens-nothing-but-the-simulator"  # noqa: S105 -- as it says

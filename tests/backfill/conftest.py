@@ -17,7 +17,8 @@ from reconciler.pacing import Pacer
 from reconciler.runs import Terms
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.source import Source
-from reconciler.store import Decision, Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Decision, Rules
 from reconciler.transport import Transport
 from tests.equality import differences, records_of
 

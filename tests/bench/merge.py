@@ -19,7 +19,8 @@ from decimal import Decimal
 
 from reconciler import db
 from reconciler.model import Observation, Status, Via
-from reconciler.store import Origin, Store
+from reconciler.store import Store
+from reconciler.transaction import Origin
 
 T0 = datetime(2026, 6, 1, tzinfo=UTC)
 NOW = T0 + timedelta(days=30)

@@ -33,7 +33,8 @@ from reconciler.migrate import migrate
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, listing, viewer
 from reconciler.simulator.messages import Request
 from reconciler.simulator.webhooks import Channel, webhooks
-from reconciler.store import Origin, Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Origin, Rules
 from reconciler.wire import read_record
 from tests.bench.servers import server
 from tests.conftest import _database

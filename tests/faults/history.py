@@ -40,7 +40,8 @@ from reconciler.runs import Job, Terms, Totals
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, listing, viewer
 from reconciler.simulator.webhooks import Delivery, Webhook
 from reconciler.source import Source
-from reconciler.store import Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Rules
 from tests.bench.servers import database
 from tests.faults.lives import ACCOUNTS, SPAN, START, History, Step, deliveries, draw
 from tests.faults.promises import Broken, Watch

@@ -36,7 +36,8 @@ from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.listing import list_calls
 from reconciler.simulator.messages import Answer, Request
 from reconciler.source import Source
-from reconciler.store import Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Rules
 from reconciler.transport import Transport
 from tests.bench.servers import server
 from tests.conftest import _database

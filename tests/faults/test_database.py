@@ -35,7 +35,8 @@ from reconciler.pacing import Pacer
 from reconciler.runs import Terms
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.source import Source
-from reconciler.store import Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Rules
 from tests.daemon.conftest import QUIET, Daemon, eventually
 from tests.equality import differences, doubled_events, records_of
 from tests.faults.network import _Nobody

@@ -23,7 +23,8 @@ from reconciler.errors import BadObservation, Unavailable
 from reconciler.inbox import work_inbox
 from reconciler.model import Observation, Status
 from reconciler.runs import Terms
-from reconciler.store import Origin, Store
+from reconciler.store import Store
+from reconciler.transaction import Origin
 from reconciler.webhooks import read_webhook
 from reconciler.wire import decode_page
 from tests.conftest import _database

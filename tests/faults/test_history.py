@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from reconciler import hot, inbox, recheck
-from reconciler.store import Merged, Store
+from reconciler.store import Store
+from reconciler.transaction import Merged
 from tests.faults.history import Ground, known_seeds, shrink
 from tests.faults.lives import draw
 

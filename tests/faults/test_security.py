@@ -256,8 +256,17 @@ def is_ours(node: ast.expr, function: ast.AST, file: str) -> bool:
                 for assigned in ast.walk(function)
                 if isinstance(assigned, ast.Assign) and name in {ast.unparse(target) for target in assigned.targets}
             ]
+            given += [value for known, value in constants(file) if known == name]
             return bool(given) and all(is_ours(value, function, file) for value in given)
     return False
+
+
+def constants(file: str) -> Iterator[tuple[str, ast.expr]]:
+    """What a module of the package declares Final at its top."""
+    for path in (path for path in modules() if path.name == file):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "Final" and node.value is not None:
+                yield ast.unparse(node.target), node.value
 
 
 def test_no_statement_is_made_of_text_that_is_not_ours():

@@ -10,7 +10,8 @@ from reconciler.cli import main
 from reconciler.inbox import replay
 from reconciler.model import DeadLetter
 from reconciler.runs import Terms
-from reconciler.store import Origin, Store
+from reconciler.store import Store
+from reconciler.transaction import Origin
 from reconciler.wire import bury
 
 from .conftest import ACCOUNT, NOW, T0, recording, sid, webhook

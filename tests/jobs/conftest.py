@@ -20,7 +20,8 @@ from reconciler.pacing import Pacer
 from reconciler.runs import Job, Terms, Totals
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.source import Source
-from reconciler.store import Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Rules
 from tests.equality import differences, records_of
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)

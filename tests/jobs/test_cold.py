@@ -14,7 +14,8 @@ from reconciler.metrics import REGISTRY
 from reconciler.simulator import Fault
 from reconciler.simulator.messages import Answer
 from reconciler.source import Listing
-from reconciler.store import Cursor, Store
+from reconciler.store import Store
+from reconciler.transaction import Cursor
 from tests.equality import records_of, versions
 
 from .conftest import ACCOUNT, COLD, NOW, day

@@ -10,7 +10,7 @@ import pytest
 
 from reconciler.errors import ConfigError, JobHeld, Refused, Retriable, TwilioAnswerError
 from reconciler.simulator import Fault
-from reconciler.store import Transaction
+from reconciler.transaction import Transaction
 from tests.equality import doubled_events, versions
 
 from .world import ACCOUNT, MINUTE, NOW, SUBACCOUNT, TOKEN, opened

@@ -21,7 +21,8 @@ from reconciler.runs import Job, Terms, Totals
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.journal import Entry
 from reconciler.source import Source
-from reconciler.store import Origin, Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Origin, Rules
 from reconciler.warm import warm
 from reconciler.wire import read_record
 from tests.equality import differences, records_of

@@ -10,7 +10,8 @@ import pytest
 
 from reconciler import db
 from reconciler.model import Observation, Status, Via
-from reconciler.store import Merged, Origin, Store
+from reconciler.store import Store
+from reconciler.transaction import Merged, Origin
 
 T0 = datetime(2026, 6, 10, 20, 0, 0, tzinfo=UTC)
 ORIGIN = Origin("reconcile_backfill", "run-1")

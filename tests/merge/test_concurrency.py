@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from reconciler.model import Status
-from reconciler.store import Cursor, Store
+from reconciler.store import Store
+from reconciler.transaction import Cursor
 
 from .conftest import ORIGIN, T0, make_observation, make_webhook
 

@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from reconciler.errors import JobHeld, Unavailable
 from reconciler.model import Status
-from reconciler.store import NOTIFIED_AT_MOST, Cursor, Store
+from reconciler.store import Store
+from reconciler.transaction import NOTIFIED_AT_MOST, Cursor
 
 from .conftest import ORIGIN, T0, make_observation, make_webhook
 

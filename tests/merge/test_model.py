@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from reconciler import db
 from reconciler.model import Observation, Status, Via
-from reconciler.store import Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Rules
 
 from .conftest import ORIGIN, T0, make_observation
 from .model import FIELDS, Call

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from reconciler import db
-from reconciler.store import _MERGE_SESSION, _STAGED_TYPES, Rules
+from reconciler.store import _MERGE_SESSION
+from reconciler.transaction import _STAGED_TYPES, Rules
 
 from .conftest import ORIGIN, T0, make_observation
 

@@ -13,7 +13,8 @@ from reconciler import metrics
 from reconciler.errors import ExitCode, JobHeld, Refused, TwilioAnswerError
 from reconciler.model import Status
 from reconciler.runs import Job, Terms, Totals, run
-from reconciler.store import Cursor, Store
+from reconciler.store import Store
+from reconciler.transaction import Cursor
 from reconciler.wire import Page
 
 from .conftest import ORIGIN, T0, make_observation, make_webhook

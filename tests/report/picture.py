@@ -22,7 +22,8 @@ from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewe
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.source import Source
 from reconciler.status_page import render
-from reconciler.store import Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Rules
 from tests.bench.servers import database
 
 from .browser import browser

@@ -300,7 +300,7 @@ def test_a_thaw_that_cannot_ask_twilio_changes_nothing(run, held, conn, monkeypa
 
 def test_a_thaw_dies_whole(signed_in, held, account, conn, monkeypatch):
     """Whatever fails in the merge, the row is frozen as before and no event tells of a thaw."""
-    from reconciler.store import Transaction
+    from reconciler.transaction import Transaction
 
     account.change(held, price="-0.05000")
     before = versions(conn)
@@ -325,7 +325,7 @@ def test_two_people_at_once(signed_in, held, connect, database_url):
 
 def test_the_door_closes_behind_the_thaw(signed_in, held, account, conn, monkeypatch):
     """What is merged afterwards, in the same transaction, meets the guard of frozen rows again."""
-    from reconciler.store import Transaction
+    from reconciler.transaction import Transaction
 
     seen = []
     merge = Transaction.merge

@@ -10,7 +10,8 @@ from psycopg.types.json import Jsonb
 
 from reconciler import report
 from reconciler.commands.status import show_report
-from reconciler.store import Origin, Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Origin, Rules
 from tests.merge.conftest import make_observation, make_webhook
 
 from .conftest import ACCOUNT, NOW, sid

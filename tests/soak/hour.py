@@ -23,7 +23,8 @@ from reconciler.runs import Job, Terms
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, Delivery, webhooks
 from reconciler.source import PAGE_SIZE, Source
-from reconciler.store import Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Rules
 from tests.bench.servers import database
 from tests.equality import FINAL, differences, doubled_events, records_of
 

@@ -26,7 +26,8 @@ from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.messages import Answer
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.source import Source
-from reconciler.store import Rules, Store
+from reconciler.store import Store
+from reconciler.transaction import Rules
 from tests.bench.servers import database
 
 ACCOUNT = "AC" + 32 * "5"
