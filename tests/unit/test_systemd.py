@@ -140,7 +140,7 @@ def test_a_manager_that_does_not_read_makes_nothing_fail(manager, monkeypatch):
     assert b"STATUS=full" == sock.recv(4096)
 
 
-@pytest.mark.parametrize("pid", [None, str(os.getpid())])
+@pytest.mark.parametrize("pid", [None, str(os.getpid())], ids=["nobody", "us"])
 def test_the_watchdog_is_read(pid):
     """For us, or for whoever reads it."""
     environ = {"WATCHDOG_USEC": "60000000"} | ({"WATCHDOG_PID": pid} if pid else {})
