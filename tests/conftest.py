@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +32,12 @@ FIELD = Path(__file__).parent / "migration" / "field"
 FAST = ("fsync", "synchronous_commit", "full_page_writes")
 
 Connect = Callable[..., db.Connection]
+
+
+def pytest_configure() -> None:
+    """Hear SIGINT: a shell that starts tests in the background ignores it, and every child would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -301,6 +301,8 @@ def at_random(account: Account, kills: int, seed: int) -> tuple[int, list[str]]:
     """Kill commands at any moment, any of them after any other; returns how many were, and what is wrong in the end."""
     rng, killed = Random(seed), 0
     with _database(account.server_url, account.template) as url:
+        # Before its first run nobody waits for warm: freeze would seal what is past its deadline without its price.
+        _finish(account.start("warm", url))
         while killed < kills:
             process = account.start(rng.choice(list(account.commands)), url)
             process.join(rng.random() * 0.5)
