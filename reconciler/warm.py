@@ -5,7 +5,7 @@ Design rules
   that a call whose price never comes costs ten requests until its deadline, not a hundred.
 - The merge of the record freezes the row; past the deadline it does so without a price.
 - The cursor moves past calls that were asked about after their deadline. After downtime it is behind, and so all that
-  ended meanwhile is asked about.
+  ended meanwhile is asked about. A first run asks about all that REST has confirmed and left open, whatever its age.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from reconciler.cursors import check_cursor
 from reconciler.recheck import look_again, read_known
 from reconciler.runs import Job, Run, Terms, Totals, run
-from reconciler.source import Listing, Source
+from reconciler.source import RETENTION, Listing, Source
 from reconciler.store import Store
 
 
@@ -49,6 +49,8 @@ def warm(
     with run(job, totals, account_sid=account_sid, store=store, source=source, terms=terms) as this:
         now = this.now()
         settled_until, looked_at = _read_place(this, account_sid, since, now - freeze_after - overlap)
+        # A first look leaves to cold and backfill what old webhooks said, but not what hot read while warm did not run.
+        is_first = since is None and looked_at is None
         wanted = read_known(
             this,
             "unfrozen_calls",
@@ -57,6 +59,7 @@ def warm(
             is_alone=is_alone,
             now=now,
             since=settled_until,
+            confirmed_since=now - RETENTION if is_first else settled_until,
             looked_at=None if interval is None else looked_at,
             interval=interval,
             freeze_after=freeze_after,

@@ -37,14 +37,16 @@ WHERE NOT is_final AND gone_at IS NULL AND account_sid IS NULL AND %(is_main)s
 -- would cost a hundred requests. What REST has not confirmed and names no account may be another account's, see
 -- open_calls: it is asked about no more often than the others.
 --
--- Cost: reads messages_unfrozen from `since` on.
+-- Cost: reads messages_unfrozen from `confirmed_since` on, which is before `since` for a first look alone.
 SELECT
     twilio_sid,
     coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s) AS began_at,
     account_sid IS NULL AND NOT %(is_alone)s AS is_stray
 FROM messages
 WHERE is_final AND sync_state <> 'frozen' AND gone_at IS NULL
-    AND finalized_at >= %(since)s
+    AND finalized_at >= %(confirmed_since)s
+    -- What REST has confirmed and left open, freeze would seal without its price, however old it is.
+    AND (finalized_at >= %(since)s OR observed_via = 'rest')
     AND (account_sid = %(account_sid)s OR (account_sid IS NULL AND %(is_main)s))
     AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
     AND (

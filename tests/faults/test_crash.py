@@ -32,7 +32,6 @@ def test_whoever_dies_goes_on_to_the_same_end(account, command):
     assert problems == []
 
 
-@pytest.mark.slow  # under load it has ended with a frozen call without its price: an open question
 def test_killed_at_any_moment_of_mixed_work(account):
     """In the end all is as Twilio says."""
     killed, problems = at_random(account, 8, seed=2)

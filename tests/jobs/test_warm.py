@@ -55,6 +55,17 @@ def test_a_price_that_comes_late_arrives_and_the_row_freezes(world):
     assert (world.asked(), versions(world.conn)) == ([], before)
 
 
+def test_a_first_look_reaches_back_to_all_that_hot_left_without_a_price(world):
+    """Hot ran for days and warm never did: freeze would seal these calls without the price that came in time."""
+    sid = ended(world, price="-0.01400", priced_after=300)
+    world.know()
+    world.clock.advance(2 * DAY)
+    assert world.row(sid)["price"] is None
+    world.warm()
+    assert world.differences() == []
+    assert reasons(world, sid) == ["complete"]
+
+
 @pytest.mark.parametrize("status", ["busy", "no-answer", "failed", "canceled"])
 def test_what_has_no_price_to_wait_for_freezes_at_once(world, status):
     """A webhook told its end; the first record of the REST API settles it."""
