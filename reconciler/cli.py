@@ -108,7 +108,7 @@ def get_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print the result as JSON")
     command("run", "jobs.run", "the daemon: apply migrations, then run every job by its schedule (what systemd starts)")
     once = command("once", "jobs.once", "run one job once, now")
-    once.add_argument("job", choices=list(_JOBS), metavar="JOB", help=" · ".join(f"{j}: {t}" for j, t in _JOBS.items()))
+    once.add_argument("job", choices=_JOBS, metavar="JOB", help=" · ".join(f"{j}: {t}" for j, t in _JOBS.items()))
     once.add_argument("--account", metavar="AC…", help="of this account (default: RECONCILER_ACCOUNTS)")
     once.add_argument(
         "--from", dest="from_", metavar="WHEN", help="hot, warm: read on from then, wherever the cursor is"

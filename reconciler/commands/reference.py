@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from shlex import quote
 from typing import Final, NamedTuple
 
@@ -41,15 +41,21 @@ class _Place(NamedTuple):
         return [action for action in self.parser._actions if not action.option_strings and not _is_commands(action)]
 
     @property
-    def follows(self) -> list[_Word]:
-        """Commands, choices and long options."""
+    def next_words(self) -> list[_Word]:
+        """Commands, and choices; a mapping of choices says what each of them means."""
         words = []
         for action in self.parser._actions:
             if isinstance(action, argparse._SubParsersAction):
                 words += [_Word(sub.dest, _meaning(sub)) for sub in action._get_subactions()]
-            elif not action.option_strings:
-                words += [_Word(str(choice), "") for choice in action.choices or ()]
-        return words + [_Word(option.option_strings[-1], _meaning(option)) for option in self.options]
+            elif not action.option_strings and action.choices:
+                meanings = action.choices if isinstance(action.choices, Mapping) else {}
+                words += [_Word(str(choice), meanings.get(choice, "")) for choice in action.choices]
+        return words
+
+    @property
+    def option_words(self) -> list[_Word]:
+        """Long options."""
+        return [_Word(option.option_strings[-1], _meaning(option)) for option in self.options]
 
 
 def print_completion(args: argparse.Namespace) -> int:
@@ -95,58 +101,82 @@ def _valued(places: list[_Place]) -> dict[str, str]:
 
 
 def _bash(places: list[_Place]) -> str:
-    cases = "\n".join(
-        f"        {_pattern(place)}) words={quote(' '.join(word.text for word in place.follows))} ;;"
-        for place in reversed(places)
-    )
+    def line(pattern: str, name: str, words: list[_Word]) -> str:
+        return f"        {pattern}) {name}={quote(' '.join(word.text for word in words))} ;;"
+
+    next_words = "\n".join(line(_exactly(place), "words", place.next_words) for place in places if place.next_words)
+    options = "\n".join(line(_within(place), "options", place.option_words) for place in reversed(places))
     values = "\n".join(
         f"        {option}) COMPREPLY=($(compgen -W '{' '.join(_EXAMPLES.get(kind, ()))}' -- \"$current\")); return ;;"
         for option, kind in _valued(places).items()
     )
     return f"""\
-# reconcile completion bash > /etc/bash_completion.d/reconcile
+# In ~/.bashrc: source <(reconcile completion bash)
+# or for everybody: reconcile completion bash > /etc/bash_completion.d/reconcile
 _reconcile() {{
-    local current=${{COMP_WORDS[COMP_CWORD]}} words="" IFS=$' \\t\\n'
-    case "${{COMP_WORDS[COMP_CWORD-1]}}" in
+    local current=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} words="" options="" IFS=$' \\t\\n'
+    # --since=7d is three words to bash.
+    if [[ $current == = ]]; then current=""; elif [[ $before == = ]]; then before=${{COMP_WORDS[COMP_CWORD-2]}}; fi
+    case "$before" in
 {values}
     esac
-    case "${{COMP_WORDS[*]:1:COMP_CWORD-1}} " in
-{cases}
+    local typed="${{COMP_WORDS[*]:1:COMP_CWORD-1}} "
+    case "$typed" in
+{next_words}
     esac
+    case "$typed" in
+{options}
+    esac
+    if [[ -z $words || $current == -* ]]; then words=$options; fi
     COMPREPLY=($(compgen -W "$words" -- "$current"))
 }}
 complete -o default -F _reconcile reconcile"""
 
 
 def _zsh(places: list[_Place]) -> str:
-    def described(words: list[_Word]) -> str:
-        return " ".join(quote(f"{word.text}:{word.meaning.replace(':', chr(92) + ':')}".rstrip(":")) for word in words)
+    def line(pattern: str, name: str, words: list[_Word]) -> str:
+        described = (f"{word.text}:{word.meaning.replace(':', chr(92) + ':')}".rstrip(":") for word in words)
+        return f"        {pattern}) {name}=({' '.join(map(quote, described))}) ;;"
 
-    cases = "\n".join(f"        {_pattern(place)}) found=({described(place.follows)}) ;;" for place in reversed(places))
+    next_words = "\n".join(line(_exactly(place), "found", place.next_words) for place in places if place.next_words)
+    options = "\n".join(line(_within(place), "options", place.option_words) for place in reversed(places))
     values = "\n".join(
-        f"        {option}) {'_files' if kind == 'FILE' else f'compadd {examples}'}; return ;;"
+        f"        {option}) {'_files' if kind == 'FILE' else f'compadd -V values {examples}'.rstrip()}; return ;;"
         for option, kind in _valued(places).items()
         for examples in [" ".join(_EXAMPLES.get(kind, ()))]
     )
     return f"""\
 #compdef reconcile
-# reconcile completion zsh > "${{fpath[1]}}/_reconcile"
+# In ~/.zshrc, below compinit: source <(reconcile completion zsh)
+# or for everybody: reconcile completion zsh > /usr/local/share/zsh/site-functions/_reconcile
 _reconcile() {{
-    local -a found
-    case "${{words[CURRENT-1]}}" in
+    local -a found options
+    local before=${{words[CURRENT-1]}} typed="${{words[2,CURRENT-1]}} "
+    if [[ ${{words[CURRENT]}} == --*=* ]]; then before=${{words[CURRENT]%%=*}}; compset -P '*='; fi
+    case "$before" in
 {values}
     esac
-    case "${{words[2,CURRENT-1]}} " in
-{cases}
+    case "$typed" in
+{next_words}
     esac
-    _describe reconcile found
+    case "$typed" in
+{options}
+    esac
+    if [[ -z $found || ${{words[CURRENT]}} == -* ]]; then found=($options); fi
+    _describe -V reconcile found
 }}
-compdef _reconcile reconcile"""
+# A file in $fpath is run as the function itself, at the first completion.
+if [[ ${{funcstack[1]}} == _reconcile ]]; then _reconcile "$@"; else compdef _reconcile reconcile; fi"""
 
 
-def _pattern(place: _Place) -> str:
+def _exactly(place: _Place) -> str:
+    """What the words typed so far are, and a space, at this place."""
+    return quote(" ".join(place.words) + " ")
+
+
+def _within(place: _Place) -> str:
     """What the words typed so far begin with, and a space, at this place."""
-    return quote(" ".join(place.words) + " ") + "*" if place.words else "' '*|-*"
+    return f"{_exactly(place)}*" if place.words else "' '*|-*"
 
 
 def _fish(places: list[_Place]) -> str:
@@ -155,21 +185,25 @@ def _fish(places: list[_Place]) -> str:
         tests = [f'test "$typed[{number}]" = {word}' for number, word in enumerate(place.words, start=2)]
         if not place.words:
             tests = ["not string match -qr '^[^-]' -- \"$typed[2]\""]
-        for word in place.follows:
-            is_option = word.text.startswith("--")
-            # A command, or a choice, is the next word and no later one.
-            here = tests if is_option else [*tests, f"test (count $typed) -eq {len(place.words) + 1}"]
-            condition = quote(f"set -l typed (commandline -opc); {'; and '.join(here)}")
-            what = f"-l {word.text[2:]}" if is_option else f"-a {word.text}"
+        # A command, or a choice, is the next word and no later one.
+        here = [*tests, f"test (count $typed) -eq {len(place.words) + 1}"]
+        lines += (f"{_fish_line(here)} -a {word.text} -d {quote(word.meaning)}" for word in place.next_words)
+        for word in place.option_words:
             value = _fish_value(_valued([place]).get(word.text))
-            lines.append(f"complete -c reconcile -n {condition} {what}{value} -d {quote(word.meaning)}")
+            lines.append(f"{_fish_line(tests)} -l {word.text[2:]}{value} -d {quote(word.meaning)}")
     return "\n".join(lines)
+
+
+def _fish_line(tests: list[str]) -> str:
+    """The beginning of a line that holds where all tests are true."""
+    condition = "; and ".join(tests)
+    return f"complete -c reconcile -n {quote(f'set -l typed (commandline -opc); {condition}')}"
 
 
 def _fish_value(kind: str | None) -> str:
     if kind is None:
         return ""
-    return " -r -F" if kind == "FILE" else f" -x -a {quote(' '.join(_EXAMPLES.get(kind, ())))}"
+    return " -r -F" if kind == "FILE" else f" -x -k -a {quote(' '.join(_EXAMPLES.get(kind, ())))}"
 
 
 # man: https://man7.org/linux/man-pages/man7/groff_man.7.html
