@@ -194,7 +194,8 @@ def test_dates_are_brought_to_utc(date, hour):
         "Fri, 31 Dec 2099 23:30:00 -0100", "Tue, 31 Jun 2026 20:11:27 +0000", "Tue, 10 Jun 2026 24:11:27 +0000",
         "Tue, 10 Jun 2026 20:11:60 +0000", "Tue, 10 Jun 26 20:11:27 +0000", "Tue, 10xJunx2026x20x11x27 +0000",
         "Tue, \u0661\u0660 Jun 2026 20:11:27 +0000", "Tue, 1_ Jun 2026 20:11:27 +0000",
-        "Tue, 10 Jun 2026 20:11:27 +9999",
+        "Tue, 10 Jun 2026 20:11:27 +9999", "Tue, 10 Jun 2026 201127.5 +0000", "Tue, 10 Jun 2026 20:11,27 +0000",
+        "Tue, 10 Jun 2026 2\u0661:11:27 +0000", "Tue, 10 Jun 2026T20:11:27 +0000",
         "2026-06-10T20:11:27Z", "yesterday", "Tue, 10 Jun 2026 20:11:27 +0000 ", "x" * 100_000, "\0",
     ],
 )  # fmt: skip
@@ -205,7 +206,7 @@ def test_dates_that_cannot_be_believed_are_refused(date):
         parse_rfc2822(date)
 
 
-@given(st.integers(10_958, 47_480), st.integers(0, 86_399), st.integers(-1439, 1439))
+@given(st.integers(10_958, 47_480), st.integers(0, 86_399), st.just(0) | st.integers(-1439, 1439))
 def test_every_date_of_the_century_is_read(day, second, offset):
     """Whatever the second and the zone, the instant is the one that the standard library means."""
     moment = datetime.fromtimestamp(day * 86_400 + second, UTC)
@@ -215,7 +216,7 @@ def test_every_date_of_the_century_is_read(day, second, offset):
     assert moment == parse_rfc2822(text) == parsedate_to_datetime(text)
 
 
-@given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d [+-]\d{4}"))
+@given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d (\+0000|[+-]\d{4})"))
 def test_arbitrary_dates_are_read_or_refused(text):
     """Nothing but a UTC time of this century or ValueError comes out."""
     try:
