@@ -166,7 +166,7 @@ class Settings:
     inbox_retention: timedelta | None = _setting("RECONCILER_INBOX_RETENTION", _positive, None, "when processed inbox rows are deleted; never if not set")
     max_concurrency: int = _setting("RECONCILER_MAX_CONCURRENCY", _count, "8", "requests to Twilio at once, at most; a 429 lowers it for a while")
     log_format: str = _setting("RECONCILER_LOG_FORMAT", _one_of("json", "console", "auto"), "auto", "json, console, or auto: console on a terminal")
-    log_level: str = _setting("RECONCILER_LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info", "the least level logged")
+    log_level: str = _setting("RECONCILER_LOG_LEVEL", _one_of("auto", "debug", "info", "warning", "error"), "auto", "the least level logged: debug, info, warning or error; auto: warning where a command prints its result on a terminal, else info")
     log_pii: str = _setting("RECONCILER_LOG_PII", _one_of("masked", "plain"), "masked", "plain writes phone numbers as they are")
     http_listen: tuple[str, int] | None = _setting("RECONCILER_HTTP_LISTEN", _listen, None, "host:port of metrics, health and the status page; off if not set")
     notify_channel: str | None = _setting("RECONCILER_NOTIFY_CHANNEL", _channel, None, "the NOTIFY channel that is told of changed calls; off if not set")

@@ -108,13 +108,13 @@ def configure(*, form: str, level: str, pii: str, stream: TextIO | None = None) 
         structlog.contextvars.merge_contextvars,
         _add_logger_name,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ" if console else "iso", utc=True),
         structlog.processors.format_exc_info,
         _scrubber(masked=pii != "plain"),
     ]
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(
-            colors=colours, pad_event_to=22, exception_formatter=structlog.dev.plain_traceback
+            colors=colours, pad_level=False, pad_event_to=22, exception_formatter=structlog.dev.plain_traceback
         )
         if console
         else structlog.processors.JSONRenderer()

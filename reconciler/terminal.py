@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -43,6 +43,19 @@ def watching(*, as_json: bool, dry_run: bool, masked: bool) -> Iterator[Watcher]
     is_free = not (dry_run and out.is_terminal)
     with _bar() if err.is_terminal and not as_json and is_free else _no_bar() as progress:
         yield _Both(progress, results)
+
+
+def print_figures(figures: Mapping[str, float], troubles: Mapping[str, float]) -> None:
+    """Print what was counted, a line each, seconds to a tenth; of `troubles` each that is not 0 stands out."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, value in figures.items():
+        table.add_row(name, Text(f"{value:,.1f}" if isinstance(value, float) else f"{value:,}", "" if value else "dim"))
+    for name, value in troubles.items():
+        style = "bold yellow" if value else "dim"
+        table.add_row(Text(name, style), Text(f"{value:,}", style))
+    out.print(table)
 
 
 class _Both:
@@ -153,7 +166,7 @@ class _Tables:
         """Say what it will cost at least: an account without calls still answers once a slice."""
         resumed = f", {slices - remaining} of them read already" if remaining < slices else ""
         if err.is_terminal:  # in a file, between log lines, `job.started` says it
-            cost = f"at least {remaining} requests to Twilio, and one more for every 1,000 calls of a day"
+            cost = f"at least {remaining} requests to Twilio, one more per 1,000 calls of a day"
             err.print(f"{slices} slices{resumed}: {cost}.")
 
     def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
@@ -161,34 +174,32 @@ class _Tables:
             for decision in decisions:
                 absent = "(empty)" if decision.ours else "(no row)"
                 stays = "  frozen, stays" if decision.action == "drift" else ""
+                # On a terminal the SID stands above its lines, which it would make too long; elsewhere grep wants it.
+                head = Text(decision.call_sid, "cyan")
+                if out.is_terminal:
+                    out.print(head)
+                    head = Text()
                 for field, *values in _differences(decision, masked=self._masked):
                     ours, theirs = (absent if value is None else value for value in values)
                     change = ((ours, "red"), " → ", (theirs, "green"))
-                    line = Text.assemble((decision.call_sid, "cyan"), f"  {field:<16}", *change, stays)
-                    out.print(line, soft_wrap=True)
+                    out.print(Text.assemble(head, f"  {field:<16}", *change, stays), soft_wrap=True)
 
     def finished(self, summary: Summary) -> None:
         self._show_accounts(summary)
         would = "would be " if self._dry_run else ""
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_column(style="dim")
-        table.add_column(justify="right")
-        for name, value in (
-            ("calls seen", f"{summary.seen:,}"),
-            (f"{would}inserted", f"{summary.inserted:,}"),
-            (f"{would}updated", f"{summary.updated:,}"),
-            ("unchanged", f"{summary.unchanged:,}"),
-            *((f"gaps: {gap.value}", f"{summary.gaps[gap]:,}") for gap in Gap),
-            (f"{would}frozen", f"{summary.frozen:,}"),
-            ("requests", f"{summary.requests:,}"),
-            ("retries", f"{summary.retries:,}"),
-            ("seconds", f"{summary.seconds:,.1f}"),
-        ):
-            table.add_row(name, value)
-        for name, count in (("frozen, but Twilio disagrees", summary.drifted), ("dead letters", summary.dead_letters)):
-            if count:
-                table.add_row(Text(name, "bold yellow"), Text(f"{count:,}", "bold yellow"))
-        out.print(table)
+        figures = {
+            "calls seen": summary.seen,
+            f"{would}inserted": summary.inserted,
+            f"{would}updated": summary.updated,
+            "unchanged": summary.unchanged,
+            **{f"gaps: {gap.value}": summary.gaps[gap] for gap in Gap},
+            f"{would}frozen": summary.frozen,
+            "requests": summary.requests,
+            "retries": summary.retries,
+            "seconds": summary.seconds,
+        }
+        troubles = {"frozen, but Twilio disagrees": summary.drifted, "dead letters": summary.dead_letters}
+        print_figures(figures, {name: count for name, count in troubles.items() if count})
 
     def _show_accounts(self, summary: Summary) -> None:
         if not summary.accounts and not summary.unread:

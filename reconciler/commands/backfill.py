@@ -79,4 +79,6 @@ def _last_words(summary: backfill.Summary, settings: Settings, *, dry_run: bool)
             hint = f"is TWILIO_BASE_URL right? {settings.twilio_base_url}" if settings.twilio_base_url else None
             complain(f"Twilio is unavailable: {reasons}", hint or "check the network, and https://status.twilio.com")
         else:
-            complain(f"{len(summary.failed)} of {summary.slices} slices could not be read: {reasons}", hint)
+            complain(
+                f"{summary.slices - summary.slices_done} of {summary.slices} slices could not be read: {reasons}", hint
+            )

@@ -211,8 +211,8 @@ def _fields(seen: Seen, *, masked: bool) -> Table:
 
 def _events(events: Sequence[facts.Event], *, masked: bool) -> Table:
     table = Table(box=None, padding=(0, 0, 0, 2), show_header=False)
-    for width in (19, None, None, None):  # a moment is not torn
-        table.add_column(overflow="fold", min_width=width)
+    for is_whole in (True, True, True, False):
+        table.add_column(overflow="fold", no_wrap=is_whole)
     for event in events:
         # What a call was created with is for the most part what it is: the fields above.
         payload = {} if event.event == "call.created" else event.payload
@@ -223,7 +223,8 @@ def _events(events: Sequence[facts.Event], *, masked: bool) -> Table:
             )
         said = Text(_plain(payload), "dim")
         what = Text(_plain(f"{event.event} {event.status or ''}"))
-        table.add_row(_time(event.at), what, Text(_plain(event.source)), said)
+        source = event.source.removeprefix("reconcile_")
+        table.add_row(_time(event.at), what, Text(_plain(source)), said)
     return table
 
 

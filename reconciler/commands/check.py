@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from typing import Final
 
+from rich.text import Text
+
+from reconciler import terminal
 from reconciler.check import check, exit_code
-from reconciler.commands.printing import print_json
+from reconciler.commands.printing import harmless, print_headed, print_json
 from reconciler.commands.setup import database_url, read_settings
 from reconciler.errors import ConfigError, ExitCode
-from reconciler.findings import Check, fail
+from reconciler.findings import Check, Severity, fail
+
+_STYLES: Final = {Severity.OK: "green", Severity.WARN: "bold yellow", Severity.FAIL: "bold red"}
 
 
 def print_checks(args: argparse.Namespace) -> int:
@@ -19,12 +25,18 @@ def print_checks(args: argparse.Namespace) -> int:
     for item in _checks():
         checks.append(item)
         if not args.json:
-            print(f"{item.severity.value:<4} {item.name}: {item.detail}", flush=True)
-            if item.hint:
-                print(f"     → {item.hint}", flush=True)
+            _print(item)
     if args.json:
         print_json([{key: value for key, value in c._asdict().items() if key != "exit_code"} for c in checks])
     return int(exit_code(checks))
+
+
+def _print(item: Check) -> None:
+    head = Text(f"{item.severity.value:<4} ", _STYLES[item.severity])
+    said = Text.assemble((item.name, "bold"), f": {harmless(item.detail, markup=False)}")
+    print_headed(head, said, terminal.out)
+    if item.hint:
+        print_headed(Text("     → ", "cyan"), Text(item.hint), terminal.out)
 
 
 def _checks() -> Iterator[Check]:

@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from reconciler.accounts import Accounts
 from reconciler.commands.printing import complain, print_json, print_rows
@@ -28,8 +29,10 @@ from reconciler.jobs import KINDS, Means, job_of
 from reconciler.runs import Job, Terms, Totals
 from reconciler.source import RETENTION
 from reconciler.systemd import Notifier
+from reconciler.terminal import print_figures
 
 _SHOWN: Final = ("calls_seen", "inserted", "updated", "frozen", "gone", "requests")  # of each of several accounts
+_TROUBLES: Final[tuple[str, ...]] = ("drifted", "dead_letters")  # of one
 
 
 def run(_: argparse.Namespace) -> int:
@@ -40,7 +43,7 @@ def run(_: argparse.Namespace) -> int:
         prepare_schema(url, migrate=True)
         return url
 
-    return int(serve(read_settings, prepare, Notifier.from_environ(os.environ)))
+    return int(serve(partial(read_settings, serves=True), prepare, Notifier.from_environ(os.environ)))
 
 
 def once(args: argparse.Namespace) -> int:
@@ -107,19 +110,26 @@ def _since(args: argparse.Namespace) -> datetime | None:
     return since
 
 
+def _in_words(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name.replace("gaps_", "gaps: ").replace("_", " "): value for name, value in figures.items()}
+
+
 def _print(done: dict[str, Totals], failed: dict[str, ReconcilerError], *, as_json: bool) -> int:
     """Print what was counted, of several accounts a line each; returns the worst of their exit codes."""
     if len(done) == 1 and not failed:
         (figures,) = (totals.as_dict() for totals in done.values())
-        rows = [{"": name, " ": str(value)} for name, value in figures.items()]
     else:
         figures = {"accounts": {account_sid: totals.as_dict() for account_sid, totals in done.items()}}
         figures["accounts"] |= {account_sid: {"error": str(error)} for account_sid, error in failed.items()}
-        rows = [{"account": sid, **{name: totals.as_dict()[name] for name in _SHOWN}} for sid, totals in done.items()]
     if as_json:
         print_json(figures)
+    elif "accounts" not in figures:
+        troubles = {name: figures.pop(name) for name in _TROUBLES if name in figures}
+        print_figures(_in_words(figures), _in_words(troubles))
     else:
-        print_rows(rows)
+        print_rows(
+            [{"account": sid, **{name: totals.as_dict()[name] for name in _SHOWN}} for sid, totals in done.items()]
+        )
     for account_sid, totals in done.items():
         if totals.problem is not None:
             of = f"{account_sid}: " if len(done) > 1 else ""

@@ -9,7 +9,11 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
@@ -22,6 +26,17 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     out.print(table)
+
+
+def print_headed(head: Text, text: Text, console: Console) -> None:
+    """Print `text` behind its head; where it has to be wrapped its lines stay below each other."""
+    from rich.table import Table
+
+    table = Table.grid()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(head, text)
+    console.print(table)
 
 
 def print_json(value: object) -> None:
@@ -45,7 +60,15 @@ def complain(message: str, hint: str | None) -> None:
     from reconciler.logs import mask, redact
 
     # In this order: a secret that is partly masked would not be found.
-    for line in message.splitlines():
-        print(f"reconcile: {mask(redact(line))}", file=sys.stderr)
+    lines = [("reconcile: ", "bold red", mask(redact(line))) for line in message.splitlines()]
     if hint:
-        print(f"  → {mask(redact(hint))}", file=sys.stderr)
+        lines.append(("  → ", "cyan", mask(redact(hint))))
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        for head, style, text in lines:
+            print_headed(Text(head, style), Text(text), Console(stderr=True, highlight=False))
+    else:
+        for head, _, text in lines:
+            print(f"{head}{text}", file=sys.stderr)

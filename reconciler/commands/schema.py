@@ -33,7 +33,7 @@ def migrate(args: argparse.Namespace) -> int:
     if args.json:
         print_json(rows)
     elif rows:
-        print_rows(rows)
+        print_rows([_numbered(row) for row in rows])
     else:
         print("The schema is up to date.")
     return int(ExitCode.DONE)
@@ -46,7 +46,7 @@ def rollback(args: argparse.Namespace) -> int:
         to = max(newest - 1, -1) if args.to is None else args.to
         undone = runner.rollback(conn, to=to, drop_data=args.drop_data)
     if undone:
-        print_rows([{"version": u.version, "name": u.name, "outcome": u.outcome} for u in undone])
+        print_rows([_numbered({"version": u.version, "name": u.name, "outcome": u.outcome}) for u in undone])
     else:
         print("There is nothing to undo.")
     return int(ExitCode.DONE)
@@ -68,3 +68,8 @@ def verify(args: argparse.Namespace) -> int:
     if behind:
         complain(f"{len(behind)} migrations are not applied yet", "run `reconcile migrate`")
     return int(ExitCode.CONFIG if findings else ExitCode.DONE)
+
+
+def _numbered(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its version as the files are numbered."""
+    return {**row, "version": f"{row['version']:03}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -24,8 +25,8 @@ from reconciler.transaction import Rules
 from reconciler.wire import ACCOUNT_SID
 
 
-def read_settings() -> Settings:
-    """Read the settings and set logging up by them.
+def read_settings(*, serves: bool = False) -> Settings:
+    """Read the settings and set logging up by them. A command that `serves` prints no result: its log is what it says.
 
     Raises:
         ConfigError: a setting is missing, unknown or malformed.
@@ -35,7 +36,10 @@ def read_settings() -> Settings:
     for secret in settings.secrets():
         logs.protect(secret)
     stream = cast("TextIO", _Stderr())
-    logs.configure(form=settings.log_format, level=settings.log_level, pii=settings.log_pii, stream=stream)
+    level = settings.log_level
+    if level == "auto":
+        level = "warning" if stream.isatty() and not serves else "info"
+    logs.configure(form=settings.log_format, level=level, pii=settings.log_pii, stream=stream)
     return settings
 
 
@@ -75,8 +79,11 @@ def require_schema(conn: db.Connection) -> None:
 
 
 def log_applied(applied: runner.Applied) -> None:
-    """Log one migration that was applied."""
-    logs.get_logger("reconciler.migrate").info(
+    """Log one migration that was applied; who watches sees it in any case, as many take their time."""
+    log = logs.get_logger("reconciler.migrate")
+    if sys.stderr.isatty() and not log.is_enabled_for(logging.INFO):
+        print(f"Migration {applied.version:03} {applied.name} {applied.outcome}.", file=sys.stderr)
+    log.info(
         "migration.applied", version=applied.version, name=applied.name, adopted=applied.outcome == "adopted",
         duration_seconds=round(applied.duration.total_seconds(), 3),
     )  # fmt: skip

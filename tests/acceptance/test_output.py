@@ -127,7 +127,7 @@ def test_a_reader_who_has_seen_enough(run, cli, calls):
 
 def test_a_terminal_sees_a_bar(run, cli, calls):
     """What it will cost, a bar that comes to its end, log lines on lines of their own, and the table."""
-    code, seen = cli.on_terminal("--since", "3d")
+    code, seen = cli.on_terminal("--since", "3d", RECONCILER_LOG_LEVEL="info")
     assert code == 0
     assert "9 slices: at least 9 requests to Twilio" in ESCAPES.sub("", seen)
     assert "9/9" in seen
@@ -135,18 +135,44 @@ def test_a_terminal_sees_a_bar(run, cli, calls):
     # The bar redraws its line from the start of the line; a log line must not begin where the bar ends.
     lines = re.split(r"[\r\n]+", ESCAPES.sub("", seen))
     assert any("Reconciling" in line for line in lines)
-    for line in lines:
-        if "job.started" in line or "job.finished" in line:
-            assert re.match(r"\d{4}-\d\d-\d\dT", line), line
+    logged = [line for line in lines if "job.started" in line or "job.finished" in line]
+    assert len(logged) == 2
+    for line in logged:
+        assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[info\] ", line), line
     assert re.search(r"^inserted +300", ESCAPES.sub("", seen), re.MULTILINE)
 
 
+def test_a_terminal_sees_results_and_no_log(run, cli, calls, empty_database_url):
+    """What a command prints is not said twice; migrations, which may take their time, are told as they are applied."""
+    code, seen = cli.on_terminal("--since", "3d", DATABASE_URL=empty_database_url)
+    lines = ESCAPES.sub("", seen).splitlines()
+    assert code == 0
+    assert lines[: len(load_migrations())] == [f"Migration {m.version:03} {m.name} applied." for m in load_migrations()]
+    assert "job." not in seen
+    code, seen = cli.on_terminal("once", "warm", DATABASE_URL=empty_database_url)
+    lines = ESCAPES.sub("", seen).splitlines()
+    assert code == 0
+    assert re.fullmatch(r"calls seen +\d+", lines[0].rstrip())
+    assert re.fullmatch(r"dead letters +0", lines[-1].rstrip())
+
+
+def test_a_terminal_sees_complaints_wrapped_at_words(run, cli, calls):
+    """Below each other, behind what they begin with; elsewhere a line is a line."""
+    code, seen = cli.on_terminal("call", "CA1", COLUMNS="40")
+    assert code == 64
+    assert [line.rstrip() for line in ESCAPES.sub("", seen).splitlines()] == [
+        "reconcile: a call's SID is CA and 32",
+        "           hexadecimal digits",
+    ]
+    assert run("call", "CA1").said == ["reconcile: a call's SID is CA and 32 hexadecimal digits"]
+
+
 def test_a_terminal_sees_differences_without_a_bar(run, cli, calls):
-    """Lines that scroll would tear a bar apart."""
+    """Lines that scroll would tear a bar apart; below each SID what would change, so that lines stay short."""
     code, seen = cli.on_terminal("--since", "3d", "--dry-run")
     assert code == 1
     assert "Reconciling" not in seen
-    assert len(re.findall(r"^CA[0-9a-f]{32}  status ", ESCAPES.sub("", seen), re.MULTILINE)) == 300
+    assert len(re.findall(r"^CA[0-9a-f]{32}\n  status  ", ESCAPES.sub("", seen), re.MULTILINE)) == 300
 
 
 def test_a_window_before_what_twilio_keeps(run, calls):
@@ -205,6 +231,7 @@ def test_no_color_means_none(cli, calls, database_url):
     cli.env["DATABASE_URL"] = database_url
     colour = re.compile(r"\x1b\[(?:[0-9;]*;)?[34][0-9]")
     words = ("--since", "3d", "--dry-run")
+    cli.env["RECONCILER_LOG_LEVEL"] = "info"
     assert colour.search(cli.on_terminal(*words)[1])
     code, seen = cli.on_terminal(*words, NO_COLOR="1")
     assert (code, colour.search(seen)) == (1, None)

@@ -53,7 +53,7 @@ def test_an_empty_environment_is_a_valid_one():
     assert timedelta(hours=24) == settings.freeze_after == settings.stuck_after
     assert timedelta(minutes=5) == settings.inbox_grace
     assert (None, None, None) == (settings.inbox_retention, settings.http_listen, settings.notify_channel)
-    assert ("auto", "info", "masked") == (settings.log_format, settings.log_level, settings.log_pii)
+    assert ("auto", "auto", "masked") == (settings.log_format, settings.log_level, settings.log_pii)
 
 
 def test_the_environment_is_an_argument(monkeypatch):
