@@ -9,12 +9,13 @@ from typing import Final
 from reconciler import db, migrate, pooling, report
 from reconciler.config import Settings
 from reconciler.errors import ExitCode
-from reconciler.findings import Check, fail, ok, warn
+from reconciler.findings import Check, counted, fail, ok, warn
 from reconciler.times import format_duration, rough
 
 TESTED: Final = range(14, 19)  # major versions of PostgreSQL
 # Grace periods are a minute and more; a clock further off than this blurs them.
 SKEW_ALLOWED: Final = timedelta(seconds=15)
+FEW: Final = 3  # migrations that are named one by one
 INBOX_OLD: Final = timedelta(minutes=15)  # beyond the grace: what is due goes within a run or two
 INBOX_LARGE: Final = 1_000_000_000  # bytes
 PROVEN_WITHIN: Final = timedelta(days=3)  # a day is over, the job is daily, and Twilio may have been away for one
@@ -88,6 +89,8 @@ def check_schema(conn: db.Connection, *, prunes_inbox: bool = False) -> Iterator
         return
     if behind := migrate.behind(conn):
         names = ", ".join(f"{m.version:03}" for m in behind)
+        if len(behind) > FEW and behind[-1].version - behind[0].version + 1 == len(behind):
+            names = f"{behind[0].version:03} to {behind[-1].version:03}"
         yield warn("schema", f"migrations not yet applied: {names}", "run `reconcile migrate`")
         migrate.plan(conn)
         yield ok("privileges", "the role may apply the migrations")
@@ -135,13 +138,14 @@ def _jobs(status: report.Status) -> Iterator[Check]:
 def _inbox(status: report.Status, settings: Settings) -> Iterator[Check]:
     inbox = status.inbox
     oldest = timedelta(seconds=inbox.oldest_due_seconds or 0)
+    waiting = f"{counted(inbox.due, 'webhook')} {'waits' if inbox.due == 1 else 'wait'}"
     if oldest > settings.inbox_grace + INBOX_OLD:
         hint = "does the daemon run? `reconcile once inbox` takes them up now"
-        yield warn("inbox", f"{inbox.due:,} webhooks wait, the oldest for {rough(oldest)}", hint)
+        yield warn("inbox", f"{waiting}, the oldest for {rough(oldest)}", hint)
     elif not inbox.dead_letters:
-        yield ok("inbox", f"{inbox.due:,} webhooks wait, no dead letter")
+        yield ok("inbox", f"{waiting}, no dead letter")
     if inbox.dead_letters:
-        detail = f"{inbox.dead_letters:,} dead letters"
+        detail = counted(inbox.dead_letters, "dead letter")
         yield warn("inbox", detail, "see `reconcile inbox list`", ExitCode.UNRECONCILED)
     size = next((table.bytes for table in status.tables if table.table == "twilio_webhook_inbox"), 0)
     if settings.inbox_retention is not None:
@@ -150,14 +154,14 @@ def _inbox(status: report.Status, settings: Settings) -> Iterator[Check]:
         detail = f"the inbox takes {size / 1e9:.1f} GB, and nothing ever goes"
         yield warn("retention", detail, "set RECONCILER_INBOX_RETENTION, say to 30d")
     else:
-        yield ok("retention", f"processed webhooks stay for good, {size / 1e6:.1f} MB by now")
+        yield ok("retention", f"processed webhooks stay for good; the inbox takes {size / 1e6:,.1f} MB")
 
 
 def _days(status: report.Status) -> Check:
     days = status.days
     if days.incomplete:
         newest = max(days.incomplete_days, key=lambda day: day.day)
-        detail = f"{days.incomplete:,} account days are not complete, the newest {newest.day}"
+        detail = f"{counted(days.incomplete, 'account day')} not proven complete, the newest {newest.day}"
         return warn("days", detail, "see `reconcile report`", ExitCode.UNRECONCILED)
     if days.newest_verified is None:
         return ok("days", "none is proven yet: the daemon does it daily, `reconcile once cold` now")

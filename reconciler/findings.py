@@ -8,6 +8,11 @@ from typing import NamedTuple
 from reconciler.errors import ExitCode, ReconcilerError
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 dead letter`, `2 dead letters`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class Severity(StrEnum):
     """How a check ended."""
 

@@ -111,6 +111,7 @@ def configure(*, form: str, level: str, pii: str, stream: TextIO | None = None) 
         structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ" if console else "iso", utc=True),
         structlog.processors.format_exc_info,
         _scrubber(masked=pii != "plain"),
+        *([_shorten] if console else []),
     ]
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(
@@ -148,6 +149,16 @@ class _NamedLogger(structlog.WriteLogger):
 def _add_logger_name(logger: Any, _: str, event: EventDict) -> EventDict:
     record = event.get("_record")  # a line of a library's, by way of the standard library
     event["logger"] = record.name if record is not None else logger.name
+    return event
+
+
+def _shorten(_: Any, __: str, event: EventDict) -> EventDict:
+    """Leave out what tells a person who watches nothing: whose line and run it is, and what was not found."""
+    is_ours = str(event.get("logger")).startswith("reconciler")
+    if is_ours:
+        event = {key: value for key, value in event.items() if key not in ("logger", "run_id")}
+    if event["event"] == "job.finished":
+        event = {key: value for key, value in event.items() if value != 0}
     return event
 
 

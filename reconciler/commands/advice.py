@@ -14,6 +14,7 @@ from reconciler.commands.printing import complain
 from reconciler.commands.setup import read_settings
 from reconciler.config import Settings
 from reconciler.errors import ExitCode, ReconcilerError
+from reconciler.findings import counted
 from reconciler.times import rough
 
 
@@ -75,7 +76,7 @@ def _in_database(settings: Settings) -> Advice | str:
             behind = runner.behind(conn)
         if behind:
             return Advice(
-                f"{len(behind)} migrations are not applied yet",
+                f"{counted(len(behind), 'migration')} not applied yet",
                 "back the database up, look at `reconcile migrate --dry-run`, then `reconcile migrate`",
             )
         status = report.status(
@@ -98,8 +99,10 @@ def _next_step(status: report.Status) -> Advice | str:
             when = rough(status.at - job.last_error_at)
             return Advice(f"{job.job} failed {when} ago: {job.last_error}", "`reconcile check` looks for the cause")
     if status.inbox.dead_letters:
-        return Advice(f"{status.inbox.dead_letters:,} dead letters could not be read", "see `reconcile inbox list`")
+        return Advice(
+            f"{counted(status.inbox.dead_letters, 'dead letter')} could not be read", "see `reconcile inbox list`"
+        )
     if status.days.incomplete:
-        return Advice(f"{status.days.incomplete:,} account days are not complete", "see `reconcile report`")
+        return Advice(f"{counted(status.days.incomplete, 'account day')} not proven complete", "see `reconcile report`")
     newest = min((job.age_seconds for job in status.jobs if job.age_seconds is not None), default=0.0)
     return f"All is well: a daemon leads, and a job ended {newest:.0f} s ago. `reconcile status` shows more."

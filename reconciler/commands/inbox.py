@@ -35,9 +35,11 @@ def list_letters(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"dead_letters": rows, "total": total})
     elif rows:
+        for row in rows:
+            row["received_at"] = (row["received_at"] or "")[:19].replace("T", " ")  # to the second, in UTC
         print_rows([{name: harmless(value) for name, value in row.items()} for row in rows])
         if total > len(rows):
-            print(f"These are the newest {len(rows)} of {total}.")
+            print(f"These are the newest {len(rows)} of {total:,}.")
     else:
         print("There are no dead letters.")
     return int(ExitCode.DONE)

@@ -9,20 +9,27 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
 
+_SHORT: Final = len("2026-06-01 12:00:00")
+
+
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a table whose headings are the names in the first row."""
+    """Print a table whose headings are the names in the first row; numbers stand to the right, moments stay whole."""
     from rich.table import Table
 
     from reconciler.terminal import out
 
-    table = Table(*rows[0] if rows else (), box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, value in rows[0].items() if rows else ():
+        is_short = all(len(str(row[name])) <= _SHORT for row in rows)
+        side: Literal["right", "left"] = "right" if isinstance(value, int | float) else "left"
+        table.add_column(name, justify=side, overflow="fold", no_wrap=is_short)
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     out.print(table)

@@ -9,6 +9,7 @@ from reconciler import migrate as runner
 from reconciler.commands.printing import complain, print_json, print_rows
 from reconciler.commands.setup import connect, log_applied, read_settings
 from reconciler.errors import ExitCode
+from reconciler.findings import counted
 from reconciler.migrations import load_migrations
 from reconciler.transaction import PLAN_CHECKS
 
@@ -66,7 +67,7 @@ def verify(args: argparse.Namespace) -> int:
         if not findings:
             print("The schema is as this version needs it.")
     if behind:
-        complain(f"{len(behind)} migrations are not applied yet", "run `reconcile migrate`")
+        complain(f"{counted(len(behind), 'migration')} not applied yet", "run `reconcile migrate`")
     return int(ExitCode.CONFIG if findings else ExitCode.DONE)
 
 

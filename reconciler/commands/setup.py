@@ -17,6 +17,7 @@ from reconciler import migrate as runner
 from reconciler.accounts import Accounts, find_accounts, named_accounts
 from reconciler.config import Settings
 from reconciler.errors import ExitCode, SchemaError, UsageError
+from reconciler.findings import counted
 from reconciler.pacing import Pacer
 from reconciler.source import Source
 from reconciler.store import Store
@@ -75,7 +76,7 @@ def require_schema(conn: db.Connection) -> None:
 
     """
     if behind := runner.behind(conn):
-        raise SchemaError(f"{len(behind)} migrations are not applied yet", hint="run `reconcile migrate` first")
+        raise SchemaError(f"{counted(len(behind), 'migration')} not applied yet", hint="run `reconcile migrate` first")
 
 
 def log_applied(applied: runner.Applied) -> None:

@@ -89,7 +89,7 @@ def test_behind_on_migrations(advised, empty_database_url):
     for _ in range(2):
         code, situation, step = advised(DATABASE_URL=empty_database_url)
         assert code == 64
-        assert situation.endswith("migrations are not applied yet")
+        assert situation.endswith("not applied yet")
         assert "`reconcile migrate --dry-run`" in step
 
 
@@ -124,7 +124,7 @@ def test_dead_letters(advised, ran, conn):
         "INSERT INTO twilio_webhook_inbox (source, event_type, dedupe_key, payload, processing_status)"
         " VALUES ('twilio_voice', 'call-status', '1', '{}', 'dead_letter')"
     )
-    assert advised() == (64, "1 dead letters could not be read", "see `reconcile inbox list`")
+    assert advised() == (64, "1 dead letter could not be read", "see `reconcile inbox list`")
 
 
 @pytest.mark.usefixtures("leader")
@@ -141,7 +141,7 @@ def test_days_that_are_not_complete(advised, ran, conn):
         " VALUES ('CA1', %s, 'inbound', 'queued', '', '')",
         (ACCOUNT,),
     )
-    assert advised() == (64, "1 account days are not complete", "see `reconcile report`")
+    assert advised() == (64, "1 account day not proven complete", "see `reconcile report`")
 
 
 @pytest.mark.usefixtures("leader")

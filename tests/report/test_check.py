@@ -163,7 +163,7 @@ def test_work_that_goes_well():
         ok("daemon", "one leads (database process 4711)"),
         ok("jobs", "none failed since its last success"),
         ok("inbox", "0 webhooks wait, no dead letter"),
-        ok("retention", "processed webhooks stay for good, 0.0 MB by now"),
+        ok("retention", "processed webhooks stay for good; the inbox takes 0.0 MB"),
         ok("days", "35 account days proven complete, up to 2026-06-09"),
         ok("calls", "none is open for longer than 1d"),
     ]  # fmt: skip
@@ -221,7 +221,7 @@ def test_days_that_are_not_complete():
     """Not reconciled, as the exit code says."""
     days = [make_day(9, is_complete=False), make_day(4, is_complete=False)]
     found = work(days=Days(30, 2, NOW.date(), days))["days"]
-    detail = "2 account days are not complete, the newest 2026-06-06"
+    detail = "2 account days not proven complete, the newest 2026-06-06"
     assert found == warn("days", detail, "see `reconcile report`", ExitCode.UNRECONCILED)
 
 

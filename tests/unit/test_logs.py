@@ -178,6 +178,20 @@ def test_a_console_gets_text_with_its_traceback(stream):
     assert "2025550100" not in text
 
 
+def test_a_console_gets_what_a_person_wants(stream):
+    """No run, no module of ours and no zero in what a run counted; a library is named."""
+    logs.configure(form="console", level="info", pii="masked", stream=stream)
+    get_logger("reconciler.runs").info(
+        "job.finished", job="hot", run_id="f00", calls_seen=3, retries=0, lag_seconds=0.0
+    )
+    get_logger("reconciler.cold").info("day.verified", day="2026-06-01", listed=0, held=0)
+    logging.getLogger("urllib3").warning("no")
+    ours, day, theirs = stream.getvalue().splitlines()
+    assert re.fullmatch(r"\S+Z \[info\] job.finished           calls_seen=3 job=hot", ours)
+    assert re.fullmatch(r"\S+Z \[info\] day.verified           day=2026-06-01 held=0 listed=0", day)
+    assert "[urllib3]" in theirs
+
+
 # Phone numbers
 
 
