@@ -102,20 +102,25 @@ class _Connection:
         self._server = socket.socket(socket.AF_UNIX if isinstance(proxy._upstream, str) else socket.AF_INET)
         self._prepared: dict[bytes, bytes] = {}
         self._text = b""
+        self._is_dead = False
         self._dies_when_answered = False
 
     def relay(self) -> None:
-        """Relay until one side ends, or the victim is killed."""
+        """Relay until one side ends, or the victim is killed.
+
+        The server's session has ended before its client hears of it: the locks it held are free by then.
+        """
         with self._client, self._server:
             self._server.connect(self._proxy._upstream)
             answers = threading.Thread(target=self._relay_answers, daemon=True)
             answers.start()
             with suppress(OSError, EOFError):
                 self._relay_questions()
-            for each in (self._server, self._client):
-                with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                self._server.shutdown(socket.SHUT_WR)
             answers.join(PATIENCE)
+            with suppress(OSError):
+                self._client.shutdown(socket.SHUT_RDWR)
 
     def _relay_questions(self) -> None:
         (length,) = struct.unpack("!I", start := _exactly(self._client, 4))
@@ -136,6 +141,7 @@ class _Connection:
                 if self._proxy._moment != "before":
                     self._server.sendall(batch)
                 if not self._dies_when_answered:
+                    self._is_dead = True
                     self._proxy.kill()
                     while self._client.recv(65_536):  # its end closes the connection
                         pass
@@ -162,11 +168,15 @@ class _Connection:
 
     def _relay_answers(self) -> None:
         with suppress(OSError):
-            while part := self._server.recv(65_536):
+            while (part := self._server.recv(65_536)) and not self._is_dead:
                 if self._dies_when_answered:
                     self._proxy.kill()
                     break
                 self._client.sendall(part)
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_WR)
+            while self._server.recv(65_536):  # its end closes the connection
+                pass
         with suppress(OSError):
             self._client.shutdown(socket.SHUT_RDWR)
 

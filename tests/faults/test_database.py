@@ -186,7 +186,7 @@ class Terminator(Proxy):
 
 
 class Cutter(Proxy):
-    """Cuts the connection, by chance, at statements that hold `at`: before they arrive, behind them, or answered."""
+    """Cuts the connection, by chance, at statements that begin so: before they arrive, behind them, or answered."""
 
     def __init__(self, url: str, seed: int, *, moment: Moment, at: str = "", often: float) -> None:
         self.cuts = Counter[str]()
@@ -195,7 +195,7 @@ class Cutter(Proxy):
 
     def _is_the_one(self, text: str) -> bool:
         with self._counting:
-            cut = self._text_at in text and self._rng.random() < self._often
+            cut = text.startswith(self._text_at) and self._rng.random() < self._often
             self.cuts[text.split(maxsplit=1)[0]] += cut
             return cut
 
@@ -224,14 +224,15 @@ def test_sessions_that_are_terminated(url, twilio, undisturbed, seed):
         ("answered", "", 0.04),
     ],
 )
-@pytest.mark.slow  # under load a run has given up after six tries
 def test_connections_that_are_cut(url, twilio, undisturbed, moment, at, often):
     """In the middle of a COPY; at a commit that never came, and at one whose answer never came."""
     proxy = Cutter(url, 1, moment=moment, at=at, often=often)
-    Work(twilio, proxy.url).do()
+    work = Work(twilio, proxy.url)
+    work.do()
     proxy.close()
     assert left_behind(url) == undisturbed
     assert proxy.cuts.total() >= 5
+    assert work.gave_up == 0 or not at  # what opens a store is not repeated, all else is
 
 
 @pytest.mark.parametrize("durable", ["on", "off"])
