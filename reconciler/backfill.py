@@ -48,7 +48,10 @@ class Window(NamedTuple):
 
 @dataclass(slots=True)
 class Summary(Totals):
-    """What a backfill did: calls, and slices; of several accounts the sums, each one's own, and which were not read."""
+    """What a backfill did, in calls and slices (UTC days, and statuses); of several accounts the sums, and each one's.
+
+    `unread` are the accounts that were not read.
+    """
 
     pages: int = 0
     slices: int = 0
@@ -78,7 +81,7 @@ class Summary(Totals):
             **self.counts(),
             "slices": self.slices,
             "slices_done": self.slices_done,
-            "slices_failed": [{"slice": f.slice.name, "error": str(f.error)} for f in self.failed],
+            "slices_failed": [{"slice": part, "error": str(f.error)} for f in self.failed for part in f.slice.parts],
             "resumed": self.resumed,
             "interrupted": self.interrupted,
             **({"accounts": self._by_account()} if self.accounts or self.unread else {}),
@@ -234,55 +237,65 @@ def backfill(
         plan, summary.resumed = _begun_anew(window), False
         if not dry_run:
             plan, summary.resumed = _taken_up(window, this.read_cursor())
-        summary.slices, summary.slices_done = len(plan.slices), len(plan.done)
+        left = len(plan.left)
+        summary.slices = left + plan.done
+        summary.slices_done = plan.done
         log.info(
-            "job.started", since=plan.bounds[0].isoformat(), until=plan.bounds[-1].isoformat(),
-            slices=len(plan.todo()), resumed=summary.resumed,
+            "job.started", since=plan.since.isoformat(), until=plan.until.isoformat(), slices=left,
+            resumed=summary.resumed,
         )  # fmt: skip
-        watcher.planned(summary.slices, len(plan.todo()))
+        watcher.planned(summary.slices, left)
+
+        def move(item: Fetched) -> dict[str, Any]:
+            plan.move(item)
+            return _as_json(plan, window)
 
         def preview(item: Fetched) -> Merged:
             merged = store.preview(item.page.observations, origin=this.origin, now=this.now())
             merged.dead_letters = len(item.page.dead_letters)
             return merged
 
-        def tell(item: Fetched, merged: Merged) -> None:
+        def tell(_: Fetched, merged: Merged) -> None:
             summary.pages += 1
-            summary.slices_done += item.next_uri is None
+            summary.slices_done = plan.done
             watcher.merged(summary, merged.decisions)
 
         summary.failed = work_through(
             this,
-            plan,
+            plan.others(source.pacer.ceiling),
+            living=plan.living(),
+            resume_at=plan.open,
             source=source,
-            cursor=lambda: _as_json(plan, window),
+            move=move,
             on_page=tell,
             merge=preview if dry_run else None,
         )
         summary.problem = describe(summary.failed)
         summary.interrupted = this.stop.is_set() and summary.slices_done < summary.slices
-        summary.lag = this.now() - plan.bounds[-1]
+        summary.lag = max(timedelta(0), this.now() - plan.until)
         if not dry_run and not summary.failed and not summary.interrupted:
             this.save_cursor(_as_json(plan, window, finished=True))
     return summary
 
 
 def _begun_anew(window: Window) -> Plan:
-    return Plan(window.account_sid, [window.since, window.until])
+    return Plan.of(window.account_sid, window.since, window.until)
 
 
 def _taken_up(window: Window, cursor: dict[str, Any] | None) -> tuple[Plan, bool]:
     """The plan that an unfinished run of the same words left, extended to now, and True; or a new one."""
     if not cursor or cursor.get("finished") or cursor.get("asked") != window.asked:
         return _begun_anew(window), False
-    plan = Plan.from_json(window.account_sid, cursor)
-    if window.since - plan.bounds[0] > _STALE or window.until < plan.bounds[-1]:
+    try:
+        plan = Plan.from_json(window.account_sid, cursor)
+    except (KeyError, TypeError, ValueError):
+        return _begun_anew(window), False  # it costs requests, and loses nothing
+    # The plan's end was rounded up to a second.
+    if window.since - plan.since > _STALE or plan.until - window.until > timedelta(seconds=1):
         return _begun_anew(window), False
-    if window.until > plan.bounds[-1]:
-        plan.bounds.append(window.until)
+    plan.extend(window.until)
     return plan, True
 
 
 def _as_json(plan: Plan, window: Window, *, finished: bool = False) -> dict[str, Any]:
-    value = {"asked": window.asked, "finished": finished, **plan.as_json()}
-    return {**value, "done": []} if finished else value
+    return {"asked": window.asked, "finished": finished, **plan.as_json()}

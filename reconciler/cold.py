@@ -21,13 +21,13 @@ from psycopg.types.json import Jsonb
 from reconciler import db, metrics
 from reconciler.errors import ExitCode, Refused, Retriable, TwilioAnswerError, Unavailable
 from reconciler.logs import get_logger
-from reconciler.plan import Plan, describe, work_through
+from reconciler.plan import describe, work_through
 from reconciler.proof import Days, Proof
 from reconciler.runs import Job, Run, Terms, Totals, run, usual_exit_code
 from reconciler.source import RETENTION, Source
 from reconciler.store import Store
-from reconciler.sweep import Fetched, Slice
-from reconciler.times import midnight, next_midnight
+from reconciler.sweep import LIVING, NEVER_DIALLED, Fetched, Slice, slice_by_status, slice_of_days
+from reconciler.times import midnight, next_midnight, utc_days
 from reconciler.transaction import Cursor, Merged, Transaction
 
 USUAL: Final = timedelta(days=3)
@@ -109,16 +109,22 @@ def cold(account_sid: str, *, job: Job, store: Store, source: Source, terms: Ter
     totals = Swept()
     with run(job, totals, account_sid=account_sid, store=store, source=source, terms=terms) as this:
         sweep = _begin(this.read_cursor(), account_sid, deep, now=this.now())
-        plan = Plan(account_sid, [sweep.since, sweep.until])
-        by_status = [slice_ for slice_ in plan.slices if slice_.listing.status is not None]
-        days = [slice_ for slice_ in plan.slices if slice_.listing.status is None and not _is_settled(slice_, sweep)]
+        window = (sweep.since, sweep.until)
+        living = [slice_by_status(account_sid, status, *window) for status in LIVING]
+        never_dialled = [slice_by_status(account_sid, status, *window) for status in NEVER_DIALLED]
+        days = [slice_of_days(account_sid, *day) for day in reversed(utc_days(*window))]
+        days = [day for day in days if not _is_settled(day, sweep)]
         log.info(
             "job.started", since=sweep.since.isoformat(), until=sweep.until.isoformat(),
-            slices=len(by_status) + len(days), resumed=bool(sweep.settled),
+            slices=len(living) + len(never_dialled) + len(days), resumed=bool(sweep.settled),
         )  # fmt: skip
         finished_days = [day for day in days if day.until - day.since == _ONE_DAY]
         proofs = Days(this, source, account_sid, finished_days)
-        failed = work_through(this, plan, source=source, cursor=sweep.as_json, todo=by_status, on_page=proofs.note)
+
+        def move(_: Fetched) -> dict[str, Any]:
+            return sweep.as_json()
+
+        failed = work_through(this, never_dialled, living=living, source=source, move=move, on_page=proofs.note)
         may_prove = not failed and not this.stop.is_set()
 
         def settle(item: Fetched, merged: Merged) -> None:
@@ -127,12 +133,12 @@ def cold(account_sid: str, *, job: Job, store: Store, source: Source, terms: Ter
                 sweep.settled.append(proof.day)
                 _keep(this, proof, sweep)
 
-        is_away = len(failed) == len(by_status) and isinstance(failed[-1].error, Unavailable)
+        is_away = len(failed) == len(living) + len(never_dialled) and isinstance(failed[-1].error, Unavailable)
         usage_problem = None
         if not is_away and not this.stop.is_set():
             if may_prove and finished_days:
                 usage_problem = _read_usage(source, account_sid, finished_days, proofs)
-            failed += work_through(this, plan, source=source, cursor=sweep.as_json, todo=days, on_page=settle)
+            failed += work_through(this, days, source=source, move=move, on_page=settle)
         totals.interrupted = this.stop.is_set()
         totals.lag = this.now() - sweep.until
         if not totals.interrupted:

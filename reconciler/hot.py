@@ -25,7 +25,7 @@ from reconciler.recheck import look_again, read_known
 from reconciler.runs import Job, Run, Terms, Totals, run
 from reconciler.source import PAGE_SIZE, Listing, Source
 from reconciler.store import Store
-from reconciler.sweep import LIVING, Failed, Slice, dates_created, fetch, is_newest_first
+from reconciler.sweep import LIVING, Failed, Fetched, Slice, dates_created, fetch, is_newest_first
 from reconciler.transaction import Cursor
 
 FIRST_LOOK: Final = timedelta(days=1)  # how far back a first run reads; before that is the backfill's
@@ -207,9 +207,9 @@ def _page_size(usual: int) -> int:
 def _leave_to_sweep(place: _Place, since: datetime, now: datetime) -> None:
     """Have the days swept, whose end depends neither on the order of a listing nor on its length."""
     if place.plan is None:
-        place.plan = Plan(place.account_sid, [since, now])
-    elif place.plan.bounds[-1] < now:
-        place.plan.bounds.append(now)
+        place.plan = Plan.of(place.account_sid, since, now)
+    else:
+        place.plan.extend(now)
     place.reach(now)
     place.next_page = place.listed_until = None
 
@@ -218,7 +218,14 @@ def _sweep(this: Run, source: Source, place: _Place) -> None:
     """Work through the days of a longer gap."""
     plan = place.plan
     assert plan is not None
-    failed = work_through(this, plan, source=source, cursor=place.as_json)
+
+    def move(item: Fetched) -> dict[str, Any]:
+        plan.move(item)
+        return place.as_json()
+
+    failed = work_through(
+        this, plan.others(source.pacer.ceiling), living=plan.living(), resume_at=plan.open, source=source, move=move
+    )
     this.totals.problem = describe(failed)
     if not failed and not this.stop.is_set():
         place.plan = None

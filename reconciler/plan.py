@@ -1,83 +1,169 @@
-"""A sweep's plan, and working through it: which slices are read, which are under way, each page one commit.
+"""A sweep's plan, and working through it: which slices are left, which are under way, each page one commit.
 
 Design rules
 - A page commits with the cursor that holds the plan, so a run goes on where a killed one stopped and reads no page
   again but those that were under way.
 - A slice that fails leaves the others alone; what was not read is still in the plan.
+- Days are cut into slices when there is room to read them, as many together as will fill some pages: a page that is
+  not full costs as much as one that is, and most accounts have fewer calls a day than a page holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from reconciler.runs import Run
-from reconciler.source import Source
-from reconciler.sweep import Failed, Fetched, Slice, fetch, slices_of
+from reconciler.source import PAGE_SIZE, Source
+from reconciler.sweep import (
+    LIVING,
+    NEVER_DIALLED,
+    Failed,
+    Fetched,
+    Slice,
+    fetch,
+    slice_by_status,
+    slice_named,
+    slice_of_days,
+)
+from reconciler.times import utc_days
 from reconciler.transaction import Cursor, Merged
+
+# Of a slice, as far as the days read so far foretell. Less than a page is a request for little; of ten pages the last
+# one, which is not full, is no matter, and what a dead page token makes us read again is not much.
+_PAGES_AT_LEAST: Final = 1
+_PAGES_AT_MOST: Final = 10
 
 
 @dataclass(slots=True)
 class Plan:
-    """The slices of a sweep and how far each has come.
+    """What is left to read of the window `[since, until)`, which is in whole seconds, as the names of slices are.
 
-    `bounds` are the window's start, the end it was begun with, and each end it was extended to. `done` names slices,
-    `open` maps those under way to their next page.
+    `done` counts the statuses and days that were read to their end. `uncut` are the windows of which nothing was begun,
+    oldest first; `open` names the slices that were, each with its next page, or None before its first one was read.
     """
 
     account_sid: str
-    bounds: list[datetime]
-    done: list[str] = field(default_factory=list)
-    open: dict[str, str] = field(default_factory=dict)
+    since: datetime
+    until: datetime
+    done: int = 0
+    uncut: list[tuple[datetime, datetime]] = field(default_factory=list)
+    open: dict[str, str | None] = field(default_factory=dict)
+    _seen: Counter[str] = field(default_factory=Counter)  # calls, of the slices under way
+    _calls_read: int = 0
+    _days_read: int = 0
 
     @classmethod
-    def from_json(cls, account_sid: str, value: dict[str, Any]) -> Plan:
-        """The plan that `as_json` wrote."""
-        bounds = [datetime.fromisoformat(bound) for bound in value["bounds"]]
-        return cls(account_sid, bounds, list(value["done"]), dict(value["open"]))
+    def of(cls, account_sid: str, since: datetime, until: datetime) -> Plan:
+        """The plan of a window of which nothing was read, up to a second wider at either end."""
+        since = since.replace(microsecond=0)
+        plan = cls(account_sid, since, since)
+        plan.extend(until)
+        return plan
+
+    @classmethod
+    def from_json(cls, account_sid: str, value: Mapping[str, Any]) -> Plan:
+        """The plan that `as_json` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError: it did not write this.
+
+        """
+        moment = datetime.fromisoformat
+        uncut = [(moment(since), moment(until)) for since, until in value["uncut"]]
+        for name in value["open"]:
+            slice_named(account_sid, name)
+        since, until, done = moment(value["since"]), moment(value["until"]), int(value["done"])
+        return cls(account_sid, since, until, done, uncut, dict(value["open"]))
 
     def as_json(self) -> dict[str, Any]:
         """What a cursor keeps of it."""
-        return {"bounds": [bound.isoformat() for bound in self.bounds], "done": self.done, "open": self.open}
+        return {
+            "since": self.since.isoformat(),
+            "until": self.until.isoformat(),
+            "done": self.done,
+            "uncut": [[since.isoformat(), until.isoformat()] for since, until in self.uncut],
+            "open": self.open,
+        }
+
+    def extend(self, until: datetime) -> None:
+        """Add what has passed since its end: the days up to `until`, and who lives by now."""
+        if until.microsecond:
+            until = until.replace(microsecond=0) + timedelta(seconds=1)
+        if until > self.until:
+            for status in (*LIVING, *NEVER_DIALLED):
+                self.open[slice_by_status(self.account_sid, status, self.until, until).name] = None
+            self.uncut.append((self.until, until))
+            self.until = until
 
     @property
-    def slices(self) -> list[Slice]:
-        """All slices, in the order they are read in."""
-        return [
-            slice_
-            for since, until in zip(self.bounds, self.bounds[1:], strict=False)
-            for slice_ in slices_of(self.account_sid, since, until)
-        ]
+    def left(self) -> list[str]:
+        """What was not read to its end: statuses and days, by name."""
+        under_way = [part for name in self.open for part in slice_named(self.account_sid, name).parts]
+        return under_way + [part for window in self.uncut for part in slice_of_days(self.account_sid, *window).parts]
 
-    def todo(self) -> list[Slice]:
-        """The slices that were not read to their end."""
-        done = set(self.done)
-        return [slice_ for slice_ in self.slices if slice_.name not in done]
+    def living(self) -> list[Slice]:
+        """The slices of the living, which are to be read before the others."""
+        return [slice_ for slice_ in self._opened() if slice_.listing.status in LIVING]
+
+    def others(self, at_once: int) -> Iterator[Slice]:
+        """The other slices, the newest days first, each cut when it is drawn; `at_once` are read at a time."""
+        yield from [slice_ for slice_ in self._opened() if slice_.listing.status not in LIVING]
+        while self.uncut:
+            since, until = self.uncut.pop()
+            days = utc_days(since, until)
+            start, _ = days[-self._days_wanted(len(days), at_once)]
+            if start > since:
+                self.uncut.append((since, start))
+            slice_ = slice_of_days(self.account_sid, start, until)
+            self.open[slice_.name] = None
+            yield slice_
 
     def move(self, item: Fetched) -> None:
         """Note that `item` is about to be merged."""
-        if item.next_uri is None:
-            self.open.pop(item.slice.name, None)
-            self.done.append(item.slice.name)
-        else:
-            self.open[item.slice.name] = item.next_uri
+        name = item.slice.name
+        self._seen[name] += len(item.page.observations)
+        if item.next_uri is not None:
+            self.open[name] = item.next_uri
+            return
+        del self.open[name]
+        self.done += len(item.slice.parts)
+        if item.slice.listing.status is None:
+            self._calls_read += self._seen.pop(name)
+            self._days_read += len(item.slice.parts)
+
+    def _opened(self) -> list[Slice]:
+        return [slice_named(self.account_sid, name) for name in self.open]
+
+    def _days_wanted(self, days_left: int, at_once: int) -> int:
+        """How many days the next slice is to have: something for each of those read at once, and full pages."""
+        if not self._days_read:
+            return 1
+        at_least, at_most = (
+            pages * PAGE_SIZE * self._days_read // max(1, self._calls_read)
+            for pages in (_PAGES_AT_LEAST, _PAGES_AT_MOST)
+        )
+        return max(1, min(days_left, at_most, max(at_least, days_left // at_once)))
 
 
 def work_through(
     this: Run,
-    plan: Plan,
+    slices: Iterable[Slice],
     *,
+    living: Sequence[Slice] = (),
+    resume_at: Mapping[str, str | None] | None = None,
     source: Source,
-    cursor: Callable[[], dict[str, Any]],
-    todo: Sequence[Slice] | None = None,
+    move: Callable[[Fetched], dict[str, Any]],
     on_page: Callable[[Fetched, Merged], None] = lambda _item, _merged: None,
     merge: Callable[[Fetched], Merged] | None = None,
 ) -> list[Failed]:
-    """Read and merge what `plan` still holds (or `todo` of it), and return what failed; ends early on `stop`.
+    """Read and merge the `living`, then `slices`, and return what failed; ends early on `stop`. See `fetch`.
 
-    `cursor` gives the job's cursor, the plan in it, after each page; `merge` replaces the merge, for a preview.
+    `move` is told of each page before it is merged, and returns the job's cursor that commits with it; `merge`
+    replaces the merge, for a preview.
 
     Raises:
         Refused: Twilio or the database does.
@@ -85,20 +171,19 @@ def work_through(
 
     """
     failed = []
-    slices = plan.todo() if todo is None else todo
-    for item in fetch(source, slices, resume_at=plan.open, concurrency=source.pacer.ceiling, stop=this.stop):
+    for item in fetch(
+        source, slices, living=living, resume_at=resume_at, concurrency=source.pacer.ceiling, stop=this.stop
+    ):
         if isinstance(item, Failed):
             failed.append(item)
             continue
-        plan.move(item)
+        cursor = Cursor(this.job, move(item))
         if merge is not None:
             merged = merge(item)
             this.totals.add(merged, seen=item.slice.count(item.page))
             this.report(merged, item.page.dead_letters, is_bulk=True)
         else:
-            merged = this.merge(
-                item.page, cursor=Cursor(this.job, cursor()), seen=item.slice.count(item.page), is_bulk=True
-            )
+            merged = this.merge(item.page, cursor=cursor, seen=item.slice.count(item.page), is_bulk=True)
         on_page(item, merged)
     return failed
 
@@ -108,4 +193,4 @@ def describe(failed: Sequence[Failed]) -> str | None:
     if not failed:
         return None
     reasons = "; ".join(sorted({str(failure.error) for failure in failed}))
-    return f"{len(failed)} slices were not read: {reasons}"
+    return f"{sum(len(failure.slice.parts) or 1 for failure in failed)} slices were not read: {reasons}"

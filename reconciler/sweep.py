@@ -1,8 +1,9 @@
 """Reading every call of a time window: cut into slices, fetched ahead, handed on page by page.
 
 Design rules
-- A slice is one UTC day, read by StartTime; beside the days, a sweep reads by Status what a time filter cannot
-  show: calls that live (their start_time still moves) and calls that were never dialled (they have none).
+- A slice is one UTC day, or adjacent ones in which few calls are, read by StartTime; beside the days, a sweep reads
+  by Status what a time filter cannot show: calls that live (their start_time still moves) and calls that were never
+  dialled (they have none).
 - The living are read before the days. A call whose start moves to another day while the sweep runs was alive when
   it began, so no order of reading the days can lose it.
 - Several slices are under way at once, at most one page of each. A page is handed on before the next page of its
@@ -12,10 +13,9 @@ Design rules
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from queue import SimpleQueue
@@ -32,7 +32,7 @@ from reconciler.errors import (
 from reconciler.logs import get_logger
 from reconciler.model import Observation, Status
 from reconciler.source import Listing, Source
-from reconciler.times import next_midnight, utc_days
+from reconciler.times import midnight, next_midnight, utc_days
 from reconciler.wire import Page
 
 # Past the end of its day a slice asks for a little more: `<` may or may not include its instant, and clocks differ.
@@ -48,13 +48,14 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One listing of a sweep, and which of its calls belong to it."""
+    """One listing of a sweep, and which of its calls belong to it: those of UTC days, or of a status."""
 
     name: str  # unique within a sweep, and stable: a cursor refers to it
     listing: Listing
     since: datetime
     until: datetime
     down_to: datetime | None = None  # nothing created before it is looked for; None: read the listing to its end
+    parts: tuple[str, ...] = ()  # what is told and counted of it, if it was cut from a window: days, or a status
 
     def keep(self, page: Page) -> Page:
         """`page` with only the calls that belong to this slice."""
@@ -111,44 +112,55 @@ def is_newest_first(times: Sequence[datetime]) -> bool:
     return all(newer >= older for newer, older in pairwise(times))
 
 
-def slices_of(account_sid: str, since: datetime, until: datetime) -> list[Slice]:
-    """What to read for the window `[since, until)`: the living first, then the days from the newest to the oldest."""
-    by_status = [
-        Slice(
-            f"{status.value}@{until:%FT%TZ}",
-            Listing(account_sid, status=status),
-            since,
-            until,
-            # A listing by Status has no window of its own.
-            None if status in LIVING else since - MARGIN,
-        )
-        for status in (*LIVING, *NEVER_DIALLED)
-    ]
-    days = [
-        Slice(
-            f"{start:%FT%TZ}/{end:%FT%TZ}",
-            Listing(account_sid, since=start, until=next_midnight(end) + MARGIN),
-            start,
-            end,
-        )
-        for start, end in reversed(utc_days(since, until))
-    ]
-    return by_status + days
+def slice_by_status(account_sid: str, status: Status, since: datetime, until: datetime) -> Slice:
+    """The living calls of that status, or those that were never dialled and were created in `[since, until)`."""
+    # A listing by Status has no window of its own.
+    down_to = None if status in LIVING else since - MARGIN
+    name = f"{status.value}@{_name_days(since, until)}"
+    return Slice(name, Listing(account_sid, status=status), since, until, down_to, parts=(name,))
+
+
+def slice_of_days(account_sid: str, since: datetime, until: datetime) -> Slice:
+    """The calls that started in `[since, until)`."""
+    listing = Listing(account_sid, since=since, until=next_midnight(until) + MARGIN)
+    parts = tuple(_name_days(*day) for day in reversed(utc_days(since, until)))
+    return Slice(_name_days(since, until), listing, since, until, parts=parts)
+
+
+def slice_named(account_sid: str, name: str) -> Slice:
+    """The slice whose name a cursor kept.
+
+    Raises:
+        ValueError: there is none of that name.
+
+    """
+    status, _, days = name.rpartition("@")
+    since, until = map(datetime.fromisoformat, days.split("/"))
+    return (
+        slice_by_status(account_sid, Status(status), since, until)
+        if status
+        else slice_of_days(account_sid, since, until)
+    )
+
+
+def _name_days(since: datetime, until: datetime) -> str:
+    return f"{since:%FT%TZ}/{until:%FT%TZ}"
 
 
 def fetch(
     source: Source,
-    slices: Sequence[Slice],
+    slices: Iterable[Slice],
     *,
-    resume_at: Mapping[str, str] | None = None,
+    living: Sequence[Slice] = (),
+    resume_at: Mapping[str, str | None] | None = None,
     concurrency: int,
     stop: threading.Event,
 ) -> Iterator[Fetched | Failed]:
-    """Read `slices`, several at once, and hand on each page as it comes, each slice's in order.
+    """Read the `living`, then `slices`, several at once, and hand on each page as it comes, each slice's in order.
 
     `resume_at` maps a slice's name to the page to go on at. While the caller works on a page, pages of other
-    slices are being fetched, at most `concurrency` in all. Ends early, between two pages, when `stop` is set. The
-    living are read to their end before any day is begun.
+    slices are being fetched, at most `concurrency` in all; a slice is drawn from `slices` when there is room for it.
+    Ends early, between two pages, when `stop` is set. The living are read to their end before any other is begun.
 
     A slice that fails is handed on as Failed and the others go on; when as many fail in a row as run at once,
     nothing works any more and the remaining ones are not tried: neither are the days, when Twilio was away for
@@ -158,15 +170,13 @@ def fetch(
         Refused: credentials or permissions; nothing else would fare better.
 
     """
-    living = [s for s in slices if s.listing.status in LIVING]
-    others = [s for s in slices if s.listing.status not in LIVING]
     with ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="fetch") as pool:
         reading = _Reading(source, pool, resume_at or {}, concurrency, stop)
         yield from reading.read(living)
         if reading.away is None:
-            yield from reading.read(others)
+            yield from reading.read(slices)
         else:
-            yield from (Failed(untried, reading.away) for untried in others)
+            yield from (Failed(untried, reading.away) for untried in slices)
 
 
 @dataclass(slots=True)
@@ -174,6 +184,7 @@ class _UnderWay:
     """A slice being read: the page asked for last (None: its first), all pages so far, whether it was begun anew."""
 
     slice: Slice
+    listing: Listing  # the slice's, or of its later days
     path: str | None
     asked: set[str] = field(default_factory=set)
     begun_anew: bool = False
@@ -183,7 +194,7 @@ class _Reading:
     """Reads slices, `concurrency` at a time; `away` is why it gave up, if Twilio was away for all it tried last."""
 
     def __init__(
-        self, source: Source, pool: Executor, places: Mapping[str, str], concurrency: int, stop: threading.Event
+        self, source: Source, pool: Executor, places: Mapping[str, str | None], concurrency: int, stop: threading.Event
     ) -> None:
         self._source = source
         self._pool = pool
@@ -191,27 +202,34 @@ class _Reading:
         self._concurrency = concurrency
         self._stop = stop
         self._arrived: SimpleQueue[tuple[_UnderWay, Future[Page]]] = SimpleQueue()
-        self._waiting: deque[Slice] = deque()
+        self._waiting: Iterator[Slice] = iter(())
+        self._begun = 0
         self._under_way = 0
         self._failures_in_a_row = 0
-        self._enough_failures = 0  # in a row, to say that nothing works any more
         self.away: Unavailable | None = None
 
-    def read(self, slices: Sequence[Slice]) -> Iterator[Fetched | Failed]:
+    def read(self, slices: Iterable[Slice]) -> Iterator[Fetched | Failed]:
         """Hand on the pages of `slices` as they come."""
-        self._waiting.extend(slices)
-        self._enough_failures = min(self._concurrency, len(slices))
+        self._waiting, self._begun = iter(slices), 0
         while True:
-            while self._waiting and self._under_way < self._concurrency and not self._stop.is_set():
-                slice_ = self._waiting.popleft()
+            while self._under_way < self._concurrency and not self._stop.is_set():
+                slice_ = next(self._waiting, None)
+                if slice_ is None:
+                    break
+                self._begun += 1
                 self._under_way += 1
-                self._ask(_UnderWay(slice_, self._places.get(slice_.name)))
+                self._ask(_UnderWay(slice_, slice_.listing, self._places.get(slice_.name)))
             if not self._under_way:
                 return
             work, done = self._arrived.get()
             try:
                 page = done.result()
             except OutsideRetention as exc:
+                # Also said of a window of which a part is kept: its later days may be.
+                day_later = None if work.listing.since is None else midnight(work.listing.since) + timedelta(days=1)
+                if day_later is not None and day_later < work.slice.until:
+                    self._ask(_UnderWay(work.slice, replace(work.listing, since=day_later), None))
+                    continue
                 # Twilio keeps nothing of this window any more: there is nothing left to reconcile it with.
                 log.warning("slice.failed", slice=work.slice.name, error=str(exc), kind="OutsideRetention")
                 page = Page([], [], None, work.slice.until)
@@ -221,7 +239,7 @@ class _Reading:
                 if work.path is None or work.begun_anew:
                     yield from self._fail(work, exc)
                 else:
-                    self._ask(_UnderWay(work.slice, None, begun_anew=True))
+                    self._ask(_UnderWay(work.slice, work.listing, None, begun_anew=True))
                 continue
             except Retriable as exc:
                 yield from self._fail(work, exc)
@@ -241,7 +259,7 @@ class _Reading:
     def _ask(self, work: _UnderWay) -> None:
         if work.path is not None:
             work.asked.add(work.path)
-        asked = self._pool.submit(self._source.page, work.slice.listing, work.path)
+        asked = self._pool.submit(self._source.page, work.listing, work.path)
         asked.add_done_callback(lambda done: self._arrived.put((work, done)))
 
     def _fail(self, work: _UnderWay, error: ReconcilerError) -> Iterator[Failed]:
@@ -250,8 +268,8 @@ class _Reading:
         if not self._stop.is_set():
             log.error("slice.failed", slice=work.slice.name, error=str(error), kind=type(error).__name__)
         yield Failed(work.slice, error)
-        if self._failures_in_a_row >= self._enough_failures and not self._stop.is_set():
+        # As many as are read at once, or all there were.
+        if self._failures_in_a_row >= min(self._concurrency, self._begun) and not self._stop.is_set():
             if isinstance(error, Unavailable) and not self._under_way:
                 self.away = error
             yield from (Failed(untried, error) for untried in self._waiting)
-            self._waiting.clear()

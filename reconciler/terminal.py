@@ -163,10 +163,10 @@ class _Tables:
             err.print(f"Account {number} of {of}: {account_sid}")
 
     def planned(self, slices: int, remaining: int) -> None:
-        """Say what it will cost at least: an account without calls still answers once a slice."""
+        """Say what it will cost at most: adjacent days with few calls are asked for together."""
         resumed = f", {slices - remaining} of them read already" if remaining < slices else ""
         if err.is_terminal:  # in a file, between log lines, `job.started` says it
-            cost = f"at least {remaining} requests to Twilio, one more per 1,000 calls of a day"
+            cost = "at most as many requests to Twilio, and one per 1,000 calls"
             err.print(f"{slices} slices{resumed}: {cost}.")
 
     def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:

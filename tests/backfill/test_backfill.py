@@ -15,6 +15,7 @@ from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.viewer import Habits, receive, work
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.source import Listing
+from reconciler.times import next_midnight
 from tests.equality import differences, doubled_events, expected_row, records_of, versions
 
 from .conftest import ACCOUNT, NOW, World
@@ -289,3 +290,47 @@ def test_the_backfill_names_its_account(world):
     """Cursor and lock carry the account, so that two accounts do not meet."""
     world.backfill(days=8)
     assert world.cursor()["job_name"] == f"backfill:{ACCOUNT}"
+
+
+@pytest.fixture
+def quiet(account: SimulatedAccount, world: World) -> World:
+    """The week of 3,000 calls, and eight before it of thirty."""
+    account.generate(240, NOW - timedelta(days=60), NOW - timedelta(days=7))
+    return world
+
+
+def test_quiet_days_are_read_together(quiet):
+    """A request that brings a few calls costs as much as one that brings a thousand."""
+    summary = quiet.backfill(days=61)
+    assert quiet.differences() == []
+    assert (summary.slices_done, summary.slices) == (62 + 5, 62 + 5)
+    assert summary.requests < 30
+
+
+def test_a_stopped_backfill_of_quiet_days_goes_on_where_it_stopped(quiet, monkeypatch):
+    """The days that are read together are under way together; their pages read are not asked for again."""
+    monkeypatch.setattr(Listing.__init__, "__defaults__", (None, None, None, 50))
+    asked: set[Any] = set()
+    runs = 0
+    quiet.watched.on_page = lambda: quiet.stop.set() if quiet.watched.pages % 9 == 0 else None
+    while quiet.backfill("61d", days=61).interrupted:
+        quiet.stop.clear()
+        again = {(request.path, tuple(request.params)) for request in quiet.twilio.requests}
+        assert asked.isdisjoint(again)
+        asked |= again
+        quiet.twilio.requests.clear()
+        runs += 1
+    assert runs > 3
+    assert quiet.differences() == []
+
+
+def test_days_that_are_kept_are_read_though_others_beside_them_are_not(quiet):
+    """Twilio refuses a window of which it keeps a part; what it keeps is read all the same."""
+    quiet.twilio.switches = replace(quiet.twilio.switches, retention_days=30)
+    summary = quiet.backfill(days=61)
+    assert not summary.failed
+    missing = {line.split()[0] for line in quiet.differences()}
+    kept_since = next_midnight(NOW - timedelta(days=30))
+    times = {record["sid"]: expected_row(record)["start_time"] for record in records_of(quiet.account, NOW)}
+    assert missing
+    assert all(times[sid] < kept_since for sid in missing)

@@ -1,0 +1,95 @@
+"""How a window is cut: every moment of it in exactly one slice, and few slices where few calls are."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconciler.model import Observation, Status, Via
+from reconciler.plan import Plan
+from reconciler.sweep import Fetched, Slice
+from reconciler.wire import Page
+
+ACCOUNT = "AC" + 32 * "1"
+NOW = datetime(2026, 6, 10, 12, 30, 15, 500_000, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def page(calls: int) -> Page:
+    """A page of so many calls."""
+    nothing = (None,) * 14
+    call = Observation("CA" + 32 * "0", *nothing[:3], Status.COMPLETED, *nothing[:9], NOW, NOW, Via.REST)
+    return Page([call] * calls, [], None, NOW)
+
+
+def read_all(plan: Plan, calls_a_day: float, *, at_once: int) -> list[Slice]:
+    """Read a plan to its end, one slice after another, each in one page; returns its slices of days."""
+    days = []
+    for slice_ in chain(plan.living(), plan.others(at_once)):
+        is_days = slice_.listing.status is None
+        plan.move(Fetched(slice_, page(round(calls_a_day * len(slice_.parts)) if is_days else 0), None))
+        days += [slice_] if is_days else []
+    return days
+
+
+def tile(slices: list[Slice]) -> list[tuple[datetime, datetime]]:
+    """The windows that slices make up together, where one begins when the other ends."""
+    windows: list[tuple[datetime, datetime]] = []
+    for since, until in sorted((slice_.since, slice_.until) for slice_ in slices):
+        if windows and windows[-1][1] == since:
+            windows[-1] = (windows[-1][0], until)
+        else:
+            windows.append((since, until))
+    return windows
+
+
+@settings(deadline=None)
+@given(
+    days=st.floats(0.001, 400), later=st.floats(0, 3), calls_a_day=st.floats(0, 50_000), at_once=st.integers(1, 16),
+    stopped_after=st.integers(0, 30),
+)  # fmt: skip
+def test_every_moment_of_a_window_is_in_one_slice(days, later, calls_a_day, at_once, stopped_after):
+    """Also when the run was killed in between, and the window extended to the time of the next one."""
+    plan = Plan.of(ACCOUNT, NOW - days * DAY, NOW)
+    parts = plan.left
+    assert len(parts) == len(set(parts))
+    read = []
+    for slice_, _ in zip(chain(plan.living(), plan.others(at_once)), range(stopped_after), strict=False):
+        plan.move(Fetched(slice_, page(round(calls_a_day)), None))
+        read += [slice_] if slice_.listing.status is None else []
+    taken_up = Plan.from_json(ACCOUNT, json.loads(json.dumps(plan.as_json())))
+    assert (taken_up.left, taken_up.done) == (plan.left, plan.done)
+    assert len(plan.left) + plan.done == len(parts)
+    taken_up.extend(NOW + later * DAY)
+    read += read_all(taken_up, calls_a_day, at_once=at_once)
+    assert taken_up.left == []
+    ((since, until),) = tile(read)
+    assert (since, until) == (taken_up.since, taken_up.until)
+    assert timedelta(0) <= NOW - days * DAY - since < timedelta(seconds=1)
+    assert timedelta(0) <= until - (NOW + later * DAY) < timedelta(seconds=1)
+
+
+def test_few_calls_take_few_slices():
+    """Of ten calls a day a year and more fits into some pages; of a hundred thousand a day is a slice of its own."""
+    window = (ACCOUNT, NOW - 400 * DAY, NOW)
+    assert len(read_all(Plan.of(*window), 10, at_once=8)) <= 8 + 5
+    assert len(read_all(Plan.of(*window), 0, at_once=8)) <= 8 + 2
+    assert len(read_all(Plan.of(*window), 100_000, at_once=8)) == 401
+
+
+def test_there_is_something_to_read_for_each_at_once():
+    """Where a slice holds several pages, those that are left are spread over all that are read at once."""
+    slices = read_all(Plan.of(ACCOUNT, NOW - 100 * DAY, NOW), 2_000, at_once=8)
+    assert max(len(slice_.parts) for slice_ in slices) == 5
+    assert [len(slice_.parts) for slice_ in slices[-8:]] == [1] * 8
+
+
+def test_the_place_of_a_plan_stays_small():
+    """It is written with every page: it names what is under way, and not all that was read."""
+    plan = Plan.of(ACCOUNT, NOW - 400 * DAY, NOW)
+    read_all(plan, 100_000, at_once=8)
+    assert len(json.dumps(plan.as_json())) < 200
