@@ -170,19 +170,25 @@ class _Tables:
             err.print(f"{slices} slices{resumed}: {cost}.")
 
     def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
-        if self._dry_run:
-            for decision in decisions:
-                absent = "(empty)" if decision.ours else "(no row)"
-                stays = "  frozen, stays" if decision.action == "drift" else ""
-                # On a terminal the SID stands above its lines, which it would make too long; elsewhere grep wants it.
-                head = Text(decision.call_sid, "cyan")
-                if out.is_terminal:
-                    out.print(head)
-                    head = Text()
-                for field, *values in _differences(decision, masked=self._masked):
-                    ours, theirs = (absent if value is None else value for value in values)
-                    change = ((ours, "red"), " → ", (theirs, "green"))
-                    out.print(Text.assemble(head, f"  {field:<16}", *change, stays), soft_wrap=True)
+        if not self._dry_run or not decisions:
+            return
+        changes = [change for decision in decisions for change in self._changes(decision)]
+        if out.is_terminal:
+            out.print(Text("\n").join(changes), soft_wrap=True)
+        else:  # laying many lines out takes longer than reading the calls
+            out.file.write("".join(f"{change.plain}\n" for change in changes))
+
+    def _changes(self, decision: Decision) -> Iterator[Text]:
+        """A line for each field. On a terminal the SID, which would make them too long, stands above; grep wants it."""
+        absent = "(empty)" if decision.ours else "(no row)"
+        stays = "  frozen, stays" if decision.action == "drift" else ""
+        head = Text(decision.call_sid, "cyan")
+        if out.is_terminal:
+            yield head
+            head = Text()
+        for field, *values in _differences(decision, masked=self._masked):
+            ours, theirs = (absent if value is None else value for value in values)
+            yield Text.assemble(head, f"  {field:<16}", (ours, "red"), " → ", (theirs, "green"), stays)
 
     def finished(self, summary: Summary) -> None:
         self._show_accounts(summary)

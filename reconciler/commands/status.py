@@ -198,7 +198,7 @@ def _calendar(account: str, days: Sequence[facts.Day], report: facts.Report) -> 
     asked = [first + timedelta(days=number) for number in range((today - first).days + 1)]
     terminal.out.print(Text(f"\n{_plain(account)}", "bold"))
     for (year, month), of_month in groupby(asked, key=lambda day: (day.year, day.month)):
-        line = Text(f"  {year}-{month:02}  ", "dim")
+        line = Text.assemble((f"  {year}-{month:02}  ", "dim"))
         for place, day in enumerate(of_month):
             if not place:
                 line.append(" " * (day.day - 1))
