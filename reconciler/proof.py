@@ -17,9 +17,9 @@ from datetime import date, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from reconciler import db
-from reconciler.errors import Retriable, TwilioAnswerError
 from reconciler.logs import get_logger
 from reconciler.model import DeadLetter
+from reconciler.recheck import Known, ask_each
 from reconciler.runs import Run
 from reconciler.source import Source
 from reconciler.sweep import Failed, Fetched, Slice
@@ -165,22 +165,18 @@ class Days:
             (day.by_status if is_by_status else day.sids).add(_pack(letter.call_sid))
 
     def _ask_for(self, unlisted: set[bytes], slice_: Slice) -> bool:
-        """Ask Twilio for each call, merge what it says and mark those it does not know; False if not all were asked."""
-        gone = []
-        for call_sid in sorted(map(_unpack, unlisted))[:ASKED_AT_MOST]:
-            try:
-                page = self._source.call(self._account_sid, call_sid)
-            except (Retriable, TwilioAnswerError) as exc:
+        """Ask Twilio for each call, until one cannot be read; False if not all were asked."""
+        wanted = [Known(call_sid, slice_.since) for call_sid in sorted(map(_unpack, unlisted))[:ASKED_AT_MOST]]
+        at_once = self._source.pacer.ceiling
+        for start in range(0, len(wanted), at_once):
+            batch = wanted[start : start + at_once]
+            errors = ask_each(self._this, self._source, self._account_sid, batch, is_bulk=True)
+            if errors:
                 if not self._this.stop.is_set():
-                    log.error("slice.failed", slice=slice_.name, error=str(exc), kind=type(exc).__name__)
-                self.failed.append(Failed(slice_, exc))
+                    log.error("slice.failed", slice=slice_.name, error=str(errors[0]), kind=type(errors[0]).__name__)
+                self.failed.append(Failed(slice_, errors[0]))
                 return False
-            if page.observations or page.dead_letters:
-                self._this.merge(page, is_bulk=True)
-            else:
-                gone.append(call_sid)
-        self._this.mark_gone(gone)
-        return True
+        return not self._this.stop.is_set()
 
     def _held(self, window: Mapping[str, Any]) -> _Held:
         def ask() -> _Held:

@@ -77,11 +77,26 @@ def look_again(this: Run, source: Source, account_sid: str, wanted: Sequence[Kno
     unread = {failure.slice.name for failure in failed}
     rest = [known for known in wanted if known.call_sid not in seen and _name(known.began_at) not in unread]
     for start in range(0, len(rest), _BATCH):
-        _ask_one_by_one(this, source, account_sid, rest[start : start + _BATCH])
+        batch = rest[start : start + _BATCH]
+        errors = ask_each(this, source, account_sid, batch)
+        if errors and len(errors) == len(batch):
+            raise errors[0]
+        if errors and not this.stop.is_set():
+            this.totals.problem = this.totals.problem or f"{len(errors)} calls were not read: {errors[0]}"
 
 
-def _ask_one_by_one(this: Run, source: Source, account_sid: str, batch: Sequence[Known]) -> None:
-    """Merge what Twilio says of each call, and note which it does not know."""
+def ask_each(
+    this: Run, source: Source, account_sid: str, wanted: Sequence[Known], *, is_bulk: bool = False
+) -> list[Retriable | TwilioAnswerError]:
+    """Ask Twilio for each call, several at once; merge what it says, and mark gone what it does not know.
+
+    Returns why calls were not read, one error each. Once the run is stopped, no more are asked for.
+
+    Raises:
+        Refused: Twilio or the database does.
+        Retriable: the database stayed away.
+
+    """
 
     def ask(known: Known) -> Page | Retriable | TwilioAnswerError | None:
         try:
@@ -92,7 +107,7 @@ def _ask_one_by_one(this: Run, source: Source, account_sid: str, batch: Sequence
     said = Page([], [], None, this.now())
     gone, errors = [], []
     with ThreadPoolExecutor(source.pacer.ceiling, thread_name_prefix="fetch") as pool:
-        for known, answer in zip(batch, pool.map(ask, batch), strict=True):
+        for known, answer in zip(wanted, pool.map(ask, wanted), strict=True):
             if isinstance(answer, ReconcilerError):
                 errors.append(answer)
             elif answer is not None:
@@ -101,13 +116,10 @@ def _ask_one_by_one(this: Run, source: Source, account_sid: str, batch: Sequence
                 is_unknown = not answer.observations and not answer.dead_letters
                 if is_unknown and not known.is_stray and known.began_at < this.now() - SETTLED_AFTER:
                     gone.append(known.call_sid)
-    if errors and len(errors) == len(batch):
-        raise errors[0]
-    this.merge(said)
+    if said.observations or said.dead_letters:
+        this.merge(said, is_bulk=is_bulk)
     this.mark_gone(gone)
-    if errors and not this.stop.is_set():
-        problem = f"{len(errors)} calls were not read: {errors[0]}"
-        this.totals.problem = this.totals.problem or problem
+    return errors
 
 
 def _worth_listing(this: Run, account_sid: str, wanted: Sequence[Known]) -> list[Slice]:

@@ -56,7 +56,7 @@ def complete_without_merging(monkeypatch):
 
 
 def forget_what_ended(monkeypatch):
-    monkeypatch.setattr(recheck, "_ask_one_by_one", lambda *_: None)
+    monkeypatch.setattr(recheck, "ask_each", lambda *_: [])
 
 
 def freeze_too_soon(monkeypatch):
