@@ -24,6 +24,9 @@ from reconciler.times import parse_duration
 
 _CONFIG_FILE: Final = "RECONCILER_CONFIG"
 _PASSWORD: Final = re.compile(r"://[^/?#]*?:([^/?#]*)@|password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s&]+))")
+# A Service named reconciler gives every pod beside it these variables
+# (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
+_OF_KUBERNETES: Final = re.compile(r"RECONCILER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_\w+)?)?)")
 _SID: Final = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
 
 
@@ -337,7 +340,7 @@ def _unknown(names: Collection[str]) -> list[str]:
     known = {field.metadata["name"] for field in dataclasses.fields(Settings)} | {_CONFIG_FILE}
     errors = []
     for name in sorted(names):
-        if name.startswith("RECONCILER_") and name not in known:
+        if name.startswith("RECONCILER_") and name not in known and not _OF_KUBERNETES.fullmatch(name):
             nearest = difflib.get_close_matches(name, known, n=1)
             errors.append(f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
     return errors

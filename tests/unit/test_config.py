@@ -156,6 +156,13 @@ def test_an_unknown_name_in_the_file_is_an_error_too(write):
     assert "RECONCILER_OVERLAPP is not a setting; did you mean RECONCILER_OVERLAP?" == line
 
 
+def test_what_kubernetes_names_after_a_service_is_left_alone():
+    """A Service of our name must not keep the pods beside it from starting."""
+    port = {f"RECONCILER_PORT_9464_TCP{name}": "x" for name in ("", "_PROTO", "_PORT", "_ADDR")}
+    service = {f"RECONCILER_SERVICE_{name}": "x" for name in ("HOST", "PORT", "PORT_METRICS")}
+    assert Settings.read({**port, **service, "RECONCILER_PORT": "tcp://10.0.0.1:9464"}) == Settings.read({})
+
+
 def test_other_peoples_names_are_left_alone():
     """Environments hold more than ours."""
     Settings.read({"PATH": "/bin", "TWILIO_SOMETHING": "x", "RECONCILERX": "y"})
