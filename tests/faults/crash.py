@@ -204,6 +204,7 @@ def _reconcile(arguments: list[str], env: dict[str, str]) -> None:
     """What the processes do."""
     from reconciler.cli import main
 
+    os.environ.pop("RECONCILER_TEST_DATABASE_URL", None)  # no setting of its own
     os.environ.update(env)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):

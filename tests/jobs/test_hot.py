@@ -384,7 +384,7 @@ def test_five_days_are_swept(world):
     world.account.generate(3_000, NOW, NOW + 5 * DAY)
     totals = world.hot_after(5 * DAY)
     assert world.differences() == []
-    assert len([question for question in world.asked() if "StartTime" in question]) == 6
+    assert len([question for question in world.asked() if "StartTime" in question]) <= 6
     assert totals.requests == len(world.asked()) == len(set(world.asked()))
     assert totals.requests <= 1 + 5 + 6 + 3
     cursor = world.cursor()
