@@ -213,13 +213,7 @@ def _keep(this: Run, proof: Proof, sweep: _Sweep) -> None:
 def _show(this: Run, account_sid: str, sweep: _Sweep) -> None:
     """Set the metrics of the days that deep sweeps prove."""
     params = {"account_sid": account_sid, "first": (midnight(sweep.until) - DEEP).date()}
-
-    def ask() -> tuple[int, datetime | None]:
-        with this.store.session() as conn:
-            row = conn.execute(_queries["sum_up"], params).fetchone()
-            return (row[0], row[1]) if row else (0, None)
-
-    incomplete, verified_until = this.persist(ask)
+    [(incomplete, verified_until)] = this.ask(_queries, "sum_up", params)
     metrics.days_incomplete.labels(account_sid).set(incomplete)
     if verified_until is not None:
         metrics.day_verified.labels(account_sid).set(verified_until.timestamp())

@@ -66,13 +66,8 @@ def freeze(
 
 def _read_looks(this: Run) -> dict[str, Any]:
     """Until when warm has asked about each account's calls; a cursor that cannot be read is warm's to complain of."""
-
-    def ask() -> list[tuple[Any, ...]]:
-        with this.store.session() as conn:
-            return conn.execute(_sync_state["warm_looks"]).fetchall()
-
     looks = {}
-    for account_sid, text in this.persist(ask):
+    for account_sid, text in this.ask(_sync_state, "warm_looks"):
         with suppress(TypeError, ValueError):
             looks[account_sid] = parse_aware(text)
     return {"accounts": list(looks), "looked_at": list(looks.values())}
@@ -93,12 +88,7 @@ def _name_stuck(this: Run, *, now: datetime, stuck_since: datetime) -> None:
     """Log the calls that became stuck since the ones named last; the cursor holds when the last of those began."""
     cursor = this.read_cursor() or {}
     params = {"stuck_since": stuck_since, "named_since": cursor.get("named_since"), "batch": NAMED_AT_MOST}
-
-    def ask() -> list[tuple[Any, ...]]:
-        with this.store.session() as conn:
-            return conn.execute(_queries["stuck_calls"], params).fetchall()
-
-    stuck = this.persist(ask)
+    stuck = this.ask(_queries, "stuck_calls", params)
     if len(stuck) == NAMED_AT_MOST:
         # More may have begun in the same second as the last one; the next run names these together.
         stuck = [row for row in stuck if row[-1] < stuck[-1][-1]] or stuck
@@ -112,12 +102,7 @@ def _name_stuck(this: Run, *, now: datetime, stuck_since: datetime) -> None:
 
 
 def _count(this: Run, params: dict[str, Any]) -> None:
-    def ask() -> tuple[Any, ...]:
-        with this.store.session() as conn:
-            row = conn.execute(_queries["count_open"], params).fetchone()
-            assert row  # of counts
-            return row
-
+    [counts] = this.ask(_queries, "count_open", params)
     gauges = (metrics.open_calls, metrics.stuck_calls, metrics.unfrozen_calls)
-    for gauge, count in zip(gauges, this.persist(ask), strict=True):
+    for gauge, count in zip(gauges, counts, strict=True):
         gauge.set(count)

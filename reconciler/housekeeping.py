@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from reconciler import db, metrics
 from reconciler.logs import get_logger
@@ -40,13 +40,7 @@ def keep_house(store: Store, *, terms: Terms, inbox_retention: timedelta | None,
 
 
 def _measure(this: Run) -> None:
-    def ask() -> tuple[Any, ...]:
-        with this.store.session() as conn:
-            row = conn.execute(_queries["measure"]).fetchone()
-            assert row  # of sizes
-            return row
-
-    messages, call_events, inbox, sync_state, account_days = this.persist(ask)
+    [(messages, call_events, inbox, sync_state, account_days)] = this.ask(_queries, "measure")
     log.info(
         "tables.measured", messages_bytes=messages, call_events_bytes=call_events, inbox_bytes=inbox,
         sync_state_bytes=sync_state, account_days_bytes=account_days,

@@ -137,12 +137,8 @@ class _Batch:
 
 
 def _say_backlog(this: Run, due: Mapping[str, Any], grace: timedelta) -> None:
-    def look() -> tuple[tuple[Any, ...], dict[str, int]]:
-        with this.store.session() as conn:
-            backlog = conn.execute(_queries["backlog"], due).fetchone() or (0, None)
-            return backlog, dict(conn.execute(_queries["count_unsettled"]).fetchall())
-
-    (pending, oldest), unsettled = this.persist(look)
+    [(pending, oldest)] = this.ask(_queries, "backlog", due)
+    unsettled = dict(this.ask(_queries, "count_unsettled"))
     for status in ("pending", "processing", "failed", "dead_letter"):
         metrics.inbox_rows.labels(status).set(unsettled.get(status, 0))
     metrics.inbox_oldest.set(oldest or 0)

@@ -179,28 +179,17 @@ class Days:
         return not self._this.stop.is_set()
 
     def _held(self, window: Mapping[str, Any]) -> _Held:
-        def ask() -> _Held:
-            with self._this.store.session() as conn:
-                row = conn.execute(_queries["held_of_day"], window).fetchone()
-                assert row  # of a count
-                return _Held(*row)
-
-        return self._this.persist(ask)
+        [held] = self._this.ask(_queries, "held_of_day", window)
+        return _Held(*held)
 
     def _sids(self, window: Mapping[str, Any]) -> set[bytes]:
-        def ask() -> set[bytes]:
-            with self._this.store.session() as conn:
-                return {_pack(call_sid) for (call_sid,) in conn.execute(_queries["sids_of_day"], window)}
-
-        return self._this.persist(ask)
+        return {_pack(call_sid) for (call_sid,) in self._this.ask(_queries, "sids_of_day", window)}
 
     def _held_at_all(self, sids: set[bytes]) -> set[bytes]:
-        def ask() -> set[bytes]:
-            with self._this.store.session() as conn:
-                rows = conn.execute(_queries["held_at_all"], {"call_sids": list(map(_unpack, sids))})
-                return {_pack(call_sid) for (call_sid,) in rows}
-
-        return self._this.persist(ask) if sids else set()
+        if not sids:
+            return set()
+        rows = self._this.ask(_queries, "held_at_all", {"call_sids": list(map(_unpack, sids))})
+        return {_pack(call_sid) for (call_sid,) in rows}
 
 
 def _pack(call_sid: str) -> bytes:

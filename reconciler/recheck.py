@@ -42,12 +42,7 @@ class Known(NamedTuple):
 
 def read_known(this: Run, query: str, **params: object) -> list[Known]:
     """The calls that a query of queries/messages.sql names."""
-
-    def read() -> list[Known]:
-        with this.store.session() as conn:
-            return [Known(*row) for row in conn.execute(_queries[query], params)]
-
-    return this.persist(read)
+    return [Known(*row) for row in this.ask(_queries, query, params)]
 
 
 def look_again(this: Run, source: Source, account_sid: str, wanted: Sequence[Known]) -> None:
@@ -142,10 +137,5 @@ def _name(moment: datetime) -> str:
 
 def _count(this: Run, account_sid: str, since: datetime, until: datetime) -> int:
     params = {"account_sid": account_sid, "since": since, "until": until}
-
-    def count() -> int:
-        with this.store.session() as conn:
-            row = conn.execute(_queries["count_calls"], params).fetchone()
-            return int(row[0]) if row else 0
-
-    return this.persist(count)
+    [(count,)] = this.ask(_queries, "count_calls", params)
+    return int(count)

@@ -6,11 +6,11 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, LiteralString, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
@@ -165,6 +165,17 @@ class Run:
         result = policy(work)
         self.terms.on_progress()
         return result
+
+    def ask(
+        self, queries: Mapping[str, LiteralString], name: str, params: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The rows that a query gives, asked again after a while when the database was away."""
+
+        def ask() -> list[tuple[Any, ...]]:
+            with self.store.session() as conn:
+                return conn.execute(queries[name], params).fetchall()
+
+        return self.persist(ask)
 
     def merge(
         self, page: Page, *, cursor: Cursor | None = None, seen: int | None = None, is_bulk: bool = False

@@ -283,7 +283,7 @@ def test_stop_is_heard_between_batches(work, put, conn):
     steps = count(1)
 
     def progress() -> None:
-        if next(steps) == 2:  # the first was the look at the backlog, the second is the first batch
+        if next(steps) == 3:  # the first two were looks at the backlog, the third is the first batch
             stop.set()
 
     assert work(terms=Terms(stop, lambda: NOW, on_progress=progress), batch=2).rows == 2
