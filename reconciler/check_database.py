@@ -8,8 +8,8 @@ from typing import Final
 
 from reconciler import db, migrate, pooling, report
 from reconciler.config import Settings
-from reconciler.errors import ExitCode
-from reconciler.findings import Check, counted, fail, ok, warn
+from reconciler.errors import ExitCode, SchemaError
+from reconciler.findings import Check, counted, fail, failed, ok, warn
 from reconciler.times import format_duration, rough
 
 TESTED: Final = range(14, 19)  # major versions of PostgreSQL
@@ -32,8 +32,14 @@ def check_database(url: str, settings: Settings) -> Iterator[Check]:
     """
     with db.connect(url, purpose="check") as conn:
         yield from check_server(conn)
-        found = list(check_schema(conn, prunes_inbox=settings.inbox_retention is not None))
-        yield from found
+        found = []
+        try:
+            for line in check_schema(conn, prunes_inbox=settings.inbox_retention is not None):
+                found.append(line)
+                yield line
+        except SchemaError as exc:  # the ledger does not fit this version's files
+            yield failed("schema", exc)
+            return
         if any(check.hint for check in found):
             return
         now = datetime.now(UTC)
@@ -98,7 +104,7 @@ def check_schema(conn: db.Connection, *, prunes_inbox: bool = False) -> Iterator
     findings = migrate.verify(conn)
     for finding in findings:
         detail = f"{finding.subject} {finding.problem}"
-        yield fail("schema", detail, "run `reconcile verify`", ExitCode.CONFIG)
+        yield fail("schema", detail, finding.hint, ExitCode.CONFIG)
     if not findings:
         yield ok("schema", "the ledger is as the files are, and tables, indexes and triggers as they make them")
     yield _lacking(conn, "lacking_privileges", prunes_inbox=prunes_inbox) or ok(

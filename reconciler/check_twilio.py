@@ -11,7 +11,7 @@ from reconciler.accounts import find_accounts, named_accounts
 from reconciler.check_database import compare_clocks
 from reconciler.config import Settings
 from reconciler.errors import ReconcilerError, Refused
-from reconciler.findings import Check, failed, ok, warn
+from reconciler.findings import Check, counted, failed, ok, warn
 from reconciler.pacing import Pacer
 from reconciler.source import PAGE_SIZE, Listing, Source
 from reconciler.times import format_duration
@@ -63,7 +63,7 @@ def _accounts(settings: Settings, source: Source, main: str) -> Iterator[Check]:
             except ReconcilerError as exc:
                 yield failed("accounts", exc)
             else:
-                yield ok("accounts", f"{len(found.sids):,} can be read: this one and its subaccounts")
+                yield ok("accounts", f"{counted(len(found.sids), 'account')} can be read: this one and its subaccounts")
         case _:
             sids = named_accounts(settings, main).sids
             can_all = True

@@ -18,7 +18,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, LiteralString
 
@@ -76,10 +76,11 @@ class PlanCheck:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about the schema that is not as this version needs it."""
+    """Something about the schema that is not as this version needs it, and what mends it."""
 
     subject: str
     problem: str
+    hint: str = field(default="", compare=False)
 
 
 OnApplied = Callable[[Applied], None]
@@ -172,20 +173,26 @@ def verify(conn: Connection, checks: Sequence[PlanCheck] = ()) -> list[Finding]:
         actual = {(kind, table, name): rest for kind, table, name, *rest in _rows(conn, "actual_objects")}
         expected = _rows(conn, "expected_objects")
         findings = []
+        files = [f"sql/{migration.up.filename}" for migration in load_migrations()]
         for version, kind, table, name, wanted in expected:
             subject = f"{kind} {table}.{name}" if table else f"{kind} {name}"
+            again = f'apply the file that makes it again, which is harmless: psql "$DATABASE_URL" < {files[version]}'
             match actual.get((kind, table, name)):
                 case None:
-                    findings.append(Finding(subject, f"is missing; migration {version:03} makes it"))
+                    findings.append(Finding(subject, f"is missing; migration {version:03} makes it", again))
                 case [definition, _] if definition != wanted:
-                    findings.append(Finding(subject, f"is {definition or 'plain'}, not {wanted or 'plain'}"))
+                    problem = f"is {definition or 'plain'}, not {wanted or 'plain'}"
+                    findings.append(
+                        Finding(subject, problem, f"somebody changed it: make it what {files[version]} does")
+                    )
                 case [_, problem] if problem:
-                    findings.append(Finding(subject, problem))
+                    findings.append(Finding(subject, problem, again))
         known = {tuple(row[1:4]) for row in expected}
         for kind, table, name in actual.keys() - known:
             mandatory = kind == "column" and actual[kind, table, name][0].endswith(" NOT NULL")
             if mandatory and ("default", table, name) not in actual:
-                findings.append(Finding(f"column {table}.{name}", "is NOT NULL without default: our rows lack it"))
+                problem = "is NOT NULL without default: our rows lack it"
+                findings.append(Finding(f"column {table}.{name}", problem, "give it a default, or let it be NULL"))
         return findings + [finding for check in checks for finding in _explain(conn, check)]
 
 
@@ -204,7 +211,7 @@ def _pending(conn: Connection) -> list[Migration]:
         file = migrations[version].up
         if file.checksum != checksum:
             raise SchemaError(
-                f"sql/{file.filename} was changed after it was applied", hint="restore it, add a new file"
+                f"sql/{file.filename} was changed after it was applied", hint="restore it; a change is a new file"
             )
     versions = [row[0] for row in done]
     if versions != list(range(len(versions))):
@@ -366,7 +373,8 @@ def _explain(conn: Connection, check: PlanCheck) -> Iterator[Finding]:
         query = sql.SQL("EXPLAIN (FORMAT JSON) ") + sql.SQL(check.query)
         row = conn.execute(query, check.params).fetchone()
     if row is None or check.index not in set(_indexes(row[0])):
-        yield Finding(f"query {check.name}", f"does not use index {check.index}")
+        hint = "the statistics may be old: run ANALYZE, then look again"
+        yield Finding(f"query {check.name}", f"does not use index {check.index}", hint)
 
 
 def _indexes(plan: Any) -> Iterator[str]:

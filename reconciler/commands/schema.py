@@ -64,6 +64,8 @@ def verify(args: argparse.Namespace) -> int:
     else:
         for finding in findings:
             print(f"{finding.subject} {finding.problem}")
+            if finding.hint and not behind:
+                print(f"  → {finding.hint}")
         if not findings:
             print("The schema is as this version needs it.")
     if behind:

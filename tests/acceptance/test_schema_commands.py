@@ -61,6 +61,7 @@ def test_verifying_a_database_that_is_behind(on, empty_database_url):
     done = on(empty_database_url, "verify", "--explain")
     assert done.code == 78
     assert "column messages.status is missing; migration 000 makes it" in done.out.splitlines()
+    assert "→" not in done.out
     assert done.said == [f"reconcile: {COUNT} migrations not applied yet", "  → run `reconcile migrate`"]
 
 
@@ -70,6 +71,10 @@ def test_verifying_believes_the_catalog(on, database_url, conn):
     done = on(database_url, "verify", "--json")
     assert done.code == 78
     assert done.result == [{"subject": "index messages.messages_open", "problem": "is missing; migration 010 makes it"}]
+    assert on(database_url, "verify").out.splitlines() == [
+        "index messages.messages_open is missing; migration 010 makes it",
+        '  → apply the file that makes it again, which is harmless: psql "$DATABASE_URL" < sql/010_index_for_jobs.sql',
+    ]
     done = on(database_url, "check")
     assert done.code == 78
     assert "FAIL schema: index messages.messages_open is missing" in done.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from reconciler.migrate import Finding, PlanCheck, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from reconciler.db import Connection
     from tests.conftest import Connect
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -92,6 +95,33 @@ def test_damage_is_found(damage: str, subject: str, problem: str, conn: Connecti
     """Whatever differs from what we need is named, though the ledger says that all was applied."""
     conn.execute(damage.encode())
     assert Finding(subject, problem) in verify(conn)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DROP TABLE sync_state",
+        "ALTER TABLE messages DROP COLUMN answered_by",
+        "ALTER TABLE messages DROP COLUMN gone_at",  # and two indexes with it
+        "DROP INDEX messages_open",
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'messages_open'::regclass",
+        "ALTER TABLE call_events DISABLE TRIGGER call_events_append_only",
+        "DROP TRIGGER messages_guard_2_final ON messages",
+    ],
+)
+def test_what_verify_says_mends_it(
+    damage: str, database_url: str, connect: Connect, psql: Callable[[str, Path], None]
+) -> None:
+    """The files that its hints name, applied again in their order, are all that it takes."""
+    conn = connect(database_url)
+    conn.execute(damage.encode())
+    hints = {finding.hint for finding in verify(conn)}
+    assert hints
+    for hint in sorted(hints):
+        said, _, file = hint.partition(" < ")
+        assert said == 'apply the file that makes it again, which is harmless: psql "$DATABASE_URL"'
+        psql(database_url, ROOT / file)
+    assert verify(conn) == []
 
 
 def test_columns_of_the_viewers_are_none_of_our_business(conn: Connection) -> None:

@@ -88,7 +88,8 @@ def test_subaccounts_that_the_main_token_reads(found, account):
     """Counted; a closed one is none."""
     account.add_subaccount(SUBACCOUNT, "its-own-token")
     account.add_subaccount(f"AC{3:032x}", "its-own-token", status="closed")
-    assert ok("accounts", "2 can be read: this one and its subaccounts") == found("accounts", RECONCILER_ACCOUNTS="all")
+    every = found("accounts", RECONCILER_ACCOUNTS="all")
+    assert ok("accounts", "2 accounts can be read: this one and its subaccounts") == every
     named = found("accounts", RECONCILER_ACCOUNTS=f"{account.sid},{SUBACCOUNT}")
     assert ok("accounts", "the 2 in RECONCILER_ACCOUNTS can be read") == named
 
