@@ -122,7 +122,7 @@ def _once() -> Terms:
     steps = count(1)
 
     def progress() -> None:
-        if next(steps) == 2:  # the first was the look at the backlog, the second is the first batch
+        if next(steps) == 3:  # the first two were looks at the backlog, the third is the first batch
             stop.set()
 
     return Terms(stop, lambda: NOW, on_progress=progress)
