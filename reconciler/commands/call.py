@@ -12,8 +12,8 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
+from reconciler import call_facts as facts
 from reconciler import db, terminal
-from reconciler import report as facts
 from reconciler.commands.printing import harmless, print_json
 from reconciler.commands.setup import database_url, make_store, read_settings, require_schema, stop_on_signal
 from reconciler.config import Settings

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from psycopg.types.json import Jsonb
 
-from reconciler import db, report
+from reconciler import call_facts, db
 from reconciler.commands import call as command
 from reconciler.thaw import JOB
 from tests.equality import differences, records_of, versions
@@ -78,7 +78,7 @@ def test_the_json_is_a_contract(signed_in, held, account):
     result = done.result
     assert (done.code, list(result), result["differs"], result["thawed"]) == (1, SHAPE, True, False)
     fields = {field["field"]: field for field in result["fields"]}
-    assert list(fields) == list(report.COMPARED)
+    assert list(fields) == list(call_facts.COMPARED)
     assert Decimal(fields["price"]["ours"]) == Decimal("-0.01400")
     assert (fields["price"]["twilio"], fields["price"]["differs"]) == ("-0.05000", True)
     assert [name for name, field in fields.items() if field["differs"]] == ["price"]
@@ -191,7 +191,7 @@ def test_every_width_shows_everything(held, conn, account, twilio, paper, width)
     written = paper(width)
     body = b'{"calls": [%s], "next_page_uri": null}' % _json(account.record(held, twilio.clock.now()))
     page = decode_page(body, observed_at=twilio.clock.now())
-    command._print(command.Seen(report.call(conn, held), ACCOUNT, page, None), masked=True)
+    command._print(command.Seen(call_facts.call(conn, held), ACCOUNT, page, None), masked=True)
     text = written.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert (text.count(held), text.count(ACCOUNT)) == (1, 1) or width < 80
