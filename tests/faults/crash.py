@@ -53,11 +53,13 @@ _ROWS = """
 SELECT (to_jsonb(m) - '{id,created_at,updated_at,observed_at,gone_at}'::text[])
     || jsonb_build_object('gone', gone_at IS NOT NULL)
 FROM messages AS m
+WHERE twilio_sid = ANY (%(calls)s) OR %(calls)s IS NULL
 """
 _EVENTS = """
 SELECT jsonb_build_array(call_sid, event_type, event_status, source, payload,
     CASE WHEN event_type NOT IN ('call.frozen', 'call.enriched', 'call.frozen_drift', 'call.gone') THEN event_time END)
 FROM call_events
+WHERE call_sid = ANY (%(calls)s) OR %(calls)s IS NULL
 """
 _INBOX = """
 SELECT jsonb_build_array(dedupe_key, processing_status, error, retry_count) FROM twilio_webhook_inbox
@@ -70,6 +72,7 @@ SELECT jsonb_build_array(
     last_success_at IS NOT NULL)
 FROM sync_state
 """
+_UNFROZEN = "SELECT twilio_sid FROM messages WHERE is_final AND sync_state <> 'frozen'"
 _PARTS = {"rows": _ROWS, "events": _EVENTS, "inbox": _INBOX, "days": _DAYS, "jobs": _JOBS}
 
 State = Mapping[str, Counter[str]]
@@ -93,6 +96,7 @@ class Account:
     twilio: SimulatedTwilio
     account: SimulatedAccount
     now: datetime
+    unfrozen: list[str]  # calls that ended, and that warm asks about
     ends: dict[str, State] = field(default_factory=dict)
     boundaries: list[Boundary] = field(default_factory=list)
 
@@ -109,7 +113,9 @@ class Account:
             _database(server_url, migrated) as url,
         ):
             _make_rows(url, account, now)
-            yield cls(server_url, str(conninfo_to_dict(url)["dbname"]), twilio, account, now)
+            with closing(db.connect(url, purpose="test")) as conn:
+                unfrozen = [call_sid for (call_sid,) in conn.execute(_UNFROZEN)]
+            yield cls(server_url, str(conninfo_to_dict(url)["dbname"]), twilio, account, now, unfrozen)
 
     @property
     def commands(self) -> dict[str, list[str]]:
@@ -126,7 +132,7 @@ class Account:
                 process = self.start(command, proxy.url)
                 assert _finish(process) in (0, ExitCode.UNRECONCILED)
                 proxy.close()
-                self.ends[command] = state(url)
+                self.ends[command] = self._state_after(command, url)
             for at, text in enumerate(proxy.statements, 1):
                 what = " ".join(text.split()[:3])
                 moments: list[Moment] = ["before", "behind", *(["answered"] if _is_written(text) else [])]
@@ -158,7 +164,7 @@ class Account:
                     break
             else:
                 return [f"{boundary}: the next runs ended with {code}"]
-            found, end = state(url), self.ends[boundary.command]
+            found, end = self._state_after(boundary.command, url), self.ends[boundary.command]
             problems = [
                 f"{boundary}: {part} differ: lost {list(end[part] - found[part])}, more {list(found[part] - end[part])}"
                 for part in _PARTS
@@ -171,6 +177,14 @@ class Account:
             if boundary.command == "backfill" and not was_done and again > 1:
                 problems.append(f"{boundary}: {again} pages were asked for again")
             return problems
+
+    def _state_after(self, command: str, url: str) -> State:
+        """What is in the database; after warm, of the calls that it asks about.
+
+        It may ask by listing their day, and merges whatever else is listed. Killed before that page, with fewer left to
+        ask about, it need not list the day again.
+        """
+        return state(url, self.unfrozen if command == "warm" else None)
 
     def _killed(self, boundary: Boundary, url: str) -> int:
         if boundary.moment != "asked":
@@ -240,10 +254,13 @@ def _is_written(text: str) -> bool:
     return text.startswith("COMMIT") or "INTO sync_state" in text
 
 
-def state(url: str) -> State:
-    """What is in a database."""
+def state(url: str, calls: list[str] | None = None) -> State:
+    """What is in a database, or as much of it as is about these calls."""
     with closing(db.connect(url, purpose="test")) as conn:
-        return {part: Counter(str(row[0]) for row in conn.execute(query.encode())) for part, query in _PARTS.items()}
+        return {
+            part: Counter(str(row[0]) for row in conn.execute(query.encode(), {"calls": calls}))
+            for part, query in _PARTS.items()
+        }
 
 
 def _make_calls(account: SimulatedAccount, now: datetime) -> None:
