@@ -62,13 +62,16 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _epilog() -> str:
-    codes = " · ".join(f"{int(code)} {meaning}" for code, meaning in EXIT_MEANINGS.items())
-    return f"""\
-{fill(f"exit codes: {codes}", 112)}
-
-Settings are read from the environment; README.md and `reconcile man` list them. Without arguments it says what to do
-next. To see it work with nothing set: reconcile demo
-"""
+    codes = (
+        fill(meaning, 78, initial_indent=f"{int(code):>5}  ", subsequent_indent=" " * 7)
+        for code, meaning in EXIT_MEANINGS.items()
+    )
+    return "\n".join((
+        "exit codes:", *codes, "",
+        "Settings are read from the environment; README.md and `reconcile man` list",
+        "them. Without arguments it says what to do next. To see it work with nothing",
+        "set: reconcile demo",
+    ))  # fmt: skip
 
 
 def get_parser() -> argparse.ArgumentParser:

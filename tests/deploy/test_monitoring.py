@@ -214,7 +214,7 @@ def test_the_dashboard_can_be_loaded():
         taken |= cells
 
 
-# Of Grafana's ids for units, which it shows as they are where it does not know them (packages/grafana-data, categories.ts).
+# Some of Grafana's ids for units (packages/grafana-data, categories.ts); one that it does not know it shows as written.
 UNITS = {"none", "short", "percentunit", "s", "bytes", "cps", "reqps"}
 
 
