@@ -18,7 +18,7 @@ from reconciler.store import Store
 from reconciler.transaction import Cursor
 from tests.equality import records_of, versions
 
-from .conftest import ACCOUNT, COLD, NOW, day
+from .world import ACCOUNT, NOW, day
 
 DAYS = ["2026-06-07", "2026-06-08", "2026-06-09"]
 
@@ -71,7 +71,7 @@ def test_lost_calls_are_found_and_the_days_are_proven(busy):
         assert row["differences"].keys() <= {"missing"}
         assert 0 < row["billed"] < len(sids)
     assert {"2026-06-07", "2026-06-08", "2026-06-09"} == {line["day"] for line in busy.said("day.verified")}
-    assert busy.state()["cursor"] == {"account": ACCOUNT, "swept_at": NOW.isoformat(), "deep_at": None}
+    assert busy.state("cold")["cursor"] == {"account": ACCOUNT, "swept_at": NOW.isoformat(), "deep_at": None}
 
 
 def test_a_second_night_writes_no_row_and_says_nothing_new(busy):
@@ -310,7 +310,7 @@ def test_usage_that_does_not_come_is_said_and_the_days_are_proven(busy, quick_re
     totals = busy.cold()
     assert totals.days_verified == 3
     assert totals.exit_code is ExitCode.TRY_AGAIN
-    assert "usage was not read" in busy.state()["last_error"]
+    assert "usage was not read" in busy.state("cold")["last_error"]
 
 
 # Which days
@@ -331,11 +331,11 @@ def test_a_weekly_sweep_reads_35_days(world):
     world.account.call(day(30.5))
     assert world.cold(deep=None).days_verified == 35
     assert world.differences() == []
-    deep_at = world.state()["cursor"]["deep_at"]
+    deep_at = world.state("cold")["cursor"]["deep_at"]
     for days_later in range(1, 7):
         world.clock.set(NOW + timedelta(days=days_later))
         assert world.cold(deep=None).days_verified == 3
-        assert world.state()["cursor"]["deep_at"] == deep_at
+        assert world.state("cold")["cursor"]["deep_at"] == deep_at
     world.clock.set(NOW + timedelta(days=7, minutes=-1))
     assert world.cold(deep=None).days_verified == 35
 
@@ -359,7 +359,7 @@ def test_the_cursor_of_another_account_is_not_believed(world):
     """TWILIO_ACCOUNT_SID was changed: all is read anew."""
     with Store(world.database_url) as store:
         left = {"account": "AC" + 32 * "9", "swept_at": NOW.isoformat(), "deep_at": NOW.isoformat()}
-        store.save_cursor(Cursor(COLD, left), now=NOW)
+        store.save_cursor(Cursor("cold", left), now=NOW)
     assert world.cold(deep=None).days_verified == 35
 
 
@@ -374,32 +374,34 @@ def stop_when_proven(world, days=1):
 def test_a_killed_sweep_goes_on_with_the_days_it_has_not_proven(busy, monkeypatch):
     """Stopped when one day was proven: the next run reads the others from their first page, and that one not at all."""
     monkeypatch.setattr(Listing.__init__, "__defaults__", (None, None, None, 50))
-    first = busy.cold(concurrency=1, on_progress=lambda: stop_when_proven(busy))
+    busy.on_progress = lambda: stop_when_proven(busy)
+    first = busy.cold(concurrency=1)
     assert first.interrupted
     assert ["2026-06-09"] == list(busy.proofs())
-    assert ["2026-06-09"] == busy.state()["cursor"]["sweep"]["settled"]
-    busy.stop.clear()
-    busy.twilio.requests.clear()
+    assert ["2026-06-09"] == busy.state("cold")["cursor"]["sweep"]["settled"]
+    busy.go_on()
     busy.clock.advance(timedelta(minutes=10))
     second = busy.cold(deep=None, concurrency=1)
     assert second.exit_code is ExitCode.DONE
     assert DAYS == list(busy.proofs())
     assert "2026-06-09T00:00:00Z" not in {r.param("StartTime>") for r in listings(busy)}
     assert busy.differences() == []
-    assert busy.state()["cursor"]["swept_at"] == (NOW + timedelta(minutes=10)).isoformat()
+    assert busy.state("cold")["cursor"]["swept_at"] == (NOW + timedelta(minutes=10)).isoformat()
 
 
 def test_a_sweep_left_for_more_than_a_day_is_begun_anew(busy):
     """What was proven then is proven again: late prices may have come since."""
-    first = busy.cold(concurrency=1, on_progress=lambda: stop_when_proven(busy))
+    busy.on_progress = lambda: stop_when_proven(busy)
+    first = busy.cold(concurrency=1)
     assert first.interrupted
-    assert ["2026-06-09"] == busy.state()["cursor"]["sweep"]["settled"]
-    busy.stop.clear()
+    assert ["2026-06-09"] == busy.state("cold")["cursor"]["sweep"]["settled"]
+    busy.go_on()
     busy.clock.advance(timedelta(hours=23, minutes=59))
-    second = busy.cold(deep=None, concurrency=1, on_progress=lambda: stop_when_proven(busy, days=2))
+    busy.on_progress = lambda: stop_when_proven(busy, days=2)
+    second = busy.cold(deep=None, concurrency=1)
     assert second.interrupted
-    assert ["2026-06-09", "2026-06-10"] == busy.state()["cursor"]["sweep"]["settled"]
-    busy.stop.clear()
+    assert ["2026-06-09", "2026-06-10"] == busy.state("cold")["cursor"]["sweep"]["settled"]
+    busy.go_on()
     busy.clock.advance(timedelta(minutes=1))
     assert busy.cold().exit_code is ExitCode.DONE
     assert busy.clock.now().isoformat() == busy.proofs()["2026-06-09"]["verified_at"]
@@ -440,8 +442,8 @@ def test_a_day_that_cannot_be_read_leaves_the_others_proven(busy, quick_retries)
     totals = busy.cold()
     assert totals.exit_code is ExitCode.TRY_AGAIN
     assert ["2026-06-07", "2026-06-09"] == list(busy.proofs())
-    assert "1 slices were not read" in busy.state()["last_error"]
-    assert busy.state()["last_success_at"] is None
+    assert "1 slices were not read" in busy.state("cold")["last_error"]
+    assert busy.state("cold")["last_success_at"] is None
     busy.twilio.faults.clear()
     busy.twilio.requests.clear()
     assert busy.cold(deep=None).exit_code is ExitCode.DONE

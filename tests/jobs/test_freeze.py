@@ -12,7 +12,7 @@ from reconciler.metrics import REGISTRY
 from reconciler.source import RETENTION
 from tests.equality import versions
 
-from .conftest import ACCOUNT, NOW
+from .world import ACCOUNT, NOW
 
 HOUR = timedelta(hours=1)
 

@@ -13,19 +13,12 @@ from reconciler.simulator import Fault
 from reconciler.transaction import Transaction
 from tests.equality import doubled_events, versions
 
-from .world import ACCOUNT, MINUTE, NOW, SUBACCOUNT, TOKEN, opened
+from .world import ACCOUNT, MINUTE, NOW, SUBACCOUNT, TOKEN
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 NEWEST = "Calls.json?PageSize=50"
 LARGEST = "Calls.json?PageSize=1000"
-
-
-@pytest.fixture
-def world(account, database_url, conn):
-    """An account without calls, and nothing in the database."""
-    with opened(account, database_url, conn) as world:
-        yield world
 
 
 class Killed(BaseException):

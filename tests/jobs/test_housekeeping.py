@@ -11,7 +11,7 @@ from reconciler import db
 from reconciler.metrics import REGISTRY
 from reconciler.store import _MERGE_SESSION
 
-from .conftest import NOW
+from .world import NOW
 
 DAY = timedelta(days=1)
 
@@ -83,11 +83,12 @@ def test_the_oldest_go_first_a_batch_a_commit(world, put):
         if done[-1] < 5:
             world.stop.set()
 
-    totals = world.keep_house(30 * DAY, batch=2, on_progress=stop_after_the_first_batch)
+    world.on_progress = stop_after_the_first_batch
+    totals = world.keep_house(30 * DAY, batch=2)
     assert totals.interrupted
     assert [ids[0], ids[2], ids[4]] == left(world)
     assert [{"rows": 2}] == world.said("inbox.pruned")
-    world.stop.clear()
+    world.go_on()
     world.keep_house(30 * DAY, batch=2)
     assert [] == left(world)
 

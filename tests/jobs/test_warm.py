@@ -10,19 +10,12 @@ from reconciler.errors import ConfigError, Refused, Retriable
 from reconciler.simulator import Fault
 from tests.equality import versions
 
-from .world import ACCOUNT, FREEZE_AFTER, MINUTE, NOW, SUBACCOUNT, TOKEN, opened
+from .world import ACCOUNT, FREEZE_AFTER, MINUTE, NOW, SUBACCOUNT, TOKEN
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 QUARTER = timedelta(minutes=15)
 FIRST = "Calls.json?PageSize=1"
-
-
-@pytest.fixture
-def world(account, database_url, conn):
-    """An account without calls, and nothing in the database."""
-    with opened(account, database_url, conn) as world:
-        yield world
 
 
 def ended(world, *, ago=MINUTE, **script):

@@ -1,4 +1,4 @@
-"""A simulated Twilio, a database, and the jobs that ask Twilio between them."""
+"""A simulated Twilio, a database, and the jobs that run between them at a time we set."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-import structlog
-
 from reconciler import db
+from reconciler.cold import Swept, cold
 from reconciler.config import Credentials
+from reconciler.freeze import freeze
 from reconciler.hot import hot
+from reconciler.housekeeping import keep_house
 from reconciler.pacing import Pacer
 from reconciler.runs import Job, Terms, Totals
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
@@ -36,17 +37,14 @@ OVERLAP = timedelta(minutes=10)
 FREEZE_AFTER = timedelta(hours=24)
 
 
-@contextmanager
-def opened(account: SimulatedAccount, database_url: str, conn: db.Connection) -> Iterator[World]:
-    """A world at NOW, with whatever is in the account and the database."""
-    clock = Clock(NOW)
-    with SimulatedTwilio([account], clock=clock) as twilio, structlog.testing.capture_logs() as log:
-        yield World(clock, account, twilio, database_url, conn, log)
+def day(days_ago: float) -> datetime:
+    """The midnight so many days before that of NOW; with a fraction, a time of that day."""
+    return datetime(2026, 6, 10, tzinfo=UTC) - timedelta(days=days_ago)
 
 
 @dataclass
 class World:
-    """A Twilio, a database, and the jobs between them, all on one clock."""
+    """A Twilio, a database, and the jobs between them, all on one clock; `log` is what they said."""
 
     clock: Clock
     account: SimulatedAccount
@@ -77,6 +75,25 @@ class World:
                 account_sid, job=job, is_main=account_sid == ACCOUNT, store=store, source=source, terms=self._terms(),
                 freeze_after=FREEZE_AFTER, overlap=OVERLAP, interval=interval, since=since,
             )  # fmt: skip
+
+    def cold(
+        self, *, deep: bool | None = False, key: tuple[str, str] = (ACCOUNT, TOKEN), concurrency: int = 4
+    ) -> Swept:
+        """One sweep; the journal is that of this run afterwards."""
+        with self._means(concurrency, key=key, is_bulk=True) as (store, source):
+            return cold(ACCOUNT, job=Job("cold"), store=store, source=source, deep=deep, terms=self._terms())
+
+    def freeze(self, *, batch: int = 1000) -> Totals:
+        """One run of the freeze job."""
+        with Store(self.database_url) as store:
+            return freeze(
+                store, terms=self._terms(), freeze_after=FREEZE_AFTER, stuck_after=timedelta(hours=24), batch=batch
+            )
+
+    def keep_house(self, retention: timedelta | None = None, *, batch: int = 1000) -> Totals:
+        """One run of the housekeeping."""
+        with Store(self.database_url) as store:
+            return keep_house(store, terms=self._terms(), inbox_retention=retention, batch=batch)
 
     def now(self) -> datetime:
         """The time on our clock."""
@@ -115,6 +132,11 @@ class World:
     def differences_but_prices(self) -> list[str]:
         """What hot left undone: a price may come later, and is warm's to fetch."""
         return [line for line in self.differences() if " price: " not in line]
+
+    def proofs(self) -> dict[datetime, dict[str, Any]]:
+        """The rows of account_days by day."""
+        rows = self.conn.execute("SELECT to_jsonb(d) FROM account_days AS d ORDER BY day")
+        return {row["day"]: row for (row,) in rows.fetchall()}
 
     def row(self, sid: str) -> dict[str, Any]:
         """A row of messages."""
@@ -184,10 +206,12 @@ class World:
         return Terms(self.stop, self.now, on_progress=self.on_progress)
 
     @contextmanager
-    def _means(self, concurrency: int) -> Iterator[tuple[Store, Source]]:
+    def _means(
+        self, concurrency: int, *, key: tuple[str, str] = (ACCOUNT, TOKEN), is_bulk: bool = False
+    ) -> Iterator[tuple[Store, Source]]:
         self.twilio.requests.clear()
-        credentials = Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=self.twilio.base_url)
-        source = Source(credentials, pacer=Pacer(concurrency), stop=self.stop, clock=self.now)
+        credentials = Credentials(ACCOUNT, *key, base_url=self.twilio.base_url)
+        source = Source(credentials, pacer=Pacer(concurrency), clock=self.now).for_run(self.stop, is_bulk=is_bulk)
         try:
             with Store(self.database_url, rules=Rules(freeze_after=FREEZE_AFTER)) as store:
                 yield store, source
