@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
@@ -14,12 +13,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from reconciler import db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+from tests.done import Done
 from tests.equality import differences, records_of
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "reconcile"
@@ -28,35 +27,6 @@ TOKEN = "token-of-the-account"
 PATIENCE = 60.0  # seconds until a command that does not end fails its test
 
 _PLAIN_NUMBER = re.compile(r"\+\d{7,}")
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def said(self) -> list[str]:
-        """Lines on stderr for a person: those that are no log lines."""
-        return [line for line in self.err.splitlines() if not line.startswith("{")]
-
-    @property
-    def logs(self) -> list[dict[str, Any]]:
-        """Lines on stderr for a program."""
-        return [json.loads(line) for line in self.err.splitlines() if line.startswith("{")]
-
-    def event(self, name: str) -> dict[str, Any]:
-        """The one log line of this event."""
-        (line,) = [line for line in self.logs if line["event"] == name]
-        return line
-
-    @property
-    def result(self) -> Any:
-        """The JSON document that is all of stdout."""
-        return json.loads(self.out)
 
 
 @dataclass

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
@@ -17,6 +15,7 @@ from rich.console import Console
 from reconciler import db, terminal
 from reconciler.cli import main
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+from tests.done import Done
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
 ACCOUNT = "AC" + 32 * "1"
@@ -26,25 +25,6 @@ RULES = {"stuck_after": timedelta(hours=24), "inbox_grace": timedelta(minutes=5)
 
 def sid(call: int) -> str:
     return f"CA{call:032x}"
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def result(self) -> Any:
-        """The JSON document that is all of stdout."""
-        return json.loads(self.out)
-
-    @property
-    def logs(self) -> list[dict[str, Any]]:
-        """Log lines."""
-        return [json.loads(line) for line in self.err.splitlines() if line.startswith("{")]
 
 
 Run = Callable[..., Done]
