@@ -184,4 +184,5 @@ def _lacking(conn: db.Connection, query: str, **params: bool) -> Check | None:
     if not lacking:
         return None
     detail = f"{conn.info.user} lacks {', '.join(lacking)}"
-    return fail("privileges", detail, "run deploy/grants.sql for the user in DATABASE_URL", ExitCode.REFUSED)
+    hint = f"as the owner of messages: sed 's/TO reconciler/TO {conn.info.user}/' deploy/grants.sql | psql DATABASE"
+    return fail("privileges", detail, hint, ExitCode.REFUSED)

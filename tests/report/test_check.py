@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from reconciler import check_database as checks
 from reconciler.check import check_secrets
@@ -18,6 +21,8 @@ from reconciler.report import Calls, Days, Inbox, StuckCall, TableSize
 
 from .conftest import NOW, sid
 from .pages import make_day, make_job, make_status
+
+GRANTS = Path(__file__).parents[2] / "deploy" / "grants.sql"
 
 SETTINGS = Settings.read({})
 SERVER = ("database", "time zone", "database clock")
@@ -155,6 +160,24 @@ def test_a_ledger_of_a_newer_version(conn, database_url):
                  " FROM reconciler_migrations WHERE version = 5")  # fmt: skip
     *_, found = checks.check_database(database_url, SETTINGS)
     assert (found.name, found.severity, found.hint) == ("schema", Severity.FAIL, "install the newer version")
+
+
+def test_a_role_that_was_granted_nothing(conn, connect, database_url):
+    """A line of what it lacks; what the hint says gives it all of it."""
+    role = sql.Identifier(f"lacking_{conn.info.dbname}")
+    conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+    try:
+        conn.execute(sql.SQL("GRANT SELECT ON reconciler_migrations TO {}").format(role))
+        theirs = connect(make_conninfo(database_url, user=f"lacking_{conn.info.dbname}"))
+        found = list(check_schema(theirs))[-1]
+        assert (found.name, found.severity, found.exit_code) == ("privileges", Severity.FAIL, ExitCode.REFUSED)
+        assert "INSERT on messages" in found.detail
+        before, after = re.search(r"sed 's/(.+)/(.+)/' deploy/grants\.sql", found.hint).groups()
+        conn.execute(GRANTS.read_text(encoding="utf-8").replace(before, after).encode())
+        assert {line.severity for line in check_schema(theirs)} == {Severity.OK}
+    finally:
+        conn.execute(sql.SQL("DROP OWNED BY {}").format(role))
+        conn.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
 # The work
