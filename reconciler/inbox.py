@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-import psycopg
 from psycopg.types.json import Jsonb
 
 from reconciler import db, metrics
@@ -183,7 +182,11 @@ def _settle(transaction: Transaction, this: Run, rows: list[_Row]) -> _Batch:
             items.append(_Item(row, _read(row)))
         except BadObservation as exc:
             batch.letters.append((row, str(exc)))
-    _apply_or_halve(transaction, this, items, batch, now=now)
+    if any(item.said for item in items):
+        refused: list[tuple[_Item, str]] = []
+        for merged in transaction.by_halves(items, lambda some: _apply(transaction, this, some, now=now), refused):
+            batch.merged.add(merged)
+        batch.letters += ((item.row, reason) for item, reason in refused)
     batch.merged.dead_letters = len(batch.letters)
     dead = {row.id for row, _ in batch.letters}
     done = [row.id for row in rows if row.id not in dead]
@@ -195,30 +198,7 @@ def _settle(transaction: Transaction, this: Run, rows: list[_Row]) -> _Batch:
     return batch
 
 
-def _apply_or_halve(transaction: Transaction, this: Run, items: list[_Item], batch: _Batch, *, now: datetime) -> None:
-    """Write what `items` say; if PostgreSQL refuses, write each half alone, down to the row it refuses."""
-    if not any(item.said for item in items):
-        return
-    try:
-        with transaction.conn.transaction():  # a savepoint: the claimed rows stay locked
-            merged = _apply(transaction, this, items, now=now)
-    except psycopg.Error as exc:
-        reason = db.refusal(exc)
-        if reason is None:
-            raise
-    else:
-        batch.merged.seen += merged.seen
-        batch.merged.count(merged.decisions)
-        return
-    if len(items) == 1:
-        batch.letters.append((items[0].row, reason))
-        return
-    middle = len(items) // 2
-    for half in (items[:middle], items[middle:]):
-        _apply_or_halve(transaction, this, half, batch, now=now)
-
-
-def _apply(transaction: Transaction, this: Run, items: list[_Item], *, now: datetime) -> Merged:
+def _apply(transaction: Transaction, this: Run, items: Sequence[_Item], *, now: datetime) -> Merged:
     merged = transaction.merge(
         [item.said for item in items if isinstance(item.said, Observation)], origin=this.origin, now=now
     )

@@ -130,11 +130,13 @@ class Store:
         """
 
         def work(transaction: Transaction, *, by_halves: bool = False) -> Merged:
+            def write(some: Sequence[Observation]) -> Merged:
+                return transaction.merge(some, origin=origin, now=now)
+
             refused: list[tuple[Observation, str]] = []
-            if by_halves:
-                merged = transaction.merge_or_halve(observations, origin=origin, now=now, refused=refused)
-            else:
-                merged = transaction.merge(observations, origin=origin, now=now)
+            merged = Merged()
+            for part in transaction.by_halves(observations, write, refused) if by_halves else [write(observations)]:
+                merged.add(part)
             merged.refused = [refuse(*why) for why in refused] if refuse else []
             transaction.bury([*dead_letters, *merged.refused], now=now)
             merged.dead_letters = len(dead_letters) + len(merged.refused)

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 
@@ -25,6 +25,9 @@ from reconciler import db
 from reconciler.errors import Contended, JobHeld
 from reconciler.migrate import PlanCheck
 from reconciler.model import DeadLetter, Gap, Observation
+
+T = TypeVar("T")
+X = TypeVar("X")
 
 # Of the columns of staged_observations. COPY in binary form must name them, and costs us a quarter of what text costs.
 _STAGED_TYPES: Final = (
@@ -108,6 +111,11 @@ class Merged:
         """Calls that were as Twilio says already."""
         return self.seen - self.inserted - self.updated
 
+    def add(self, other: Merged) -> None:
+        """Add up what another merge did."""
+        self.seen += other.seen
+        self.count(other.decisions)
+
     def count(self, decisions: Iterable[Decision]) -> None:
         """Add up `decisions`."""
         for decision in decisions:
@@ -140,30 +148,29 @@ class Transaction:
         self.changed += (d.call_sid for d in merged.decisions if d.action in ("insert", "update"))
         return merged
 
-    def merge_or_halve(
-        self,
-        observations: Sequence[Observation],
-        *,
-        origin: Origin,
-        now: datetime,
-        refused: list[tuple[Observation, str]],
-    ) -> Merged:
-        """`merge`, leaving out what PostgreSQL refuses, which goes to `refused` with the reason: found by halving."""
+    def by_halves(
+        self, items: Sequence[X], write: Callable[[Sequence[X]], T], refused: list[tuple[X, str]]
+    ) -> Iterator[T]:
+        """What `write` returns for `items`; if PostgreSQL refuses them, for each half alone, down to the one it refuses.
+
+        That goes to `refused`, with the reason, and leaves nothing behind.
+        """
         try:
-            with self.conn.transaction():  # a savepoint
-                return self.merge(observations, origin=origin, now=now)
+            with self.conn.transaction():  # a savepoint: what is locked stays locked
+                result = write(items)
         except psycopg.Error as exc:
             reason = db.refusal(exc)
             if reason is None:
                 raise
-        if len(observations) == 1:
-            refused.append((observations[0], reason))
-            return Merged(seen=1)
-        merged = Merged(seen=len({o.call_sid for o in observations}))
-        middle = len(observations) // 2
-        for half in (observations[:middle], observations[middle:]):
-            merged.count(self.merge_or_halve(half, origin=origin, now=now, refused=refused).decisions)
-        return merged
+        else:
+            yield result
+            return
+        if len(items) == 1:
+            refused.append((items[0], reason))
+            return
+        middle = len(items) // 2
+        for half in (items[:middle], items[middle:]):
+            yield from self.by_halves(half, write, refused)
 
     def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
         """Decide and write nothing. Of a call said twice the first counts: the second has nothing to build on."""
