@@ -1,6 +1,6 @@
 """Databases for tests: a real PostgreSQL, one fresh database for each test, copied from a template built once.
 
-`RECONCILER_TEST_DATABASE_URL` names a superuser's login on any server from PostgreSQL 14 on; without it an embedded
+`TEST_DATABASE_URL` names a superuser's login on any server from PostgreSQL 14 on; without it an embedded
 server runs in a temporary folder for as long as the tests do.
 """
 
@@ -54,7 +54,7 @@ def logging_as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     """A superuser's login on the server that all tests of this session share."""
-    if url := os.environ.get("RECONCILER_TEST_DATABASE_URL"):
+    if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

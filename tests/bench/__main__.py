@@ -1,7 +1,7 @@
 """How fast it is, beside a plain script and beside what cannot be undercut: `python -m tests.bench`.
 
 Everything runs on one machine against one simulated account and one PostgreSQL, so the ratios say more than the
-seconds. Prints tables and writes benchmarks.md and benchmarks.svg. Uses the server that RECONCILER_TEST_DATABASE_URL
+seconds. Prints tables and writes benchmarks.md and benchmarks.svg. Uses the server that TEST_DATABASE_URL
 names (`python -m tests.servers BIN_DIR` starts one), or an embedded one.
 """
 

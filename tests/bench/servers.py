@@ -19,8 +19,8 @@ from reconciler.migrate import migrate
 
 @contextmanager
 def server() -> Iterator[str]:
-    """The server that RECONCILER_TEST_DATABASE_URL names, or an embedded one in a temporary folder."""
-    if url := os.environ.get("RECONCILER_TEST_DATABASE_URL"):
+    """The server that TEST_DATABASE_URL names, or an embedded one in a temporary folder."""
+    if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

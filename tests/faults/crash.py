@@ -4,7 +4,7 @@ A real process, killed by SIGKILL: before a statement reaches PostgreSQL, while 
 COMMIT was answered and the process has not heard of it, and when an answer of Twilio is under way (proxy.py counts the
 statements, the simulated Twilio the requests; nothing in the program knows of this). The same command is started again
 until it comes to its end, and rows, events, inbox, cursors and proofs must be those of an undisturbed run.
-Uses the server named by RECONCILER_TEST_DATABASE_URL, or an embedded one.
+Uses the server named by TEST_DATABASE_URL, or an embedded one.
 """
 
 from __future__ import annotations
@@ -218,7 +218,6 @@ def _reconcile(arguments: list[str], env: dict[str, str]) -> None:
     """What the processes do."""
     from reconciler.cli import main
 
-    os.environ.pop("RECONCILER_TEST_DATABASE_URL", None)  # no setting of its own
     os.environ.update(env)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):

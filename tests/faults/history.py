@@ -6,7 +6,7 @@ a call. It is data: the same history ends the same way, and one that breaks a pr
 be left out. Seeds that failed are kept in seeds.txt, which the tests try again. What is promised: promises.py.
 
 The clock is simulated and the pages are fetched in the thread that merges them; everything else is real.
-Uses the server named by RECONCILER_TEST_DATABASE_URL, or an embedded one.
+Uses the server named by TEST_DATABASE_URL, or an embedded one.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A real process, killed by SIGKILL: between it and the server stands a proxy that
 ends a statement, counts them, and kills the process before the n-th one reaches the server or right behind it, while
 the server is at work on it. Nothing in the program knows of this. Afterwards another process migrates to the end, and
 catalog, ledger and rows must be those of an undisturbed run.
-Uses the server named by RECONCILER_TEST_DATABASE_URL, or an embedded one.
+Uses the server named by TEST_DATABASE_URL, or an embedded one.
 """
 
 from __future__ import annotations

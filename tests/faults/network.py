@@ -3,7 +3,7 @@
 Everything at once, drawn from a seed: a fifth of the answers 429 and a ceiling on concurrency beside it, 5xx in JSON
 and in HTML, resets, bodies cut short, hanging answers, ignored filters, page tokens that died, a burst of 401, our
 clock jumping about, a missing Date. Twice: calls that live during the first backfill are over before the second.
-Uses the server named by RECONCILER_TEST_DATABASE_URL, or an embedded one.
+Uses the server named by TEST_DATABASE_URL, or an embedded one.
 """
 
 from __future__ import annotations

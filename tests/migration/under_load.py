@@ -2,7 +2,7 @@
 
 Fills `messages` with ROWS calls (1,000,000), lets a writer insert and update without a pause, migrates, and prints how
 long the migration took and the longest that the writer had to wait. Fails if that was a second or more.
-RECONCILER_TEST_DATABASE_URL names the server; without it an embedded one runs, with fsync as in production.
+TEST_DATABASE_URL names the server; without it an embedded one runs, with fsync as in production.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Writer(threading.Thread):
 
 @contextmanager
 def _server() -> Iterator[str]:
-    if url := os.environ.get("RECONCILER_TEST_DATABASE_URL"):
+    if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
