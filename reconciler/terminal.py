@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Final
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.text import Text
 from reconciler.backfill import Summary, Watcher
 from reconciler.logs import get_logger, mask
 from reconciler.model import Gap
+from reconciler.times import rough
 from reconciler.transaction import Decision
 
 PROGRESS_EVERY: Final = 10.0  # seconds between log lines where there is no bar
@@ -83,7 +85,7 @@ class _Both:
 def _bar() -> Iterator[Watcher]:
     progress = Progress(
         TextColumn("[bold]{task.description}"),
-        BarColumn(),
+        BarColumn(complete_style="cyan", finished_style="green"),
         MofNCompleteColumn(),
         TextColumn("slices · {task.fields[calls]:,} calls · {task.fields[rate]:,}/s · {task.fields[left]}"),
         TimeElapsedColumn(),
@@ -114,7 +116,8 @@ class _Bar:
     def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
         elapsed = max(0.001, time.monotonic() - self._started)
         done = summary.slices_done - self._already
-        left = f"{elapsed / done * (summary.slices - summary.slices_done):.0f} s left" if done else "…"
+        remaining = timedelta(seconds=elapsed / done * (summary.slices - summary.slices_done)) if done else None
+        left = "…" if remaining is None else f"{rough(remaining)} left"
         self._progress.update(
             self._task, completed=summary.slices_done, calls=summary.seen, rate=round(summary.seen / elapsed), left=left
         )
@@ -166,7 +169,7 @@ class _Tables:
         """Say what it will cost at most: adjacent days with few calls are asked for together."""
         resumed = f", {slices - remaining} of them read already" if remaining < slices else ""
         if err.is_terminal:  # in a file, between log lines, `job.started` says it
-            cost = "at most as many requests to Twilio, and one per 1,000 calls"
+            cost = f"at most {remaining:,} requests to Twilio, and one per 1,000 calls"
             err.print(f"{slices} slices{resumed}: {cost}.")
 
     def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:

@@ -129,7 +129,7 @@ def test_a_terminal_sees_a_bar(run, cli, calls):
     """What it will cost, a bar that comes to its end, log lines on lines of their own, and the table."""
     code, seen = cli.on_terminal("--since", "3d", RECONCILER_LOG_LEVEL="info")
     assert code == 0
-    assert "9 slices: at most as many requests to Twilio" in ESCAPES.sub("", seen)
+    assert "9 slices: at most 9 requests to Twilio" in ESCAPES.sub("", seen)
     assert "9/9" in seen
     assert "{" not in seen
     # The bar redraws its line from the start of the line; a log line must not begin where the bar ends.
