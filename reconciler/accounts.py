@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from reconciler.config import Settings
 from reconciler.errors import Refused
-from reconciler.source import Listing, Source
+from reconciler.listing import Listing
+from reconciler.source import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
 from reconciler.errors import CredentialsDoubted, ExitCode, JobHeld, ReconcilerError, Refused, Unavailable
+from reconciler.listing import RETENTION
 from reconciler.logs import get_logger
 from reconciler.plan import Plan, describe, work_through
 from reconciler.runs import Job, Terms, Totals, run, usual_exit_code
-from reconciler.source import RETENTION, Source
+from reconciler.source import Source
 from reconciler.store import Store
 from reconciler.sweep import Failed, Fetched
 from reconciler.transaction import Cursor, Decision, Merged

@@ -12,8 +12,9 @@ from reconciler.check_database import compare_clocks
 from reconciler.config import Settings
 from reconciler.errors import ReconcilerError, Refused
 from reconciler.findings import Check, counted, failed, ok, warn
+from reconciler.listing import PAGE_SIZE, Listing
 from reconciler.pacing import Pacer
-from reconciler.source import PAGE_SIZE, Listing, Source
+from reconciler.source import Source
 from reconciler.times import format_duration
 from reconciler.wire import Page
 

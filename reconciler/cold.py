@@ -20,11 +20,12 @@ from psycopg.types.json import Jsonb
 
 from reconciler import db, metrics
 from reconciler.errors import ExitCode, Refused, Retriable, TwilioAnswerError, Unavailable
+from reconciler.listing import RETENTION
 from reconciler.logs import get_logger
 from reconciler.plan import describe, work_through
 from reconciler.proof import Days, Proof
 from reconciler.runs import Job, Run, Terms, Totals, run, usual_exit_code
-from reconciler.source import RETENTION, Source
+from reconciler.source import Source
 from reconciler.store import Store
 from reconciler.sweep import LIVING, NEVER_DIALLED, Fetched, Slice, slice_by_status, slice_of_days
 from reconciler.times import midnight, next_midnight, utc_days

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from reconciler.errors import ConfigError
+from reconciler.listing import RETENTION
 from reconciler.runs import Job
-from reconciler.source import RETENTION
 
 CLOCKS_DIFFER: Final = timedelta(minutes=5)  # ours and that of the machine that wrote the cursor
 

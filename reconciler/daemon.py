@@ -31,9 +31,10 @@ from reconciler.config import Settings
 from reconciler.crew import Crew, Setup
 from reconciler.errors import ConfigError, ExitCode, ReconcilerError, Retriable, Unavailable
 from reconciler.leadership import Leadership
+from reconciler.listing import Listing
 from reconciler.logs import get_logger
 from reconciler.pacing import Pacer
-from reconciler.source import Listing, Source
+from reconciler.source import Source
 from reconciler.status_page import CONTENT_SECURITY_POLICY, read_page
 from reconciler.systemd import Notifier
 from reconciler.web import Health, StatusPage, Web

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from reconciler import db, metrics
 from reconciler.cursors import parse_aware
+from reconciler.listing import RETENTION
 from reconciler.logs import get_logger
 from reconciler.runs import Job, Run, Terms, Totals, run
-from reconciler.source import RETENTION
 from reconciler.store import Store
 from reconciler.transaction import Transaction
 

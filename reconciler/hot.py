@@ -19,11 +19,12 @@ from typing import Any, Final
 
 from reconciler.cursors import check_cursor, parse_aware, readable
 from reconciler.errors import TwilioAnswerError
+from reconciler.listing import PAGE_SIZE, Listing
 from reconciler.logs import get_logger
 from reconciler.plan import Plan, describe, work_through
 from reconciler.recheck import look_again, read_known
 from reconciler.runs import Job, Run, Terms, Totals, run
-from reconciler.source import PAGE_SIZE, Listing, Source
+from reconciler.source import Source
 from reconciler.store import Store
 from reconciler.sweep import LIVING, Failed, Fetched, Slice, dates_created, fetch, is_newest_first
 from reconciler.transaction import Cursor

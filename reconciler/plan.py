@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from reconciler.listing import PAGE_SIZE
 from reconciler.runs import Run
-from reconciler.source import PAGE_SIZE, Source
+from reconciler.source import Source
 from reconciler.sweep import (
     LIVING,
     NEVER_DIALLED,

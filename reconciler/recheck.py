@@ -19,9 +19,10 @@ from typing import Final, NamedTuple
 
 from reconciler import db
 from reconciler.errors import ReconcilerError, Retriable, TwilioAnswerError
+from reconciler.listing import PAGE_SIZE, Listing
 from reconciler.plan import describe
 from reconciler.runs import Run
-from reconciler.source import PAGE_SIZE, Listing, Source
+from reconciler.source import Source
 from reconciler.sweep import MARGIN, Failed, Slice, fetch
 from reconciler.times import midnight, next_midnight
 from reconciler.wire import Page

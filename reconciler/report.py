@@ -16,9 +16,9 @@ from typing import Any, Final
 from reconciler import db
 from reconciler.inbox import STUCK_AFTER as INBOX_STUCK_AFTER
 from reconciler.leadership import LOCK
+from reconciler.listing import RETENTION
 from reconciler.migrations import load_migrations
 from reconciler.model import Gap
-from reconciler.source import RETENTION
 from reconciler.times import midnight
 
 DAYS_SHOWN: Final = timedelta(days=35)  # as far back as the weekly cold sweep proves

@@ -16,10 +16,9 @@ import threading
 import time
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from twilio.rest import Client
 
@@ -38,19 +37,11 @@ from reconciler.errors import (
     TwilioAnswerError,
     Unavailable,
 )
+from reconciler.listing import API_PATH, Listing, own_path
 from reconciler.logs import get_logger
-from reconciler.model import Observation, Status
 from reconciler.pacing import Pacer, retrying
-from reconciler.times import midnight
 from reconciler.transport import Answer, Transport
 from reconciler.wire import Page, decode_call, decode_page, parse_rfc2822
-
-# Calls older than 13 months leave the API (https://www.twilio.com/docs/voice/api/archived-calls); error 20004
-# speaks of 400 days.
-RETENTION: Final = timedelta(days=400)
-PAGE_SIZE: Final = 1000  # the most Twilio gives
-
-API_PATH: Final = "/2010-04-01/Accounts"
 
 _API: Final = "https://api.twilio.com"
 _ONE_DAY: Final = timedelta(days=1)
@@ -59,82 +50,6 @@ _OUTSIDE_RETENTION: Final = 20004
 log = get_logger(__name__)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What to ask for: the calls of an account that started in `[since, until)`, or those of one status.
-
-    Twilio may read the bounds as instants or as whole UTC days, and `<` may include its midnight or not: ask until
-    no earlier than the midnight after what is needed (before "some hour of a day" may leave out all of that day),
-    filter what comes, and let `holds` tell whether an answer can be one to this question.
-    """
-
-    account_sid: str
-    since: datetime | None = None
-    until: datetime | None = None
-    status: Status | None = None
-    page_size: int = PAGE_SIZE
-
-    @property
-    def path(self) -> str:
-        """The path and query of the first page. The operator belongs to the name: `StartTime>` is "on or after"."""
-        params: list[tuple[str, str]] = []
-        if self.status is not None:
-            params.append(("Status", self.status.value))
-        if self.since is not None:
-            params.append(("StartTime>", self.since.strftime("%Y-%m-%dT%H:%M:%SZ")))
-        if self.until is not None:
-            params.append(("StartTime<", self.until.strftime("%Y-%m-%dT%H:%M:%SZ")))
-        params.append(("PageSize", str(self.page_size)))
-        return f"{self._resource}?{urlencode(params)}"
-
-    def next_path(self, uri: str, *, after: str) -> str:
-        """Path and query of the page that `uri` names, for our own host.
-
-        Raises:
-            TwilioAnswerError: it leads to another resource, or back to the page it came with.
-
-        """
-        return own_path(uri, resource=self._resource, after=after)
-
-    def holds(self, observations: list[Observation]) -> bool:
-        """Whether `observations` can answer this listing: whole days around the bounds, or mostly its status."""
-        if self.status is not None:
-            others = sum(observation.status != self.status for observation in observations)
-            return others * 2 <= len(observations)
-        oldest = midnight(self.since) if self.since else None
-        newest = midnight(self.until) + 2 * _ONE_DAY if self.until else None
-        return all(
-            (oldest is None or observation.start_time >= oldest) and (newest is None or observation.start_time < newest)
-            for observation in observations
-            if observation.start_time is not None
-        )
-
-    @property
-    def _resource(self) -> str:
-        return f"{API_PATH}/{self.account_sid}/Calls.json"
-
-
-def own_path(uri: str, *, resource: str, after: str) -> str:
-    """Path and query of the next page of `resource` that `uri` names, for our own host.
-
-    Raises:
-        TwilioAnswerError: it leads to another resource, or back to the page it came with.
-
-    """
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        raise TwilioAnswerError("next_page_uri is not a URI") from None
-    path = f"{parts.path}?{parts.query}"
-    if not path.isascii():
-        raise TwilioAnswerError("next_page_uri is not a URI")
-    if parts.path != resource:
-        raise TwilioAnswerError("next_page_uri leads to another resource than the listing it continues")
-    if path == after:
-        raise TwilioAnswerError("next_page_uri leads back to its own page")
-    return path
 
 
 class Source:

@@ -29,9 +29,10 @@ from reconciler.errors import (
     TwilioAnswerError,
     Unavailable,
 )
+from reconciler.listing import Listing
 from reconciler.logs import get_logger
 from reconciler.model import Observation, Status
-from reconciler.source import Listing, Source
+from reconciler.source import Source
 from reconciler.times import midnight, next_midnight, utc_days
 from reconciler.wire import Page
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from reconciler import db
+from reconciler.listing import Listing
 from reconciler.logs import get_logger
 from reconciler.runs import Job, Terms, Totals, run
-from reconciler.source import Listing, Source
+from reconciler.source import Source
 from reconciler.store import Store
 from reconciler.transaction import Merged, Transaction
 from reconciler.wire import Page

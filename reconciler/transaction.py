@@ -151,7 +151,7 @@ class Transaction:
     def by_halves(
         self, items: Sequence[X], write: Callable[[Sequence[X]], T], refused: list[tuple[X, str]]
     ) -> Iterator[T]:
-        """What `write` returns for `items`; if PostgreSQL refuses them, for each half alone, down to the one it refuses.
+        """What `write` returns for `items`; if PostgreSQL refuses them, for each half, down to the one it refuses.
 
         That goes to `refused`, with the reason, and leaves nothing behind.
         """

@@ -13,9 +13,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from reconciler.cursors import check_cursor
+from reconciler.listing import RETENTION, Listing
 from reconciler.recheck import look_again, read_known
 from reconciler.runs import Job, Run, Terms, Totals, run
-from reconciler.source import RETENTION, Listing, Source
+from reconciler.source import Source
 from reconciler.store import Store
 
 

@@ -26,8 +26,8 @@ from reconciler.config import Settings
 from reconciler.daemon import serve
 from reconciler.errors import CredentialsDoubted, JobHeld, ReconcilerError, Refused, UsageError
 from reconciler.jobs import KINDS, Means, job_of
+from reconciler.listing import RETENTION
 from reconciler.runs import Job, Terms, Totals
-from reconciler.source import RETENTION
 from reconciler.systemd import Notifier
 from reconciler.terminal import print_figures
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from reconciler.errors import ExitCode, Refused
+from reconciler.listing import Listing
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.viewer import Habits, receive, work
 from reconciler.simulator.webhooks import Channel, webhooks
-from reconciler.source import Listing
 from reconciler.times import next_midnight
 from tests.equality import differences, doubled_events, expected_row, records_of, versions
 

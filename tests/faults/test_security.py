@@ -34,10 +34,11 @@ from reconciler.config import Credentials, Settings
 from reconciler.errors import ExitCode, ReconcilerError, Refused
 from reconciler.findings import Check, Severity
 from reconciler.inbox import work_inbox
+from reconciler.listing import Listing
 from reconciler.pacing import Pacer
 from reconciler.runs import Terms
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
-from reconciler.source import Listing, Source
+from reconciler.source import Source
 from reconciler.store import Store
 from tests.equality import differences, records_of
 

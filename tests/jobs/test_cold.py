@@ -10,10 +10,10 @@ import pytest
 
 from reconciler import proof
 from reconciler.errors import ExitCode, Unavailable
+from reconciler.listing import Listing
 from reconciler.metrics import REGISTRY
 from reconciler.simulator import Fault
 from reconciler.simulator.messages import Answer
-from reconciler.source import Listing
 from reconciler.store import Store
 from reconciler.transaction import Cursor
 from tests.equality import records_of, versions

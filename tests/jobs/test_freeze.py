@@ -8,8 +8,8 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from reconciler import db, freeze
+from reconciler.listing import RETENTION
 from reconciler.metrics import REGISTRY
-from reconciler.source import RETENTION
 from tests.equality import versions
 
 from .world import ACCOUNT, NOW

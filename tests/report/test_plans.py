@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reconciler import db
-from reconciler.source import RETENTION
+from reconciler.listing import RETENTION
 
 from .conftest import ACCOUNT, NOW, sid
 

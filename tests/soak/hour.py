@@ -18,11 +18,12 @@ from statistics import quantiles
 from reconciler import db, logs
 from reconciler.config import Credentials, Settings
 from reconciler.jobs import KINDS, Means
+from reconciler.listing import PAGE_SIZE
 from reconciler.pacing import Pacer
 from reconciler.runs import Job, Terms
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, Delivery, webhooks
-from reconciler.source import PAGE_SIZE, Source
+from reconciler.source import Source
 from reconciler.store import Store
 from reconciler.transaction import Rules
 from tests.bench.servers import database

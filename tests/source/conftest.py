@@ -13,9 +13,10 @@ from structlog.testing import capture_logs
 
 from reconciler import pacing
 from reconciler.config import Credentials
+from reconciler.listing import Listing
 from reconciler.pacing import Pacer
 from reconciler.simulator import Clock, FaultPlan, SimulatedAccount, SimulatedTwilio
-from reconciler.source import Listing, Source
+from reconciler.source import Source
 from reconciler.transport import Transport
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)

@@ -11,10 +11,10 @@ import pytest
 
 from reconciler.account_wire import Account
 from reconciler.errors import Refused, TwilioAnswerError, Unavailable
+from reconciler.listing import Listing
 from reconciler.model import Status
 from reconciler.simulator import Fault
 from reconciler.simulator.messages import Answer
-from reconciler.source import Listing
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 ACCOUNTS = "/2010-04-01/Accounts.json"

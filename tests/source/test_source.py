@@ -27,12 +27,13 @@ from reconciler.errors import (
     TwilioAnswerError,
     Unavailable,
 )
+from reconciler.listing import Listing
 from reconciler.model import Status
 from reconciler.pacing import Pacer
 from reconciler.simulator import Fault, SimulatedAccount, SimulatedTwilio, Switches
 from reconciler.simulator.listing import list_calls
 from reconciler.simulator.messages import Answer
-from reconciler.source import Listing, Source
+from reconciler.source import Source
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 
