@@ -24,7 +24,7 @@ from reconciler.plan import Plan, describe, work_through
 from reconciler.runs import Job, Terms, Totals, run, usual_exit_code
 from reconciler.source import Source
 from reconciler.store import Store
-from reconciler.sweep import Failed, Fetched
+from reconciler.sweep import LIVING, Failed, Fetched
 from reconciler.transaction import Cursor, Decision, Merged
 
 # A backfill begun longer ago than this with the same words is another backfill.
@@ -251,8 +251,14 @@ def backfill(
             plan.move(item)
             return _as_json(plan, window)
 
+        living: set[str] = set()
+
         def preview(item: Fetched) -> Merged:
-            merged = store.preview(item.page.observations, origin=this.origin, now=this.now())
+            # Nothing is written, so what is listed among the living and in its day would be told twice.
+            news = [o for o in item.page.observations if o.call_sid not in living]
+            if item.slice.listing.status in LIVING:
+                living.update(o.call_sid for o in news)
+            merged = store.preview(news, origin=this.origin, now=this.now())
             merged.dead_letters = len(item.page.dead_letters)
             return merged
 

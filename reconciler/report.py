@@ -202,7 +202,7 @@ def report(conn: db.Connection, *, since: datetime, now: datetime, webhook_grace
         days = _days(conn, since.date())
         found = _gaps_found(conn, window, "day", webhook_grace)
         (calls,) = conn.execute(_queries["count_calls"], window).fetchone() or (0,)
-    lost = found[-1][-1]  # the row of all days
+    lost = min(found[-1][-1], calls)  # the row of all days; some of these calls began before them
     gaps: dict[date, GapsOfDay] = {}
     for found_in, source, kind, count, _ in found[:-1]:
         day = found_in.date()
@@ -210,7 +210,7 @@ def report(conn: db.Connection, *, since: datetime, now: datetime, webhook_grace
         job = source.removeprefix(_SOURCE)
         of_day.kinds[kind] += count
         of_day.jobs[job] = of_day.jobs.get(job, 0) + count
-    share = min(1.0, round(lost / calls, 6)) if calls else None
+    share = round(lost / calls, 6) if calls else None
     return Report(since, now, days, list(gaps.values()), calls, lost, share)
 
 

@@ -208,6 +208,14 @@ def test_a_dry_run_tells_and_writes_nothing(world):
     assert (versions(world.conn), world.cursor()) == before
 
 
+def test_a_dry_run_tells_each_call_once(world, account):
+    """A call that lives is listed by its status, and in its day when it has been answered."""
+    account.call(NOW - timedelta(minutes=5), rings_for=4, talks_for=1_800)
+    summary = world.backfill(days=8, dry_run=True)
+    told = [decision.call_sid for decision in world.watched.decisions]
+    assert len(told) == len(set(told)) == summary.inserted == summary.seen == 3_001
+
+
 def test_a_stopped_backfill_goes_on_where_it_stopped(world):
     """Stop after some pages: what was merged is not asked for again, and the end is the same."""
     pages = {"left": 7}
