@@ -39,7 +39,7 @@ GIVE_UP_AFTER: Final = timedelta(minutes=4)
 class Pacer:
     """Lets at most `limit` requests run at once; a 429 halves the limit, a full round of successes raises it by one.
 
-    The daemon's bulk work (cold) gets three quarters of the limit at most: what must keep its interval finds a place.
+    Bulk work (backfill, cold) gets three quarters of the limit at most: what must keep its interval finds a place.
     """
 
     def __init__(self, limit: int) -> None:

@@ -47,7 +47,7 @@ def backfill_window(args: argparse.Namespace) -> int:
         ):
 
             def read(window: backfill.Window) -> backfill.Summary:
-                own = source.for_run(stop)
+                own = source.for_run(stop, is_bulk=True)
                 return backfill.backfill(
                     window, source=own, store=store, watcher=watcher, terms=Terms(stop), dry_run=args.dry_run
                 )

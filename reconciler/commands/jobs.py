@@ -84,7 +84,7 @@ def _for_each(
     for account_sid in sids:
         own = replace(
             means, job=job_of(kind, account_sid, main=accounts.main), account_sid=account_sid,
-            source=source.for_run(stop), is_main=account_sid == accounts.keeper,
+            source=source.for_run(stop, is_bulk=KINDS[kind].is_bulk), is_main=account_sid == accounts.keeper,
             is_alone=accounts.is_alone,
         )  # fmt: skip
         try:
