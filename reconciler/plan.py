@@ -38,6 +38,8 @@ from reconciler.transaction import Cursor, Merged
 _PAGES_AT_LEAST: Final = 1
 _PAGES_AT_MOST: Final = 10
 
+_ONE_DAY: Final = timedelta(days=1)
+
 
 @dataclass(slots=True)
 class Plan:
@@ -55,7 +57,7 @@ class Plan:
     open: dict[str, str | None] = field(default_factory=dict)
     _seen: Counter[str] = field(default_factory=Counter)  # calls, of the slices under way
     _calls_read: int = 0
-    _days_read: int = 0
+    _days_read: int = 0  # whole ones; today may have just begun
 
     @classmethod
     def of(cls, account_sid: str, since: datetime, until: datetime) -> Plan:
@@ -132,9 +134,10 @@ class Plan:
             return
         del self.open[name]
         self.done += len(item.slice.parts)
-        if item.slice.listing.status is None:
-            self._calls_read += self._seen.pop(name)
-            self._days_read += len(item.slice.parts)
+        calls, whole_days = self._seen.pop(name), (item.slice.until - item.slice.since) // _ONE_DAY
+        if item.slice.listing.status is None and whole_days:
+            self._calls_read += calls
+            self._days_read += whole_days
 
     def _opened(self) -> list[Slice]:
         return [slice_named(self.account_sid, name) for name in self.open]
@@ -143,11 +146,13 @@ class Plan:
         """How many days the next slice is to have: something for each of those read at once, and full pages."""
         if not self._days_read:
             return 1
-        at_least, at_most = (
-            pages * PAGE_SIZE * self._days_read // max(1, self._calls_read)
-            for pages in (_PAGES_AT_LEAST, _PAGES_AT_MOST)
-        )
-        return max(1, min(days_left, at_most, max(at_least, days_left // at_once)))
+        # The days with the fewest calls are done first, and may be Sundays: what is taken at once is no more than was
+        # read already, or than leaves as much for each of the others.
+        share = days_left // at_once
+        a_day = max(1, self._calls_read) / self._days_read
+        full, enough = (pages * PAGE_SIZE // a_day for pages in (_PAGES_AT_LEAST, _PAGES_AT_MOST))
+        wanted = min(max(share, full), enough, max(share, self._days_read))
+        return max(1, min(days_left, int(wanted)))
 
 
 def work_through(
