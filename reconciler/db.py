@@ -129,6 +129,16 @@ def try_advisory_lock(conn: Connection, name: str) -> bool:
     return bool(row and row[0])
 
 
+def holds_advisory_lock(conn: Connection, name: str, *, pid: int) -> bool:
+    """Whether the lock called `name` is held by the session of that process of the server."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
+        " AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 0))",
+        (pid, f"{APPLICATION_NAME}:{name}"),
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def release_advisory_lock(conn: Connection, name: str) -> None:
     """Give the lock called `name` back."""
     conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (f"{APPLICATION_NAME}:{name}",))

@@ -79,6 +79,7 @@ class Store:
         self._job: str | None = None
         self._cursors: dict[str, str | None] = {}  # where this process read or left them
         self._was_connected = False
+        self._locked_by: int | None = None  # the server's process that took a lock for us last
         self._used_at = 0.0
         self._conn: db.Connection | None = None
 
@@ -229,5 +230,10 @@ class Store:
 
     def _take_lock(self, conn: db.Connection, job: str) -> None:
         if not db.try_advisory_lock(conn, job):
-            raise JobHeld(f"another process is running {job}", hint="wait for it, or stop it")
+            if self._locked_by is not None and db.holds_advisory_lock(conn, job, pid=self._locked_by):
+                # Cut connections are no news to the server at once; `idle_session_timeout` is how long it may take.
+                raise Unavailable(f"the server has not noticed yet that our connection broke, and keeps {job} locked")
+            if not db.try_advisory_lock(conn, job):  # which the session that was ours may have given back just now
+                raise JobHeld(f"another process is running {job}", hint="wait for it, or stop it")
+        self._locked_by = conn.info.backend_pid
         db.name_connection(conn, purpose=job)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 
 import pytest
 from structlog.testing import capture_logs
@@ -31,6 +33,17 @@ def _end_session(conn, store: Store) -> None:
     with store.session() as ours:
         pid = ours.info.backend_pid
     assert conn.execute("SELECT pg_terminate_backend(%s, 10_000)", (pid,)).fetchone() == (True,)
+
+
+def _lose_connection(store: Store) -> int:
+    """Break the store's connection behind the server's back: its session lasts until what is returned is closed."""
+    with store.session() as ours:
+        server = os.dup(ours.fileno())
+        nobody, gone = socket.socketpair()
+        with nobody, gone:
+            gone.shutdown(socket.SHUT_RDWR)
+            os.dup2(nobody.fileno(), ours.fileno())
+    return server
 
 
 # The lock of a job
@@ -86,6 +99,22 @@ def test_a_lost_connection_is_replaced_and_the_lock_taken_again(database_url, co
         with capture_logs() as logs:
             assert store.merge([make_observation()], origin=ORIGIN, now=T0).inserted == 1
         assert [line["event"] for line in logs] == ["database.reconnected"]
+        assert _locks(conn) == 1
+
+
+def test_a_session_that_was_lost_keeps_the_lock_until_the_server_notices(database_url, conn):
+    """No other process holds the job: trying again is what helps."""
+    with Store(database_url) as store, store.holding("hot"):
+        with store.session() as ours:
+            pid = ours.info.backend_pid
+        server = _lose_connection(store)
+        for reason in ("server closed", "not noticed yet"):
+            with pytest.raises(Unavailable, match=reason):
+                store.merge([make_observation()], origin=ORIGIN, now=T0)
+        assert _locks(conn) == 1
+        os.close(server)
+        assert conn.execute("SELECT pg_terminate_backend(%s, 10_000)", (pid,)).fetchone()  # at once, or it has ended
+        assert store.merge([make_observation()], origin=ORIGIN, now=T0).inserted == 1
         assert _locks(conn) == 1
 
 
