@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -224,10 +225,11 @@ class Run:
         """Log what a page found. A job that finds a few gaps names each; bulk work names them at level debug."""
         for letter in dead_letters:
             log.warning("record.dead_lettered", call_sid=letter.call_sid, reason=letter.reason)
+        are_gaps_told = not is_bulk or log.is_enabled_for(logging.DEBUG)
         for decision in merged.decisions:
             if decision.action == "drift" and decision.is_news:
                 log.warning("call.frozen_drift", call_sid=decision.call_sid, fields=sorted(decision.theirs or ()))
-            elif decision.gap is not None:
+            elif decision.gap is not None and are_gaps_told:
                 gap = {
                     "call_sid": decision.call_sid,
                     "kind": decision.gap.value,
