@@ -189,6 +189,7 @@ class Crew:
         return Means(
             job, setup.settings, self._store(setup), terms, source, account or "", account == setup.accounts.keeper,
             setup.accounts.is_alone, is_scheduled=True,
+            looked_after=setup.accounts.sids if setup.accounts.is_complete else None,
         )  # fmt: skip
 
     def _store(self, setup: Setup) -> Store:

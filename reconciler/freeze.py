@@ -5,8 +5,9 @@ The merge freezes what is complete; this job freezes what will not be, and needs
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from reconciler import db, metrics
@@ -21,6 +22,7 @@ JOB: Final = Job("freeze")
 
 BATCH: Final = 1000  # rows a commit
 NAMED_AT_MOST: Final = 100  # stuck calls a run; the next one names the next
+NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 log = get_logger(__name__)
 
@@ -29,13 +31,20 @@ _sync_state = db.load_queries("sync_state")
 
 
 def freeze(
-    store: Store, *, terms: Terms, freeze_after: timedelta, stuck_after: timedelta, batch: int = BATCH
+    store: Store,
+    *,
+    terms: Terms,
+    freeze_after: timedelta,
+    stuck_after: timedelta,
+    looked_after: Collection[str] | None = (),
+    batch: int = BATCH,
 ) -> Totals:
     """Freeze every call whose time is up, a batch a commit; name the calls that became stuck.
 
     A call that REST has confirmed, or that Twilio has no more, freezes `freeze_after` past its end, and where warm is
-    at work not before it has looked since; one that only webhooks told of when Twilio no longer keeps it. Stuck is
-    what is open for longer than `stuck_after`.
+    at work not before it has looked since; one that only webhooks told of when Twilio no longer keeps it. Warm is at
+    work where it has looked, and for the accounts `looked_after` (None: for all there are), where it soon will. Stuck
+    is what is open for longer than `stuck_after`.
 
     Raises:
         Refused: the database role may not do this.
@@ -53,7 +62,7 @@ def freeze(
             "frozen_since": now - freeze_after,
             "kept_since": kept_since,
             "batch": batch,
-            **_read_looks(this),
+            **_read_looks(this, looked_after),
             **this.origin._asdict(),
         }
         while not this.stop.is_set() and _freeze_batch(this, due) >= batch:
@@ -64,13 +73,13 @@ def freeze(
     return totals
 
 
-def _read_looks(this: Run) -> dict[str, Any]:
+def _read_looks(this: Run, looked_after: Collection[str] | None) -> dict[str, Any]:
     """Until when warm has asked about each account's calls; a cursor that cannot be read is warm's to complain of."""
-    looks = {}
+    looks = dict.fromkeys(looked_after or (), NEVER)
     for account_sid, text in this.ask(_sync_state, "warm_looks"):
         with suppress(TypeError, ValueError):
             looks[account_sid] = parse_aware(text)
-    return {"accounts": list(looks), "looked_at": list(looks.values())}
+    return {"accounts": list(looks), "looked_at": list(looks.values()), "is_anywhere": looked_after is None}
 
 
 def _freeze_batch(this: Run, due: dict[str, Any]) -> int:

@@ -33,6 +33,7 @@ class Means:
     is_alone: bool = True  # there is no other account that such a call could belong to
     since: datetime | None = None  # instead of the cursor
     is_scheduled: bool = False  # or asked for by a person, who wants it all now
+    looked_after: tuple[str, ...] | None = ()  # accounts whose jobs run by the schedule; None: not all are known yet
 
     @property
     def twilio(self) -> Source:
@@ -79,7 +80,10 @@ def _cold(means: Means) -> Totals:
 
 def _freeze(means: Means) -> Totals:
     settings = means.settings
-    return freeze(means.store, terms=means.terms, freeze_after=settings.freeze_after, stuck_after=settings.stuck_after)
+    return freeze(
+        means.store, terms=means.terms, freeze_after=settings.freeze_after, stuck_after=settings.stuck_after,
+        looked_after=means.looked_after,
+    )  # fmt: skip
 
 
 def _inbox(means: Means) -> Totals:

@@ -93,8 +93,9 @@ SELECT twilio_sid FROM gone ORDER BY twilio_sid
 -- Freeze what waited for its price long enough: calls that REST has confirmed or that Twilio has no more, `freeze_after`
 -- past their end, and whatever ended before `kept_since`, of which nothing can come. A call known from webhooks alone is
 -- not frozen before that: it has neither price nor true times yet.
--- Where warm is at work, a call waits until warm has looked past its deadline (`accounts` and `looked_at`, from cursors):
--- after downtime the price may be there, and nobody has asked yet.
+-- Where warm is at work, a call waits until warm has looked past its deadline (`accounts` and `looked_at`): after downtime
+-- the price may be there, and nobody has asked yet. Of accounts that are not among these, warm is at work if
+-- `is_anywhere`.
 --
 -- Cost: the first part reads messages_freezable, the second messages_unfrozen; both lose the rows that freeze.
 WITH due AS (
@@ -112,7 +113,7 @@ WITH due AS (
                         FROM unnest(%(accounts)s::text[], %(looked_at)s::timestamptz[]) AS warm (account_sid, looked_at)
                         WHERE warm.account_sid = messages.account_sid
                     ),
-                    'infinity'
+                    CASE WHEN %(is_anywhere)s THEN '-infinity'::timestamptz ELSE 'infinity' END
                 ) >= finalized_at + (%(now)s - %(frozen_since)s)
             )
         ORDER BY finalized_at

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
 from reconciler import db
 from reconciler.simulator import Fault
+from reconciler.store import Store
+from reconciler.transaction import Origin
+from reconciler.wire import read_record
 from tests.equality import differences, doubled_events, records_of
 
 from .conftest import ACCOUNT, eventually
@@ -40,6 +44,20 @@ def test_a_lost_completed_is_repaired_within_one_interval(command, account, conn
     repaired = daemon.wait_for("gap.filled", call_sid=call.sid, to_status="completed")
     assert (repaired["kind"], repaired["from_status"]) == ("stale", "in-progress")
     print(f"repaired {repaired['late_seconds']} s after its end")
+
+
+def test_a_price_that_came_before_the_daemon_was_there_is_not_sealed_out(command, account, conn, database_url):
+    """A backfill read the call before it was priced; the daemon's first freeze leaves it to its first warm."""
+    call = account.call(now() - 30 * HOUR, talks_for=60, price="-0.01400", priced_after=3_600)
+    seen_at = now() - 29.9 * HOUR
+    with Store(database_url) as store:
+        said = read_record(account.record(call.sid, seen_at), observed_at=seen_at)
+        store.merge([said], origin=Origin("reconcile_backfill", "before"), now=seen_at)
+    daemon = command.start()
+    for job in ("freeze", "warm"):
+        daemon.wait_for("job.finished", job=job)
+    row = conn.execute("SELECT price, sync_state FROM messages WHERE twilio_sid = %s", (call.sid,)).fetchone()
+    assert row == (Decimal("-0.01400"), "frozen")
 
 
 def test_a_listener_hears_which_calls_changed(command, account, connect, database_url):

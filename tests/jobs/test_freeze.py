@@ -84,6 +84,17 @@ def test_a_call_waits_for_warm_to_look_past_its_deadline(world, put):
     assert [call, gone] == frozen(world)
 
 
+@pytest.mark.parametrize(
+    ("looked_after", "waits"), [((), False), ((ACCOUNT,), True), (("AC" + 32 * "9",), False), (None, True)]
+)
+def test_a_call_waits_for_the_first_look_of_a_warm_job_that_runs_beside(world, put, looked_after, waits):
+    """The first freeze of a daemon must not be faster than its first warm, also while not all accounts are known."""
+    put(1, ended=NOW - 30 * HOUR)
+    assert world.freeze(looked_after=looked_after).frozen == (not waits)
+    world.warm()
+    assert world.freeze(looked_after=looked_after).frozen == waits
+
+
 @pytest.mark.parametrize("looked_at", ["never", "2026-06-10T12:00:00", "2026-99-99T00:00:00+00:00"])
 def test_a_cursor_of_warm_that_cannot_be_read_keeps_nothing_open(world, put, looked_at):
     """Warm itself complains of it."""
@@ -228,6 +239,7 @@ def test_what_is_frozen_already_costs_nothing(conn):
     due = {
         "now": NOW, "frozen_since": NOW - 24 * HOUR, "kept_since": NOW - 401 * 24 * HOUR, "batch": 1000,
         "source": "reconcile_freeze", "run_id": "r", "accounts": [ACCOUNT], "looked_at": [NOW],
+        "is_anywhere": False,
     }  # fmt: skip
     statement = db.load_queries("messages")["freeze_due"]
     ((plan,),) = conn.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", due).fetchall()

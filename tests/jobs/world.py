@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -83,12 +83,13 @@ class World:
         with self._means(concurrency, key=key, is_bulk=True) as (store, source):
             return cold(ACCOUNT, job=Job("cold"), store=store, source=source, deep=deep, terms=self._terms())
 
-    def freeze(self, *, batch: int = 1000) -> Totals:
+    def freeze(self, *, looked_after: Collection[str] | None = (), batch: int = 1000) -> Totals:
         """One run of the freeze job."""
         with Store(self.database_url) as store:
             return freeze(
-                store, terms=self._terms(), freeze_after=FREEZE_AFTER, stuck_after=timedelta(hours=24), batch=batch
-            )
+                store, terms=self._terms(), freeze_after=FREEZE_AFTER, stuck_after=timedelta(hours=24),
+                looked_after=looked_after, batch=batch,
+            )  # fmt: skip
 
     def keep_house(self, retention: timedelta | None = None, *, batch: int = 1000) -> Totals:
         """One run of the housekeeping."""
