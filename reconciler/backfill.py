@@ -175,7 +175,7 @@ def in_turn(
         done[account_sid] = summary
         if stop.is_set() or summary.exit_code is ExitCode.UNAVAILABLE:
             return sum_up(done, unread, interrupted=stop.is_set())
-        if batch is not None and store is not None:
+        if batch is not None and store is not None and not summary.failed:
             batch.done[account_sid] = window.until
             keep_batch(store, batch, now=window.until)
     if store is not None:
@@ -235,9 +235,9 @@ def backfill(
     with run(
         job, summary, account_sid=window.account_sid, store=store, source=source, terms=terms, dry_run=dry_run
     ) as this:
-        plan, summary.resumed = _begun_anew(window), False
-        if not dry_run:
-            plan, summary.resumed = _taken_up(window, this.read_cursor())
+        begun_at, plan = this.now(), Plan.of(window.account_sid, window.since, window.until)
+        if not dry_run and (left_over := _taken_up(window, this.read_cursor(), now=begun_at)) is not None:
+            (begun_at, plan), summary.resumed = left_over, True
         left = len(plan.left)
         summary.slices = left + plan.done
         summary.slices_done = plan.done
@@ -247,9 +247,12 @@ def backfill(
         )  # fmt: skip
         watcher.planned(summary.slices, left)
 
+        def place() -> dict[str, Any]:
+            return {"asked": window.asked, "begun_at": begun_at.isoformat(), "finished": False, **plan.as_json()}
+
         def move(item: Fetched) -> dict[str, Any]:
             plan.move(item)
-            return _as_json(plan, window)
+            return place()
 
         living: set[str] = set()
 
@@ -275,34 +278,29 @@ def backfill(
             source=source,
             move=move,
             on_page=tell,
+            on_failed=plan.split,
             merge=preview if dry_run else None,
         )
         summary.problem = describe(summary.failed)
         summary.interrupted = this.stop.is_set() and summary.slices_done < summary.slices
         summary.lag = max(timedelta(0), this.now() - plan.until)
-        if not dry_run and not summary.failed and not summary.interrupted:
-            this.save_cursor(_as_json(plan, window, finished=True))
+        if not dry_run and not summary.interrupted:
+            this.save_cursor({**place(), "finished": not summary.failed})
     return summary
 
 
-def _begun_anew(window: Window) -> Plan:
-    return Plan.of(window.account_sid, window.since, window.until)
-
-
-def _taken_up(window: Window, cursor: dict[str, Any] | None) -> tuple[Plan, bool]:
-    """The plan that an unfinished run of the same words left, extended to now, and True; or a new one."""
+def _taken_up(window: Window, cursor: dict[str, Any] | None, *, now: datetime) -> tuple[datetime, Plan] | None:
+    """When an unfinished run of the same words was begun, and its plan, extended to now; None if there is none."""
     if not cursor or cursor.get("finished") or cursor.get("asked") != window.asked:
-        return _begun_anew(window), False
+        return None
     try:
+        begun_at = datetime.fromisoformat(cursor["begun_at"])
         plan = Plan.from_json(window.account_sid, cursor)
+        is_stale = not -_STALE < now - begun_at <= _STALE
     except (KeyError, TypeError, ValueError):
-        return _begun_anew(window), False  # it costs requests, and loses nothing
+        return None  # it cannot be read: begun anew, it costs requests, and loses nothing
     # The plan's end was rounded up to a second.
-    if window.since - plan.since > _STALE or plan.until - window.until > timedelta(seconds=1):
-        return _begun_anew(window), False
+    if is_stale or plan.until - window.until > timedelta(seconds=1):
+        return None
     plan.extend(window.until)
-    return plan, True
-
-
-def _as_json(plan: Plan, window: Window, *, finished: bool = False) -> dict[str, Any]:
-    return {"asked": window.asked, "finished": finished, **plan.as_json()}
+    return begun_at, plan

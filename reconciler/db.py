@@ -117,16 +117,16 @@ def load_queries(table: str) -> Mapping[str, LiteralString]:
     return {name: cast(LiteralString, body.strip()) for name, body in zip(names, bodies, strict=True)}
 
 
-def try_advisory_lock(conn: Connection, name: str) -> bool:
-    """Take the session-level advisory lock called `name` if it is free.
+def try_advisory_lock(conn: Connection, name: str) -> int | None:
+    """Take the session-level advisory lock called `name`; returns our server process, or None if it is another's.
 
     It lives on this very connection: losing the connection is losing the lock, and the transaction with it
     (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS).
     """
     row = conn.execute(
-        "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (f"{APPLICATION_NAME}:{name}",)
+        "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)), pg_backend_pid()", (f"{APPLICATION_NAME}:{name}",)
     ).fetchone()
-    return bool(row and row[0])
+    return row[1] if row and row[0] else None
 
 
 def holds_advisory_lock(conn: Connection, name: str, *, pid: int) -> bool:

@@ -225,8 +225,11 @@ def _sweep(this: Run, source: Source, place: _Place) -> None:
         return place.as_json()
 
     failed = work_through(
-        this, plan.others(source.pacer.ceiling), living=plan.living(), resume_at=plan.open, source=source, move=move
-    )
+        this, plan.others(source.pacer.ceiling), living=plan.living(), resume_at=plan.open, source=source, move=move,
+        on_failed=plan.split,
+    )  # fmt: skip
+    if failed:
+        this.save_cursor(place.as_json())
     this.totals.problem = describe(failed)
     if not failed and not this.stop.is_set():
         place.plan = None

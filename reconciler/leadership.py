@@ -45,7 +45,7 @@ class Leadership:
                 if self.leads:
                     self._conn.execute("SELECT 1")
                 else:
-                    self.leads = db.try_advisory_lock(self._conn, LOCK)
+                    self.leads = db.try_advisory_lock(self._conn, LOCK) is not None
         except Unavailable:
             self.resign()
             raise

@@ -21,6 +21,7 @@ from reconciler.runs import Run
 from reconciler.source import Source
 from reconciler.sweep import (
     LIVING,
+    MARGIN,
     NEVER_DIALLED,
     Failed,
     Fetched,
@@ -94,14 +95,26 @@ class Plan:
         }
 
     def extend(self, until: datetime) -> None:
-        """Add what has passed since its end: the days up to `until`, and who lives by now."""
+        """Add what has passed since its end: the days up to `until`, and who lives by now.
+
+        A little is added again: of what began just before the old end, Twilio may not have known when it was read.
+        """
         if until.microsecond:
             until = until.replace(microsecond=0) + timedelta(seconds=1)
-        if until > self.until:
-            for status in (*LIVING, *NEVER_DIALLED):
-                self.open[slice_by_status(self.account_sid, status, self.until, until).name] = None
-            self.uncut.append((self.until, until))
-            self.until = until
+        if until <= self.until:
+            return
+        since = max(self.since, self.until - MARGIN)
+        for status in (*LIVING, *NEVER_DIALLED):
+            # What was not begun is asked for once, however often a plan is extended.
+            unread = [s for s in self._opened() if s.listing.status is status and self.open[s.name] is None]
+            for slice_ in unread:
+                del self.open[slice_.name]
+            first = min([since, *(slice_.since for slice_ in unread)])
+            self.open[slice_by_status(self.account_sid, status, first, until).name] = None
+        if self.uncut and self.uncut[-1][1] == self.until:
+            since, _ = self.uncut.pop()
+        self.uncut.append((since, until))
+        self.until = until
 
     @property
     def left(self) -> list[str]:
@@ -114,8 +127,12 @@ class Plan:
         return [slice_ for slice_ in self._opened() if slice_.listing.status in LIVING]
 
     def others(self, at_once: int) -> Iterator[Slice]:
-        """The other slices, the newest days first, each cut when it is drawn; `at_once` are read at a time."""
-        yield from [slice_ for slice_ in self._opened() if slice_.listing.status not in LIVING]
+        """The other slices, the newest days first, each cut when it is drawn; `at_once` are read at a time.
+
+        Those under way come first, and last those of which nothing could be read before: they may fail again.
+        """
+        others = [slice_ for slice_ in self._opened() if slice_.listing.status not in LIVING]
+        yield from [slice_ for slice_ in others if self.open[slice_.name] is not None]
         while self.uncut:
             since, until = self.uncut.pop()
             days = utc_days(since, until)
@@ -125,6 +142,13 @@ class Plan:
             slice_ = slice_of_days(self.account_sid, start, until)
             self.open[slice_.name] = None
             yield slice_
+        yield from [slice_ for slice_ in others if self.open.get(slice_.name, "") is None]
+
+    def split(self, slice_: Slice) -> None:
+        """Note that a slice could not be read: if it is several days, each of them is tried alone from now on."""
+        if len(slice_.parts) > 1:
+            self.open.pop(slice_.name, None)
+            self.open |= dict.fromkeys(slice_.parts)
 
     def move(self, item: Fetched) -> None:
         """Note that `item` is about to be merged."""
@@ -165,12 +189,13 @@ def work_through(
     source: Source,
     move: Callable[[Fetched], dict[str, Any]],
     on_page: Callable[[Fetched, Merged], None] = lambda _item, _merged: None,
+    on_failed: Callable[[Slice], None] = lambda _slice: None,
     merge: Callable[[Fetched], Merged] | None = None,
 ) -> list[Failed]:
     """Read and merge the `living`, then `slices`, and return what failed; ends early on `stop`. See `fetch`.
 
-    `move` is told of each page before it is merged, and returns the job's cursor that commits with it; `merge`
-    replaces the merge, for a preview.
+    `move` is told of each page before it is merged, and returns the job's cursor that commits with it, `on_failed` of
+    each slice that could not be read; `merge` replaces the merge, for a preview.
 
     Raises:
         Refused: Twilio or the database does.
@@ -183,6 +208,7 @@ def work_through(
     ):
         if isinstance(item, Failed):
             failed.append(item)
+            on_failed(item.slice)
             continue
         cursor = Cursor(this.job, move(item))
         if merge is not None:

@@ -138,6 +138,7 @@ class Store:
             merged = Merged()
             for part in transaction.by_halves(observations, write, refused) if by_halves else [write(observations)]:
                 merged.add(part)
+            merged.seen = len({observation.call_sid for observation in observations})
             merged.refused = [refuse(*why) for why in refused] if refuse else []
             transaction.bury([*dead_letters, *merged.refused], now=now)
             merged.dead_letters = len(dead_letters) + len(merged.refused)
@@ -229,11 +230,13 @@ class Store:
         return self._conn
 
     def _take_lock(self, conn: db.Connection, job: str) -> None:
-        if not db.try_advisory_lock(conn, job):
-            if self._locked_by is not None and db.holds_advisory_lock(conn, job, pid=self._locked_by):
+        pid = db.try_advisory_lock(conn, job)
+        if pid is None and self._locked_by is not None:
+            if db.holds_advisory_lock(conn, job, pid=self._locked_by):
                 # Cut connections are no news to the server at once; `idle_session_timeout` is how long it may take.
                 raise Unavailable(f"the server has not noticed yet that our connection broke, and keeps {job} locked")
-            if not db.try_advisory_lock(conn, job):  # which the session that was ours may have given back just now
-                raise JobHeld(f"another process is running {job}", hint="wait for it, or stop it")
-        self._locked_by = conn.info.backend_pid
+            pid = db.try_advisory_lock(conn, job)  # the session that was ours may have given it back just now
+        if pid is None:
+            raise JobHeld(f"another process is running {job}", hint="wait for it, or stop it")
+        self._locked_by = pid
         db.name_connection(conn, purpose=job)

@@ -44,6 +44,8 @@ MARGIN: Final = timedelta(minutes=10)
 LIVING: Final = (Status.QUEUED, Status.RINGING, Status.IN_PROGRESS)
 NEVER_DIALLED: Final = (Status.CANCELED, Status.FAILED)
 
+_ENOUGH_AT_LEAST: Final = 2  # failures in a row; a single one may be a day with something that Twilio cannot tell
+
 log = get_logger(__name__)
 
 
@@ -205,17 +207,19 @@ class _Reading:
         self._arrived: SimpleQueue[tuple[_UnderWay, Future[Page]]] = SimpleQueue()
         self._waiting: Iterator[Slice] = iter(())
         self._begun = 0
+        self._are_all_begun = False
         self._under_way = 0
         self._failures_in_a_row = 0
         self.away: Unavailable | None = None
 
     def read(self, slices: Iterable[Slice]) -> Iterator[Fetched | Failed]:
         """Hand on the pages of `slices` as they come."""
-        self._waiting, self._begun = iter(slices), 0
+        self._waiting, self._begun, self._are_all_begun = iter(slices), 0, False
         while True:
             while self._under_way < self._concurrency and not self._stop.is_set():
                 slice_ = next(self._waiting, None)
                 if slice_ is None:
+                    self._are_all_begun = True
                     break
                 self._begun += 1
                 self._under_way += 1
@@ -229,6 +233,9 @@ class _Reading:
                 # Also said of a window of which a part is kept: its later days may be.
                 day_later = None if work.listing.since is None else midnight(work.listing.since) + timedelta(days=1)
                 if day_later is not None and day_later < work.slice.until:
+                    log.warning(
+                        "slice.failed", slice=f"{work.listing.since:%F}", error=str(exc), kind="OutsideRetention"
+                    )
                     self._ask(_UnderWay(work.slice, replace(work.listing, since=day_later), None))
                     continue
                 # Twilio keeps nothing of this window any more: there is nothing left to reconcile it with.
@@ -269,8 +276,9 @@ class _Reading:
         if not self._stop.is_set():
             log.error("slice.failed", slice=work.slice.name, error=str(error), kind=type(error).__name__)
         yield Failed(work.slice, error)
-        # As many as are read at once, or all there were.
-        if self._failures_in_a_row >= min(self._concurrency, self._begun) and not self._stop.is_set():
+        have_all_failed = self._are_all_begun and self._failures_in_a_row == self._begun
+        have_enough_failed = self._failures_in_a_row >= max(_ENOUGH_AT_LEAST, self._concurrency)
+        if (have_all_failed or have_enough_failed) and not self._stop.is_set():
             if isinstance(error, Unavailable) and not self._under_way:
                 self.away = error
             yield from (Failed(untried, error) for untried in self._waiting)

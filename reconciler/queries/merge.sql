@@ -140,8 +140,8 @@ WITH decided AS MATERIALIZED (
             coalesce(CASE WHEN judged.is_newer THEN s.date_created END, m.date_created, s.date_created) AS date_created,
             CASE WHEN judged.is_newer THEN s.observed_at ELSE m.observed_at END AS observed_at,
             CASE WHEN judged.is_newer THEN s.via ELSE m.observed_via END AS observed_via,
-            -- What Twilio lists is not gone (rule 11).
-            CASE WHEN s.via = 'rest' THEN NULL ELSE m.gone_at END AS gone_at,
+            -- What Twilio lists is not gone (rule 11); a page from before it was is no sign of life.
+            CASE WHEN s.via = 'rest' AND s.observed_at > m.gone_at THEN NULL ELSE m.gone_at END AS gone_at,
             greatest(m.last_event_time, s.status_at) AS last_event_time
         OFFSET 0
     ) AS new

@@ -36,6 +36,8 @@ class Watched:
     on_page: Callable[[], None] = lambda: None
     decisions: list[Decision] = field(default_factory=list)
 
+    def turned_to(self, account_sid: str, number: int, of: int) -> None: ...
+
     def planned(self, slices: int, remaining: int) -> None:
         self.slices, self.remaining = slices, remaining
 

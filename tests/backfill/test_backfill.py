@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reconciler.errors import ExitCode, Refused
+from reconciler.backfill import Summary, Window, in_turn
+from reconciler.errors import ExitCode, Refused, Unavailable
 from reconciler.listing import Listing
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.viewer import Habits, receive, work
 from reconciler.simulator.webhooks import Channel, webhooks
+from reconciler.store import Store
+from reconciler.sweep import Failed, slice_of_days
 from reconciler.times import next_midnight
 from tests.equality import differences, doubled_events, expected_row, records_of, versions
 
@@ -342,3 +345,55 @@ def test_days_that_are_kept_are_read_though_others_beside_them_are_not(quiet):
     times = {record["sid"]: expected_row(record)["start_time"] for record in records_of(quiet.account, NOW)}
     assert missing
     assert all(times[sid] < kept_since for sid in missing)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_day_that_cannot_be_read_keeps_no_other_from_it(quiet, quick_retries, concurrency):
+    """Read together with it they fail once; from then on each is tried alone, and after all that is new."""
+    poison = NOW - timedelta(days=30)
+    quiet.twilio.faults.when(
+        lambda request: str(request.param("StartTime>")) <= f"{poison:%FT%TZ}" < str(request.param("StartTime<")),
+        Fault.server_error(503),
+    )
+    first = quiet.backfill("61d", days=61, concurrency=concurrency)
+    second = quiet.backfill("61d", days=61, concurrency=concurrency)
+    assert second.resumed
+    (failed,) = second.failed
+    assert failed.slice.since.date() == poison.date()
+    assert (first.slices, second.slices - second.slices_done) == (second.slices, 1)
+    times = {record["sid"]: expected_row(record)["start_time"] for record in records_of(quiet.account, NOW)}
+    assert {times[line.split()[0]].date() for line in quiet.differences()} == {poison.date()}
+
+
+def test_a_backfill_begun_a_day_ago_is_begun_anew(world):
+    """Also where its words name a date: calls that lived then have ended since."""
+    since = NOW - timedelta(days=8)
+    world.watched.on_page = world.stop.set
+    world.backfill("2026-06-02", days=8)
+    world.stop.clear()
+    world.watched.on_page = lambda: None
+    world.clock.advance(timedelta(hours=25))
+    assert not world.backfill("2026-06-02", days=(world.clock.now() - since) / timedelta(days=1)).resumed
+    assert world.differences() == []
+
+
+def test_an_account_with_days_unread_is_read_again_after_an_interruption(world, database_url):
+    """Of several accounts those are passed over that were read to their end, and no other."""
+    accounts = ("AC" + 32 * "2", "AC" + 32 * "3", "AC" + 32 * "4")
+    window = Window("", NOW - timedelta(days=7), NOW, {"since": "7d", "until": None})
+    asked: list[tuple[str, datetime]] = []
+    failed = Failed(slice_of_days(accounts[1], NOW - timedelta(days=3), NOW), Unavailable("HTTP 503"))
+
+    def read(of: Window) -> Summary:
+        asked.append((of.account_sid, of.since))
+        if of.account_sid == accounts[2]:
+            world.stop.set()
+        return Summary(pages=1, failed=[failed] if of.account_sid == accounts[1] else [])
+
+    with Store(database_url) as store:
+        for _ in range(2):
+            world.stop.clear()
+            in_turn(
+                accounts, window, read, store=store, watcher=world.watched, stop=world.stop, is_believed=lambda: True
+            )
+    assert [since for _, since in asked] == [window.since] * 3 + [NOW, window.since, window.since]

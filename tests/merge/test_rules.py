@@ -277,10 +277,12 @@ def test_rule_11_absence_changes_nothing(merge, row):
 
 
 def test_rule_11_a_call_that_is_listed_again_is_not_gone(merge, row, conn):
-    """Gone is what Twilio said once; when it lists the call, it no longer says so."""
+    """Gone is what Twilio said once; when it lists the call later, it no longer says so."""
     merge(make_observation(Status.IN_PROGRESS))
-    conn.execute("UPDATE messages SET gone_at = now()")
-    merge(make_observation(Status.IN_PROGRESS, minute=30))
+    conn.execute("UPDATE messages SET gone_at = observed_at + interval '20 minutes'")
+    merge(make_observation(Status.IN_PROGRESS, minute=10))
+    assert row()["gone_at"] is not None
+    merge(make_observation(Status.IN_PROGRESS, minute=40))
     assert row()["gone_at"] is None
 
 

@@ -37,11 +37,11 @@ def read_all(plan: Plan, calls_a_day: float, *, at_once: int) -> list[Slice]:
 
 
 def tile(slices: list[Slice]) -> list[tuple[datetime, datetime]]:
-    """The windows that slices make up together, where one begins when the other ends."""
+    """The windows that slices make up together, where one begins before the other ends."""
     windows: list[tuple[datetime, datetime]] = []
     for since, until in sorted((slice_.since, slice_.until) for slice_ in slices):
-        if windows and windows[-1][1] == since:
-            windows[-1] = (windows[-1][0], until)
+        if windows and windows[-1][1] >= since:
+            windows[-1] = (windows[-1][0], max(until, windows[-1][1]))
         else:
             windows.append((since, until))
     return windows
@@ -86,6 +86,27 @@ def test_there_is_something_to_read_for_each_at_once():
     slices = read_all(Plan.of(ACCOUNT, NOW - 100 * DAY, NOW), 2_000, at_once=8)
     assert max(len(slice_.parts) for slice_ in slices) == 4
     assert [len(slice_.parts) for slice_ in slices[-8:]] == [1] * 8
+
+
+def test_a_plan_that_is_extended_again_and_again_stays_small():
+    """What was not begun is asked for once: who lives, and the days up to now."""
+    plan = Plan.of(ACCOUNT, NOW - 3 * DAY, NOW)
+    for minute in range(60):
+        plan.extend(NOW + timedelta(minutes=minute))
+    assert (len(plan.open), len(plan.uncut)) == (5, 1)
+    assert tile(read_all(plan, 10, at_once=8)) == [(plan.since, plan.until)]
+
+
+def test_days_that_could_not_be_read_together_are_tried_alone_and_last():
+    """One of them may never be read, and keeps no other from it."""
+    plan = Plan.of(ACCOUNT, NOW - 60 * DAY, NOW)
+    slices = chain(plan.living(), plan.others(8))
+    bad = next(slice_ for slice_ in slices if len(slice_.parts) > 1)
+    plan.split(bad)
+    assert set(bad.parts) <= set(plan.left)
+    days = read_all(Plan.from_json(ACCOUNT, plan.as_json()), 10, at_once=8)
+    assert [slice_.name for slice_ in days[-len(bad.parts) :]] == list(bad.parts)
+    assert tile(days) == [(plan.since, plan.until)]
 
 
 def test_the_place_of_a_plan_stays_small():
