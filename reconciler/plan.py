@@ -3,7 +3,8 @@
 Design rules
 - A page commits with the cursor that holds the plan, so a run goes on where a killed one stopped and reads no page
   again but those that were under way.
-- A slice that fails leaves the others alone; what was not read is still in the plan.
+- A slice that fails leaves the others alone; what was not read is still in the plan. Days that could not be read
+  together are tried one by one from then on.
 - Days are cut into slices when there is room to read them, as many together as will fill some pages: a page that is
   not full costs as much as one that is, and most accounts have fewer calls a day than a page holds.
 """
