@@ -167,6 +167,13 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C came first: psycopg then cancels what runs, and what comes of that must not hide it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
@@ -183,10 +190,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.run == _BACKFILL and args.since is None:
             raise UsageError("neither a command nor --since was given", hint="`reconcile --help` lists both")
         return load_command(args.run)(args)
-    except ReconcilerError as exc:
-        complain(str(exc), exc.hint)
-        return int(exc.exit_code)
-    except KeyboardInterrupt:
+    except (ReconcilerError, KeyboardInterrupt) as exc:
+        if isinstance(exc, ReconcilerError) and not _was_interrupted(exc):
+            complain(str(exc), exc.hint)
+            return int(exc.exit_code)
         complain("interrupted", None)
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:

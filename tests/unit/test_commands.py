@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from reconciler import logs
-from reconciler.cli import get_parser, load_command
+from reconciler.cli import get_parser, load_command, main
 from reconciler.commands.printing import complain
+from reconciler.errors import Unavailable
 
 
 def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -36,6 +38,23 @@ def test_a_secret_that_looks_like_a_number_is_redacted_whole(monkeypatch, capsys
     printed = capsys.readouterr()
     said = f"reconcile: {message}\n" + (f"  → {hint}\n" if hint else "")
     assert (printed.out, printed.err) == ("", said.format("[secret]"))
+
+
+def test_what_an_interruption_leads_to_does_not_hide_it(monkeypatch, capsys):
+    """Of a statement that is cancelled the server may say something else at that very moment."""
+
+    def migrate(_: argparse.Namespace) -> int:
+        try:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                raise psycopg.OperationalError("canceling statement due to lock timeout")  # noqa: B904 - as psycopg does
+        except psycopg.Error as exc:
+            raise Unavailable("the database did not answer") from exc
+
+    monkeypatch.setattr("reconciler.cli.load_command", lambda _: migrate)
+    assert main(["migrate"]) == 130
+    assert capsys.readouterr().err == "reconcile: interrupted\n"
 
 
 def test_a_number_in_a_complaint_is_masked(capsys):
