@@ -39,7 +39,6 @@ from reconciler.transaction import Cursor, Merged
 # one, which is not full, is no matter, and what a dead page token makes us read again is not much.
 _PAGES_AT_LEAST: Final = 1
 _PAGES_AT_MOST: Final = 10
-_DAYS_AT_FIRST: Final = 3  # of a slice, as long as nothing is known
 
 _ONE_DAY: Final = timedelta(days=1)
 
@@ -170,9 +169,9 @@ class Plan:
 
     def _days_wanted(self, days_left: int, at_once: int) -> int:
         """How many days the next slice is to have: something for each of those read at once, and full pages."""
-        share = days_left // at_once
         if not self._days_read:
-            return max(1, min(share, _DAYS_AT_FIRST))
+            return 1
+        share = days_left // at_once
         # The days with the fewest calls are done first, and may be Sundays: what is taken at once is no more than was
         # read already, or than leaves as much for each of the others.
         a_day = max(1, self._calls_read) / self._days_read

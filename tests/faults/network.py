@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from reconciler import db, logs, pacing, sweep
+from reconciler import db, logs, pacing, plan, sweep
 from reconciler.backfill import Window, backfill
 from reconciler.config import Credentials
 from reconciler.errors import ExitCode, Unavailable
@@ -276,6 +276,7 @@ def in_a_hurry() -> Iterator[None]:
         patch.object(pacing, "FIRST_WAIT", 0.005),
         patch.object(pacing, "LONGEST_WAIT", 0.05),
         patch.object(sweep, "Listing", partial(sweep.Listing, page_size=PAGE_SIZE)),
+        patch.object(plan, "PAGE_SIZE", PAGE_SIZE),
     ):
         yield
 
