@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from reconciler.errors import CredentialsDoubted, ExitCode, JobHeld, ReconcilerError, Refused, Unavailable
 from reconciler.listing import RETENTION
 from reconciler.logs import get_logger
-from reconciler.plan import Plan, describe, work_through
+from reconciler.plan import Plan, describe, work_through_plan
 from reconciler.runs import Job, Terms, Totals, run, usual_exit_code
 from reconciler.source import Source
 from reconciler.store import Store
@@ -250,10 +250,6 @@ def backfill(
         def place() -> dict[str, Any]:
             return {"asked": window.asked, "begun_at": begun_at.isoformat(), "finished": False, **plan.as_json()}
 
-        def move(item: Fetched) -> dict[str, Any]:
-            plan.move(item)
-            return place()
-
         living: set[str] = set()
 
         def preview(item: Fetched) -> Merged:
@@ -270,16 +266,8 @@ def backfill(
             summary.slices_done = plan.done
             watcher.merged(summary, merged.decisions)
 
-        summary.failed = work_through(
-            this,
-            plan.others(source.pacer.ceiling),
-            living=plan.living(),
-            resume_at=plan.open,
-            source=source,
-            move=move,
-            on_page=tell,
-            on_failed=plan.split,
-            merge=preview if dry_run else None,
+        summary.failed = work_through_plan(
+            this, plan, source=source, cursor=place, on_page=tell, merge=preview if dry_run else None
         )
         summary.problem = describe(summary.failed)
         summary.interrupted = this.stop.is_set() and summary.slices_done < summary.slices

@@ -21,12 +21,12 @@ from reconciler.cursors import check_cursor, parse_aware, readable
 from reconciler.errors import TwilioAnswerError
 from reconciler.listing import PAGE_SIZE, Listing
 from reconciler.logs import get_logger
-from reconciler.plan import Plan, describe, work_through
+from reconciler.plan import Plan, describe, work_through_plan
 from reconciler.recheck import look_again, read_known
 from reconciler.runs import Job, Run, Terms, Totals, run
 from reconciler.source import Source
 from reconciler.store import Store
-from reconciler.sweep import LIVING, Failed, Fetched, Slice, dates_created, fetch, is_newest_first
+from reconciler.sweep import LIVING, Failed, Slice, dates_created, fetch, is_newest_first
 from reconciler.transaction import Cursor
 
 FIRST_LOOK: Final = timedelta(days=1)  # how far back a first run reads; before that is the backfill's
@@ -219,15 +219,7 @@ def _sweep(this: Run, source: Source, place: _Place) -> None:
     """Work through the days of a longer gap."""
     plan = place.plan
     assert plan is not None
-
-    def move(item: Fetched) -> dict[str, Any]:
-        plan.move(item)
-        return place.as_json()
-
-    failed = work_through(
-        this, plan.others(source.pacer.ceiling), living=plan.living(), resume_at=plan.open, source=source, move=move,
-        on_failed=plan.split,
-    )  # fmt: skip
+    failed = work_through_plan(this, plan, source=source, cursor=place.as_json)
     if failed:
         this.save_cursor(place.as_json())
     this.totals.problem = describe(failed)

@@ -221,6 +221,27 @@ def work_through(
     return failed
 
 
+def work_through_plan(
+    this: Run,
+    plan: Plan,
+    *,
+    source: Source,
+    cursor: Callable[[], dict[str, Any]],
+    on_page: Callable[[Fetched, Merged], None] = lambda _item, _merged: None,
+    merge: Callable[[Fetched], Merged] | None = None,
+) -> list[Failed]:
+    """`work_through` what `plan` still holds; `cursor` gives the job's cursor, the plan in it, after each page."""
+
+    def move(item: Fetched) -> dict[str, Any]:
+        plan.move(item)
+        return cursor()
+
+    return work_through(
+        this, plan.others(source.pacer.ceiling), living=plan.living(), resume_at=plan.open, source=source, move=move,
+        on_page=on_page, on_failed=plan.split, merge=merge,
+    )  # fmt: skip
+
+
 def describe(failed: Sequence[Failed]) -> str | None:
     """Why slices were not read, in one line; None if all were."""
     if not failed:

@@ -44,7 +44,6 @@ from reconciler.transport import Answer, Transport
 from reconciler.wire import Page, decode_call, decode_page, parse_rfc2822
 
 _API: Final = "https://api.twilio.com"
-_ONE_DAY: Final = timedelta(days=1)
 _OUTSIDE_RETENTION: Final = 20004
 
 log = get_logger(__name__)
