@@ -54,15 +54,6 @@ WELL_WITHIN = 10.0  # seconds after the database is back
 RUNS = 6  # of one job until it has succeeded
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server that may be broken."""
-    with folder() as home:
-        server = Server(home)
-        yield server
-        server.stop()
-
-
 @pytest.fixture
 def url(server) -> Iterator[str]:
     """A migrated database on it."""

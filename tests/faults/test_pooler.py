@@ -17,19 +17,10 @@ from reconciler.config import Settings
 from reconciler.errors import ConfigError, ExitCode
 from reconciler.store import Store
 from tests.faults.proxy import Proxy
-from tests.faults.server import Server, folder, pooler
+from tests.faults.server import pooler
 from tests.merge.conftest import ORIGIN, T0, make_observation
 
 needs_pgbouncer = pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server that PgBouncer's user can reach."""
-    with folder() as home:
-        server = Server(home)
-        yield server
-        server.stop()
 
 
 @pytest.fixture(scope="module")
