@@ -11,6 +11,7 @@ from reconciler.config import Settings
 from reconciler.errors import ExitCode, SchemaError
 from reconciler.findings import Check, counted, fail, failed, ok, warn
 from reconciler.times import format_duration, rough
+from reconciler.verify import verify
 
 TESTED: Final = range(14, 19)  # major versions of PostgreSQL
 # Grace periods are a minute and more; a clock further off than this blurs them.
@@ -101,7 +102,7 @@ def check_schema(conn: db.Connection, *, prunes_inbox: bool = False) -> Iterator
         migrate.plan(conn)
         yield ok("privileges", "the role may apply the migrations")
         return
-    findings = migrate.verify(conn)
+    findings = verify(conn)
     for finding in findings:
         detail = f"{finding.subject} {finding.problem}"
         yield fail("schema", detail, finding.hint, ExitCode.CONFIG)

@@ -1,4 +1,4 @@
-"""The schema's history: ledger, plan, apply, rollback, verify.
+"""The schema's history: ledger, plan, apply, rollback.
 
 Design rules
 - A second process waits until the first one is through. It polls for the advisory lock: a session that blocks inside
@@ -8,7 +8,6 @@ Design rules
 - Writers never wait long: an ALTER TABLE that waits for its lock makes every later writer wait behind it, so it gives
   up after LOCK_TIMEOUT and tries again. Before that it takes SHARE UPDATE EXCLUSIVE, which stands in no writer's way:
   autovacuum gives way only to somebody who has waited deadlock_timeout (one second) for it.
-- `verify` believes the catalog, not the ledger.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, LiteralString
+from typing import Any, Literal
 
 import psycopg
 from psycopg import errors as pg
@@ -62,25 +61,6 @@ class Applied:
     name: str
     outcome: Outcome
     duration: timedelta
-
-
-@dataclass(frozen=True)
-class PlanCheck:
-    """A query that must be able to use the index made for it."""
-
-    name: str
-    query: LiteralString
-    params: Mapping[str, Any]
-    index: str
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about the schema that is not as this version needs it, and what mends it."""
-
-    subject: str
-    problem: str
-    hint: str = field(default="", compare=False)
 
 
 OnApplied = Callable[[Applied], None]
@@ -158,7 +138,7 @@ def rollback(
         due = [m for m in reversed(migrations) if m.version > to and m not in missing]
         if not drop_data:  # before anything is undone; each step looks again under its lock
             for migration in due:
-                _refuse_to_drop_rows(conn, migration)
+                _refuse_to_droprows(conn, migration)
         for migration in due:
             done.append(_run(conn, migration, "undone", drop_data=drop_data))
             on_applied(done[-1])
@@ -167,41 +147,12 @@ def rollback(
     return done
 
 
-def verify(conn: Connection, checks: Sequence[PlanCheck] = ()) -> list[Finding]:
-    """What in the catalog is not as this version needs it, and which of `checks` cannot use their index."""
-    with translated():
-        actual = {(kind, table, name): rest for kind, table, name, *rest in _rows(conn, "actual_objects")}
-        expected = _rows(conn, "expected_objects")
-        findings = []
-        files = [f"sql/{migration.up.filename}" for migration in load_migrations()]
-        for version, kind, table, name, wanted in expected:
-            subject = f"{kind} {table}.{name}" if table else f"{kind} {name}"
-            again = f'apply the file that makes it again, which is harmless: psql "$DATABASE_URL" < {files[version]}'
-            match actual.get((kind, table, name)):
-                case None:
-                    findings.append(Finding(subject, f"is missing; migration {version:03} makes it", again))
-                case [definition, _] if definition != wanted:
-                    problem = f"is {definition or 'plain'}, not {wanted or 'plain'}"
-                    findings.append(
-                        Finding(subject, problem, f"somebody changed it: make it what {files[version]} does")
-                    )
-                case [_, problem] if problem:
-                    findings.append(Finding(subject, problem, again))
-        known = {tuple(row[1:4]) for row in expected}
-        for kind, table, name in actual.keys() - known:
-            mandatory = kind == "column" and actual[kind, table, name][0].endswith(" NOT NULL")
-            if mandatory and ("default", table, name) not in actual:
-                problem = "is NOT NULL without default: our rows lack it"
-                findings.append(Finding(f"column {table}.{name}", problem, "give it a default, or let it be NULL"))
-        return findings + [finding for check in checks for finding in _explain(conn, check)]
-
-
 def _pending(conn: Connection) -> list[Migration]:
     if conn.info.server_version < OLDEST_SERVER * 10_000:
         found = conn.info.server_version // 10_000
         raise SchemaError(f"the server is PostgreSQL {found}; {OLDEST_SERVER} is the oldest that works")
     migrations = load_migrations()
-    done = _rows(conn, "ledger") if _value(conn, "ledger_exists") else []
+    done = rows(conn, "ledger") if _value(conn, "ledger_exists") else []
     for version, name, checksum in done:
         if version >= len(migrations):
             raise SchemaError(
@@ -225,9 +176,9 @@ def _plan(conn: Connection) -> list[Step]:
     if not pending:
         return []
     _check_writable(conn)
-    actual = {(kind, table, name): definition for kind, table, name, definition, _ in _rows(conn, "actual_objects")}
+    actual = {(kind, table, name): definition for kind, table, name, definition, _ in rows(conn, "actual_objects")}
     made: dict[int, list[bool]] = {}
-    for version, kind, table, name, definition in _rows(conn, "expected_objects"):
+    for version, kind, table, name, definition in rows(conn, "expected_objects"):
         # Columns tell whether a table is there; names of indexes and triggers differ in the field. A version that
         # makes no columns is told by whatever it makes, and 008, which makes nothing, is never adopted.
         if kind == "column" or version > NEWEST_IN_THE_FIELD:
@@ -241,13 +192,13 @@ def _check_writable(conn: Connection) -> None:
             "the database takes no writes: it is a standby, or default_transaction_read_only is on",
             hint="name the primary in DATABASE_URL",
         )
-    lacking = _rows(conn, "lacking_privileges")
+    lacking = rows(conn, "lacking_privileges")
     if lacking:
         message = f"role {lacking[0][0]} lacks {'; '.join(privilege for _, privilege in lacking)}"
         raise Refused(message, hint="grant it, or migrate as the owner of the tables")
 
 
-def _refuse_to_drop_rows(conn: Connection, migration: Migration, *, lock: bool = False) -> None:
+def _refuse_to_droprows(conn: Connection, migration: Migration, *, lock: bool = False) -> None:
     table = migration.down.header.get("drops")
     if table is None or not _value(conn, "would_be_dropped", table=table):
         return
@@ -294,7 +245,7 @@ def _run(conn: Connection, migration: Migration, outcome: Outcome, *, drop_data:
                 if script.transactional:
                     _outwait_vacuum(conn, script)
                     if not drop_data:
-                        _refuse_to_drop_rows(conn, migration, lock=True)
+                        _refuse_to_droprows(conn, migration, lock=True)
                     conn.execute(script.text.encode())
                 duration = timedelta(seconds=time.monotonic() - started)
                 _note(conn, migration, outcome, duration)
@@ -323,7 +274,7 @@ def _run_statement(conn: Connection, script: Script, statement: str) -> None:
 
 def _outwait_vacuum(conn: Connection, script: Script) -> None:
     """Take the strongest lock that stands in no writer's way; autovacuum is gone then and stays away."""
-    for (table,) in _rows(conn, "existing", tables=script.locked):
+    for (table,) in rows(conn, "existing", tables=script.locked):
         with _long_lock_timeout(conn):
             name = sql.Identifier(table)
             conn.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(name))
@@ -344,8 +295,8 @@ class _GaveUpError(Exception):
 
 
 def _contended(conn: Connection, script: Script) -> Contended:
-    rows = _rows(conn, "blockers", tables=script.locked or TABLES)
-    who = "pid {}, {} as {}, {}".format(*rows[0]) if rows else "somebody who is gone by now"
+    blockers = rows(conn, "blockers", tables=script.locked or TABLES)
+    who = "pid {}, {} as {}, {}".format(*blockers[0]) if blockers else "somebody who is gone by now"
     hint = "let it finish or end it, then migrate again"
     return Contended(f"{script.filename} did not get its lock: {who} was in the way", hint=hint)
 
@@ -366,39 +317,16 @@ def _note(conn: Connection, migration: Migration, outcome: Outcome, duration: ti
     conn.execute(query, {**row, "applied_at": datetime.now(UTC), "duration": duration})
 
 
-def _explain(conn: Connection, check: PlanCheck) -> Iterator[Finding]:
-    with conn.transaction(force_rollback=True):
-        # On a small table reading all of it is cheapest; the question is whether the index could serve.
-        conn.execute("SET LOCAL enable_seqscan = off")
-        query = sql.SQL("EXPLAIN (FORMAT JSON) ") + sql.SQL(check.query)
-        row = conn.execute(query, check.params).fetchone()
-    if row is None or check.index not in set(_indexes(row[0])):
-        hint = "the statistics may be old: run ANALYZE, then look again"
-        yield Finding(f"query {check.name}", f"does not use index {check.index}", hint)
-
-
-def _indexes(plan: Any) -> Iterator[str]:
-    """The names of all indexes in a plan as EXPLAIN (FORMAT JSON) gives it."""
-    match plan:
-        case dict():
-            if "Index Name" in plan:
-                yield plan["Index Name"]
-            for part in plan.values():
-                yield from _indexes(part)
-        case list():
-            for part in plan:
-                yield from _indexes(part)
-
-
 def _set(conn: Connection, name: str, value: timedelta | str) -> str:
     """Set a run-time parameter; returns the value it had."""
     text = value if isinstance(value, str) else f"{int(value / timedelta(milliseconds=1))}ms"
     return str(_value(conn, "set_setting", name=name, value=text))
 
 
-def _rows(conn: Connection, query: str, /, **params: Any) -> list[tuple[Any, ...]]:
+def rows(conn: Connection, query: str, /, **params: Any) -> list[tuple[Any, ...]]:
+    """What a statement of queries/migrations.sql finds about the tables that migrations are for."""
     return conn.execute(_QUERIES[query], {"tables": list(TABLES), **params}).fetchall()
 
 
 def _value(conn: Connection, query: str, /, **params: Any) -> Any:
-    return _rows(conn, query, **params)[0][0]
+    return rows(conn, query, **params)[0][0]

@@ -23,8 +23,8 @@ import psycopg
 
 from reconciler import db
 from reconciler.errors import Contended, JobHeld
-from reconciler.migrate import PlanCheck
 from reconciler.model import DeadLetter, Gap, Observation
+from reconciler.verify import PlanCheck
 
 T = TypeVar("T")
 X = TypeVar("X")

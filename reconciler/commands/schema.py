@@ -12,6 +12,7 @@ from reconciler.errors import ExitCode
 from reconciler.findings import counted
 from reconciler.migrations import load_migrations
 from reconciler.transaction import PLAN_CHECKS
+from reconciler.verify import verify as verify_schema
 
 _PLANNED: Final = {"applied": "apply", "adopted": "adopt"}
 
@@ -58,7 +59,7 @@ def verify(args: argparse.Namespace) -> int:
     with connect(read_settings(), purpose="verify") as conn:
         behind = runner.behind(conn)
         # The planner cannot be asked about tables that are not there.
-        findings = runner.verify(conn, PLAN_CHECKS if args.explain and not behind else ())
+        findings = verify_schema(conn, PLAN_CHECKS if args.explain and not behind else ())
     if args.json:
         print_json([{"subject": f.subject, "problem": f.problem} for f in findings])
     else:

@@ -25,8 +25,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from reconciler import db
 from reconciler.errors import ReconcilerError
-from reconciler.migrate import migrate, rollback, verify
+from reconciler.migrate import migrate, rollback
 from reconciler.migrations import load_migrations
+from reconciler.verify import verify
 from tests.bench.servers import server
 from tests.conftest import FIELD, _database
 from tests.faults.proxy import FORKS, PATIENCE, Moment, Proxy

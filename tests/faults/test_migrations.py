@@ -15,6 +15,7 @@ from reconciler import migrate as runner
 from reconciler import migrations
 from reconciler.errors import SchemaError
 from reconciler.migrations import Script, load_migrations
+from reconciler.verify import verify
 from tests.faults.migrations import Worlds, eight_at_once, killed_at
 
 
@@ -63,7 +64,7 @@ def test_a_file_that_was_tampered_with_is_refused(version, shared_database_url, 
         with pytest.raises(SchemaError, match=rf"sql/{file.filename} was changed after it was applied"):
             attempt(conn)
     monkeypatch.undo()
-    assert runner.verify(conn) == []
+    assert verify(conn) == []
     assert runner.behind(conn) == []
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.migrate import migrate, verify
+from reconciler.migrate import migrate
+from reconciler.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,6 +16,7 @@ from psycopg import sql
 from reconciler import db, migrate
 from reconciler.errors import Contended, JobHeld, Refused, SchemaError, Unavailable, UsageError
 from reconciler.migrations import Script, load_migrations, split
+from reconciler.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,7 +165,7 @@ def test_killed_before_every_statement_it_goes_on(
         statement = 1 if applied != progress else statement + 1
         progress = applied
     assert kills > 100
-    assert migrate.verify(observer) == []
+    assert verify(observer) == []
     if road == "empty_database_url":
         assert dump(url) == undisturbed
 
@@ -199,9 +200,7 @@ def _interrupted_build(field_database_url: str, conn: db.Connection, connect: Co
         conn.execute("SELECT pg_terminate_backend(%s, 5000)", (victim.info.backend_pid,))
         with pytest.raises(Unavailable):
             run.result(20)
-    assert [f.problem for f in migrate.verify(conn) if "invalid" in f.problem] == [
-        "is invalid: its build was interrupted"
-    ]
+    assert [f.problem for f in verify(conn) if "invalid" in f.problem] == ["is invalid: its build was interrupted"]
 
 
 def test_killed_inside_an_index_build_it_heals(
@@ -216,7 +215,7 @@ def test_killed_inside_an_index_build_it_heals(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'nightly dump'"
         )
         assert [a.version for a in run.result(20)] == list(range(10, len(load_migrations())))
-    assert migrate.verify(old_snapshot) == []
+    assert verify(old_snapshot) == []
 
 
 def _reader_waited_for(conn: db.Connection) -> Any:
@@ -235,7 +234,7 @@ def test_killed_inside_an_index_build_psql_heals_it(
     )
     for migration in load_migrations()[10:]:
         psql(field_database_url, SQL / migration.up.filename)
-    assert migrate.verify(old_snapshot) == []
+    assert verify(old_snapshot) == []
 
 
 # --- in the way
@@ -326,7 +325,7 @@ def test_role_that_owns_only_the_tables_may_migrate(empty_database_url: str, con
         conn.execute(sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(sql.Identifier(role)))
         conn.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
         assert len(migrate.migrate(conn)) == ALL
-        assert migrate.verify(conn) == []
+        assert verify(conn) == []
         conn.execute("RESET ROLE")
 
 
@@ -373,7 +372,7 @@ def test_rollback_refuses_to_drop_rows(conn: db.Connection) -> None:
     _fill(conn)
     with pytest.raises(Refused, match="would drop twilio_webhook_inbox, which holds rows"):
         migrate.rollback(conn, to=-1)
-    assert migrate.verify(conn) == []
+    assert verify(conn) == []
 
 
 def test_rollback_drops_rows_when_told(conn: db.Connection) -> None:

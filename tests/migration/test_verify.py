@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reconciler.migrate import Finding, PlanCheck, verify
+from reconciler.verify import Finding, PlanCheck, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,7 +21,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from reconciler import db
-from reconciler.migrate import Applied, migrate, verify
+from reconciler.migrate import Applied, migrate
+from reconciler.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
