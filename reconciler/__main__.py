@@ -2,7 +2,7 @@
 
 import sys
 
-from reconciler.cli import main
+from reconciler.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

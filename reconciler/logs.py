@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from functools import partial
@@ -18,6 +17,8 @@ from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
+
+from reconciler.masking import mask, redact
 
 # Every event we emit and the fields it carries beside timestamp, level, logger, job, account, run_id.
 # README shows this list, and a test holds every emitted event against it.
@@ -66,31 +67,6 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "database.reconnected": (),
     "program.failed": ("kind", "exception"),
 }  # fmt: skip
-
-# With a plus, or bare: ten digits or more that are not part of a SID, a UUID, a time or a fraction. In a URL the plus
-# is %2B and the colon %3A.
-_PHONE: Final = re.compile(r"(?:\+|%2B)\d{5,17}(?!\d)|(?<![\w.+-])\d{10,15}(?!\w|[.:-]\w)", re.IGNORECASE)
-_ADDRESS: Final = re.compile(r"\b((?:sips?|client)(?::|%3A))[^\s\"'<>,;&]+", re.IGNORECASE)
-_secrets: set[str] = set()
-
-
-def protect(secret: str) -> None:
-    """Keep `secret` out of every line from now on."""
-    if len(secret) >= 4:
-        _secrets.add(secret)
-
-
-def mask(text: str) -> str:
-    """`text` without phone numbers, SIP users and client names: the last two digits stay, to tell two apart."""
-    text = _PHONE.sub(lambda match: f"***{match[0][-2:]}", text)
-    return _ADDRESS.sub(lambda match: f"{match[1]}***", text)
-
-
-def redact(text: str) -> str:
-    """`text` without the secrets we know."""
-    for secret in sorted(_secrets, key=len, reverse=True):  # one may be part of another
-        text = text.replace(secret, "[secret]")
-    return text
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

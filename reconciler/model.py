@@ -5,6 +5,7 @@ Imports nothing of ours but the errors. Money is Decimal, time is aware UTC, pho
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -101,3 +102,32 @@ class DeadLetter(NamedTuple):
 def parse_status(name: str) -> Status | None:
     """The status Twilio means by `name`, or None if it is not one we know."""
     return _STATUS_BY_NAME.get(name)
+
+
+CALL_SID: Final = re.compile(r"CA[0-9a-fA-F]{32}")
+
+
+ACCOUNT_SID: Final = re.compile(r"AC[0-9a-fA-F]{32}")
+
+
+class Page(NamedTuple):
+    """One page of a listing; `next_uri` names the page after it, None on the last one."""
+
+    observations: list[Observation]
+    dead_letters: list[DeadLetter]
+    next_uri: str | None
+    observed_at: datetime
+
+    def __repr__(self) -> str:
+        return f"<Page of {len(self.observations)} calls>"
+
+
+class Job(str):
+    """A job's name in `sync_state` and of its lock: `hot`, or `hot:AC…` for another account than the main one."""
+
+    __slots__ = ()
+
+    @property
+    def kind(self) -> str:
+        """The job without its account, as in logs, metrics and the source of events."""
+        return self.partition(":")[0]

@@ -53,15 +53,6 @@ def format_duration(duration: timedelta) -> str:
     return f"{seconds}s"
 
 
-def rough(duration: timedelta) -> str:
-    """`duration` for a person: `4 s`, `3 min`, `2 h` or `5 d`, rounded down; what is negative counts as nothing."""
-    seconds = max(0, int(duration.total_seconds()))
-    for unit, size, from_ in (("d", 86_400, 172_800), ("h", 3_600, 7_200), ("min", 60, 120)):
-        if seconds >= from_:
-            return f"{seconds // size:,} {unit}"
-    return f"{seconds} s"
-
-
 def midnight(moment: datetime) -> datetime:
     """The start of the UTC day of `moment`."""
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

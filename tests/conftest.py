@@ -23,8 +23,8 @@ import structlog
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from reconciler import db
-from reconciler.migrate import migrate
+from reconciler.database import connection as db
+from reconciler.database.migrate import migrate
 
 FIELD = Path(__file__).parent / "migration" / "field"
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from reconciler import db
+from reconciler.database import connection as db
 from reconciler.simulator import SimulatedAccount
 
 FINAL = {"completed", "busy", "no-answer", "canceled", "failed"}

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reconciler import terminal
-from reconciler.backfill import Summary
 from reconciler.demo.compare import Compared, Comparison, Road, Row, State
-from reconciler.logs import mask
+from reconciler.jobs.backfill import Summary
+from reconciler.masking import mask
 from reconciler.model import Gap
+from reconciler.terminal import console
 
 WIDTH: Final = 80
 
@@ -81,7 +81,7 @@ class Show:
     def step(self, title: str) -> Iterator[Step]:
         """Show that something is under way, then what came of it and how long it took."""
         step, started = Step(), time.monotonic()
-        with terminal.err.status(f"{title} …"):
+        with console.err.status(f"{title} …"):
             yield step
         self._done(step.result, time.monotonic() - started)
 

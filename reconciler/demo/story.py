@@ -24,21 +24,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from reconciler import db, embedded, logs, terminal
-from reconciler import migrate as runner
-from reconciler.backfill import Summary, Watcher, Window, backfill
-from reconciler.config import Credentials
+from reconciler import logs
+from reconciler.database import connection as db
+from reconciler.database import embedded
+from reconciler.database import migrate as runner
+from reconciler.database.store import Store
+from reconciler.database.transaction import Decision
 from reconciler.demo.compare import Comparison, Road, Row, describe_road, examine
 from reconciler.demo.show import Show
 from reconciler.errors import ConfigError, ExitCode
-from reconciler.pacing import Pacer
-from reconciler.runs import Terms
+from reconciler.jobs.backfill import Summary, Watcher, Window, backfill
+from reconciler.settings import Credentials
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, webhooks
-from reconciler.source import Source
-from reconciler.store import Store
+from reconciler.sync.run import Terms
+from reconciler.terminal import progress as terminal
 from reconciler.times import midnight
-from reconciler.transaction import Decision
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
 
 ACCOUNT_SID: Final = f"AC{'d' * 32}"
 AUTH_TOKEN: Final = "opens-nothing-but-the-simulator"  # noqa: S105 -- as it says

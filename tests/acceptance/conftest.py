@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler import db
+from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from tests.done import Done
 from tests.equality import differences, records_of

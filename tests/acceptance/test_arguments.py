@@ -22,7 +22,7 @@ def test_answering_at_once(command, option):
     """`--version` and `--help` import none of the heavy libraries."""
     script = f"""
 import sys
-from reconciler.cli import main
+from reconciler.cli.main import main
 try:
     main(["{option}"])
 except SystemExit as exc:

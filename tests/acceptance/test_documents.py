@@ -17,8 +17,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from reconciler import db
-from reconciler.cli import get_parser
+from reconciler.cli.main import get_parser
+from reconciler.database import connection as db
 
 from .conftest import COMMAND, Command
 

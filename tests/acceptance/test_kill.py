@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from reconciler import db
-from reconciler.migrations import load_migrations
+from reconciler.database import connection as db
+from reconciler.database.migration_files import load_migrations
 from reconciler.simulator import Fault, listing
 from tests.equality import doubled_events, versions
 

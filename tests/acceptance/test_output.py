@@ -6,8 +6,8 @@ import re
 import subprocess
 from datetime import datetime, timedelta
 
-from reconciler.backfill import Summary
-from reconciler.migrations import load_migrations
+from reconciler.database.migration_files import load_migrations
+from reconciler.jobs.backfill import Summary
 from tests.equality import versions
 
 from .conftest import ACCOUNT, COMMAND

@@ -10,17 +10,24 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from reconciler.backfill import job_name
+from reconciler.database.store import Store
+from reconciler.jobs.backfill import job_name
 from reconciler.simulator import Fault
-from reconciler.store import Store
 
 from .conftest import ACCOUNT, TOKEN
 
 # A run waits minutes for Twilio to come back; the waits, and nothing else, are shortened.
 IMPATIENT = (
-    sys.executable, "-c",
-    "from reconciler import cli, pacing; pacing.FIRST_WAIT = pacing.LONGEST_WAIT = 0.01; raise SystemExit(cli.main())",
-)  # fmt: skip
+    sys.executable,
+    "-c",
+    """
+from reconciler import retry
+from reconciler.cli.main import main
+
+retry.FIRST_WAIT = retry.LONGEST_WAIT = 0.01
+raise SystemExit(main())
+""",
+)
 
 
 @pytest.fixture
@@ -192,7 +199,7 @@ def test_a_frozen_row_that_twilio_disagrees_with(run, calls, conn):
 def test_a_bug(cli, shared_database_url):
     """70, with the traceback in the log alone, free of secrets."""
     script = (
-        "import sys; from reconciler import backfill, cli\n"
+        "import sys; from reconciler.jobs import backfill; from reconciler.cli import main as cli\n"
         f"def broken(*_, **__): raise LookupError('on +14155550100 with {TOKEN}')\n"
         "backfill.backfill = broken; sys.exit(cli.main())"
     )

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.migrations import load_migrations
+from reconciler.database.migration_files import load_migrations
 
 COUNT = len(load_migrations())
 

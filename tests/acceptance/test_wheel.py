@@ -40,7 +40,7 @@ def test_it_works_out_of_the_wheel(wheel, command, tmp_path, empty_database_url)
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(tmp_path / "installed")
     script = (
-        "import sys, reconciler; from reconciler.cli import main\n"
+        "import sys, reconciler; from reconciler.cli.main import main\n"
         f"assert reconciler.__file__.startswith({str(tmp_path)!r}), reconciler.__file__\n"
         "sys.exit(main())"
     )

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from reconciler import db, logs, pacing
-from reconciler.backfill import Summary, Window, backfill, job_name
-from reconciler.config import Credentials
-from reconciler.pacing import Pacer
-from reconciler.runs import Terms
+from reconciler import logs, retry
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.database.transaction import Decision, Rules
+from reconciler.jobs.backfill import Summary, Window, backfill, job_name
+from reconciler.settings import Credentials
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
-from reconciler.source import Source
-from reconciler.store import Store
-from reconciler.transaction import Decision, Rules
-from reconciler.transport import Transport
+from reconciler.sync.run import Terms
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.transport import Transport
 from tests.equality import differences, records_of
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -110,8 +111,8 @@ def world(account: SimulatedAccount, database_url: str, conn: db.Connection) -> 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between repeats a hundred times shorter: what is tested is that there are repeats."""
-    monkeypatch.setattr(pacing, "FIRST_WAIT", 0.005)
-    monkeypatch.setattr(pacing, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.005)
+    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.05)
 
 
 @pytest.fixture(autouse=True)

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from reconciler.backfill import Summary, Window, in_turn
+from reconciler.database.store import Store
 from reconciler.errors import ExitCode, Refused, Unavailable
-from reconciler.listing import Listing
+from reconciler.jobs.backfill import Summary, Window, in_turn
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.viewer import Habits, receive, work
 from reconciler.simulator.webhooks import Channel, webhooks
-from reconciler.store import Store
-from reconciler.sweep import Failed, slice_of_days
+from reconciler.sync.fetch import Failed
+from reconciler.sync.slices import slice_of_days
 from reconciler.times import next_midnight
+from reconciler.twilio.listing import Listing
 from tests.equality import differences, doubled_events, expected_row, records_of, versions
 
 from .conftest import ACCOUNT, NOW, World

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from reconciler.crew import POOLS
+from reconciler.service.workers import POOLS
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.__main__ import ACCOUNT_SID, AUTH_TOKEN
 from tests.bench.processes import RECONCILE, Environment, serving

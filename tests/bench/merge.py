@@ -17,10 +17,10 @@ import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from reconciler import db
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.database.transaction import Origin
 from reconciler.model import Observation, Status, Via
-from reconciler.store import Store
-from reconciler.transaction import Origin
 
 T0 = datetime(2026, 6, 1, tzinfo=UTC)
 NOW = T0 + timedelta(days=30)

@@ -13,8 +13,9 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from reconciler import db, embedded
-from reconciler.migrate import migrate
+from reconciler.database import connection as db
+from reconciler.database import embedded
+from reconciler.database.migrate import migrate
 
 
 @contextmanager

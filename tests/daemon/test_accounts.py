@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 import structlog
 
-import reconciler.crew
-import reconciler.daemon
+import reconciler.service.daemon
+import reconciler.service.workers
 from reconciler import metrics
-from reconciler.accounts import named_accounts
-from reconciler.config import Settings
-from reconciler.crew import Setup
-from reconciler.daemon import Daemon
-from reconciler.pacing import Pacer
+from reconciler.service.daemon import Daemon
+from reconciler.service.systemd import Notifier
+from reconciler.service.workers import Setup
+from reconciler.settings import Settings
 from reconciler.simulator import Fault
-from reconciler.source import Source
-from reconciler.systemd import Notifier
+from reconciler.twilio.accounts import named_accounts
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
 from tests.equality import differences, doubled_events, records_of
 
 from .conftest import ACCOUNT, COMMAND, TOKEN, eventually
@@ -163,9 +163,9 @@ class Silent(Notifier):
 @pytest.fixture
 def daemon_of_all(twilio, accounts, database_url, monkeypatch) -> Iterator[SimpleNamespace]:
     """A daemon in this process that looks after all accounts, and reads them anew each second; with what it logged."""
-    monkeypatch.setattr(reconciler.daemon, "ACCOUNTS_READ_EVERY", 1.0)
-    monkeypatch.setattr(reconciler.daemon, "TRIED_AGAIN_AFTER", SOON)
-    monkeypatch.setattr(reconciler.daemon, "TICK", 0.05)
+    monkeypatch.setattr(reconciler.service.daemon, "ACCOUNTS_READ_EVERY", 1.0)
+    monkeypatch.setattr(reconciler.service.daemon, "TRIED_AGAIN_AFTER", SOON)
+    monkeypatch.setattr(reconciler.service.daemon, "TICK", 0.05)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # only the main thread may
     settings = Settings.read({
         "TWILIO_BASE_URL": twilio.base_url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN,

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 import structlog
 
-import reconciler.crew
-import reconciler.daemon
+import reconciler.service.daemon
+import reconciler.service.workers
 from reconciler import metrics
-from reconciler.accounts import Accounts
-from reconciler.config import Settings
-from reconciler.crew import Crew, Setup
-from reconciler.daemon import Daemon
 from reconciler.errors import ExitCode, ReconcilerError, Refused, Unavailable
-from reconciler.jobs import KINDS, Kind, Means
-from reconciler.pacing import Pacer
-from reconciler.runs import Totals, run
+from reconciler.jobs.registry import KINDS, Kind, Means
+from reconciler.service.daemon import Daemon
+from reconciler.service.systemd import Notifier
+from reconciler.service.workers import Crew, Setup
+from reconciler.settings import Settings
 from reconciler.simulator import Fault
-from reconciler.source import Source
-from reconciler.systemd import Notifier
+from reconciler.sync.run import Totals, run
+from reconciler.twilio.accounts import Accounts
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
 
 from .conftest import ACCOUNT, TOKEN, eventually
 
@@ -64,7 +64,7 @@ def set_to_work(setup, monkeypatch) -> Iterator[Callable[..., list[ReconcilerErr
 
     def start(*, within: float = 60, every: timedelta = timedelta(seconds=1), **work: Work) -> list[ReconcilerError]:
         kinds = {name: Kind(lambda _: every, timedelta(seconds=within), False, do) for name, do in work.items()}
-        monkeypatch.setattr(reconciler.crew, "KINDS", kinds)
+        monkeypatch.setattr(reconciler.service.workers, "KINDS", kinds)
         fatal: list[ReconcilerError] = []
         crew = Crew(lambda: setup, on_fatal=fatal.append)
         crews.append(crew)
@@ -182,7 +182,7 @@ def test_a_rare_job_that_fails_is_tried_again_soon(set_to_work, log, monkeypatch
     def fail(_: Any) -> None:
         raise Unavailable("away")
 
-    monkeypatch.setattr(reconciler.crew, "RETRIED_AFTER", timedelta(seconds=1))
+    monkeypatch.setattr(reconciler.service.workers, "RETRIED_AFTER", timedelta(seconds=1))
     set_to_work(freeze=as_run(fail), every=timedelta(days=1))
     eventually(lambda: len(said(log, "job.failed")) >= 2)
     first, second = said(log, "job.failed")[:2]
@@ -195,9 +195,9 @@ def test_a_rare_job_that_fails_is_tried_again_soon(set_to_work, log, monkeypatch
 @pytest.fixture
 def daemon(setup, monkeypatch, short_folder, twilio) -> Iterator[Daemon]:
     """A daemon in a thread, with real jobs; a job that makes no progress for a second hangs."""
-    monkeypatch.setattr(reconciler.crew, "STALLED_AFTER", timedelta(seconds=1))
-    monkeypatch.setattr(reconciler.daemon, "TICK", 0.05)
-    monkeypatch.setattr(reconciler.crew, "KINDS", {"hot": KINDS["hot"]})
+    monkeypatch.setattr(reconciler.service.workers, "STALLED_AFTER", timedelta(seconds=1))
+    monkeypatch.setattr(reconciler.service.daemon, "TICK", 0.05)
+    monkeypatch.setattr(reconciler.service.workers, "KINDS", {"hot": KINDS["hot"]})
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # only the main thread may
     daemon = Daemon(setup, lambda: setup.settings, lambda _: setup.url, Alive())
     thread = threading.Thread(target=daemon.run)

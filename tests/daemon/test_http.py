@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.errors import ConfigError
-from reconciler.web import Health, StatusPage, Web
+from reconciler.service.http_server import Health, StatusPage, Web
 
 from .conftest import ACCOUNT, eventually
 

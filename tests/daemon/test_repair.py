@@ -8,11 +8,11 @@ from decimal import Decimal
 
 import pytest
 
-from reconciler import db
+from reconciler.database import locks
+from reconciler.database.store import Store
+from reconciler.database.transaction import Origin
 from reconciler.simulator import Fault
-from reconciler.store import Store
-from reconciler.transaction import Origin
-from reconciler.wire import read_record
+from reconciler.twilio.records import read_record
 from tests.equality import differences, doubled_events, records_of
 
 from .conftest import ACCOUNT, eventually
@@ -203,10 +203,10 @@ def test_the_daemon_skips_a_job_that_another_runs(command, conn):
     """It is no failure; the next run goes on."""
     daemon = command.start()
     daemon.settle()
-    eventually(lambda: db.try_advisory_lock(conn, "hot"))
+    eventually(lambda: locks.try_advisory_lock(conn, "hot"))
     skipped = daemon.wait_for("job.skipped", job="hot", account=ACCOUNT)
     assert skipped["why"] == "another process is running hot"
-    db.release_advisory_lock(conn, "hot")
+    locks.release_advisory_lock(conn, "hot")
     daemon.wait_for_runs(2)
     assert daemon.metric("reconciler_runs_total", job_name="hot", outcome="skipped") >= 1
     assert daemon.said("job.failed") == []

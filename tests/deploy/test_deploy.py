@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.config import Settings
 from reconciler.errors import ExitCode
+from reconciler.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DAEMON, BACKFILL = "reconciler.service", "reconciler-backfill@.service"

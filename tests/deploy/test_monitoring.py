@@ -13,9 +13,10 @@ from prometheus_client import Histogram, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
 from reconciler import metrics
-from reconciler.cli import get_parser
+from reconciler.cli.main import get_parser
 from reconciler.errors import ExitCode
-from reconciler.logs import EVENTS, mask
+from reconciler.logs import EVENTS
+from reconciler.masking import mask
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

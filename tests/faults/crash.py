@@ -27,15 +27,15 @@ from unittest.mock import patch
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
-from reconciler import db
+from reconciler.database import connection as db
+from reconciler.database.migrate import migrate
+from reconciler.database.store import Store
+from reconciler.database.transaction import Origin, Rules
 from reconciler.errors import ExitCode
-from reconciler.migrate import migrate
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, listing, viewer
 from reconciler.simulator.messages import Request
 from reconciler.simulator.webhooks import Channel, webhooks
-from reconciler.store import Store
-from reconciler.transaction import Origin, Rules
-from reconciler.wire import read_record
+from reconciler.twilio.records import read_record
 from tests.bench.servers import server
 from tests.conftest import _database
 from tests.equality import differences, doubled_events, records_of
@@ -216,7 +216,7 @@ class Account:
 
 def _reconcile(arguments: list[str], env: dict[str, str]) -> None:
     """What the processes do."""
-    from reconciler.cli import main
+    from reconciler.cli.main import main
 
     os.environ.update(env)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -29,19 +29,20 @@ from unittest.mock import patch
 import structlog
 from psycopg import sql
 
-from reconciler import db
-from reconciler.backfill import Window, backfill
-from reconciler.cold import cold
-from reconciler.config import Credentials, Settings
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.database.transaction import Rules
 from reconciler.errors import JobHeld
-from reconciler.jobs import KINDS, Means
-from reconciler.pacing import Pacer
-from reconciler.runs import Job, Terms, Totals
+from reconciler.jobs.backfill import Window, backfill
+from reconciler.jobs.cold import cold
+from reconciler.jobs.registry import KINDS, Means
+from reconciler.model import Job
+from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, listing, viewer
 from reconciler.simulator.webhooks import Delivery, Webhook
-from reconciler.source import Source
-from reconciler.store import Store
-from reconciler.transaction import Rules
+from reconciler.sync.run import Terms, Totals
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
 from tests.bench.servers import database
 from tests.faults.lives import ACCOUNTS, SPAN, START, History, Step, deliveries, draw
 from tests.faults.promises import Broken, Watch
@@ -90,8 +91,8 @@ class Ground:
         """Open it; within it everything runs in one thread."""
         owner = SimulatedAccount(OWNER, TOKEN)
         with (
-            patch("reconciler.sweep.ThreadPoolExecutor", Inline),
-            patch("reconciler.recheck.ThreadPoolExecutor", Inline),
+            patch("reconciler.sync.fetch.ThreadPoolExecutor", Inline),
+            patch("reconciler.sync.lookup.ThreadPoolExecutor", Inline),
             patch.object(listing, "MAX_PAGE_SIZE", PAGE_SIZE),
             SimulatedTwilio([owner], clock=Clock(START)) as twilio,
             closing(db.connect(url, purpose="test")) as conn,

@@ -23,11 +23,11 @@ from typing import Any, Literal
 
 from psycopg.conninfo import conninfo_to_dict
 
-from reconciler import db
+from reconciler.database import connection as db
+from reconciler.database.migrate import migrate, rollback
+from reconciler.database.migration_files import load_migrations
+from reconciler.database.verify import verify
 from reconciler.errors import ReconcilerError
-from reconciler.migrate import migrate, rollback
-from reconciler.migrations import load_migrations
-from reconciler.verify import verify
 from tests.bench.servers import server
 from tests.conftest import FIELD, _database
 from tests.faults.proxy import FORKS, PATIENCE, Moment, Proxy

@@ -25,20 +25,22 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
-from reconciler import db, logs, pacing, plan, sweep
-from reconciler.backfill import Window, backfill
-from reconciler.config import Credentials
+from reconciler import logs, retry
+from reconciler.database import connection as db
+from reconciler.database.migrate import migrate
+from reconciler.database.store import Store
+from reconciler.database.transaction import Rules
 from reconciler.errors import ExitCode, Unavailable
-from reconciler.migrate import migrate
-from reconciler.pacing import Pacer
-from reconciler.runs import Terms
+from reconciler.jobs.backfill import Window, backfill
+from reconciler.settings import Credentials
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, Switches
 from reconciler.simulator.listing import list_calls
 from reconciler.simulator.messages import Answer, Request
-from reconciler.source import Source
-from reconciler.store import Store
-from reconciler.transaction import Rules
-from reconciler.transport import Transport
+from reconciler.sync import plan, slices
+from reconciler.sync.run import Terms
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.transport import Transport
 from tests.bench.servers import server
 from tests.conftest import _database
 from tests.equality import differences, doubled_events, records_of
@@ -273,9 +275,9 @@ def in_a_hurry() -> Iterator[None]:
     """Waits between repeats a hundred times shorter, and small pages."""
     logs.configure(form="json", level="critical", pii="masked")
     with (
-        patch.object(pacing, "FIRST_WAIT", 0.005),
-        patch.object(pacing, "LONGEST_WAIT", 0.05),
-        patch.object(sweep, "Listing", partial(sweep.Listing, page_size=PAGE_SIZE)),
+        patch.object(retry, "FIRST_WAIT", 0.005),
+        patch.object(retry, "LONGEST_WAIT", 0.05),
+        patch.object(slices, "Listing", partial(slices.Listing, page_size=PAGE_SIZE)),
         patch.object(plan, "PAGE_SIZE", PAGE_SIZE),
     ):
         yield

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from reconciler import db
-from reconciler.config import Settings
-from reconciler.inbox import MAX_TRIES
+from reconciler.database import connection as db
+from reconciler.jobs.inbox import MAX_TRIES
+from reconciler.settings import Settings
 from reconciler.simulator import Clock, SimulatedAccount
 from tests.equality import FINAL, differences, doubled_events, expected_row, records_of, versions
 

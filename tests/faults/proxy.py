@@ -26,7 +26,7 @@ PATIENCE = 60.0  # seconds until a process that does not end counts as hanging
 # One server of processes for all: what it has imported they need not.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([
-    "reconciler.cli", "reconciler.commands.backfill", "reconciler.commands.jobs", "reconciler.migrate",
+    "reconciler.cli.main", "reconciler.cli.backfill", "reconciler.cli.jobs", "reconciler.database.migrate",
     "tests.bench.servers", "tests.conftest", "tests.migration.conftest",
 ])  # fmt: skip
 

@@ -20,8 +20,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from reconciler import db
-from reconciler.migrate import migrate
+from reconciler.database import connection as db
+from reconciler.database.migrate import migrate
 
 OPTIONS = {
     "listen_addresses": "''", "fsync": "off", "full_page_writes": "off",

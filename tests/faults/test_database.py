@@ -24,19 +24,21 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from reconciler import db, logs, pacing, sweep
-from reconciler.backfill import Window, backfill
-from reconciler.config import Credentials, Settings
+from reconciler import logs, retry
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.database.transaction import Rules
 from reconciler.errors import JobHeld, Refused, Retriable, Unavailable
-from reconciler.jobs import KINDS, Means, job_of
-from reconciler.leadership import Leadership
+from reconciler.jobs.backfill import Window, backfill
+from reconciler.jobs.registry import KINDS, Means, job_of
 from reconciler.model import Status
-from reconciler.pacing import Pacer
-from reconciler.runs import Terms
+from reconciler.service.leadership import Leadership
+from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
-from reconciler.source import Source
-from reconciler.store import Store
-from reconciler.transaction import Rules
+from reconciler.sync import slices
+from reconciler.sync.run import Terms
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
 from tests.daemon.conftest import QUIET, Daemon, eventually
 from tests.equality import differences, doubled_events, records_of
 from tests.faults.network import _Nobody
@@ -82,9 +84,9 @@ def twilio(account) -> Iterator[SimulatedTwilio]:
 def _in_a_hurry() -> Iterator[None]:
     logs.configure(form="json", level="critical", pii="masked")
     with (
-        patch.object(pacing, "FIRST_WAIT", 0.01),
-        patch.object(pacing, "LONGEST_WAIT", 0.3),
-        patch.object(sweep, "Listing", partial(sweep.Listing, page_size=20)),
+        patch.object(retry, "FIRST_WAIT", 0.01),
+        patch.object(retry, "LONGEST_WAIT", 0.3),
+        patch.object(slices, "Listing", partial(slices.Listing, page_size=20)),
     ):
         yield
 

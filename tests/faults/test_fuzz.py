@@ -18,15 +18,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from reconciler import db
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.database.transaction import Origin
 from reconciler.errors import BadObservation, Unavailable
-from reconciler.inbox import work_inbox
+from reconciler.jobs.inbox import work_inbox
 from reconciler.model import Observation, Status
-from reconciler.runs import Terms
-from reconciler.store import Store
-from reconciler.transaction import Origin
-from reconciler.webhooks import read_webhook
-from reconciler.wire import decode_page
+from reconciler.sync.run import Terms
+from reconciler.twilio.records import decode_page
+from reconciler.twilio.webhooks import read_webhook
 from tests.conftest import _database
 
 SAID = datetime(2026, 6, 10, 20, 11, 28, tzinfo=UTC)

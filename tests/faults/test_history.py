@@ -7,9 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler import hot, inbox, recheck
-from reconciler.store import Store
-from reconciler.transaction import Merged
+from reconciler.database.store import Store
+from reconciler.database.transaction import Merged
+from reconciler.jobs import hot, inbox
+from reconciler.sync import lookup as recheck
 from tests.faults.history import Ground, known_seeds, shrink
 from tests.faults.lives import draw
 

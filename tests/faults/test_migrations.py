@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from reconciler import migrate as runner
-from reconciler import migrations
+from reconciler.database import migrate as runner
+from reconciler.database import migration_files as migrations
+from reconciler.database.migration_files import Script, load_migrations
+from reconciler.database.verify import verify
 from reconciler.errors import SchemaError
-from reconciler.migrations import Script, load_migrations
-from reconciler.verify import verify
 from tests.faults.migrations import Worlds, eight_at_once, killed_at
 
 

@@ -11,11 +11,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from reconciler import db, pooling
-from reconciler.check import check
-from reconciler.config import Settings
+from reconciler.database import connection as db
+from reconciler.database import locks, pooling
+from reconciler.database.store import Store
 from reconciler.errors import ConfigError, ExitCode
-from reconciler.store import Store
+from reconciler.settings import Settings
+from reconciler.status.check import check
 from tests.faults.proxy import Proxy
 from tests.faults.server import pooler
 from tests.merge.conftest import ORIGIN, T0, make_observation
@@ -95,7 +96,7 @@ def test_a_pooler_that_keeps_sessions_together_will_do(through, own_url, connect
     with Store(through(pool_mode="session", default_pool_size=size)) as store, store.holding("test"):
         assert store.merge([make_observation(call=size)], origin=ORIGIN, now=T0).inserted == 1
         assert store.merge([make_observation(call=size)], origin=ORIGIN, now=T0).unchanged == 1
-        assert not db.try_advisory_lock(connect(own_url), "test")
+        assert not locks.try_advisory_lock(connect(own_url), "test")
 
 
 def test_no_pooler_is_seen_where_there_is_none(database_url, connect):

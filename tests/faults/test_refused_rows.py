@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from reconciler.database.store import Store
 from reconciler.errors import ExitCode
-from reconciler.inbox import replay
-from reconciler.runs import Terms
-from reconciler.store import Store
-from reconciler.wire import bury_observation, read_record
+from reconciler.jobs.inbox import replay
+from reconciler.sync.run import Terms
+from reconciler.twilio.records import bury_observation, read_record
 from tests.backfill.conftest import NOW, account, only_warnings, quick_retries, world  # noqa: F401 - fixtures
 from tests.equality import records_of
 from tests.unit.test_wire import REAL_CALLS, SAID, make_record

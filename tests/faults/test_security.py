@@ -25,21 +25,22 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import reconciler
-from reconciler import db, logs
-from reconciler.account_wire import Account
-from reconciler.backfill import Window, backfill
-from reconciler.check_database import check_schema
-from reconciler.commands.setup import prepare_schema
-from reconciler.config import Credentials, Settings
+from reconciler import logs, masking
+from reconciler.cli.wiring import prepare_schema
+from reconciler.database import connection as db
+from reconciler.database.store import Store
 from reconciler.errors import ExitCode, ReconcilerError, Refused
-from reconciler.findings import Check, Severity
-from reconciler.inbox import work_inbox
-from reconciler.listing import Listing
-from reconciler.pacing import Pacer
-from reconciler.runs import Terms
+from reconciler.jobs.backfill import Window, backfill
+from reconciler.jobs.inbox import work_inbox
+from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
-from reconciler.source import Source
-from reconciler.store import Store
+from reconciler.status.check_database import check_schema
+from reconciler.status.check_line import Check, Severity
+from reconciler.sync.run import Terms
+from reconciler.twilio.account_records import Account
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.listing import Listing
 from tests.equality import differences, records_of
 
 PACKAGE = Path(reconciler.__file__).parent
@@ -96,8 +97,8 @@ def only_what_nobody_foresaw() -> None:
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.pacing.FIRST_WAIT", 0.001)
-    monkeypatch.setattr("reconciler.pacing.LONGEST_WAIT", 0.002)
+    monkeypatch.setattr("reconciler.retry.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("reconciler.retry.LONGEST_WAIT", 0.002)
 
 
 @contextmanager
@@ -169,7 +170,7 @@ def test_no_error_traceback_or_log_line_holds_a_secret(source, twilio, fault):
 def test_a_secret_that_twilio_repeats_is_redacted(source, twilio):
     """What an answer quotes goes into an error, and from there to the log: there it is taken out."""
     twilio.faults.always(FAULTS[-1])
-    logs.protect(TOKEN)
+    masking.protect(TOKEN)
     try:
         with written() as stream, pytest.raises(ReconcilerError) as caught:
             source.page(Listing(ACCOUNT))
@@ -177,7 +178,7 @@ def test_a_secret_that_twilio_repeats_is_redacted(source, twilio):
         logs.get_logger("test").error("job.failed", error=str(caught.value))
         assert TOKEN not in stream.getvalue()
     finally:
-        logs._secrets.discard(TOKEN)
+        masking._secrets.discard(TOKEN)
 
 
 def test_no_repr_holds_a_secret(source, database_url):

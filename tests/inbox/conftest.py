@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
-from reconciler import db
-from reconciler.inbox import Worked, work_inbox
-from reconciler.runs import Terms
-from reconciler.store import Store
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.jobs.inbox import Worked, work_inbox
+from reconciler.sync.run import Terms
 
 T0 = datetime(2026, 6, 10, 20, 0, 0, tzinfo=UTC)
 NOW = T0 + timedelta(hours=1)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reconciler import db
-from reconciler.inbox import replay, work_inbox
-from reconciler.runs import Terms
-from reconciler.store import Store
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.jobs.inbox import replay, work_inbox
+from reconciler.sync.run import Terms
 
 from .conftest import GRACE, NOW, recording, sid, webhook
 

@@ -13,11 +13,11 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from reconciler.database.store import Store
 from reconciler.errors import JobHeld, Unavailable
-from reconciler.inbox import JOB, replay, work_inbox
-from reconciler.runs import Terms
+from reconciler.jobs.inbox import JOB, replay, work_inbox
 from reconciler.simulator import viewer
-from reconciler.store import Store
+from reconciler.sync.run import Terms
 
 from .conftest import GRACE, NOW, T0, recording, sid, webhook
 
@@ -223,7 +223,7 @@ def test_five_thousand_rows_cost_few_statements(work, store, conn):
 )
 def test_what_is_settled_costs_nothing(conn, query, index):
     """Behind 20,000 completed rows: the planner reads by an index that leaves them out, and never the table."""
-    from reconciler import db
+    from reconciler.database import connection as db
 
     _fill(conn, [webhook(call=n) for n in range(100)] * 200, status="completed")
     conn.execute("UPDATE twilio_webhook_inbox SET processing_status = 'pending' WHERE id % 4000 = 0")

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from reconciler.cli import main
-from reconciler.inbox import replay
+from reconciler.cli.main import main
+from reconciler.database.store import Store
+from reconciler.database.transaction import Origin
+from reconciler.jobs.inbox import replay
 from reconciler.model import DeadLetter
-from reconciler.runs import Terms
-from reconciler.store import Store
-from reconciler.transaction import Origin
-from reconciler.wire import bury
+from reconciler.sync.run import Terms
+from reconciler.twilio.records import bury
 
 from .conftest import ACCOUNT, NOW, T0, recording, sid, webhook
 
@@ -99,7 +99,7 @@ def test_an_old_letter_changes_nothing_that_is_newer(again, put, merge_final, co
 
 @pytest.fixture
 def merge_final(store):
-    from reconciler.wire import read_record
+    from reconciler.twilio.records import read_record
 
     store.merge([read_record(RECORD, observed_at=NOW)], origin=Origin("reconcile_backfill", "run"), now=NOW)
 

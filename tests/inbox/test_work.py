@@ -9,10 +9,11 @@ from itertools import count
 import pytest
 from structlog.testing import capture_logs
 
-from reconciler import db, pacing
+from reconciler import retry
+from reconciler.database import connection as db
 from reconciler.errors import Unavailable
-from reconciler.runs import Terms
 from reconciler.simulator.viewer import _EVENT_TYPES
+from reconciler.sync.run import Terms
 
 from .conftest import GRACE, NOW, SAMPLES, T0, recording, sid, webhook
 
@@ -243,7 +244,7 @@ def test_a_fault_of_the_database_changes_nothing(work, put, state, conn, monkeyp
     """A full disk is no row's fault: all stay pending, and the run fails."""
     ids = [put(webhook(call=n)) for n in range(1, 4)]
     _refuse(conn, 2, "53100")
-    monkeypatch.setattr(pacing, "GIVE_UP_AFTER", timedelta(0))
+    monkeypatch.setattr(retry, "GIVE_UP_AFTER", timedelta(0))
     with pytest.raises(Unavailable):
         work()
     assert [state(id_) for id_ in ids] == ["pending"] * 3

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from reconciler import db, pacing
+from reconciler import retry
+from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 
 from .world import ACCOUNT, NOW, TOKEN, World, day
@@ -36,5 +37,5 @@ def busy(world: World) -> World:
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between repeats a hundred times shorter: what is tested is that there are repeats."""
-    monkeypatch.setattr(pacing, "FIRST_WAIT", 0.005)
-    monkeypatch.setattr(pacing, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.005)
+    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.05)

@@ -8,14 +8,14 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler import proof
+from reconciler.database.store import Store
+from reconciler.database.transaction import Cursor
 from reconciler.errors import ExitCode, Unavailable
-from reconciler.listing import Listing
 from reconciler.metrics import REGISTRY
 from reconciler.simulator import Fault
 from reconciler.simulator.messages import Answer
-from reconciler.store import Store
-from reconciler.transaction import Cursor
+from reconciler.sync import day_proof as proof
+from reconciler.twilio.listing import Listing
 from tests.equality import records_of, versions
 
 from .world import ACCOUNT, NOW, day

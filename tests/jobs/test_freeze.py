@@ -7,9 +7,10 @@ from datetime import timedelta
 import pytest
 from psycopg.types.json import Jsonb
 
-from reconciler import db, freeze
-from reconciler.listing import RETENTION
+from reconciler.database import connection as db
+from reconciler.jobs import freeze
 from reconciler.metrics import REGISTRY
+from reconciler.twilio.listing import RETENTION
 from tests.equality import versions
 
 from .world import ACCOUNT, NOW
@@ -167,8 +168,8 @@ def test_a_stopped_run_leaves_what_it_committed(world, put):
 
 def test_whoever_listens_is_told_which_calls_froze(world, put):
     """As after a merge."""
-    from reconciler.runs import Terms
-    from reconciler.store import Store
+    from reconciler.database.store import Store
+    from reconciler.sync.run import Terms
 
     frozen_sid = put(1, ended=NOW - 30 * HOUR)
     world.conn.execute("LISTEN calls_changed")

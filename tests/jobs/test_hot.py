@@ -8,9 +8,9 @@ from datetime import timedelta
 import msgspec
 import pytest
 
+from reconciler.database.transaction import Transaction
 from reconciler.errors import ConfigError, JobHeld, Refused, Retriable, TwilioAnswerError
 from reconciler.simulator import Fault
-from reconciler.transaction import Transaction
 from tests.equality import doubled_events, versions
 
 from .world import ACCOUNT, MINUTE, NOW, SUBACCOUNT, TOKEN

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 from psycopg.types.json import Jsonb
 
-from reconciler import db
+from reconciler.database import connection as db
+from reconciler.database.store import _MERGE_SESSION
 from reconciler.metrics import REGISTRY
-from reconciler.store import _MERGE_SESSION
 
 from .world import NOW
 

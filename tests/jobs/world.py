@@ -11,21 +11,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from reconciler import db
-from reconciler.cold import Swept, cold
-from reconciler.config import Credentials
-from reconciler.freeze import freeze
-from reconciler.hot import hot
-from reconciler.housekeeping import keep_house
-from reconciler.pacing import Pacer
-from reconciler.runs import Job, Terms, Totals
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.database.transaction import Origin, Rules
+from reconciler.jobs.cold import Swept, cold
+from reconciler.jobs.freeze import freeze
+from reconciler.jobs.hot import hot
+from reconciler.jobs.housekeeping import keep_house
+from reconciler.jobs.warm import warm
+from reconciler.model import Job
+from reconciler.settings import Credentials
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.journal import Entry
-from reconciler.source import Source
-from reconciler.store import Store
-from reconciler.transaction import Origin, Rules
-from reconciler.warm import warm
-from reconciler.wire import read_record
+from reconciler.sync.run import Terms, Totals
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.records import read_record
 from tests.equality import differences, records_of
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)

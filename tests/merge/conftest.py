@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from reconciler import db
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.database.transaction import Merged, Origin
 from reconciler.model import Observation, Status, Via
-from reconciler.store import Store
-from reconciler.transaction import Merged, Origin
 
 T0 = datetime(2026, 6, 10, 20, 0, 0, tzinfo=UTC)
 ORIGIN = Origin("reconcile_backfill", "run-1")

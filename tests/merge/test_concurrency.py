@@ -9,9 +9,9 @@ from decimal import Decimal
 import psycopg
 import pytest
 
+from reconciler.database.store import Store
+from reconciler.database.transaction import Cursor
 from reconciler.model import Status
-from reconciler.store import Store
-from reconciler.transaction import Cursor
 
 from .conftest import ORIGIN, T0, make_observation, make_webhook
 

@@ -9,10 +9,10 @@ import socket
 import pytest
 from structlog.testing import capture_logs
 
+from reconciler.database.store import Store
+from reconciler.database.transaction import NOTIFIED_AT_MOST, Cursor
 from reconciler.errors import JobHeld, Unavailable
 from reconciler.model import Status
-from reconciler.store import Store
-from reconciler.transaction import NOTIFIED_AT_MOST, Cursor
 
 from .conftest import ORIGIN, T0, make_observation, make_webhook
 

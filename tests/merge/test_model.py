@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from reconciler import db
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.database.transaction import Rules
 from reconciler.model import Observation, Status, Via
-from reconciler.store import Store
-from reconciler.transaction import Rules
 
 from .conftest import ORIGIN, T0, make_observation
 from .model import FIELDS, Call

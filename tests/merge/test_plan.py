@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from reconciler import db
-from reconciler.store import _MERGE_SESSION
-from reconciler.transaction import _STAGED_TYPES, Rules
+from reconciler.database import connection as db
+from reconciler.database.store import _MERGE_SESSION
+from reconciler.database.transaction import _STAGED_TYPES, Rules
 
 from .conftest import ORIGIN, T0, make_observation
 

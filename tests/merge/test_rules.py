@@ -8,9 +8,9 @@ from decimal import Decimal
 
 import pytest
 
-from reconciler import wire
 from reconciler.model import Gap, Status, Via
-from reconciler.webhooks import read_webhook
+from reconciler.twilio import records as wire
+from reconciler.twilio.webhooks import read_webhook
 
 from .conftest import T0, make_observation, make_webhook
 

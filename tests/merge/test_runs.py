@@ -10,12 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from reconciler import metrics
+from reconciler.database.store import Store
+from reconciler.database.transaction import Cursor
 from reconciler.errors import ExitCode, JobHeld, Refused, TwilioAnswerError
-from reconciler.model import Status
-from reconciler.runs import Job, Terms, Totals, run
-from reconciler.store import Store
-from reconciler.transaction import Cursor
-from reconciler.wire import Page
+from reconciler.model import Job, Page, Status
+from reconciler.sync.run import Terms, Totals, run
 
 from .conftest import ORIGIN, T0, make_observation, make_webhook
 

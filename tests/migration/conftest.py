@@ -15,7 +15,7 @@ from psycopg import sql
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reconciler import db
+    from reconciler.database import connection as db
     from tests.conftest import Connect
 
 _DUMP = """

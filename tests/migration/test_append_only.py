@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 if TYPE_CHECKING:
-    from reconciler.db import Connection
+    from reconciler.database.connection import Connection
 
 ADD = (
     "INSERT INTO call_events (call_sid, event_type, event_time, source, payload, dedupe_key)"

@@ -9,10 +9,10 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from reconciler import db
-from reconciler.check_database import check_schema
+from reconciler.database import connection as db
 from reconciler.errors import ConfigError
-from reconciler.findings import Check, Severity
+from reconciler.status.check_database import check_schema
+from reconciler.status.check_line import Check, Severity
 
 
 def look(url: str, *, prunes_inbox: bool = False) -> list[Check]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reconciler.migrate import migrate, rollback
-from reconciler.migrations import load_migrations, split
+from reconciler.database.migrate import migrate, rollback
+from reconciler.database.migration_files import load_migrations, split
 
 if TYPE_CHECKING:
-    from reconciler.db import Connection
+    from reconciler.database.connection import Connection
     from tests.conftest import Connect
 
 FILE = Path(__file__).parents[2] / "sql" / "008_classify_final_rows.sql"

@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from reconciler.db import Connection
+    from reconciler.database.connection import Connection
     from tests.conftest import Connect
 
     Add = Callable[..., int]

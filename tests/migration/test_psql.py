@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.migrate import migrate
-from reconciler.verify import verify
+from reconciler.database.migrate import migrate
+from reconciler.database.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable

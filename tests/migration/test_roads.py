@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reconciler.migrate import behind, migrate, plan, rollback
-from reconciler.migrations import load_migrations
-from reconciler.verify import verify
+from reconciler.database.migrate import behind, migrate, plan, rollback
+from reconciler.database.migration_files import load_migrations
+from reconciler.database.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable

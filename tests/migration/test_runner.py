@@ -13,10 +13,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from reconciler import db, migrate
+from reconciler.database import connection as db
+from reconciler.database import locks, migrate
+from reconciler.database.migration_files import Script, load_migrations, split
+from reconciler.database.verify import verify
 from reconciler.errors import Contended, JobHeld, Refused, SchemaError, Unavailable, UsageError
-from reconciler.migrations import Script, load_migrations, split
-from reconciler.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,7 +124,7 @@ def _tried_lock(observer: db.Connection, conn: db.Connection) -> bool:
 
 def test_wait_for_the_other_runner_is_bounded(empty_database_url: str, connect: Connect) -> None:
     """A runner that never ends does not hold up the others for ever."""
-    assert db.try_advisory_lock(connect(empty_database_url), "migrate")
+    assert locks.try_advisory_lock(connect(empty_database_url), "migrate")
     with pytest.raises(JobHeld):
         migrate.migrate(connect(empty_database_url), patience=timedelta(0))
 

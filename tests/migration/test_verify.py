@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reconciler.verify import Finding, PlanCheck, verify
+from reconciler.database.verify import Finding, PlanCheck, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from reconciler.db import Connection
+    from reconciler.database.connection import Connection
     from tests.conftest import Connect
 
 ROOT = Path(__file__).parents[2]

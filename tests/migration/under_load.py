@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from reconciler import db
-from reconciler.migrate import Applied, migrate
-from reconciler.verify import verify
+from reconciler.database import connection as db
+from reconciler.database.migrate import Applied, migrate
+from reconciler.database.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,10 @@ import pytest
 from psycopg.types.json import Jsonb
 from rich.console import Console
 
-from reconciler import db, terminal
-from reconciler.cli import main
+from reconciler.cli.main import main
+from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+from reconciler.terminal import console
 from tests.done import Done
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -54,7 +55,7 @@ def run(monkeypatch, capsys, database_url: str) -> Run:
             for name, value in env.items():
                 patch.setenv(name, value)
             # The console of the module would write to the stdout of the test that imported it first.
-            patch.setattr(terminal, "out", Console(highlight=False, width=1_000))
+            patch.setattr(console, "out", Console(highlight=False, width=1_000))
             try:
                 code = main(words)
             except SystemExit as exc:
@@ -125,7 +126,7 @@ def paper(monkeypatch) -> Callable[..., StringIO]:
     def take(width: int, encoding: str = "utf-8") -> StringIO:
         written = _Paper()
         written.encoding = encoding
-        monkeypatch.setattr(terminal, "out", Console(file=written, width=width, highlight=False))
+        monkeypatch.setattr(console, "out", Console(file=written, width=width, highlight=False))
         return written
 
     return take

@@ -6,7 +6,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from reconciler.report import (
+from reconciler.status.snapshot import (
     Calls,
     Day,
     Days,

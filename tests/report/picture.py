@@ -13,17 +13,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from reconciler import db, logs, report
-from reconciler.config import Credentials, Settings
-from reconciler.jobs import KINDS, Means, job_of
-from reconciler.pacing import Pacer
-from reconciler.runs import Terms
+from reconciler import logs
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.database.transaction import Rules
+from reconciler.jobs.registry import KINDS, Means, job_of
+from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, webhooks
-from reconciler.source import Source
-from reconciler.status_page import render
-from reconciler.store import Store
-from reconciler.transaction import Rules
+from reconciler.status import snapshot as report
+from reconciler.status.html_page import render
+from reconciler.sync.run import Terms
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
 from tests.bench.servers import database
 
 from .browser import browser

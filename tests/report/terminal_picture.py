@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.terminal_theme import SVG_EXPORT_THEME
 from rich.text import Text
 
-from reconciler import db, logs
+from reconciler import logs
+from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, webhooks
 from tests.bench.servers import database

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from reconciler import db
+from reconciler.database import locks
 
 from .conftest import ACCOUNT, TOKEN
 
@@ -46,7 +46,7 @@ def ran(conn):
 @pytest.fixture
 def leader(connect, database_url):
     """A daemon that leads."""
-    assert db.try_advisory_lock(connect(database_url), "daemon")
+    assert locks.try_advisory_lock(connect(database_url), "daemon")
 
 
 def test_nothing_configured(advised):

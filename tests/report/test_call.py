@@ -8,9 +8,10 @@ from decimal import Decimal
 import pytest
 from psycopg.types.json import Jsonb
 
-from reconciler import call_facts, db
-from reconciler.commands import call as command
-from reconciler.thaw import JOB
+from reconciler.cli import call as command
+from reconciler.database import locks
+from reconciler.jobs.thaw import JOB
+from reconciler.status import call as call_facts
 from tests.equality import differences, records_of, versions
 
 from .conftest import ACCOUNT, sid
@@ -186,7 +187,7 @@ def test_of_many_events_the_newest_are_shown(run, add_call, conn):
 @pytest.mark.parametrize("width", [30, 60, 80])
 def test_every_width_shows_everything(held, conn, account, twilio, paper, width):
     """Nothing is wider than the terminal; on 80 columns no SID is torn."""
-    from reconciler.wire import decode_page
+    from reconciler.twilio.records import decode_page
 
     written = paper(width)
     body = b'{"calls": [%s], "next_page_uri": null}' % _json(account.record(held, twilio.clock.now()))
@@ -300,7 +301,7 @@ def test_a_thaw_that_cannot_ask_twilio_changes_nothing(run, held, conn, monkeypa
 
 def test_a_thaw_dies_whole(signed_in, held, account, conn, monkeypatch):
     """Whatever fails in the merge, the row is frozen as before and no event tells of a thaw."""
-    from reconciler.transaction import Transaction
+    from reconciler.database.transaction import Transaction
 
     account.change(held, price="-0.05000")
     before = versions(conn)
@@ -317,7 +318,7 @@ def test_a_thaw_dies_whole(signed_in, held, account, conn, monkeypatch):
 
 def test_two_people_at_once(signed_in, held, connect, database_url):
     """The second one is told to try again."""
-    assert db.try_advisory_lock(connect(database_url), JOB)
+    assert locks.try_advisory_lock(connect(database_url), JOB)
     done = signed_in("call", held, "--thaw")
     assert (done.code, done.out) == (75, "")
     assert "another process is running call" in done.err
@@ -325,7 +326,7 @@ def test_two_people_at_once(signed_in, held, connect, database_url):
 
 def test_the_door_closes_behind_the_thaw(signed_in, held, account, conn, monkeypatch):
     """What is merged afterwards, in the same transaction, meets the guard of frozen rows again."""
-    from reconciler.transaction import Transaction
+    from reconciler.database.transaction import Transaction
 
     seen = []
     merge = Transaction.merge

@@ -11,13 +11,14 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from reconciler import check_database as checks
-from reconciler.check import check_secrets
-from reconciler.check_database import check_schema, check_server, check_work
-from reconciler.config import Settings, secret_files
 from reconciler.errors import ExitCode
-from reconciler.findings import Severity, fail, ok, warn
-from reconciler.report import Calls, Days, Inbox, StuckCall, TableSize
+from reconciler.settings import Settings, secret_files
+from reconciler.status import check_database as checks
+from reconciler.status import check_line
+from reconciler.status.check import check_secrets
+from reconciler.status.check_database import check_schema, check_server, check_work
+from reconciler.status.check_line import Severity, fail, ok, warn
+from reconciler.status.snapshot import Calls, Days, Inbox, StuckCall, TableSize
 
 from .conftest import NOW, sid
 from .pages import make_day, make_job, make_status
@@ -113,7 +114,7 @@ def test_the_servers_own_time_zone_does_not_matter(conn, connect, database_url):
 )
 def test_clocks_that_differ(ahead, behind, detail):
     """By more than blurs the grace periods."""
-    found = checks.compare_clocks("database clock", "the database's", ahead, behind)
+    found = check_line.compare_clocks("database clock", "the database's", ahead, behind)
     assert (found.severity, found.detail) == (
         (Severity.WARN, detail) if detail else (Severity.OK, "agrees with the database's")
     )

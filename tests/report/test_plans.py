@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from reconciler import db
-from reconciler.listing import RETENTION
+from reconciler.database import connection as db
+from reconciler.twilio.listing import RETENTION
 
 from .conftest import ACCOUNT, NOW, sid
 

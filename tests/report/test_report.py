@@ -8,10 +8,10 @@ from itertools import count
 import pytest
 from psycopg.types.json import Jsonb
 
-from reconciler import report
-from reconciler.commands.status import show_report
-from reconciler.store import Store
-from reconciler.transaction import Origin, Rules
+from reconciler.cli.status import show_report
+from reconciler.database.store import Store
+from reconciler.database.transaction import Origin, Rules
+from reconciler.status import snapshot as report
 from tests.merge.conftest import make_observation, make_webhook
 
 from .conftest import ACCOUNT, NOW, sid

@@ -8,10 +8,12 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from reconciler import db, report
-from reconciler.commands.status import show_status
-from reconciler.migrations import load_migrations
-from reconciler.store import Store
+from reconciler.cli.status import show_status
+from reconciler.database import connection as db
+from reconciler.database import locks
+from reconciler.database.migration_files import load_migrations
+from reconciler.database.store import Store
+from reconciler.status import snapshot as report
 
 from .conftest import ACCOUNT, NOW, RULES, sid
 
@@ -70,20 +72,20 @@ def test_who_leads_and_what_runs(conn, connect, database_url):
     before = report.status(conn, now=NOW, **RULES)
     assert (before.leader, [job.job for job in before.jobs if job.is_running]) == (None, [])
     leader = connect(database_url)
-    assert db.try_advisory_lock(leader, "daemon")
+    assert locks.try_advisory_lock(leader, "daemon")
     db.name_connection(leader, purpose="daemon")
     with Store(database_url) as store, store.holding("hot"):
         status = report.status(conn, now=NOW, **RULES)
     assert status.leader is not None
     assert (status.leader.pid, status.leader.application_name) == (leader.info.backend_pid, "reconciler: daemon")
     assert [job.job for job in status.jobs if job.is_running] == ["hot"]
-    db.release_advisory_lock(leader, "daemon")
+    locks.release_advisory_lock(leader, "daemon")
     assert report.status(conn, now=NOW, **RULES).leader is None
 
 
 def test_a_leader_in_another_database_is_none_of_ours(conn, connect, server_url):
     """Advisory locks are of one database."""
-    assert db.try_advisory_lock(connect(server_url), "daemon")
+    assert locks.try_advisory_lock(connect(server_url), "daemon")
     assert report.status(conn, now=NOW, **RULES).leader is None
 
 
@@ -141,7 +143,7 @@ def test_table_sizes_are_estimates(conn, add_call):
 @pytest.mark.usefixtures("jobs")
 def test_the_json_is_a_contract(run, connect, database_url):
     """Its keys, and times in ISO form; it exits 0 although a job failed."""
-    assert db.try_advisory_lock(connect(database_url), "daemon")
+    assert locks.try_advisory_lock(connect(database_url), "daemon")
     done = run("status", "--json")
     assert (done.code, done.err) == (0, "")
     status = done.result
@@ -157,7 +159,7 @@ def test_the_json_is_a_contract(run, connect, database_url):
 def test_for_a_person(conn, connect, database_url, add_call, paper):
     """Relative ages, who leads, what failed without its number, which calls are stuck."""
     written = paper(80)
-    assert db.try_advisory_lock(connect(database_url), "daemon")
+    assert locks.try_advisory_lock(connect(database_url), "daemon")
     add_call(1, date_created=ago(days=3))
     show_status(report.status(conn, now=NOW, **RULES))
     lines = [" ".join(line.split()) for line in written.getvalue().splitlines()]

@@ -15,13 +15,13 @@ from http.client import HTTPMessage
 import pytest
 from psycopg.types.json import Jsonb
 
-from reconciler import web
-from reconciler.config import Settings
 from reconciler.errors import ReconcilerError
 from reconciler.model import Gap
-from reconciler.report import Calls, StuckCall, TableSize
-from reconciler.status_page import CONTENT_SECURITY_POLICY, read_page, render
-from reconciler.web import Health, StatusPage, Web
+from reconciler.service import http_server as web
+from reconciler.service.http_server import Health, StatusPage, Web
+from reconciler.settings import Settings
+from reconciler.status.html_page import CONTENT_SECURITY_POLICY, read_page, render
+from reconciler.status.snapshot import Calls, StuckCall, TableSize
 
 from .browser import CHROMIUM, browser
 from .conftest import ACCOUNT, NOW, sid

@@ -15,17 +15,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from statistics import quantiles
 
-from reconciler import db, logs
-from reconciler.config import Credentials, Settings
-from reconciler.jobs import KINDS, Means
-from reconciler.listing import PAGE_SIZE
-from reconciler.pacing import Pacer
-from reconciler.runs import Job, Terms
+from reconciler import logs
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.database.transaction import Rules
+from reconciler.jobs.registry import KINDS, Means
+from reconciler.model import Job
+from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, Delivery, webhooks
-from reconciler.source import Source
-from reconciler.store import Store
-from reconciler.transaction import Rules
+from reconciler.sync.run import Terms
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.listing import PAGE_SIZE
 from tests.bench.servers import database
 from tests.equality import FINAL, differences, doubled_events, records_of
 

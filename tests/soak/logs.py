@@ -16,18 +16,20 @@ from typing import TextIO
 
 from psycopg.types.json import Jsonb
 
-from reconciler import db, logs
-from reconciler.config import Credentials, Settings
+from reconciler import logs
+from reconciler.database import connection as db
+from reconciler.database.store import Store
+from reconciler.database.transaction import Rules
 from reconciler.errors import ReconcilerError
-from reconciler.jobs import KINDS, Means
-from reconciler.pacing import Pacer
-from reconciler.runs import Job, Terms
+from reconciler.jobs.registry import KINDS, Means
+from reconciler.model import Job
+from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.messages import Answer
 from reconciler.simulator.webhooks import Channel, webhooks
-from reconciler.source import Source
-from reconciler.store import Store
-from reconciler.transaction import Rules
+from reconciler.sync.run import Terms
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
 from tests.bench.servers import database
 
 ACCOUNT = "AC" + 32 * "5"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconciler import db
+from reconciler.database import connection as db
 from tests.soak.hour import live
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from reconciler import pacing
-from reconciler.config import Credentials
-from reconciler.listing import Listing
-from reconciler.pacing import Pacer
+from reconciler import retry
+from reconciler.settings import Credentials
 from reconciler.simulator import Clock, FaultPlan, SimulatedAccount, SimulatedTwilio
-from reconciler.source import Source
-from reconciler.transport import Transport
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.listing import Listing
+from reconciler.twilio.transport import Transport
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 TOKEN = "auth-token-of-the-account"
@@ -60,8 +60,8 @@ def elsewhere(clock: Clock) -> Iterator[SimulatedTwilio]:
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "FIRST_WAIT", 0.002)
-    monkeypatch.setattr(pacing, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.002)
+    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.01)
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from reconciler import check_twilio as checks
-from reconciler.check import check, exit_code
-from reconciler.config import Settings
 from reconciler.errors import ExitCode, Unavailable
-from reconciler.findings import Check, Severity, fail, ok, warn
+from reconciler.settings import Settings
 from reconciler.simulator import Clock, Fault, Switches
+from reconciler.status import check_twilio as checks
+from reconciler.status.check import check, exit_code
+from reconciler.status.check_line import Check, Severity, fail, ok, warn
 
 from .conftest import NOON
 

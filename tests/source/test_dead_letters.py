@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from reconciler.simulator.breakage import BREAKAGES, Breakage
-from reconciler.wire import bury, decode_page
+from reconciler.twilio.records import bury, decode_page
 
 SAID = datetime(2026, 6, 10, tzinfo=UTC)
 

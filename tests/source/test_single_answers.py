@@ -9,12 +9,12 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from reconciler.account_wire import Account
 from reconciler.errors import Refused, TwilioAnswerError, Unavailable
-from reconciler.listing import Listing
 from reconciler.model import Status
 from reconciler.simulator import Fault
 from reconciler.simulator.messages import Answer
+from reconciler.twilio.account_records import Account
+from reconciler.twilio.listing import Listing
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 ACCOUNTS = "/2010-04-01/Accounts.json"

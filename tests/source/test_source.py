@@ -15,8 +15,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from reconciler import __version__, pacing
-from reconciler.config import Credentials
+from reconciler import __version__, retry
 from reconciler.errors import (
     ConnectionLost,
     CredentialsDoubted,
@@ -27,13 +26,14 @@ from reconciler.errors import (
     TwilioAnswerError,
     Unavailable,
 )
-from reconciler.listing import Listing
 from reconciler.model import Status
-from reconciler.pacing import Pacer
+from reconciler.settings import Credentials
 from reconciler.simulator import Fault, SimulatedAccount, SimulatedTwilio, Switches
 from reconciler.simulator.listing import list_calls
 from reconciler.simulator.messages import Answer
-from reconciler.source import Source
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.listing import Listing
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 
@@ -536,14 +536,14 @@ def test_nobody_at_the_port_is_a_lost_connection(make_source, listing, stopped):
 
 def test_an_answer_without_end_is_cut_off(make_source, listing, stopped, monkeypatch):
     """It must not fill the memory; no page is nearly as large."""
-    monkeypatch.setattr("reconciler.transport._LARGEST_BODY", 100_000)
+    monkeypatch.setattr("reconciler.twilio.transport._LARGEST_BODY", 100_000)
     with raw_server(HEAD + b"\r\n", b" " * 50_000) as url, pytest.raises(Unavailable, match="larger than any page"):
         make_source(url, timeouts=(5, 5), stop=stopped).page(listing)
 
 
 def test_the_first_repeat_after_a_reset_is_at_once(monkeypatch, source, listing, plan, events):
     """An idle connection that Twilio had closed costs no wait; the next one does."""
-    monkeypatch.setattr(pacing, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.02)
     plan.next(Fault.reset(), Fault.reset())
     source.page(listing)
     first, second = (event["wait_seconds"] for event in events if event["event"] == "twilio.retried")

@@ -12,7 +12,7 @@ import pytest
 from reconciler.errors import ConnectionLost, TwilioAnswerError, Unavailable
 from reconciler.simulator import Fault, SimulatedTwilio
 from reconciler.simulator.messages import Answer
-from reconciler.transport import Transport
+from reconciler.twilio.transport import Transport
 
 
 @pytest.fixture

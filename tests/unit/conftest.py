@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.cli import main
+from reconciler.cli.main import main
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from reconciler import logs
-from reconciler.cli import get_parser, load_command, main
-from reconciler.commands.printing import complain
+from reconciler import masking
+from reconciler.cli.main import get_parser, load_command, main
 from reconciler.errors import Unavailable
+from reconciler.terminal.printing import complain
 
 
 def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -32,8 +32,8 @@ def test_every_command_leads_to_a_function_of_its_own():
 @pytest.mark.parametrize(("message", "hint"), [("refused {}", None), ("refused", "is {} right?")])
 def test_a_secret_that_looks_like_a_number_is_redacted_whole(monkeypatch, capsys, secret, message, hint):
     """Masking first would leave what stands around the number, and its last digits."""
-    monkeypatch.setattr(logs, "_secrets", set())
-    logs.protect(secret)
+    monkeypatch.setattr(masking, "_secrets", set())
+    masking.protect(secret)
     complain(message.format(secret), hint and hint.format(secret))
     printed = capsys.readouterr()
     said = f"reconcile: {message}\n" + (f"  → {hint}\n" if hint else "")
@@ -52,7 +52,7 @@ def test_what_an_interruption_leads_to_does_not_hide_it(monkeypatch, capsys):
         except psycopg.Error as exc:
             raise Unavailable("the database did not answer") from exc
 
-    monkeypatch.setattr("reconciler.cli.load_command", lambda _: migrate)
+    monkeypatch.setattr("reconciler.cli.main.load_command", lambda _: migrate)
     assert main(["migrate"]) == 130
     assert capsys.readouterr().err == "reconcile: interrupted\n"
 

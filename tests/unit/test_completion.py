@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from reconciler.cli import get_parser
+from reconciler.cli.main import get_parser
 
 from .test_commands import _parsers
 

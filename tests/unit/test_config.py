@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.config import Credentials, Settings
 from reconciler.errors import ConfigError
+from reconciler.settings import Credentials, Settings
 
 ACCOUNT, KEY = f"AC{1:032x}", f"SK{2:032x}"
 TOKEN, SECRET, PASSWORD = "0123456789abcdef-token", "s3cr3t-of-the-key", "p4ssw0rd-of-the-base"

@@ -24,9 +24,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reconciler
-from reconciler import logs
-from reconciler.backfill import Summary
-from reconciler.logs import EVENTS, get_logger, mask
+from reconciler import logs, masking
+from reconciler.jobs.backfill import Summary
+from reconciler.logs import EVENTS, get_logger
+from reconciler.masking import mask
 
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 NUMBER = "+12025550100"
@@ -36,7 +37,7 @@ SECRET = "0123456789abcdef-auth-token"
 @pytest.fixture
 def stream(monkeypatch) -> Iterator[io.StringIO]:
     """Logging set up as for a service; what it wrote. All is put back afterwards."""
-    monkeypatch.setattr(logs, "_secrets", set())
+    monkeypatch.setattr(masking, "_secrets", set())
     logging.captureWarnings(False)  # another test may have left it on
     root = logging.getLogger()
     before = (root.handlers[:], root.level, warnings.showwarning)
@@ -108,13 +109,13 @@ def test_a_backfills_counts_are_the_fields_of_job_finished():
 def test_one_json_object_a_line_with_the_fields_of_the_design(stream):
     """Time in RFC 3339 and UTC, level, event, logger and what is bound for the run; a line break breaks no line."""
     with structlog.contextvars.bound_contextvars(job="hot", account="AC1", run_id="r"):
-        get_logger("reconciler.sweep").warning("slice.failed", slice="a\nb", error="x", kind="Unavailable")
-    get_logger("reconciler.store").info("database.reconnected")
+        get_logger("reconciler.sync.fetch").warning("slice.failed", slice="a\nb", error="x", kind="Unavailable")
+    get_logger("reconciler.database.store").info("database.reconnected")
     first, second = lines(stream)
     assert datetime.now(UTC).year == datetime.fromisoformat(first["timestamp"]).year
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", first.pop("timestamp"))
     assert {
-        "level": "warning", "event": "slice.failed", "logger": "reconciler.sweep", "job": "hot", "account": "AC1",
+        "level": "warning", "event": "slice.failed", "logger": "reconciler.sync.fetch", "job": "hot", "account": "AC1",
         "run_id": "r", "slice": "a\nb", "error": "x", "kind": "Unavailable",
     } == first  # fmt: skip
     assert {"timestamp", "level", "event", "logger"} == set(second)
@@ -181,10 +182,10 @@ def test_a_console_gets_text_with_its_traceback(stream):
 def test_a_console_gets_what_a_person_wants(stream):
     """No run, no module of ours and no zero in what a run counted; a library is named."""
     logs.configure(form="console", level="info", pii="masked", stream=stream)
-    get_logger("reconciler.runs").info(
+    get_logger("reconciler.sync.run").info(
         "job.finished", job="hot", run_id="f00", calls_seen=3, retries=0, lag_seconds=0.0
     )
-    get_logger("reconciler.cold").info("day.verified", day="2026-06-01", listed=0, held=0)
+    get_logger("reconciler.jobs.cold").info("day.verified", day="2026-06-01", listed=0, held=0)
     logging.getLogger("urllib3").warning("no")
     ours, day, theirs = stream.getvalue().splitlines()
     assert re.fullmatch(r"\S+Z \[info\] job.finished           calls_seen=3 job=hot", ours)
@@ -282,7 +283,7 @@ def test_library_tracebacks_are_masked(stream):
 def test_plain_writes_numbers_but_never_secrets(stream):
     """RECONCILER_LOG_PII=plain is for debugging one call."""
     logs.configure(form="json", level="info", pii="plain", stream=stream)
-    logs.protect(SECRET)
+    masking.protect(SECRET)
     get_logger("x").info("call.frozen_drift", number=NUMBER, secret=SECRET)
     assert (NUMBER, "[secret]") == (lines(stream)[0]["number"], lines(stream)[0]["secret"])
 
@@ -292,7 +293,7 @@ def test_plain_writes_numbers_but_never_secrets(stream):
 
 def test_secrets_are_redacted_wherever_they_are(stream):
     """In values, nested ones, exceptions and library lines."""
-    logs.protect(SECRET)
+    masking.protect(SECRET)
     try:
         raise ValueError(f"cannot connect with {SECRET!r}")
     except ValueError as error:
@@ -309,18 +310,18 @@ def test_secrets_are_redacted_wherever_they_are(stream):
 def test_a_secret_inside_another_leaves_no_rest(stream, secrets):
     """The longer one first, in whatever order they were named."""
     for secret in secrets:
-        logs.protect(secret)
-    assert "[secret] [secret]" == logs.redact("hunter22-and-more hunter22")
+        masking.protect(secret)
+    assert "[secret] [secret]" == masking.redact("hunter22-and-more hunter22")
 
 
 def test_a_secret_that_looks_like_a_number_is_redacted_whole(stream):
     """Masking first would leave its last digits."""
-    logs.protect("pass 12025550100")
+    masking.protect("pass 12025550100")
     get_logger("x").info("job.failed", error="login with pass 12025550100 failed")
     assert "login with [secret] failed" == lines(stream)[0]["error"]
 
 
 def test_what_is_too_short_to_be_a_secret_is_left_alone(stream):
     """A password of one letter would blacken every line."""
-    logs.protect("a")
-    assert "a gap" == logs.redact("a gap")
+    masking.protect("a")
+    assert "a gap" == masking.redact("a gap")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler import pacing
+from reconciler import retry
 from reconciler.errors import (
     ConnectionLost,
     CredentialsDoubted,
@@ -21,7 +21,8 @@ from reconciler.errors import (
     Retriable,
     Unavailable,
 )
-from reconciler.pacing import Pacer, retrying
+from reconciler.retry import retrying
+from reconciler.twilio.concurrency import Pacer
 
 
 def enter(pacer: Pacer) -> int:
@@ -257,7 +258,7 @@ def test_nothing_is_repeated_once_stopped():
 
 def test_four_minutes_are_the_end(monkeypatch):
     """However many attempts are left."""
-    monkeypatch.setattr(pacing, "GIVE_UP_AFTER", timedelta(0))
+    monkeypatch.setattr(retry, "GIVE_UP_AFTER", timedelta(0))
     waits = Waits(Unavailable("HTTP 503"))
     with pytest.raises(Unavailable):
         waits.run()

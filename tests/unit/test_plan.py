@@ -9,10 +9,10 @@ from itertools import chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.model import Observation, Status, Via
-from reconciler.plan import Plan
-from reconciler.sweep import Fetched, Slice, slice_of_days
-from reconciler.wire import Page
+from reconciler.model import Observation, Page, Status, Via
+from reconciler.sync.fetch import Fetched
+from reconciler.sync.plan import Plan
+from reconciler.sync.slices import Slice, slice_of_days
 
 ACCOUNT = "AC" + 32 * "1"
 NOW = datetime(2026, 6, 10, 12, 30, 15, 500_000, tzinfo=UTC)

@@ -7,10 +7,10 @@ import dataclasses
 import re
 from pathlib import Path
 
-from reconciler.cli import get_parser
-from reconciler.config import Settings
+from reconciler.cli.main import get_parser
 from reconciler.errors import ExitCode
 from reconciler.logs import EVENTS
+from reconciler.settings import Settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

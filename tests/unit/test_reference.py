@@ -10,9 +10,9 @@ import subprocess
 
 import pytest
 
-from reconciler.cli import get_parser
-from reconciler.config import Settings
+from reconciler.cli.main import get_parser
 from reconciler.errors import EXIT_MEANINGS, ExitCode
+from reconciler.settings import Settings
 
 from .test_commands import _parsers
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.systemd import Notifier
+from reconciler.service.systemd import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -128,7 +128,7 @@ def test_a_socket_that_vanishes_makes_nothing_fail(manager):
 def test_a_manager_that_does_not_read_makes_nothing_fail(manager, monkeypatch):
     """A full socket is waited for a little, then the message is dropped."""
     sock, address = manager
-    monkeypatch.setattr("reconciler.systemd._PATIENCE", timedelta(milliseconds=1))
+    monkeypatch.setattr("reconciler.service.systemd._PATIENCE", timedelta(milliseconds=1))
     notifier = Notifier(address, None)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
         filler.setblocking(False)

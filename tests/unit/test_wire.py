@@ -16,9 +16,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reconciler.errors import BadObservation, Unavailable
-from reconciler.model import Status, Via
+from reconciler.model import Page, Status, Via
 from reconciler.simulator.breakage import BREAKAGES, Breakage
-from reconciler.wire import Page, bury, decode_call, decode_page, parse_rfc2822, read_record
+from reconciler.twilio.dates import parse_rfc2822
+from reconciler.twilio.records import bury, decode_call, decode_page, read_record
 
 DATA = Path(__file__).parent.parent / "data"
 SAID = datetime(2026, 6, 10, 20, 11, 28, tzinfo=UTC)

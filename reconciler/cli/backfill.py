@@ -1,0 +1,84 @@
+"""`reconcile --since …`: read every call of a window that a person names."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+
+from reconciler.cli.wiring import (
+    accounts_asked_for,
+    database_url,
+    make_source,
+    make_store,
+    prepare_schema,
+    read_moment,
+    read_settings,
+    stop_on_signal,
+)
+from reconciler.errors import ExitCode, UsageError
+from reconciler.jobs import backfill
+from reconciler.settings import Settings
+from reconciler.sync.run import Terms
+from reconciler.terminal.printing import complain
+from reconciler.terminal.progress import watching
+
+
+def backfill_window(args: argparse.Namespace) -> int:
+    """Make the database equal to what Twilio says of the window, or with --dry-run show what would change."""
+    asked_at = datetime.now(UTC)
+    since, until = read_moment(args.since, "--since", asked_at), asked_at
+    if args.until is not None:
+        until = read_moment(args.until, "--until", asked_at)
+    if until > asked_at:
+        raise UsageError(f"--until {args.until} lies in the future", hint="leave --until out to read up to now")
+    if since >= until:
+        end = "now" if args.until is None else f"--until {args.until}"
+        raise UsageError(f"--since {args.since} is not before {end}")
+    settings = read_settings()
+    with stop_on_signal() as stop, make_source(settings, stop) as source:
+        _, accounts = accounts_asked_for(args.account, settings, source)
+        since = backfill.clamp(since, now=asked_at)
+        window = backfill.Window(accounts[0], since, until, {"since": args.since, "until": args.until})
+        url = database_url(settings)
+        prepare_schema(url, migrate=not args.dry_run)
+        with (
+            make_store(url, settings) as store,
+            watching(as_json=args.json, dry_run=args.dry_run, masked=settings.log_pii == "masked") as watcher,
+        ):
+
+            def read(window: backfill.Window) -> backfill.Summary:
+                own = source.for_run(stop, is_bulk=True)
+                return backfill.backfill(
+                    window, source=own, store=store, watcher=watcher, terms=Terms(stop), dry_run=args.dry_run
+                )
+
+            if len(accounts) == 1:
+                summary = read(window)
+            else:
+                summary = backfill.in_turn(
+                    accounts, window, read, store=None if args.dry_run else store, watcher=watcher, stop=stop,
+                    is_believed=lambda: source.has_worked,
+                )  # fmt: skip
+            watcher.finished(summary)
+    _last_words(summary, settings, dry_run=args.dry_run)
+    if args.dry_run and summary.exit_code is ExitCode.DONE and (summary.inserted or summary.updated):
+        return int(ExitCode.UNRECONCILED)
+    return int(summary.exit_code)
+
+
+def _last_words(summary: backfill.Summary, settings: Settings, *, dry_run: bool) -> None:
+    """Say on stderr why a backfill did not come to its end, and what to do."""
+    hint = None if dry_run else "the same command goes on where this one ended"
+    for account_sid, error in summary.unread.items():
+        complain(f"{account_sid}: {error}", error.hint)
+    if summary.interrupted:
+        complain(f"interrupted after {summary.slices_done} of {summary.slices} slices", hint)
+    elif summary.failed:
+        reasons = "; ".join(sorted({str(failure.error) for failure in summary.failed}))
+        if summary.exit_code is ExitCode.UNAVAILABLE:
+            hint = f"is TWILIO_BASE_URL right? {settings.twilio_base_url}" if settings.twilio_base_url else None
+            complain(f"Twilio is unavailable: {reasons}", hint or "check the network, and https://status.twilio.com")
+        else:
+            complain(
+                f"{summary.slices - summary.slices_done} of {summary.slices} slices could not be read: {reasons}", hint
+            )

@@ -1,0 +1,245 @@
+"""`reconcile call CA…`: one call, as we hold it and as Twilio says it; with --thaw Twilio's record wins."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from reconciler.cli.wiring import database_url, make_store, read_settings, require_schema, stop_on_signal
+from reconciler.database import connection as db
+from reconciler.errors import ConfigError, ExitCode, UsageError
+from reconciler.jobs.thaw import read_call, thaw
+from reconciler.model import CALL_SID, DeadLetter, Page
+from reconciler.settings import Settings
+from reconciler.status import call as facts
+from reconciler.status.dead_letters import without_numbers
+from reconciler.sync.run import Terms
+from reconciler.terminal import console
+from reconciler.terminal.printing import harmless, print_json
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
+
+_NUMBERS: Final = ("from_number", "to_number")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A call from both sides; `page` is None if Twilio was not asked, `note` says why or what came of it."""
+
+    call: facts.Call
+    account_sid: str | None
+    page: Page | None
+    note: str | None
+    thawed: bool = False
+
+    @property
+    def fields(self) -> list[facts.Field]:
+        """Field by field; none if there is a record or a row alone."""
+        if self.call.row is None or self.page is None or not self.page.observations:
+            return []
+        return facts.compare(self.call.row, self.page.observations[0])
+
+    @property
+    def differs(self) -> bool | None:
+        """Whether the database is otherwise than Twilio says; None if Twilio was not asked."""
+        if self.page is None:
+            return None
+        if self.call.row is None:
+            return bool(self.page.observations or self.page.dead_letters)
+        if not self.page.observations:
+            return self.call.row["gone_at"] is None or bool(self.page.dead_letters)
+        return any(field.differs for field in self.fields)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Not found anywhere is not reconciled either."""
+        is_unknown = self.call.row is None and not (self.page and self.page.observations)
+        return ExitCode.UNRECONCILED if self.differs or is_unknown else ExitCode.DONE
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print row, record, differences and events; with --thaw open a frozen row first."""
+    call_sid: str = args.call_sid
+    if not CALL_SID.fullmatch(call_sid):
+        raise UsageError("a call's SID is CA and 32 hexadecimal digits")
+    settings = read_settings()
+    url = database_url(settings)
+    with closing(db.connect(url, purpose="call")) as conn:
+        require_schema(conn)
+        call = facts.call(conn, call_sid)
+        seen = _thaw(call, settings, url) if args.thaw and call.is_frozen else _look(call, settings)
+        if seen.thawed:
+            seen = replace(seen, call=facts.call(conn, call_sid))
+    masked = settings.log_pii == "masked"
+    is_idle = args.thaw and not call.is_frozen and call.row is not None
+    if is_idle:
+        seen = replace(seen, note="It is not frozen: there is nothing to thaw.")
+    if args.json:
+        print_json(_as_dict(seen, masked=masked))
+    else:
+        _print(seen, masked=masked)
+    return int(ExitCode.DONE if is_idle else seen.exit_code)
+
+
+def _look(call: facts.Call, settings: Settings) -> Seen:
+    try:
+        credentials = settings.credentials()
+    except ConfigError as exc:
+        reason = "; ".join(str(exc).splitlines())
+        return Seen(call, _account(call), None, f"Twilio was not asked: {reason}.")
+    account = _account(call) or credentials.account_sid
+    with stop_on_signal() as stop, closing(Source(credentials, pacer=Pacer(1), stop=stop)) as source:
+        page = read_call(source, account, call.call_sid)
+    return Seen(call, account, page, _note(page, account))
+
+
+def _thaw(call: facts.Call, settings: Settings, url: str) -> Seen:
+    credentials = settings.credentials()
+    account = _account(call) or credentials.account_sid
+    with (
+        stop_on_signal() as stop,
+        closing(Source(credentials, pacer=Pacer(1), stop=stop)) as source,
+        make_store(url, settings) as store,
+    ):
+        page, thawed = thaw(call.call_sid, account, store=store, source=source, terms=Terms(stop))
+    if thawed:
+        return Seen(call, account, page, "It was thawed, and Twilio's record merged.", thawed=True)
+    note = _note(page, account) or "Somebody else has thawed it."
+    return Seen(call, account, page, f"{note} It was not thawed.")
+
+
+def _account(call: facts.Call) -> str | None:
+    return None if call.row is None else call.row["account_sid"]
+
+
+def _note(page: Page, account: str) -> str | None:
+    if page.dead_letters:
+        return f"Twilio's record cannot be read: {_reason(page.dead_letters)}."
+    return None if page.observations else f"Twilio has no such call in {account}."
+
+
+def _reason(letters: Sequence[DeadLetter]) -> str:
+    return "; ".join(letter.reason for letter in letters)
+
+
+def _as_dict(seen: Seen, *, masked: bool) -> dict[str, Any]:
+    """The shape of `--json`; a contract."""
+    record = seen.page.observations[0] if seen.page and seen.page.observations else None
+    shown = {
+        "call_sid": seen.call.call_sid,
+        "row": seen.call.row,
+        "twilio": None if record is None else {**record._asdict(), "status": record.status.value},
+        "fields": [asdict(field) for field in seen.fields],
+        "differs": seen.differs,
+        "thawed": seen.thawed,
+        "note": seen.note,
+        "events": [asdict(event) for event in seen.call.events],
+        "has_older_events": seen.call.has_older_events,
+    }
+    result: dict[str, Any] = without_numbers(shown) if masked else shown
+    return result
+
+
+def _print(seen: Seen, *, masked: bool) -> None:
+    row, record = seen.call.row, seen.page and seen.page.observations
+    if row is not None:
+        state = "gone at Twilio" if row["gone_at"] else "frozen" if seen.call.is_frozen else row["sync_state"]
+        head = f"{state}, {row['direction'] or 'no direction'}"
+    else:
+        head = "only Twilio knows it" if record else "not found"
+    console.out.print(Text.assemble((seen.call.call_sid, "bold"), f"  {_plain(head)}"))
+    if seen.note:
+        console.out.print(Text(_plain(seen.note), "yellow"))
+    if row is not None or record:
+        console.out.print()
+        console.out.print(_fields(seen, masked=masked))
+    if hint := _hint(seen):
+        console.out.print(Text(f"\n{hint}"))
+    if seen.call.events:
+        console.out.print(Text("\nEvents", "bold"))
+        if seen.call.has_older_events:
+            console.out.print(Text(f"  older ones than these {len(seen.call.events)} are not shown", "dim"))
+        console.out.print(_events(seen.call.events, masked=masked))
+
+
+def _hint(seen: Seen) -> str | None:
+    """What to do next."""
+    row, call_sid = seen.call.row, seen.call.call_sid
+    if row is None:
+        if seen.page and seen.page.dead_letters:
+            return None
+        if seen.differs:
+            return "We have no row: `reconcile --since WHEN`, from before the call on, brings it back."
+        return f"We have no such call{'' if seen.page else ', and Twilio was not asked'}."
+    if not seen.differs:
+        return "Row and record agree." if seen.fields else None
+    if seen.call.is_frozen and seen.fields:
+        return f"It is frozen; `reconcile call {call_sid} --thaw` lets Twilio's record win."
+    return "The next run of hot, warm or cold puts it right." if seen.fields else None
+
+
+def _fields(seen: Seen, *, masked: bool) -> Table:
+    mark = "!" if console.is_plain(console.out) else "≠"
+    record = seen.page.observations[0] if seen.page and seen.page.observations else None
+    fields = seen.fields
+    if not fields and seen.call.row is not None:
+        fields = [facts.Field(name, seen.call.row[name], None, differs=False) for name in facts.COMPARED]
+    elif not fields and record is not None:
+        fields = [facts.Field(name, None, getattr(record, name), differs=True) for name in facts.COMPARED]
+    table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="dim")
+    for name in ("", "field", *(["we hold"] if seen.call.row else []), *(["Twilio says"] if record else [])):
+        table.add_column(name, overflow="fold")
+    for field in fields:
+        cells = [_shown(field.field, field.ours, masked=masked)] if seen.call.row else []
+        if record:
+            is_same = not field.differs and field.twilio is not None
+            cells.append(Text("the same", "dim") if is_same else _shown(field.field, field.twilio, masked=masked))
+        if field.differs:
+            cells[0].stylize("red")
+            cells[-1].stylize("green")
+        is_marked = field.differs and seen.call.row is not None
+        table.add_row(Text(mark if is_marked else "", "bold red"), Text(field.field, "dim"), *cells)
+    return table
+
+
+def _events(events: Sequence[facts.Event], *, masked: bool) -> Table:
+    table = Table(box=None, padding=(0, 0, 0, 2), show_header=False)
+    for is_whole in (True, True, True, False):
+        table.add_column(overflow="fold", no_wrap=is_whole)
+    for event in events:
+        # What a call was created with is for the most part what it is: the fields above.
+        payload = {} if event.event == "call.created" else event.payload
+        payload = without_numbers(payload) if masked else payload
+        if isinstance(payload, dict):
+            payload = ", ".join(
+                f"{name} {value}" for name, value in payload.items() if not isinstance(value, dict | list)
+            )
+        said = Text(_plain(payload), "dim")
+        what = Text(_plain(f"{event.event} {event.status or ''}"))
+        source = event.source.removeprefix("reconcile_")
+        table.add_row(_time(event.at), what, Text(_plain(source)), said)
+    return table
+
+
+def _shown(name: str, value: Any, *, masked: bool) -> Text:
+    if value is None or value == "":
+        return Text("nothing", "dim")
+    if name.endswith("_time") or name == "date_created":
+        return Text(_time(value if isinstance(value, str) else value.isoformat()))
+    return Text(_plain(without_numbers(str(value)) if masked and name in _NUMBERS else value))
+
+
+def _time(iso: str) -> str:
+    """A moment to the second; Twilio's have no more."""
+    return re.sub(r"(\.\d+)?\+00:00$", "", iso.replace("T", " "))
+
+
+def _plain(value: object) -> str:
+    return harmless(value, markup=False)

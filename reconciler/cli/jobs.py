@@ -1,0 +1,140 @@
+"""`reconcile run`, the daemon, and `reconcile once`, one run of a job."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+from reconciler.cli.wiring import (
+    accounts_asked_for,
+    database_url,
+    make_source,
+    make_store,
+    prepare_schema,
+    read_moment,
+    read_settings,
+    stop_on_signal,
+)
+from reconciler.errors import CredentialsDoubted, JobHeld, ReconcilerError, Refused, UsageError
+from reconciler.jobs.registry import KINDS, Means, job_of
+from reconciler.model import Job
+from reconciler.service.daemon import serve
+from reconciler.service.systemd import Notifier
+from reconciler.settings import Settings
+from reconciler.sync.run import Terms, Totals
+from reconciler.terminal.console import print_figures
+from reconciler.terminal.printing import complain, print_json, print_rows
+from reconciler.twilio.accounts import Accounts
+from reconciler.twilio.listing import RETENTION
+
+_SHOWN: Final = ("calls_seen", "inserted", "updated", "frozen", "gone", "requests")  # of each of several accounts
+_TROUBLES: Final[tuple[str, ...]] = ("drifted", "dead_letters")  # of one
+
+
+def run(_: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+
+    def prepare(settings: Settings) -> str:
+        url = database_url(settings)
+        prepare_schema(url, migrate=True)
+        return url
+
+    return int(serve(partial(read_settings, serves=True), prepare, Notifier.from_environ(os.environ)))
+
+
+def once(args: argparse.Namespace) -> int:
+    """Run the job, for one account after another where it asks Twilio, and print its counts."""
+    kind = KINDS[args.job]
+    since = _since(args)
+    if args.account is not None and not kind.asks_twilio:
+        raise UsageError(f"{args.job} works for all accounts: --account does not go with it")
+    settings = read_settings()
+    with stop_on_signal() as stop:
+        if not kind.asks_twilio:
+            url = _prepared(settings)
+            with make_store(url, settings) as store:
+                totals = kind.work(Means(Job(args.job), settings, store, Terms(stop), since=since))
+            return _print({"": totals}, {}, as_json=args.json)
+        with make_source(settings, stop) as source:
+            accounts, sids = accounts_asked_for(args.account, settings, source)
+            url = _prepared(settings)
+            with make_store(url, settings) as store:
+                means = Means(Job(args.job), settings, store, Terms(stop), source, since=since)
+                done, failed = _for_each(sids, accounts, means, args.job)
+            return _print(done, failed, as_json=args.json)
+
+
+def _prepared(settings: Settings) -> str:
+    url = database_url(settings)
+    prepare_schema(url, migrate=True)
+    return url
+
+
+def _for_each(
+    sids: Sequence[str], accounts: Accounts, means: Means, kind: str
+) -> tuple[dict[str, Totals], dict[str, ReconcilerError]]:
+    """What came of each account; one that is refused keeps no other from its run."""
+    source, stop = means.twilio, means.terms.stop
+    done: dict[str, Totals] = {}
+    failed: dict[str, ReconcilerError] = {}
+    for account_sid in sids:
+        own = replace(
+            means, job=job_of(kind, account_sid, main=accounts.main), account_sid=account_sid,
+            source=source.for_run(stop, is_bulk=KINDS[kind].is_bulk), is_main=account_sid == accounts.keeper,
+            is_alone=accounts.is_alone,
+        )  # fmt: skip
+        try:
+            done[account_sid] = KINDS[kind].work(own)
+        except (Refused, CredentialsDoubted, JobHeld) as exc:
+            if len(sids) == 1 or (not source.has_worked and not isinstance(exc, JobHeld)):
+                raise
+            failed[account_sid] = exc
+        if stop.is_set():
+            break
+    return done, failed
+
+
+def _since(args: argparse.Namespace) -> datetime | None:
+    if args.from_ is None:
+        return None
+    if args.job not in ("hot", "warm"):
+        raise UsageError(f"--from does not go with {args.job}: only hot and warm read on from a moment")
+    now = datetime.now(UTC)
+    since = read_moment(args.from_, "--from", now)
+    if not now - RETENTION <= since < now:
+        raise UsageError(f"--from {args.from_} lies in the future, or before the 400 days that Twilio keeps")
+    return since
+
+
+def _in_words(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name.replace("gaps_", "gaps: ").replace("_", " "): value for name, value in figures.items()}
+
+
+def _print(done: dict[str, Totals], failed: dict[str, ReconcilerError], *, as_json: bool) -> int:
+    """Print what was counted, of several accounts a line each; returns the worst of their exit codes."""
+    if len(done) == 1 and not failed:
+        (figures,) = (totals.as_dict() for totals in done.values())
+    else:
+        figures = {"accounts": {account_sid: totals.as_dict() for account_sid, totals in done.items()}}
+        figures["accounts"] |= {account_sid: {"error": str(error)} for account_sid, error in failed.items()}
+    if as_json:
+        print_json(figures)
+    elif "accounts" not in figures:
+        troubles = {name: figures.pop(name) for name in _TROUBLES if name in figures}
+        print_figures(_in_words(figures), _in_words(troubles))
+    else:
+        print_rows(
+            [{"account": sid, **{name: totals.as_dict()[name] for name in _SHOWN}} for sid, totals in done.items()]
+        )
+    for account_sid, totals in done.items():
+        if totals.problem is not None:
+            of = f"{account_sid}: " if len(done) > 1 else ""
+            complain(f"{of}{totals.problem}", "the next run goes on where this one ended")
+    for account_sid, error in failed.items():
+        complain(f"{account_sid}: {error}", error.hint)
+    return max(int(code) for code in (*(t.exit_code for t in done.values()), *(e.exit_code for e in failed.values())))

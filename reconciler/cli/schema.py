@@ -1,0 +1,79 @@
+"""`reconcile migrate`, `rollback` and `verify`: the database's schema."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Final
+
+from reconciler.cli.wiring import connect, log_applied, read_settings
+from reconciler.database import migrate as runner
+from reconciler.database.migration_files import load_migrations
+from reconciler.database.verify import PLAN_CHECKS
+from reconciler.database.verify import verify as verify_schema
+from reconciler.errors import ExitCode
+from reconciler.terminal.printing import complain, print_json, print_rows
+from reconciler.wording import counted
+
+_PLANNED: Final = {"applied": "apply", "adopted": "adopt"}
+
+
+def migrate(args: argparse.Namespace) -> int:
+    """Bring the schema up to this version, or with --dry-run show what that would do."""
+    with connect(read_settings(), purpose="migrate") as conn:
+        if args.dry_run:
+            steps = runner.plan(conn)
+            rows: list[dict[str, Any]] = [
+                {"version": m.version, "name": m.name, "plan": _PLANNED[outcome], "lock": m.up.lock}
+                for m, outcome in ((step.migration, step.outcome) for step in steps)
+            ]
+        else:
+            applied = runner.migrate(conn, on_applied=log_applied)
+            rows = [
+                {"version": a.version, "name": a.name, "outcome": a.outcome, "seconds": round(seconds, 3)}
+                for a, seconds in ((a, a.duration.total_seconds()) for a in applied)
+            ]
+    if args.json:
+        print_json(rows)
+    elif rows:
+        print_rows([_numbered(row) for row in rows])
+    else:
+        print("The schema is up to date.")
+    return int(ExitCode.DONE)
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """Undo migrations, newest first."""
+    with connect(read_settings(), purpose="rollback") as conn:
+        newest = len(load_migrations()) - 1 - len(runner.behind(conn))
+        to = max(newest - 1, -1) if args.to is None else args.to
+        undone = runner.rollback(conn, to=to, drop_data=args.drop_data)
+    if undone:
+        print_rows([_numbered({"version": u.version, "name": u.name, "outcome": u.outcome}) for u in undone])
+    else:
+        print("There is nothing to undo.")
+    return int(ExitCode.DONE)
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Compare the schema itself with what this version needs."""
+    with connect(read_settings(), purpose="verify") as conn:
+        behind = runner.behind(conn)
+        # The planner cannot be asked about tables that are not there.
+        findings = verify_schema(conn, PLAN_CHECKS if args.explain and not behind else ())
+    if args.json:
+        print_json([{"subject": f.subject, "problem": f.problem} for f in findings])
+    else:
+        for finding in findings:
+            print(f"{finding.subject} {finding.problem}")
+            if finding.hint and not behind:
+                print(f"  → {finding.hint}")
+        if not findings:
+            print("The schema is as this version needs it.")
+    if behind:
+        complain(f"{counted(len(behind), 'migration')} not applied yet", "run `reconcile migrate`")
+    return int(ExitCode.CONFIG if findings else ExitCode.DONE)
+
+
+def _numbered(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its version as the files are numbered."""
+    return {**row, "version": f"{row['version']:03}"}

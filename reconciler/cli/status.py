@@ -1,0 +1,275 @@
+"""`reconcile status` and `reconcile report`: how things stand, and what webhooks lost."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from reconciler.cli.wiring import connect, database_url, read_moment, read_settings, require_schema
+from reconciler.errors import ExitCode, UsageError
+from reconciler.masking import mask
+from reconciler.model import Gap
+from reconciler.status import html_page as status_page
+from reconciler.status import snapshot as facts
+from reconciler.terminal import console
+from reconciler.terminal.printing import harmless, print_json
+from reconciler.wording import _SID, _age, _bytes, _shortened, rough
+
+# A day that is proven complete, one that is proven not to be, and one that nothing is known of.
+_DAYS: Final = (("█", "green"), ("░", "red"), ("·", "dim"))
+_PLAIN_DAYS: Final = (("#", "green"), ("-", "red"), (".", "dim"))
+_BAR: Final = 10  # characters of the longest bar
+
+
+def print_status(args: argparse.Namespace) -> int:
+    """Print how jobs, calls, inbox and proven days stand; whatever it says, it exits 0."""
+    settings = read_settings()
+    with connect(settings, purpose="status") as conn:
+        require_schema(conn)
+        status = facts.status(
+            conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace
+        )
+    if args.json:
+        print_json(asdict(status))
+    else:
+        show_status(status)
+    return int(ExitCode.DONE)
+
+
+def print_report(args: argparse.Namespace) -> int:
+    """Print what is proven of each account and day, and what webhooks lost; or write the status page."""
+    if args.html is not None:
+        return _write_page(args.html)
+    now = datetime.now(UTC)
+    since = read_moment(args.since, "--since", now)
+    if since >= now:
+        raise UsageError(f"--since {args.since} is not before now")
+    settings = read_settings()
+    with connect(settings, purpose="report") as conn:
+        require_schema(conn)
+        report = facts.report(conn, since=since, now=now, webhook_grace=settings.webhook_grace)
+    if args.json:
+        print_json(asdict(report))
+    else:
+        show_report(report)
+    return int(ExitCode.DONE)
+
+
+def _write_page(target: str) -> int:
+    settings = read_settings()
+    with connect(settings, purpose="report") as conn:
+        require_schema(conn)
+    state = "as a file, made by reconcile report"
+    page = status_page.read_page(database_url(settings), settings, state=state, is_well=None)
+    if target == "-":
+        sys.stdout.write(page)
+        return int(ExitCode.DONE)
+    try:
+        Path(target).write_text(page, encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"--html {target}: cannot be written: {exc.strerror}") from None
+    return int(ExitCode.DONE)
+
+
+def show_status(status: facts.Status) -> None:
+    """Print it for a person."""
+    leader = status.leader
+    if leader is None:
+        _say("No daemon leads: jobs run only when somebody starts them.")
+    else:
+        since = "" if leader.since is None else f", leading for {rough(status.at - leader.since)} at most"
+        _say(f"A daemon leads (database process {leader.pid}{since}).")
+    _headline("Jobs")
+    if status.jobs:
+        console.out.print(_jobs(status))
+    else:
+        _say("No job has run yet: `reconcile run`, or `reconcile --since 7d`.")
+    _headline("Calls")
+    console.out.print(_pairs(_calls(status)))
+    if status.calls.stuck_calls:
+        console.out.print(_stuck(status))
+    _headline("Inbox")
+    console.out.print(_pairs(_inbox(status.inbox)))
+    _headline("Days proven complete")
+    console.out.print(_pairs(_proven(status.days)))
+    _headline("Database")
+    console.out.print(_pairs([("schema", Text(f"version {status.schema_version}, up to date"))]))
+    console.out.print(_tables(status.tables))
+
+
+def show_report(report: facts.Report) -> None:
+    """Print it for a person."""
+    console.out.print(Text(f"Completeness since {report.since:%Y-%m-%d}", "bold"))
+    if report.days:
+        for account, days in groupby(report.days, key=lambda day: day.account_sid):
+            _calendar(account, list(days), report)
+        console.out.print(_legend())
+        if unproven := [day for day in report.days if not day.is_complete]:
+            _headline("Days that are not complete")
+            console.out.print(_differing(unproven))
+    else:
+        _say("No day is proven: run `reconcile once cold` to prove days.")
+    _headline("Gaps that webhooks left, by the day they were found on")
+    if report.gaps:
+        console.out.print(_gaps(report.gaps))
+    else:
+        _say("None was found.")
+    if report.share_lost is not None:
+        _say(
+            f"Of {report.calls:,} calls since then, webhooks lost something of {report.calls_with_losses:,} "
+            f"({report.share_lost:.1%}): the call, a status or how it ended."
+        )
+
+
+def _jobs(status: facts.Status) -> Table:
+    table = _table("job", "last success", "behind", "")
+    for job in status.jobs:
+        remark = Text()
+        if job.last_error_at is not None:
+            remark = Text(f"failed {rough(status.at - job.last_error_at)} ago: {_plain(job.last_error)}", "red")
+        if job.is_running:
+            remark = Text.assemble("running", "; " if remark else "", remark)
+        table.add_row(
+            Text(_SID.sub(_shortened, _plain(job.job))),
+            Text("never", "dim") if job.last_success_at is None else f"{rough(status.at - job.last_success_at)} ago",
+            "" if job.read_until is None else rough(status.at - job.read_until),
+            remark,
+        )
+    return table
+
+
+def _calls(status: facts.Status) -> Iterator[tuple[str, Text]]:
+    calls = status.calls
+    yield "open", Text(f"{calls.open:,}")
+    yield "stuck", Text(f"{calls.stuck:,}", "yellow" if calls.stuck else "")
+    yield "unfrozen", Text(f"{calls.unfrozen:,} ended, and something is still expected of them")
+
+
+def _stuck(status: facts.Status) -> Table:
+    table = _table("stuck call", "status", "open for")
+    for call in status.calls.stuck_calls:
+        table.add_row(Text(_plain(call.call_sid)), Text(_plain(call.status)), rough(status.at - call.began_at))
+    if status.calls.stuck > len(status.calls.stuck_calls):
+        table.add_row(Text(f"and {status.calls.stuck - len(status.calls.stuck_calls):,} more", "dim"), "", "")
+    return table
+
+
+def _inbox(inbox: facts.Inbox) -> Iterator[tuple[str, Text]]:
+    for name, count in (("pending", inbox.pending), ("processing", inbox.processing), ("failed", inbox.failed)):
+        yield name, Text(f"{count:,}")
+    oldest = "" if inbox.oldest_due_seconds is None else f", the oldest {_age(inbox.oldest_due_seconds)} old"
+    yield "due", Text(f"{inbox.due:,}{oldest}", "yellow" if inbox.due else "")
+    hint = ": `reconcile inbox list`" if inbox.dead_letters else ""
+    yield "dead letters", Text(f"{inbox.dead_letters:,}{hint}", "yellow" if inbox.dead_letters else "")
+
+
+def _proven(days: facts.Days) -> Iterator[tuple[str, Text]]:
+    yield "verified", Text(f"{days.verified:,} account days of the last {facts.DAYS_SHOWN.days}")
+    hint = ": `reconcile report`" if days.incomplete else ""
+    yield "incomplete", Text(f"{days.incomplete:,}{hint}", "red" if days.incomplete else "")
+    newest = "none: `reconcile once cold` proves days" if days.newest_verified is None else f"{days.newest_verified}"
+    yield "newest", Text(newest)
+
+
+def _tables(sizes: Sequence[facts.TableSize]) -> Table:
+    table = _table("table", "size", "rows, about", right=2)
+    for size in sizes:
+        table.add_row(size.table, _bytes(size.bytes), "?" if size.rows is None else f"{size.rows:,}")
+    return table
+
+
+def _calendar(account: str, days: Sequence[facts.Day], report: facts.Report) -> None:
+    """A line a month, a column a day."""
+    proven = {day.day: day.is_complete for day in days}
+    complete, incomplete, unknown = _PLAIN_DAYS if console.is_plain(console.out) else _DAYS
+    first, today = report.since.date(), report.until.date()
+    asked = [first + timedelta(days=number) for number in range((today - first).days + 1)]
+    console.out.print(Text(f"\n{_plain(account)}", "bold"))
+    for (year, month), of_month in groupby(asked, key=lambda day: (day.year, day.month)):
+        line = Text.assemble((f"  {year}-{month:02}  ", "dim"))
+        for place, day in enumerate(of_month):
+            if not place:
+                line.append(" " * (day.day - 1))
+            line.append(*(unknown if day not in proven else complete if proven[day] else incomplete))
+        console.out.print(line)
+    over = sum(day < today for day in asked)
+    right = sum(proven.values())
+    _say(f"{right:,} days proven complete, {len(proven) - right:,} incomplete; {over:,} days are over.")
+
+
+def _legend() -> Text:
+    shapes = _PLAIN_DAYS if console.is_plain(console.out) else _DAYS
+    words = ("complete", "incomplete", "not proven")
+    return Text.assemble(
+        "\n  ", *((f"{shape} {word}   ", style) for (shape, style), word in zip(shapes, words, strict=True))
+    )
+
+
+def _differing(days: Sequence[facts.Day]) -> Table:
+    table = _table("day", "account", "listed", "held", "billed", "what differed")
+    for day in days:
+        differences = ", ".join(f"{count:,} {kind}" for kind, count in day.differences.items())
+        billed = "" if day.billed is None else f"{day.billed:,}"
+        table.add_row(
+            f"{day.day}",
+            _SID.sub(_shortened, _plain(day.account_sid)),
+            f"{day.listed:,}",
+            f"{day.held:,}",
+            billed,
+            Text(_plain(differences)),
+        )
+    return table
+
+
+def _gaps(gaps: Sequence[facts.GapsOfDay]) -> Table:
+    kinds = [gap.value for gap in Gap]
+    table = _table("day", *kinds, "found by", "", right=len(kinds))
+    most = max(sum(of_day.kinds.values()) for of_day in gaps)
+    shape = (_PLAIN_DAYS if console.is_plain(console.out) else _DAYS)[0][0]
+    for of_day in gaps:
+        jobs = sorted(of_day.jobs, key=lambda job: -of_day.jobs[job])
+        bar = shape * -(-sum(of_day.kinds.values()) * _BAR // most)
+        table.add_row(
+            f"{of_day.day}", *(f"{of_day.kinds[kind]:,}" for kind in kinds), ", ".join(jobs), Text(bar, "cyan")
+        )
+    return table
+
+
+def _table(*names: str, right: int = 0) -> Table:
+    """Columns with headings; the `right` ones behind the first hold numbers."""
+    table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim")
+    for place, name in enumerate(names):
+        table.add_column(name, justify="right" if 1 <= place <= right else "left", overflow="fold")
+    return table
+
+
+def _pairs(rows: Iterable[tuple[str, Text]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(f"  {name}", value)
+    return table
+
+
+def _headline(text: str) -> None:
+    console.out.print(Text(f"\n{text}", "bold"))
+
+
+def _say(text: str) -> None:
+    console.out.print(Padding(Text(text), (0, 0, 0, 2), expand=False))
+
+
+def _plain(text: str | None) -> str:
+    """What others wrote, without numbers and escape sequences."""
+    return harmless(mask(text or ""), markup=False)

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, migrations and the merge. This package knows nothing of Twilio."""

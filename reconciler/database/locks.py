@@ -1,0 +1,37 @@
+"""Advisory locks: on the connection that works under them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from reconciler.database.connection import APPLICATION_NAME, Connection
+
+
+def try_advisory_lock(conn: Connection, name: str) -> int | None:
+    """Take the session-level advisory lock called `name`; returns our server process, or None if it is another's.
+
+    It lives on this very connection: losing the connection is losing the lock, and the transaction with it
+    (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS).
+    """
+    row = conn.execute(
+        "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)), pg_backend_pid()", (f"{APPLICATION_NAME}:{name}",)
+    ).fetchone()
+    return row[1] if row and row[0] else None
+
+
+def holds_advisory_lock(conn: Connection, name: str, *, pid: int) -> bool:
+    """Whether the lock called `name` is held by the session of that process of the server."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
+        " AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 0))",
+        (pid, f"{APPLICATION_NAME}:{name}"),
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def release_advisory_lock(conn: Connection, name: str) -> None:
+    """Give the lock called `name` back."""
+    conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (f"{APPLICATION_NAME}:{name}",))
+
+
+LOCK: Final = "daemon"

@@ -1,0 +1,332 @@
+"""The schema's history: ledger, plan, apply, rollback.
+
+Design rules
+- A second process waits until the first one is through. It polls for the advisory lock: a session that blocks inside
+  `SELECT pg_advisory_lock()` holds a snapshot, for which CREATE INDEX CONCURRENTLY in the first one would wait.
+- A file and its row in the ledger commit together. A file that cannot run in a transaction is written so that it heals
+  when run again, and its row comes last.
+- Writers never wait long: an ALTER TABLE that waits for its lock makes every later writer wait behind it, so it gives
+  up after LOCK_TIMEOUT and tries again. Before that it takes SHARE UPDATE EXCLUSIVE, which stands in no writer's way:
+  autovacuum gives way only to somebody who has waited deadlock_timeout (one second) for it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+
+from reconciler.database.connection import Connection, load_queries, translate, translated
+from reconciler.database.migration_files import TABLES, Migration, Script, load_migrations, split
+from reconciler.errors import Contended, JobHeld, Refused, SchemaError, Unavailable, UsageError
+
+OLDEST_SERVER = 14
+NEWEST_IN_THE_FIELD = 4  # the Viewer's own script goes so far
+
+LOCK_TIMEOUT = timedelta(milliseconds=400)  # as long as a writer may have to wait behind us
+HARMLESS_LOCK_TIMEOUT = timedelta(minutes=10)  # for locks that make no writer wait
+LOCK_ATTEMPTS = 80  # about two minutes
+OTHER_RUNNER_PATIENCE = timedelta(minutes=5)
+POLL_INTERVAL = timedelta(milliseconds=200)
+
+Outcome = Literal["applied", "adopted", "undone"]
+
+_HARMLESS = re.compile(r"\b(CONCURRENTLY|VALIDATE CONSTRAINT)\b")  # waits for locks that no writer needs
+_COMMITS = re.compile(r"\bCOMMIT\b")  # has transactions of its own
+_QUERIES = load_queries("migrations")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A migration that is due, and whether its objects are there already."""
+
+    migration: Migration
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was done with one migration."""
+
+    version: int
+    name: str
+    outcome: Outcome
+    duration: timedelta
+
+
+OnApplied = Callable[[Applied], None]
+
+
+def behind(conn: Connection) -> list[Migration]:
+    """The migrations that this database lacks; two cheap look-ups.
+
+    Raises:
+        SchemaError: the ledger and the files disagree, or the server is too old.
+
+    """
+    with translated():
+        return _pending(conn)
+
+
+def plan(conn: Connection) -> list[Step]:
+    """What `migrate` would do; changes nothing.
+
+    Raises:
+        Refused: the role lacks a privilege that a step needs.
+        SchemaError: the ledger and the files disagree, or the server is too old.
+        Unavailable: the server takes no writes.
+
+    """
+    with translated():
+        return _plan(conn)
+
+
+def migrate(
+    conn: Connection, *, on_applied: OnApplied = lambda _: None, patience: timedelta = OTHER_RUNNER_PATIENCE
+) -> list[Applied]:
+    """Bring the schema up to this version, one migration at a time; what is there already is adopted.
+
+    Killed at any moment, the next run goes on from there. While another process migrates it waits up to `patience`.
+
+    Raises:
+        Contended: somebody was in the way of every attempt; the message says who.
+        JobHeld: another process was still migrating at the end of `patience`.
+        Refused, SchemaError, Unavailable: as `plan`.
+
+    """
+    done = []
+    with translated(), _alone(conn, patience):
+        for step in _plan(conn):
+            conn.execute(_QUERIES["create_ledger"])
+            done.append(_run(conn, step.migration, step.outcome))
+            on_applied(done[-1])
+    return done
+
+
+def rollback(
+    conn: Connection,
+    *,
+    to: int,
+    drop_data: bool = False,
+    on_applied: OnApplied = lambda _: None,
+    patience: timedelta = OTHER_RUNNER_PATIENCE,
+) -> list[Applied]:
+    """Undo, newest first, every migration after version `to`; -1 undoes all and drops the ledger.
+
+    Raises:
+        Refused: a table that would be dropped holds rows and `drop_data` is not set.
+        UsageError: there is no version `to`.
+        Contended, JobHeld, SchemaError, Unavailable: as `migrate`.
+
+    """
+    migrations = load_migrations()
+    if not -1 <= to < len(migrations):
+        raise UsageError(f"there is no migration {to}", hint=f"the newest is {len(migrations) - 1}; -1 undoes all")
+    done = []
+    with translated(), _alone(conn, patience):
+        missing = _pending(conn)
+        _check_writable(conn)
+        due = [m for m in reversed(migrations) if m.version > to and m not in missing]
+        if not drop_data:  # before anything is undone; each step looks again under its lock
+            for migration in due:
+                _refuse_to_droprows(conn, migration)
+        for migration in due:
+            done.append(_run(conn, migration, "undone", drop_data=drop_data))
+            on_applied(done[-1])
+        if to == -1:
+            conn.execute(_QUERIES["drop_ledger"])
+    return done
+
+
+def _pending(conn: Connection) -> list[Migration]:
+    if conn.info.server_version < OLDEST_SERVER * 10_000:
+        found = conn.info.server_version // 10_000
+        raise SchemaError(f"the server is PostgreSQL {found}; {OLDEST_SERVER} is the oldest that works")
+    migrations = load_migrations()
+    done = rows(conn, "ledger") if _value(conn, "ledger_exists") else []
+    for version, name, checksum in done:
+        if version >= len(migrations):
+            raise SchemaError(
+                f"a newer version of this program migrated the database: {version:03} {name} is unknown here",
+                hint="install the newer version",
+            )
+        file = migrations[version].up
+        if file.checksum != checksum:
+            raise SchemaError(
+                f"sql/{file.filename} was changed after it was applied", hint="restore it; a change is a new file"
+            )
+    versions = [row[0] for row in done]
+    if versions != list(range(len(versions))):
+        gap = min(set(range(len(migrations))) - set(versions))
+        raise SchemaError(f"the ledger has a hole: {gap:03} is missing, but {versions[-1]:03} was applied")
+    return list(migrations[len(versions) :])
+
+
+def _plan(conn: Connection) -> list[Step]:
+    pending = _pending(conn)
+    if not pending:
+        return []
+    _check_writable(conn)
+    actual = {(kind, table, name): definition for kind, table, name, definition, _ in rows(conn, "actual_objects")}
+    made: dict[int, list[bool]] = {}
+    for version, kind, table, name, definition in rows(conn, "expected_objects"):
+        # Columns tell whether a table is there; names of indexes and triggers differ in the field. A version that
+        # makes no columns is told by whatever it makes, and 008, which makes nothing, is never adopted.
+        if kind == "column" or version > NEWEST_IN_THE_FIELD:
+            made.setdefault(version, []).append(actual.get((kind, table, name)) == definition)
+    return [Step(m, "adopted" if m.version in made and all(made[m.version]) else "applied") for m in pending]
+
+
+def _check_writable(conn: Connection) -> None:
+    if _value(conn, "read_only"):
+        raise Unavailable(
+            "the database takes no writes: it is a standby, or default_transaction_read_only is on",
+            hint="name the primary in DATABASE_URL",
+        )
+    lacking = rows(conn, "lacking_privileges")
+    if lacking:
+        message = f"role {lacking[0][0]} lacks {'; '.join(privilege for _, privilege in lacking)}"
+        raise Refused(message, hint="grant it, or migrate as the owner of the tables")
+
+
+def _refuse_to_droprows(conn: Connection, migration: Migration, *, lock: bool = False) -> None:
+    table = migration.down.header.get("drops")
+    if table is None or not _value(conn, "would_be_dropped", table=table):
+        return
+    name = sql.Identifier(table)
+    if lock:
+        conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(name))
+    row = conn.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)).fetchone()
+    if row and row[0]:
+        filename = migration.down.filename
+        raise Refused(f"{filename} would drop {table}, which holds rows", hint="--drop-data drops them too")
+
+
+@contextmanager
+def _alone(conn: Connection, patience: timedelta) -> Iterator[None]:
+    """Hold the lock of all migrations, without a statement timeout; gives both back."""
+    deadline = time.monotonic() + patience.total_seconds()
+    while not _value(conn, "try_lock"):
+        if time.monotonic() > deadline:
+            raise JobHeld(f"another process is still migrating after {patience}")
+        time.sleep(POLL_INTERVAL.total_seconds())
+    statement_timeout = _set(conn, "statement_timeout", timedelta(0))
+    lock_timeout = _set(conn, "lock_timeout", LOCK_TIMEOUT)
+    try:
+        yield
+    finally:
+        if not conn.closed:  # else the lock went with the connection
+            _set(conn, "statement_timeout", statement_timeout)
+            _set(conn, "lock_timeout", lock_timeout)
+            conn.execute(_QUERIES["unlock"])
+
+
+def _run(conn: Connection, migration: Migration, outcome: Outcome, *, drop_data: bool = True) -> Applied:
+    """Run the file and write the ledger, again and again while somebody is in the way."""
+    script = migration.down if outcome == "undone" else migration.up
+    started = time.monotonic()
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            if not script.transactional:
+                for statement in split(script.text):
+                    _run_statement(conn, script, statement)
+            with conn.transaction():
+                if script.transactional:
+                    _outwait_vacuum(conn, script)
+                    if not drop_data:
+                        _refuse_to_droprows(conn, migration, lock=True)
+                    conn.execute(script.text.encode())
+                duration = timedelta(seconds=time.monotonic() - started)
+                _note(conn, migration, outcome, duration)
+            return Applied(migration.version, migration.name, outcome, duration)
+        except (pg.LockNotAvailable, pg.DeadlockDetected) as exc:
+            if attempt == LOCK_ATTEMPTS:
+                raise _contended(conn, script) from exc
+            time.sleep(min(0.05 * 2**attempt, 1.0) * random.uniform(0.5, 1.5))  # noqa: S311
+        except _GaveUpError as exc:
+            raise _contended(conn, script) from exc
+        except (psycopg.ProgrammingError, psycopg.IntegrityError, psycopg.NotSupportedError) as exc:
+            raise _refused(script, exc) from exc
+
+
+def _run_statement(conn: Connection, script: Script, statement: str) -> None:
+    if _HARMLESS.search(statement):
+        with _long_lock_timeout(conn):
+            conn.execute(statement.encode())
+    elif _COMMITS.search(statement):
+        conn.execute(statement.encode())
+    else:
+        with conn.transaction():
+            _outwait_vacuum(conn, script)
+            conn.execute(statement.encode())
+
+
+def _outwait_vacuum(conn: Connection, script: Script) -> None:
+    """Take the strongest lock that stands in no writer's way; autovacuum is gone then and stays away."""
+    for (table,) in rows(conn, "existing", tables=script.locked):
+        with _long_lock_timeout(conn):
+            name = sql.Identifier(table)
+            conn.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(name))
+
+
+@contextmanager
+def _long_lock_timeout(conn: Connection) -> Iterator[None]:
+    before = _set(conn, "lock_timeout", HARMLESS_LOCK_TIMEOUT)
+    try:
+        yield
+    except pg.LockNotAvailable as exc:
+        raise _GaveUpError from exc
+    _set(conn, "lock_timeout", before)
+
+
+class _GaveUpError(Exception):
+    """A wait that was harmless lasted too long; said to the caller once the transaction is over."""
+
+
+def _contended(conn: Connection, script: Script) -> Contended:
+    blockers = rows(conn, "blockers", tables=script.locked or TABLES)
+    who = "pid {}, {} as {}, {}".format(*blockers[0]) if blockers else "somebody who is gone by now"
+    hint = "let it finish or end it, then migrate again"
+    return Contended(f"{script.filename} did not get its lock: {who} was in the way", hint=hint)
+
+
+def _refused(script: Script, exc: psycopg.DatabaseError) -> Exception:
+    if isinstance(exc, pg.InsufficientPrivilege):
+        return translate(exc)
+    # A view, rule or trigger on a column whose type changes is named in the detail.
+    reason = "; ".join(part for part in (exc.diag.message_primary, exc.diag.message_detail) if part)
+    depends = isinstance(exc, pg.FeatureNotSupported)
+    hint = "drop what depends on the column, migrate, create it again" if depends else exc.diag.message_hint
+    return SchemaError(f"{script.filename}: {reason}", hint=hint)
+
+
+def _note(conn: Connection, migration: Migration, outcome: Outcome, duration: timedelta) -> None:
+    row = {"version": migration.version, "name": migration.name, "checksum": migration.up.checksum}
+    query = _QUERIES["forget" if outcome == "undone" else "record"]
+    conn.execute(query, {**row, "applied_at": datetime.now(UTC), "duration": duration})
+
+
+def _set(conn: Connection, name: str, value: timedelta | str) -> str:
+    """Set a run-time parameter; returns the value it had."""
+    text = value if isinstance(value, str) else f"{int(value / timedelta(milliseconds=1))}ms"
+    return str(_value(conn, "set_setting", name=name, value=text))
+
+
+def rows(conn: Connection, query: str, /, **params: Any) -> list[tuple[Any, ...]]:
+    """What a statement of queries/migrations.sql finds about the tables that migrations are for."""
+    return conn.execute(_QUERIES[query], {"tables": list(TABLES), **params}).fetchall()
+
+
+def _value(conn: Connection, query: str, /, **params: Any) -> Any:
+    return rows(conn, query, **params)[0][0]

@@ -1,0 +1,243 @@
+"""The connection that merges, holding the lock of the job at work: transactions, cursors, outcomes.
+
+Design rules
+- The job's advisory lock lives on the connection that merges: whoever loses the lock has lost the transaction.
+- When another writer was faster than our merge, or a deadlock was broken at our cost, the whole page is merged again
+  from the start.
+- Rather than wait for a lock while it holds rows, a merge lets go of all and begins again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
+from typing import Any, Final, Self, TypeVar
+
+import psycopg
+
+from reconciler.database import connection as db
+from reconciler.database import locks
+from reconciler.database.transaction import Cursor, Merged, Origin, Rules, Transaction
+from reconciler.errors import Contended, JobHeld, ReconcilerError, Unavailable
+from reconciler.logs import get_logger
+from reconciler.model import DeadLetter, Observation
+
+# Another writer on the same rows is a matter of milliseconds; who loses so often in a row has another problem.
+MERGE_ATTEMPTS: Final = 10
+_FIRST_PAUSE: Final = 0.05  # seconds; doubled each time
+_LONGEST_PAUSE: Final = 0.5
+
+# The merge must probe the unique index whatever the statistics say, also when its plan was made while the
+# table was still empty. JIT would take longer to compile the statement than the statement takes.
+_MERGE_SESSION: Final = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_memoize": "off",  # each call is looked up once: a cache of that is never hit
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    # A process that was stopped (SIGSTOP, a frozen machine) keeps its connection and the lock of its job: the server
+    # ends both, so that another can take over. Who only waited for Twilio for so long connects anew.
+    "idle_in_transaction_session_timeout": "30s",
+    "idle_session_timeout": "60s",
+    # Rather than wait while we hold rows ourselves we let go of all and merge again: whoever waits for us goes on, and
+    # a deadlock is over before PostgreSQL looks for one (deadlock_timeout, a second), which could hit the Viewer.
+    "lock_timeout": "200ms",
+}
+
+_IDLE: Final = 10.0  # seconds; a connection that was idle for longer is tried before it is used
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+_merge = db.load_queries("merge")
+_messages = db.load_queries("messages")
+_sync_state = db.load_queries("sync_state")
+_inbox = db.load_queries("inbox")
+
+
+class Store:
+    """One connection that merges, holding the lock of the job at work; reconnects, and takes it again, when used next.
+
+    `channel` is notified of the calls that a commit changed.
+
+    Raises, from every method:
+        Unavailable: the database is away; nothing of the call was committed, calling again is safe.
+        Refused: the role may not do this.
+        JobHeld: another process has the lock.
+
+    """
+
+    def __init__(self, url: str, *, rules: Rules | None = None, channel: str | None = None) -> None:
+        self._url = url
+        self._rules = rules or Rules()
+        self._channel = channel
+        self._job: str | None = None
+        self._cursors: dict[str, str | None] = {}  # where this process read or left them
+        self._was_connected = False
+        self._locked_by: int | None = None  # the server's process that took a lock for us last
+        self._used_at = 0.0
+        self._conn: db.Connection | None = None
+
+    def __enter__(self) -> Self:
+        self._connected()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up the lock and the connection."""
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            conn.close()
+
+    @contextmanager
+    def holding(self, job: str) -> Iterator[None]:
+        """Hold the lock of `job` for as long as the context lasts."""
+        with self.session() as conn:
+            self._take_lock(conn, job)
+        self._job = job
+        self._cursors.clear()
+        try:
+            yield
+        finally:
+            self._job = None
+            if self._conn is not None:
+                try:
+                    with self.session() as conn:
+                        locks.release_advisory_lock(conn, job)
+                except ReconcilerError:
+                    self.close()  # and the lock with it
+
+    def merge(
+        self,
+        observations: Sequence[Observation],
+        *,
+        origin: Origin,
+        now: datetime,
+        cursor: Cursor | None = None,
+        dead_letters: Sequence[DeadLetter] = (),
+        refuse: Callable[[Observation, str], DeadLetter] | None = None,
+    ) -> Merged:
+        """Make rows and events of `observations`, keep dead letters, move the cursor: in one commit or not at all.
+
+        What PostgreSQL refuses (the Viewer may have constraints and triggers of its own) becomes the dead letter that
+        `refuse` makes of it, so that it takes no other with it; without `refuse` it fails the whole page.
+        """
+
+        def work(transaction: Transaction, *, by_halves: bool = False) -> Merged:
+            def write(some: Sequence[Observation]) -> Merged:
+                return transaction.merge(some, origin=origin, now=now)
+
+            refused: list[tuple[Observation, str]] = []
+            merged = Merged()
+            for part in transaction.by_halves(observations, write, refused) if by_halves else [write(observations)]:
+                merged.add(part)
+            merged.seen = len({observation.call_sid for observation in observations})
+            merged.refused = [refuse(*why) for why in refused] if refuse else []
+            transaction.bury([*dead_letters, *merged.refused], now=now)
+            merged.dead_letters = len(dead_letters) + len(merged.refused)
+            if cursor is not None:
+                transaction.save_cursor(cursor, now=now)
+            return merged
+
+        try:
+            return self.atomically(work)
+        except ReconcilerError as exc:
+            if refuse is None or not isinstance(exc.__cause__, psycopg.Error) or db.refusal(exc.__cause__) is None:
+                raise
+        return self.atomically(partial(work, by_halves=True))
+
+    def atomically(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in one transaction; from the start again when another writer was in its way."""
+        for attempt in range(MERGE_ATTEMPTS):
+            try:
+                with self.session() as conn:
+                    with conn.transaction():
+                        transaction = Transaction(conn, self._rules, self._cursors)
+                        result = work(transaction)
+                        if self._channel is not None:
+                            transaction.notify(self._channel)
+                    self._cursors.update(transaction.cursors)
+                    return result
+            except Contended:
+                pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
+                time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not cryptography
+        raise Unavailable(f"another writer kept changing the same calls, {MERGE_ATTEMPTS} times in a row")
+
+    def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
+        """What `merge` would do, field by field; writes nothing."""
+        with self.session() as conn, conn.transaction(force_rollback=True):
+            return Transaction(conn, self._rules, {}).preview(observations, origin=origin, now=now)
+
+    def read_cursor(self, job: str) -> dict[str, Any] | None:
+        """Where `job` stands, or None if it never ran."""
+        with self.session() as conn:
+            row = conn.execute(_sync_state["read_cursor"], {"job": job}).fetchone()
+        self._cursors[job] = row[1] if row else None
+        return row[0] if row else None
+
+    def save_cursor(self, cursor: Cursor, *, now: datetime) -> None:
+        """Move a cursor that speaks of no new rows."""
+        self.atomically(lambda transaction: transaction.save_cursor(cursor, now=now))
+
+    def record_success(self, job: str, *, now: datetime) -> None:
+        """Say that `job` worked through all it had to at `now`."""
+        with self.session() as conn:
+            conn.execute(_sync_state["record_success"], {"job": job, "now": now})
+
+    def record_failure(self, job: str, *, error: str, now: datetime) -> datetime | None:
+        """Say that `job` gave up at `now`; its cursor stays. Returns when it last succeeded."""
+        with self.session() as conn:
+            row = conn.execute(_sync_state["record_failure"], {"job": job, "error": error, "now": now}).fetchone()
+        return row[0] if row else None
+
+    @contextmanager
+    def session(self) -> Iterator[db.Connection]:
+        """Lend the connection; drop it if it broke, so that the next use opens a new one and takes the lock again."""
+        conn = self._connected()
+        try:
+            with db.translated():
+                yield conn
+        finally:
+            self._used_at = time.monotonic()
+            if conn.broken:
+                self.close()
+
+    def _connected(self) -> db.Connection:
+        if self._conn is not None and time.monotonic() - self._used_at > _IDLE and not db.is_alive(self._conn):
+            self.close()
+            self._was_connected = False  # that the server ends an idle session is no news
+        if self._conn is None or self._conn.closed:
+            conn = db.connect(self._url, purpose=self._job or "job", settings=_MERGE_SESSION)
+            try:
+                with db.translated():
+                    if self._job is not None:
+                        self._take_lock(conn, self._job)
+                    conn.execute(_merge["create_staging"])
+            except BaseException:
+                conn.close()
+                raise
+            self._conn, self._used_at = conn, time.monotonic()
+            if self._was_connected:
+                log.info("database.reconnected")
+            self._was_connected = True
+        return self._conn
+
+    def _take_lock(self, conn: db.Connection, job: str) -> None:
+        pid = locks.try_advisory_lock(conn, job)
+        if pid is None and self._locked_by is not None:
+            if locks.holds_advisory_lock(conn, job, pid=self._locked_by):
+                # Cut connections are no news to the server at once; `idle_session_timeout` is how long it may take.
+                raise Unavailable(f"the server has not noticed yet that our connection broke, and keeps {job} locked")
+            pid = locks.try_advisory_lock(conn, job)  # the session that was ours may have given it back just now
+        if pid is None:
+            raise JobHeld(f"another process is running {job}", hint="wait for it, or stop it")
+        self._locked_by = pid
+        db.name_connection(conn, purpose=job)

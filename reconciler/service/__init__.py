@@ -1,0 +1,1 @@
+"""The daemon: schedule, worker threads, leadership, HTTP and systemd."""

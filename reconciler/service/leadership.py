@@ -1,0 +1,65 @@
+"""One daemon runs the jobs, others stand by: an advisory lock on a connection that must keep talking.
+
+A daemon that was stopped (SIGSTOP, a machine that sleeps) keeps its connection open and says nothing: the server ends
+such a session after `SILENCE`, and the lock goes to one that lives. Its jobs hold locks of their own, on the
+connections that merge (`Store.holding`), so that two leaders for a moment would do no harm.
+(https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-IDLE-SESSION-TIMEOUT)
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from reconciler.database import connection as db
+from reconciler.database import locks
+from reconciler.database.locks import LOCK
+from reconciler.errors import Unavailable
+
+SILENCE: Final = timedelta(seconds=15)
+
+
+class Leadership:
+    """Whether this process leads; ask by `check`, more often than every `SILENCE`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._conn: db.Connection | None = None
+        self.leads = False
+
+    def check(self) -> bool:
+        """Take the lead if it is free, or make sure that it is still ours.
+
+        Raises:
+            Unavailable: the database is away, and the lead with it.
+            Refused: the database turned us away.
+
+        """
+        try:
+            with db.translated():
+                if self._conn is None:
+                    timeout = f"{int(SILENCE.total_seconds())}s"
+                    self._conn = db.connect(
+                        self._url, purpose=LOCK, settings={"idle_session_timeout": timeout, "statement_timeout": "5s"}
+                    )
+                    self._require_primary(self._conn)
+                if self.leads:
+                    self._conn.execute("SELECT 1")
+                else:
+                    self.leads = locks.try_advisory_lock(self._conn, LOCK) is not None
+        except Unavailable:
+            self.resign()
+            raise
+        return self.leads
+
+    def _require_primary(self, conn: db.Connection) -> None:
+        """A lock on a standby keeps nobody from leading on the primary, and nothing can be written there."""
+        if conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+            raise Unavailable("the database takes no writes: it is a standby", hint="does DATABASE_URL name a standby?")
+
+    def resign(self) -> None:
+        """Give the lead to another."""
+        self.leads = False
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            conn.close()

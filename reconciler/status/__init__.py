@@ -1,0 +1,1 @@
+"""Read-only views: status, report, one call, dead letters, `check` and the status page."""

@@ -1,0 +1,121 @@
+"""What the database knows of one call, and how that differs from what Twilio says, as facts; read only.
+
+Everything is plain data: `dataclasses.asdict` of a fact is what `--json` prints, and a contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from reconciler.database import connection as db
+from reconciler.errors import BadObservation
+from reconciler.exact_json import parse_json
+from reconciler.model import Observation
+
+EVENTS_SHOWN: Final = 200
+
+# What a record says and a row holds; `direction` of a row belongs to the Viewer.
+COMPARED: Final = (
+    "status", "from_number", "to_number", "start_time", "end_time", "duration", "price", "price_unit", "answered_by",
+    "parent_call_sid", "account_sid", "date_created",
+)  # fmt: skip
+
+_DEEPEST: Final = 50  # a payload nested deeper is shown as text
+
+_queries = db.load_queries("report")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a call; the payload's numbers as text, all of it text if it cannot be read."""
+
+    at: str
+    event: str
+    status: str | None
+    source: str
+    run_id: str | None
+    recorded_at: str | None
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Our row by the names of its columns, and the newest of its events, oldest first."""
+
+    call_sid: str
+    row: dict[str, Any] | None
+    events: list[Event]
+    has_older_events: bool
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing more is expected of it."""
+        return self.row is not None and self.row["sync_state"] == "frozen"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a call as we hold it and as Twilio says it; None is no value."""
+
+    field: str
+    ours: Any
+    twilio: Any
+    differs: bool
+
+
+def call(conn: db.Connection, call_sid: str) -> Call:
+    """Our row of one call, and its events.
+
+    Raises:
+        SchemaError: the database's schema is older than this program's.
+        Refused, Unavailable: the database does not answer.
+
+    """
+    with db.translated():
+        row = conn.execute(_queries["find_call"], {"call_sid": call_sid}).fetchone()
+        newest = conn.execute(_queries["events_of_call"], {"call_sid": call_sid, "limit": EVENTS_SHOWN + 1}).fetchall()
+    events = [
+        Event(at, event, event_status, source, run_id, recorded_at, _readable(payload))
+        for at, event, event_status, source, run_id, recorded_at, payload in reversed(newest[:EVENTS_SHOWN])
+    ]
+    return Call(call_sid, row[0] if row else None, events, len(newest) > EVENTS_SHOWN)
+
+
+def compare(row: Mapping[str, Any], said: Observation) -> list[Field]:
+    """What Twilio says of a call beside our row; what Twilio does not say differs from nothing (merge rule 5)."""
+    fields = []
+    for name in COMPARED:
+        ours, theirs = row[name], getattr(said, name)
+        if isinstance(theirs, datetime):
+            theirs = theirs.isoformat()
+        fields.append(Field(name, ours, theirs, theirs is not None and not _is_same(ours, theirs)))
+    return fields
+
+
+def _is_same(ours: Any, theirs: Any) -> bool:
+    if isinstance(theirs, Decimal):
+        with suppress(InvalidOperation):
+            return ours is not None and Decimal(str(ours)) == theirs
+    return bool(ours == theirs)
+
+
+def _readable(payload: str) -> Any:
+    with suppress(BadObservation):
+        value = parse_json(payload)
+        if _is_flatter(value, _DEEPEST):
+            return value
+    return payload
+
+
+def _is_flatter(value: Any, than: int) -> bool:
+    match value:
+        case dict():
+            return than > 0 and all(_is_flatter(item, than - 1) for item in value.values())
+        case list():
+            return than > 0 and all(_is_flatter(item, than - 1) for item in value)
+    return True

@@ -1,0 +1,50 @@
+"""What `reconcile check` looks at: settings, secrets, Twilio, the database and the work, one line each."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from reconciler.errors import ExitCode, ReconcilerError
+from reconciler.settings import SecretFile, Settings, secret_files
+from reconciler.status.check_database import check_database
+from reconciler.status.check_line import Check, Severity, failed, ok, warn
+from reconciler.status.check_twilio import check_twilio
+
+
+def check(
+    settings: Settings, *, database_url: Callable[[], str], environ: Mapping[str, str] | None = None
+) -> Iterator[Check]:
+    """Look at one thing after the other; each is reported, whatever became of the ones before.
+
+    `environ` is where the settings were read from; without it, where secrets come from is not looked at.
+    """
+    yield ok("settings", "can be read, and do not contradict each other")
+    if environ is not None:
+        yield check_secrets(secret_files(environ))
+    yield from _guarded("database", lambda: check_database(database_url(), settings))
+    yield from _guarded("Twilio", lambda: check_twilio(settings))
+
+
+def exit_code(checks: Iterable[Check]) -> ExitCode:
+    """The code of the first failure; without one, of the first warning that has one."""
+    found = sorted(checks, key=lambda check: check.severity is not Severity.FAIL)
+    return next((check.exit_code for check in found if check.exit_code), ExitCode.DONE)
+
+
+def check_secrets(files: list[SecretFile]) -> Check:
+    """Nobody but the owner may write a file that a secret is in; whom we may not let read it was refused before."""
+    open_files = [file for file in files if file.mode & (stat.S_IWGRP | stat.S_IWOTH)]
+    if open_files:
+        detail = ", ".join(f"{file.path} (mode {file.mode:04o})" for file in open_files)
+        return warn("secrets", f"others may write {detail}", f"chmod go-w {' '.join(str(f.path) for f in open_files)}")
+    if not files:
+        return ok("secrets", "none is in a file")
+    return ok("secrets", f"{', '.join(file.name for file in files)} in files that only their owner may write")
+
+
+def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    try:
+        yield from look()
+    except ReconcilerError as exc:
+        yield failed(name, exc)

@@ -1,0 +1,113 @@
+"""`reconcile check` on Twilio: what the credentials may read, how much there is to read, and the clock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from reconciler.errors import ReconcilerError, Refused
+from reconciler.model import Page
+from reconciler.settings import Settings
+from reconciler.status.check_line import Check, compare_clocks, failed, ok, warn
+from reconciler.times import format_duration
+from reconciler.twilio.accounts import find_accounts, named_accounts
+from reconciler.twilio.client import Source
+from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.listing import PAGE_SIZE, Listing
+from reconciler.wording import counted
+
+# A run waits minutes for Twilio to come back; whoever checks wants to know that it is away.
+PATIENCE: Final = timedelta(seconds=10)
+SAMPLE: Final = 200  # calls, from which the volume is told
+A_PAGE_TAKES: Final = timedelta(seconds=1)  # to fetch and merge, and then some
+
+_NOT_TOLD: Final = datetime.fromtimestamp(0, UTC)  # stands for a missing `Date`
+
+
+def check_twilio(settings: Settings) -> Iterator[Check]:
+    """Ask a few requests' worth.
+
+    Raises:
+        ReconcilerError: the credentials are not set, or the account's calls cannot be read.
+
+    """
+    credentials = settings.credentials()
+    main = credentials.account_sid
+    patience = threading.Event()
+    timer = threading.Timer(PATIENCE.total_seconds(), patience.set)
+    timer.start()
+    source = Source(credentials, pacer=Pacer(1), stop=patience, clock=lambda: _NOT_TOLD)
+    try:
+        before = datetime.now(UTC)
+        page = source.page(Listing(main, page_size=SAMPLE))
+        after = datetime.now(UTC)
+        yield ok("Twilio", f"the calls of {main} can be read")
+        yield from _accounts(settings, source, main)
+        yield _usage(source, main)
+        yield _volume(page, settings, now=after)
+        yield _clock(page.observed_at, before, after)
+    finally:
+        timer.cancel()
+        source.close()
+
+
+def _accounts(settings: Settings, source: Source, main: str) -> Iterator[Check]:
+    """Whether all accounts that are asked for can be read; nothing to say of this one alone."""
+    match settings.accounts:
+        case ("this",):
+            return
+        case ("all",):
+            try:
+                found = find_accounts(source, main)
+            except ReconcilerError as exc:
+                yield failed("accounts", exc)
+            else:
+                yield ok("accounts", f"{counted(len(found.sids), 'account')} can be read: this one and its subaccounts")
+        case _:
+            sids = named_accounts(settings, main).sids
+            can_all = True
+            for sid in sids:
+                try:
+                    source.page(Listing(sid, page_size=1))
+                except ReconcilerError as exc:
+                    can_all = False
+                    yield failed("accounts", exc)._replace(detail=f"{sid}: {exc}")
+            if can_all:
+                yield ok("accounts", f"the {len(sids):,} in RECONCILER_ACCOUNTS can be read")
+
+
+def _usage(source: Source, main: str) -> Check:
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    try:
+        source.billed_calls(main, yesterday, yesterday)
+    except Refused as exc:
+        hint = "allow the key in TWILIO_API_KEY to read usage records" if source.has_key else str(exc)
+        return warn("usage records", "cannot be read: days are proven without them", hint)
+    except ReconcilerError as exc:
+        return failed("usage records", exc)
+    return ok("usage records", "can be read")
+
+
+def _volume(page: Page, settings: Settings, *, now: datetime) -> Check:
+    """How many pages a run of hot has to read, by the newest calls' age."""
+    calls = sorted(call.date_created for call in page.observations if call.date_created is not None)
+    if not calls:
+        return ok("volume", "no call yet")
+    a_minute = len(calls) / max((now - calls[0]) / timedelta(minutes=1), 1 / 60)
+    minutes = (settings.hot_interval + settings.overlap) / timedelta(minutes=1)
+    pages = int(a_minute * minutes / PAGE_SIZE) + 1
+    every = format_duration(settings.hot_interval)
+    detail = f"about {a_minute:,.1f} calls a minute: hot reads {pages:,} page{'s' * (pages > 1)} every {every}"
+    if pages * A_PAGE_TAKES <= settings.hot_interval:
+        return ok("volume", detail)
+    return warn("volume", detail, "set RECONCILER_HOT_INTERVAL higher, or RECONCILER_OVERLAP lower")
+
+
+def _clock(said_at: datetime, before: datetime, after: datetime) -> Check:
+    if said_at == _NOT_TOLD:
+        detail = "cannot be compared with Twilio's: its answer came without a Date header"
+        return warn("clock", detail, "find out what on the way to Twilio drops it")
+    # `Date` has whole seconds, so the true time lies in [Date, Date + 1 s).
+    return compare_clocks("clock", "Twilio's", before - said_at - timedelta(seconds=1), said_at - after)

@@ -1,0 +1,68 @@
+"""Dead letters for a person's eyes: which there are, and what one of them holds; read only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from reconciler.database import connection as db
+from reconciler.errors import BadObservation
+from reconciler.exact_json import parse_json
+from reconciler.masking import mask
+
+_queries = db.load_queries("inbox")
+
+
+class Letter(NamedTuple):
+    """A dead letter as a list shows it."""
+
+    id: int
+    received_at: str | None
+    source: str
+    event_type: str
+    call_sid: str | None
+    reason: str | None
+
+
+def list_newest(conn: db.Connection, *, limit: int) -> tuple[list[Letter], int]:
+    """The newest dead letters, and how many there are in all."""
+    with db.translated():
+        rows = conn.execute(_queries["list_dead_letters"], {"limit": limit}).fetchall()
+        total = conn.execute(_queries["count_dead_letters"]).fetchone()
+    return [Letter(*row) for row in rows], total[0] if total else 0
+
+
+def find(conn: db.Connection, id_: int) -> dict[str, Any] | None:
+    """One row of the inbox by the names of its columns, its payload as JSON text; None if there is no such row."""
+    with db.translated(), conn.cursor() as cur:
+        row = cur.execute(_queries["find"], {"id": id_}).fetchone()
+        names = [column.name for column in cur.description or ()]
+    return dict(zip(names, row, strict=True)) if row else None
+
+
+def not_dead(conn: db.Connection, ids: Sequence[int]) -> list[int]:
+    """Which of `ids` name no dead letter."""
+    with db.translated():
+        return [row[0] for row in conn.execute(_queries["not_dead"], {"ids": list(ids)})]
+
+
+def indented(payload: str, *, masked: bool) -> str:
+    """A payload's JSON for a person's eyes, numbers as text; `masked`: every phone number and address in it is."""
+    try:
+        value = parse_json(payload)
+        return json.dumps(without_numbers(value) if masked else value, indent=2, ensure_ascii=False)
+    except (BadObservation, RecursionError):
+        return mask(payload) if masked else payload
+
+
+def without_numbers(value: Any) -> Any:
+    """A JSON value in which every phone number and address is masked."""
+    match value:
+        case str():
+            return mask(value)
+        case dict():
+            return {mask(name): without_numbers(item) for name, item in value.items()}
+        case list():
+            return [without_numbers(item) for item in value]
+    return value

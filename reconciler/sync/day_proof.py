@@ -1,0 +1,229 @@
+"""The proof that a UTC day is complete: every call that Twilio lists of it is held, and nothing else is.
+
+Design rules
+- What is compared is the set of SIDs, by a digest; only where the digests differ are the SIDs themselves read.
+- A call that we hold and Twilio did not list is asked for: absence from a listing is no proof that it is gone.
+- The SIDs of a day are kept until the day is proven, and no longer: memory does not grow with the window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from reconciler.database import connection as db
+from reconciler.database.transaction import Merged
+from reconciler.logs import get_logger
+from reconciler.model import DeadLetter
+from reconciler.sync.fetch import Failed, Fetched
+from reconciler.sync.lookup import Known, ask_each
+from reconciler.sync.run import Run
+from reconciler.sync.slices import Slice
+from reconciler.twilio.client import Source
+from reconciler.twilio.dates import parse_rfc2822
+
+SETTLED_AFTER: Final = timedelta(hours=1)  # past its end a day is proven, by Twilio's clock
+BILLED_AFTER: Final = timedelta(hours=24)  # past its end a day's usage is to be believed
+ASKED_AT_MOST: Final = 200  # calls of a day that are held and were not listed
+
+# Usage records and listings are not of the same moment.
+BILLED_BEYOND_AT_LEAST: Final = 2
+BILLED_BEYOND_SHARE: Final = 0.02
+
+log = get_logger(__name__)
+
+_queries = db.load_queries("account_days")
+
+
+class Proof(NamedTuple):
+    """What is known of an account's day: a row of account_days."""
+
+    account_sid: str
+    day: date
+    listed: int
+    held: int
+    digest: str
+    billed: int | None
+    differences: dict[str, int]
+    is_complete: bool
+    verified_at: datetime
+
+
+class _Held(NamedTuple):
+    calls: int
+    digest: str
+    completed: int
+
+
+@dataclass(slots=True)
+class _Day:
+    """What was listed of a day so far. SIDs are packed, see `_pack`."""
+
+    sids: set[bytes] = field(default_factory=set)
+    by_status: set[bytes] = field(default_factory=set)  # listed by Status: one that lives may move to another day
+    unreadable: set[str] = field(default_factory=set)
+    nameless: set[str] = field(default_factory=set)  # those of them without a SID
+    found: Counter[str] = field(default_factory=Counter)
+    read_at: datetime | None = None  # on Twilio's clock, when its listing began
+
+
+class Days:
+    """The days of a sweep that are to be proven; is told of every page, by Status first, and proves day by day.
+
+    `billed` are the calls that Twilio's usage records count for each day, as far as they are to be had; `failed` are
+    the days that could not be compared.
+    """
+
+    def __init__(self, this: Run, source: Source, account_sid: str, days: Iterable[Slice]) -> None:
+        self.billed: Mapping[date, int] = {}
+        self.failed: list[Failed] = []
+        self._this = this
+        self._source = source
+        self._account_sid = account_sid
+        self._days = {day.since.date(): _Day() for day in days}
+
+    def note(self, item: Fetched, merged: Merged) -> None:
+        """Remember what a page listed, and what its merge found."""
+        is_by_status = item.slice.listing.status is not None
+        if not is_by_status and (day := self._days.get(item.slice.since.date())) and day.read_at is None:
+            day.read_at = item.page.observed_at
+        day_of: dict[str, _Day] = {}
+        for observation in item.page.observations:
+            time = observation.window_time
+            if time is None or (day := self._days.get(time.date())) is None:
+                continue
+            day_of[observation.call_sid] = day
+            (day.by_status if is_by_status else day.sids).add(_pack(observation.call_sid))
+        for letter in item.page.dead_letters:
+            self._note_unreadable(letter, item.slice)
+        for decision in merged.decisions:
+            if (day := day_of.get(decision.call_sid)) is None:
+                continue
+            if decision.gap is not None:
+                day.found[decision.gap.value] += 1
+            elif decision.action == "drift":
+                day.found["drift"] += 1
+
+    def prove(self, slice_: Slice) -> Proof | None:
+        """Compare a day that was read to its end; None if it is not to be proven now.
+
+        Calls that we hold and Twilio did not list are asked for, at most 200, and merged again or marked gone.
+
+        Raises:
+            Refused: Twilio or the database does.
+            Retriable: the database stayed away.
+
+        """
+        day = self._days.pop(slice_.since.date(), None)
+        if day is None or day.read_at is None or day.read_at - slice_.until <= SETTLED_AFTER:
+            return None
+        window = {"account_sid": self._account_sid, "since": slice_.since, "until": slice_.until}
+        listed = day.sids | day.by_status
+        held = self._held(window)
+        if held.digest != _digest(listed):
+            if not self._ask_for(self._sids(window) - listed, slice_):
+                return None
+            sids = self._sids(window)
+            listed -= self._held_at_all(day.by_status - day.sids - sids)  # moved to another day meanwhile
+            day.found["unlisted"] = len(sids - listed)
+            day.found["not_held"] = len(listed - sids)
+            held = self._held(window)
+        billed = self.billed.get(slice_.since.date())
+        day.found["billed_beyond"] = _beyond(billed, held.completed, age=day.read_at - slice_.until)
+        day.found["dead_letters"] = len(day.unreadable)
+        digest = _digest(listed)
+        return Proof(
+            self._account_sid,
+            slice_.since.date(),
+            len(listed),
+            held.calls,
+            digest,
+            billed,
+            dict(+day.found),
+            is_complete=held.digest == digest and not day.nameless and not day.found["billed_beyond"],
+            verified_at=day.read_at,
+        )
+
+    def _note_unreadable(self, letter: DeadLetter, slice_: Slice) -> None:
+        """Count a record to the day it belongs to, as far as that can be read; else to the day it was listed with."""
+        record = json.loads(letter.record)
+        record = record if isinstance(record, dict) else {}
+        is_by_status = slice_.listing.status is not None
+        time = _time(record.get("start_time") or record.get("date_created"))
+        if time is None and not is_by_status:
+            time = slice_.since
+        if time is None or (day := self._days.get(time.date())) is None:
+            return
+        day.unreadable.add(letter.dedupe_key)
+        if letter.call_sid is None:
+            day.nameless.add(letter.dedupe_key)
+        else:
+            (day.by_status if is_by_status else day.sids).add(_pack(letter.call_sid))
+
+    def _ask_for(self, unlisted: set[bytes], slice_: Slice) -> bool:
+        """Ask Twilio for each call, until one cannot be read; False if not all were asked."""
+        wanted = [Known(call_sid, slice_.since) for call_sid in sorted(map(_unpack, unlisted))[:ASKED_AT_MOST]]
+        at_once = self._source.pacer.ceiling
+        for start in range(0, len(wanted), at_once):
+            batch = wanted[start : start + at_once]
+            errors = ask_each(self._this, self._source, self._account_sid, batch, is_bulk=True)
+            if errors:
+                if not self._this.stop.is_set():
+                    log.error("slice.failed", slice=slice_.name, error=str(errors[0]), kind=type(errors[0]).__name__)
+                self.failed.append(Failed(slice_, errors[0]))
+                return False
+        return not self._this.stop.is_set()
+
+    def _held(self, window: Mapping[str, Any]) -> _Held:
+        [held] = self._this.ask(_queries, "held_of_day", window)
+        return _Held(*held)
+
+    def _sids(self, window: Mapping[str, Any]) -> set[bytes]:
+        return {_pack(call_sid) for (call_sid,) in self._this.ask(_queries, "sids_of_day", window)}
+
+    def _held_at_all(self, sids: set[bytes]) -> set[bytes]:
+        if not sids:
+            return set()
+        rows = self._this.ask(_queries, "held_at_all", {"call_sids": list(map(_unpack, sids))})
+        return {_pack(call_sid) for (call_sid,) in rows}
+
+
+def _pack(call_sid: str) -> bytes:
+    """The 16 bytes of a SID in lower case, as Twilio's are; the text of any other."""
+    try:
+        packed = bytes.fromhex(call_sid[2:])
+    except ValueError:
+        return call_sid.encode()
+    return packed if _unpack(packed) == call_sid else call_sid.encode()
+
+
+def _unpack(packed: bytes) -> str:
+    return f"CA{packed.hex()}" if len(packed) == 16 else packed.decode()
+
+
+def _digest(sids: set[bytes]) -> str:
+    """SHA-256 of the SIDs, sorted, one after another."""
+    whole = hashlib.sha256()
+    for packed in sorted(sids, key=_unpack):
+        whole.update(_unpack(packed).encode())
+    return whole.hexdigest()
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        return parse_rfc2822(str(value))
+    except ValueError:
+        return None
+
+
+def _beyond(billed: int | None, completed: int, *, age: timedelta) -> int:
+    """How many more calls were billed than we know completed; 0 if that is within what clocks explain."""
+    if billed is None or age < BILLED_AFTER:
+        return 0
+    beyond = billed - completed
+    return beyond if beyond > max(BILLED_BEYOND_AT_LEAST, BILLED_BEYOND_SHARE * billed) else 0

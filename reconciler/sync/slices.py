@@ -1,0 +1,110 @@
+"""Slices of a window: what is asked for, and which calls belong to it; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Final
+
+from reconciler.model import Observation, Page, Status
+from reconciler.times import next_midnight, utc_days
+from reconciler.twilio.listing import Listing
+
+# Past the end of its day a slice asks for a little more: `<` may or may not include its instant, and clocks differ.
+# Its end is a midnight for another reason: if only dates count, `<` some hour of a day would leave out all of it.
+MARGIN: Final = timedelta(minutes=10)
+
+
+# Statuses of calls that a StartTime filter may not show, and which therefore are asked for by Status.
+LIVING: Final = (Status.QUEUED, Status.RINGING, Status.IN_PROGRESS)
+
+
+NEVER_DIALLED: Final = (Status.CANCELED, Status.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One listing of a sweep, and which of its calls belong to it: those of UTC days, or of a status."""
+
+    name: str  # unique within a sweep, and stable: a cursor refers to it
+    listing: Listing
+    since: datetime
+    until: datetime
+    down_to: datetime | None = None  # nothing created before it is looked for; None: read the listing to its end
+    parts: tuple[str, ...] = ()  # what is told and counted of it, if it was cut from a window: days, or a status
+
+    def keep(self, page: Page) -> Page:
+        """`page` with only the calls that belong to this slice."""
+        return page._replace(observations=[o for o in page.observations if self._holds(o)])
+
+    def count(self, page: Page) -> int:
+        """How many calls of `page` are this slice's to count: a living call that has started is in a day as well."""
+        is_living = self.listing.status in LIVING
+        return len({o.call_sid for o in page.observations if not is_living or o.start_time is None})
+
+    def is_past(self, page: Page) -> bool:
+        """Whether nothing of this slice can come after `page`.
+
+        Listings come newest first by date_created (observed, not promised): the page that, in that order, reaches
+        beyond `down_to` is the last one of use.
+        """
+        if self.down_to is None:
+            return False
+        created = dates_created(page)
+        return bool(created) and is_newest_first(created) and created[-1] < self.down_to
+
+    def _holds(self, observation: Observation) -> bool:
+        if self.listing.status in LIVING:
+            return True
+        time = observation.window_time
+        if self.listing.status is not None:
+            # What was dialled is in one of the days.
+            return observation.start_time is None and (time is None or self.since <= time < self.until)
+        return time is None or self.since <= time < self.until
+
+
+def dates_created(page: Page) -> list[datetime]:
+    """When the calls of a page were created, in its order."""
+    return [o.date_created for o in page.observations if o.date_created is not None]
+
+
+def is_newest_first(times: Sequence[datetime]) -> bool:
+    """Whether no time is later than the one before it."""
+    return all(newer >= older for newer, older in pairwise(times))
+
+
+def slice_by_status(account_sid: str, status: Status, since: datetime, until: datetime) -> Slice:
+    """The living calls of that status, or those that were never dialled and were created in `[since, until)`."""
+    # A listing by Status has no window of its own.
+    down_to = None if status in LIVING else since - MARGIN
+    name = f"{status.value}@{_name_days(since, until)}"
+    return Slice(name, Listing(account_sid, status=status), since, until, down_to, parts=(name,))
+
+
+def slice_of_days(account_sid: str, since: datetime, until: datetime) -> Slice:
+    """The calls that started in `[since, until)`."""
+    listing = Listing(account_sid, since=since, until=next_midnight(until) + MARGIN)
+    parts = tuple(_name_days(*day) for day in reversed(utc_days(since, until)))
+    return Slice(_name_days(since, until), listing, since, until, parts=parts)
+
+
+def slice_named(account_sid: str, name: str) -> Slice:
+    """The slice whose name a cursor kept.
+
+    Raises:
+        ValueError: there is none of that name.
+
+    """
+    status, _, days = name.rpartition("@")
+    since, until = map(datetime.fromisoformat, days.split("/"))
+    return (
+        slice_by_status(account_sid, Status(status), since, until)
+        if status
+        else slice_of_days(account_sid, since, until)
+    )
+
+
+def _name_days(since: datetime, until: datetime) -> str:
+    return f"{since:%FT%TZ}/{until:%FT%TZ}"

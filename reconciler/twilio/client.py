@@ -1,0 +1,322 @@
+"""Twilio's REST API: listings in, pages of observations out. Knows nothing of the database.
+
+Design rules
+- Requests go through the official SDK's client (its authentication, region, edge and identification), and only
+  the raw body is taken from it: its own objects drop unknown keys and its paging breaks on an added one.
+- What a filter means is contested and an unknown one is ignored in silence, so a page is checked against what was
+  asked for before anyone sees it.
+- One page is the unit of retrying: what can heal is asked again with backoff, everything else is raised at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from copy import copy
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, TypeVar
+from urllib.parse import urlencode
+
+from twilio.rest import Client
+
+from reconciler import __version__, metrics
+from reconciler.errors import (
+    CredentialsDoubted,
+    FilterIgnored,
+    NotFound,
+    OutsideRetention,
+    RateLimited,
+    ReconcilerError,
+    Refused,
+    Retriable,
+    TwilioAnswerError,
+    Unavailable,
+)
+from reconciler.logs import get_logger
+from reconciler.model import Page
+from reconciler.retry import retrying
+from reconciler.settings import Credentials
+from reconciler.twilio.account_records import Account, decode_accounts, decode_usage
+from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.dates import parse_rfc2822
+from reconciler.twilio.listing import API_PATH, Listing, own_path
+from reconciler.twilio.records import decode_call, decode_page
+from reconciler.twilio.transport import Answer, Transport
+
+_API: Final = "https://api.twilio.com"
+_OUTSIDE_RETENTION: Final = 20004
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class Source:
+    """Fetches from Twilio; safe to use from several threads. Counts what it did.
+
+    Raises, from every method:
+        Refused: credentials or permissions; NotFound, one of them, if there is no such thing to be seen.
+        Retriable: still failing after all repeats.
+        OutsideRetention: the listing asks for what Twilio no longer keeps.
+        TwilioAnswerError: an answer that makes no sense.
+
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        pacer: Pacer,
+        stop: threading.Event | None = None,
+        is_bulk: bool = False,
+        transport: Transport | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        # The SDK's own rule turns region and edge into a host name.
+        self._base = credentials.base_url or _client(credentials, None).get_hostname(_API)
+        self._transport = transport or Transport(self._base, connections=pacer.ceiling)
+        self._client = _client(credentials, self._transport)
+        self.pacer = pacer
+        self._clock = clock
+        self._account_sid = credentials.account_sid
+        self.has_key = credentials.username != credentials.account_sid  # an API key's, which reads one account
+        self._has_worked = threading.Event()  # for any of those that share these credentials
+        self._begin(stop or threading.Event(), is_bulk=is_bulk)
+
+    def _begin(self, stop: threading.Event, *, is_bulk: bool, on_progress: Callable[[], None] = lambda: None) -> None:
+        self._is_bulk = is_bulk
+        self._on_progress = on_progress
+        self._retrying = retrying(stop, before_sleep=self._announce)
+        self._counts = threading.Lock()
+        self.requests = 0
+        self.retries = 0
+        self.throttles = 0
+
+    def for_run(
+        self, stop: threading.Event, *, is_bulk: bool = False, on_progress: Callable[[], None] = lambda: None
+    ) -> Source:
+        """The same door to Twilio, with counts of its own and its waits ended by `stop`.
+
+        What is `is_bulk` leaves a share of the concurrency to what is not. `on_progress` is told of each answer, and
+        of each that failed to come.
+        """
+        source = copy(self)
+        source._begin(stop, is_bulk=is_bulk, on_progress=on_progress)
+        return source
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether Twilio accepted these credentials at least once."""
+        return self._has_worked.is_set()
+
+    def page(self, listing: Listing, path: str | None = None) -> Page:
+        """The first page of `listing`, or the one that `path` (from the page before) names."""
+        path = path or listing.path
+
+        def read(answer: Answer) -> Page:
+            page = decode_page(answer.body, observed_at=self._said_at(answer))
+            if not listing.holds(page.observations):
+                raise FilterIgnored("Twilio's answer holds calls that were not asked for: a filter was ignored")
+            return page._replace(next_uri=listing.next_path(page.next_uri, after=path)) if page.next_uri else page
+
+        return self._fetch(path, read)
+
+    def call(self, account_sid: str, call_sid: str) -> Page:
+        """One call, as a page that holds it; an empty page if Twilio has no such call (any more).
+
+        To be believed only when a listing of the account was answered before: for an account that these credentials
+        may not see, every call is unknown (https://www.twilio.com/docs/api/errors/20404).
+        """
+
+        def read(answer: Answer) -> Page:
+            page = decode_call(answer.body, observed_at=self._said_at(answer))
+            if any(observation.call_sid != call_sid for observation in page.observations):
+                raise TwilioAnswerError(f"Twilio answered with another call than {call_sid}")
+            return page
+
+        try:
+            return self._fetch(f"{API_PATH}/{account_sid}/Calls/{call_sid}.json", read)
+        except NotFound:
+            return Page([], [], None, self._clock())
+
+    def billed_calls(self, account_sid: str, first: date, last: date) -> dict[date, int]:
+        """How many calls Twilio's usage records count for each UTC day from `first` to `last`, without subaccounts.
+
+        Counted are calls that were billed, by the day of their start
+        (https://www.twilio.com/docs/usage/api/usage-record); yesterday's may still grow.
+        """
+        query = {
+            "Category": "calls",
+            "StartDate": first.isoformat(),
+            "EndDate": last.isoformat(),
+            "IncludeSubaccounts": "false",
+            "PageSize": "1000",
+        }
+        path = f"{API_PATH}/{account_sid}/Usage/Records/Daily.json?{urlencode(query)}"
+        return self._fetch(path, lambda answer: decode_usage(answer.body))
+
+    def accounts(self) -> list[Account]:
+        """The account of these credentials and its subaccounts, the closed ones too.
+
+        Beside the account token, only a main API key may ask this (https://www.twilio.com/docs/iam/api-keys).
+        """
+        accounts: list[Account] = []
+        path: str | None = f"{API_PATH}.json?PageSize=1000"
+        while path is not None:
+            found, next_uri = self._fetch(path, lambda answer: decode_accounts(answer.body))
+            accounts += found
+            path = own_path(next_uri, resource=f"{API_PATH}.json", after=path) if next_uri else None
+        return accounts
+
+    def close(self) -> None:
+        """Close the connections to Twilio."""
+        self._transport.close()
+
+    def _fetch(self, path: str, read: Callable[[Answer], T]) -> T:
+        """Ask until `read` makes sense of the answer, or no repeat helps."""
+        return self._retrying.copy()(lambda: read(self._get(path)))
+
+    def _get(self, path: str) -> Answer:
+        with self.pacer.slot(is_bulk=self._is_bulk) as ticket:
+            with self._counts:
+                self.requests += 1
+            started = time.monotonic()
+            try:
+                self._on_progress()
+                answer = self._client.request("GET", self._base + path)
+            except ReconcilerError:
+                metrics.requests.labels("failed").inc()
+                raise
+            self._on_progress()
+            assert isinstance(answer, Answer)
+            metrics.request_seconds.observe(time.monotonic() - started)
+            error = self._judge(answer, path)
+            if isinstance(error, RateLimited):
+                with self._counts:
+                    self.throttles += 1
+                self.pacer.throttled(ticket)
+                metrics.requests.labels("throttled").inc()
+                log.warning(
+                    "twilio.throttled",
+                    concurrency=self.pacer.limit,
+                    retry_after_seconds=None if error.retry_after is None else error.retry_after.total_seconds(),
+                    twilio_request_id=answer.headers.get("Twilio-Request-Id"),
+                )
+            elif error is not None:
+                metrics.requests.labels(_outcome(error)).inc()
+            if error is not None:
+                raise error
+            metrics.requests.labels("answered").inc()
+            self._has_worked.set()
+            self.pacer.succeeded(ticket)
+            return answer
+
+    def _judge(self, answer: Answer, path: str) -> ReconcilerError | None:
+        """What an answer means for us; where credentials would always be refused, the setting that is to blame."""
+        is_foreign = not path.startswith(f"{API_PATH}/{self._account_sid}/")
+        if is_foreign and self.has_key and answer.status_code in (401, 403, 404):
+            asked = "list accounts" if path.startswith(f"{API_PATH}.json") else "read another account than its own"
+            return Refused(
+                f"the key in TWILIO_API_KEY cannot {asked} (HTTP {answer.status_code}): set TWILIO_AUTH_TOKEN instead",
+                hint="the auth token of the main account reads its subaccounts, an API key never does; with "
+                "RECONCILER_ACCOUNTS=this its own account is enough",
+            )
+        worked_before = self._has_worked.is_set()
+        return _judge(answer, now=self._said_at(answer), worked_before=worked_before, is_foreign=is_foreign)
+
+    def _said_at(self, answer: Answer) -> datetime:
+        """The response's `Date` on Twilio's clock; ours if a proxy dropped it."""
+        try:
+            return parse_rfc2822(answer.headers["Date"])
+        except (KeyError, ValueError):
+            return self._clock().replace(microsecond=0)
+
+    def _announce(self, error: Retriable, attempt: int, wait: float) -> None:
+        with self._counts:
+            self.retries += 1
+        metrics.retries.inc()
+        log.warning("twilio.retried", error=str(error), attempt=attempt, wait_seconds=round(wait, 3))
+
+
+def _client(credentials: Credentials, transport: Transport | None) -> Client:
+    return Client(
+        credentials.username,
+        credentials.secret,
+        account_sid=credentials.account_sid,
+        region=credentials.region,
+        edge=credentials.edge,
+        # An empty environment would make the SDK read TWILIO_* from ours, silently: give it one without them.
+        environment={"PATH": os.defpath},
+        user_agent_extensions=[f"reconciler/{__version__}"],
+        http_client=transport,
+    )
+
+
+def _judge(answer: Answer, *, now: datetime, worked_before: bool, is_foreign: bool) -> ReconcilerError | None:
+    """What an answer means for us (https://www.twilio.com/docs/usage/twilios-response, docs/api/errors)."""
+    status = answer.status_code
+    if status == 200:
+        return None
+    code, text = _error_body(answer)
+    said = f"HTTP {status}" + (f", Twilio error {code}" if code else "") + (f": {text}" if text else "")
+    if status == 429:
+        return RateLimited(said, retry_after=_retry_after(answer, now))
+    if status == 401:
+        if worked_before:
+            return CredentialsDoubted(
+                f"Twilio refused the credentials ({said})",
+                hint="they worked a moment ago: were they revoked?"
+                + (" Or is this subaccount suspended?" if is_foreign else ""),
+            )
+        return Refused(
+            f"Twilio refused the credentials ({said})",
+            hint="check TWILIO_ACCOUNT_SID with TWILIO_AUTH_TOKEN, or TWILIO_API_KEY with TWILIO_API_SECRET, "
+            "and TWILIO_REGION: credentials are per region",
+        )
+    if status == 403:
+        return Refused(
+            f"Twilio does not allow this ({said})",
+            hint="the account may be suspended, or the API key in TWILIO_API_KEY lacks a permission",
+        )
+    if status == 404:
+        return NotFound(
+            f"Twilio knows no such account for these credentials ({said})",
+            hint="check TWILIO_ACCOUNT_SID, or --account; an API key cannot read subaccounts",
+        )
+    if status == 400 and code == _OUTSIDE_RETENTION:  # with 405 it says that the method is not allowed
+        return OutsideRetention(f"Twilio no longer keeps calls of this window ({said})")
+    if status >= 500 or status == 408:
+        return Unavailable(said)
+    return TwilioAnswerError(f"Twilio did not understand the question, or is not what answered ({said})")
+
+
+def _outcome(error: ReconcilerError) -> str:
+    """The label of `reconciler_requests_total`."""
+    match error:
+        case NotFound():
+            return "not_found"
+        case Refused() | CredentialsDoubted():
+            return "refused"
+    return "failed"
+
+
+def _error_body(answer: Answer) -> tuple[int | None, str]:
+    """Twilio's error code and message; gateways answer with HTML or nothing, which is not quoted."""
+    try:
+        body = json.loads(answer.body)
+        code, text = body.get("code"), body.get("message") or body.get("title") or ""  # title: RFC 9457
+        return (code if isinstance(code, int) else None), str(text)[:200]
+    except (ValueError, AttributeError, RecursionError):
+        return None, ""
+
+
+def _retry_after(answer: Answer, now: datetime) -> timedelta | None:
+    """`Retry-After` in seconds or as a date on the answer's own clock. Not promised by Twilio; obeyed if it comes."""
+    value = (answer.headers.get("Retry-After") or "").strip()
+    try:
+        return timedelta(seconds=int(value)) if value.isdecimal() else max(timedelta(0), parse_rfc2822(value) - now)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,271 @@
+"""Twilio's wire form of calls, decoded strictly: bytes in, observations and dead letters out; no I/O.
+
+Design rules
+- A page that is what the documents promise is decoded once, typed, in compiled code. Only a page that is not
+  is taken apart record by record, and only the records that cannot be read become dead letters.
+- Unknown keys are tolerated: Twilio adds and keeps fields unannounced
+  (https://www.twilio.com/docs/usage/api, "versioning"; `annotation` left the specification and still arrives).
+- `""` and null are the same, numbers arrive as strings, and no number ever passes through a float.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from email.utils import format_datetime
+from typing import Any, Final
+
+import msgspec
+
+from reconciler.errors import BadObservation, Unavailable
+from reconciler.masking import mask
+from reconciler.model import ACCOUNT_SID, CALL_SID, FINAL, DeadLetter, Observation, Page, Via, parse_status
+from reconciler.twilio.dates import parse_rfc2822
+
+# Widths of the Viewer's columns (sql/004 and before); from and to are text.
+_MAX_LENGTH: Final = {"direction": 50, "price_unit": 10, "answered_by": 100, "from": 100_000, "to": 100_000}
+_MAX_SECONDS: Final = 2**31 - 1  # messages.duration is an integer
+# Decimal also reads NaN, underscores and the digits of other scripts, and as many decimals as there are.
+_PRICE: Final = re.compile(r"[-+.0-9eE]{1,40}")
+_PRICE_EXPONENTS: Final = range(-20, 12)
+
+
+class _Call(msgspec.Struct, gc=False):
+    """The fields of a Call resource that we keep."""
+
+    sid: str
+    status: str
+    account_sid: str | None = None
+    parent_call_sid: str | None = None
+    direction: str | None = None
+    from_: str | None = msgspec.field(name="from", default=None)
+    to: str | None = None
+    duration: str | None = None
+    price: str | None = None
+    price_unit: str | None = None
+    start_time: str | None = None
+    end_time: str | None = None
+    answered_by: str | None = None
+    date_created: str | None = None
+    date_updated: str | None = None
+
+
+_NAMES: Final = _Call.__struct_encode_fields__
+
+
+class _Listing(msgspec.Struct, gc=False):
+    calls: list[_Call]
+    next_page_uri: str | None = None
+
+
+_decode_listing = msgspec.json.Decoder(_Listing).decode
+
+
+def decode_page(body: bytes, *, observed_at: datetime) -> Page:
+    """Decode one page of `Calls.json`, all of whose records were said at `observed_at`.
+
+    Raises:
+        Unavailable: this is not a listing: cut short, HTML, or other JSON. Worth asking again.
+
+    """
+    try:
+        listing = _decode_listing(body)
+        return Page([_observation(call, observed_at) for call in listing.calls], [], listing.next_page_uri, observed_at)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadObservation):
+        return _decode_leniently(body, observed_at)
+
+
+def decode_call(body: bytes, *, observed_at: datetime) -> Page:
+    """Decode one Call resource, as a page of one: an observation, or a dead letter if it cannot be read.
+
+    Raises:
+        Unavailable: this is not JSON.
+
+    """
+    record = _parse(body)
+    try:
+        return Page([read_record(record, observed_at=observed_at)], [], None, observed_at)
+    except BadObservation as exc:
+        return Page([], [_bury(record, str(exc))], None, observed_at)
+
+
+def read_record(record: object, *, observed_at: datetime) -> Observation:
+    """Read one record, whose values are text or null, as Twilio sends them.
+
+    Raises:
+        BadObservation: with the reason; no phone number is in it.
+
+    """
+    if not isinstance(record, dict):
+        raise BadObservation("the record is no JSON object")
+    try:
+        # What we do not keep cannot spoil a record: msgspec cannot even look at a key with half of a surrogate pair.
+        call = msgspec.convert({name: record[name] for name in _NAMES if name in record}, _Call)
+    except msgspec.ValidationError as exc:
+        raise BadObservation(str(exc)) from None
+    return _observation(call, observed_at)
+
+
+def bury(record: object, *, reason: str) -> DeadLetter:
+    """The dead letter that keeps `record` and tells why."""
+    # ASCII only: a NUL or a lone surrogate, which no text of PostgreSQL can hold, stays an escape.
+    text = json.dumps(record, sort_keys=True)
+    sid = record.get("sid") if isinstance(record, dict) else None
+    return DeadLetter(
+        dedupe_key=f"rest:{hashlib.sha256(text.encode()).hexdigest()}",
+        call_sid=sid if isinstance(sid, str) and CALL_SID.fullmatch(sid) else None,
+        record=text,
+        reason=reason,
+    )
+
+
+def bury_observation(observation: Observation, reason: str) -> DeadLetter:
+    """The dead letter of a record that could be read and not be written: what was read of it, in Twilio's words."""
+    o = observation
+    record = {
+        "sid": o.call_sid,
+        "account_sid": o.account_sid,
+        "parent_call_sid": o.parent_call_sid,
+        "direction": o.direction,
+        "status": o.status.value,
+        "from": o.from_number,
+        "to": o.to_number,
+        "duration": None if o.duration is None else str(o.duration),
+        "price": None if o.price is None else str(o.price),
+        "price_unit": o.price_unit,
+        "start_time": o.start_time and format_datetime(o.start_time),
+        "end_time": o.end_time and format_datetime(o.end_time),
+        "answered_by": o.answered_by,
+        "date_created": o.date_created and format_datetime(o.date_created),
+        "date_updated": format_datetime(o.status_at),
+    }
+    return bury(record, reason=reason)
+
+
+def _decode_leniently(body: bytes, observed_at: datetime) -> Page:
+    envelope = _parse(body)
+    if not isinstance(envelope, dict) or not isinstance(envelope.get("calls"), list):
+        raise Unavailable("Twilio's answer is JSON, but not a listing of calls")
+    next_uri = envelope.get("next_page_uri")
+    if not isinstance(next_uri, str | None):
+        raise Unavailable("Twilio's answer has a next_page_uri that is not text")
+    page = Page([], [], next_uri, observed_at)
+    for record in envelope["calls"]:
+        try:
+            page.observations.append(read_record(record, observed_at=observed_at))
+        except BadObservation as exc:
+            page.dead_letters.append(_bury(record, str(exc)))
+    return page
+
+
+def _bury(record: object, reason: str) -> DeadLetter:
+    try:
+        return bury(record, reason=reason)
+    except RecursionError:
+        raise Unavailable("Twilio's answer is nested deeper than can be kept") from None
+
+
+def _parse(body: bytes) -> Any:
+    """JSON with every number as text: what Twilio itself does, and no float can come of it.
+
+    A byte that is not UTF-8 becomes half of a surrogate pair, which spoils the record it is in and no other.
+    """
+    try:
+        text = body.decode("utf-8-sig", "surrogateescape")
+        return json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
+    except (ValueError, RecursionError):
+        raise Unavailable("Twilio's answer is not JSON, or was cut short") from None
+
+
+def _observation(call: _Call, observed_at: datetime) -> Observation:
+    status = parse_status(call.status)
+    if status is None:
+        raise BadObservation(f"unknown status {_quoted(call.status)}")
+    if not CALL_SID.fullmatch(call.sid):
+        raise BadObservation("sid is not CA and 32 hexadecimal digits")
+    start_time = _time(call.start_time, "start_time")
+    end_time = _time(call.end_time, "end_time")
+    date_created = _time(call.date_created, "date_created")
+    told_at = _time(call.date_updated, "date_updated") or start_time or date_created or observed_at
+    return Observation(
+        call.sid,
+        _sid(call.account_sid, ACCOUNT_SID, "account_sid"),
+        _sid(call.parent_call_sid, CALL_SID, "parent_call_sid"),
+        _text(call.direction, "direction"),
+        status,
+        _text(call.from_, "from"),
+        _text(call.to, "to"),
+        _seconds(call.duration),
+        _price(call.price),
+        _text(call.price_unit, "price_unit"),
+        start_time,
+        end_time,
+        _text(call.answered_by, "answered_by"),
+        date_created,
+        (end_time or told_at) if status in FINAL else told_at,
+        observed_at,
+        Via.REST,
+    )
+
+
+def _text(value: str | None, field: str) -> str | None:
+    if not value:
+        return None
+    if len(value) > _MAX_LENGTH[field]:
+        raise BadObservation(f"{field} is longer than {_MAX_LENGTH[field]} characters")
+    if "\0" in value:
+        raise BadObservation(f"{field} holds a NUL, which PostgreSQL cannot store")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadObservation(f"{field} holds half of a surrogate pair") from None
+    return value
+
+
+def _sid(value: str | None, form: re.Pattern[str], field: str) -> str | None:
+    if not value:
+        return None
+    if not form.fullmatch(value):
+        raise BadObservation(f"{field} is not {form.pattern[:2]} and 32 hexadecimal digits")
+    return value
+
+
+def _seconds(value: str | None) -> int | None:
+    if not value:
+        return None
+    # isdecimal alone also holds for digits of other scripts, and int() has a limit on length.
+    if not (value.isascii() and value.isdecimal() and len(value) <= 10 and int(value) <= _MAX_SECONDS):
+        raise BadObservation(f"duration {_quoted(value)} is not a number of seconds")
+    return int(value)
+
+
+def _price(value: str | None) -> Decimal | None:
+    if not value:
+        return None
+    try:
+        price = Decimal(value) if _PRICE.fullmatch(value) else None
+    except InvalidOperation:
+        price = None
+    if price is None:
+        raise BadObservation(f"price {_quoted(value)} is not a number")
+    if price.adjusted() not in _PRICE_EXPONENTS:
+        raise BadObservation(f"price {_quoted(value)} is not an amount of money")
+    return price
+
+
+def _time(value: str | None, field: str) -> datetime | None:
+    if not value:
+        return None
+    try:
+        return parse_rfc2822(value)
+    except ValueError:
+        raise BadObservation(f"{field} {_quoted(value)} is not a date we can believe") from None
+
+
+def _quoted(value: str) -> str:
+    """A value in a reason: short, harmless to a log, a terminal and jsonb, and never a phone number."""
+    return ascii(mask(value[:100])[:31])

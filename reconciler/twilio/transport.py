@@ -1,0 +1,137 @@
+"""The HTTP client under the official SDK: pooled, with timeouts, and bound to one host.
+
+The SDK's own client has no timeout at all by default and hands on text only. This one keeps the body as bytes,
+bounds every wait, follows no redirect, keeps no cookie, and refuses before sending to give the credentials to any
+host but the one it was made for, whatever a `next_page_uri` says.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from twilio.http import HttpClient
+from twilio.http.response import Response
+
+from reconciler.errors import ConnectionLost, TwilioAnswerError, Unavailable
+
+CONNECT_TIMEOUT: Final = 5.0  # seconds
+READ_TIMEOUT: Final = 30.0  # seconds without a byte; Twilio's own limit on an answer is said to be about 26
+TOTAL_TIMEOUT: Final = 90.0  # seconds for a whole answer, so that a trickle cannot hold a run for ever
+_CHUNK: Final = 1 << 17
+_LARGEST_BODY: Final = 64 << 20  # a page of 1,000 calls is about 2 MiB
+
+
+class Answer(Response):
+    """The SDK's response, with the body as it came."""
+
+    def __init__(self, status_code: int, body: bytes, headers: Any) -> None:
+        super().__init__(status_code, "", headers)
+        self.body = body
+
+    @property
+    def text(self) -> str:
+        """The body as text, for error messages."""
+        return self.body.decode("utf-8", "replace")
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status_code}, {len(self.body)} bytes>"
+
+
+class Transport(HttpClient):
+    """Sends requests to `origin` (scheme, host and port) and to nothing else.
+
+    Raises, from `request`:
+        ConnectionLost: refused, reset or closed.
+        Unavailable: no answer in time.
+        TwilioAnswerError: the request was meant for another host; it was not sent.
+
+    """
+
+    def __init__(
+        self, origin: str, *, connections: int, read_timeout: float = READ_TIMEOUT, total_timeout: float = TOTAL_TIMEOUT
+    ) -> None:
+        # The SDK's request log would hold URLs, and so phone numbers in filters.
+        super().__init__(logging.getLogger("reconciler.twilio.transport"), is_async=False)
+        self._origin = _origin(origin)
+        self._read_timeout = read_timeout
+        self._total_timeout = total_timeout
+        self._session = requests.Session()
+        self._session.mount(origin, HTTPAdapter(pool_maxsize=connections))
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    def request(
+        self,
+        method: str,
+        uri: str,
+        params: dict[str, object] | None = None,
+        data: dict[str, object] | None = None,
+        headers: dict[str, str] | None = None,
+        auth: tuple[str, str] | None = None,
+        timeout: float | None = None,
+        allow_redirects: bool = False,  # noqa: ARG002 -- the SDK's signature; redirects are never followed
+    ) -> Answer:
+        """Send one request and read all of its answer."""
+        if _origin(uri) != self._origin:
+            raise TwilioAnswerError(f"refused to send credentials to {urlsplit(uri).hostname}")
+        deadline = time.monotonic() + self._total_timeout
+        try:
+            with self._session.request(
+                method, uri, params=params, data=data, headers=headers, auth=auth,  # type: ignore[arg-type]
+                timeout=(CONNECT_TIMEOUT, timeout or self._read_timeout), allow_redirects=False, stream=True,
+            ) as response:  # fmt: skip
+                return Answer(response.status_code, self._body(response, deadline), response.headers)
+        except (requests.Timeout, urllib3.exceptions.TimeoutError):
+            raise Unavailable("no answer in time", hint=self._whereabouts) from None
+        # The texts of these hold the URL, and so perhaps a phone number: the kind must do.
+        except requests.exceptions.SSLError as exc:
+            raise Unavailable(f"TLS failed: {_cause(exc)}", hint=self._whereabouts) from None
+        except (requests.ConnectionError, urllib3.exceptions.ProtocolError, urllib3.exceptions.SSLError) as exc:
+            raise ConnectionLost(f"the connection failed: {_cause(exc)}", hint=self._whereabouts) from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
+            raise Unavailable(f"the request failed: {type(exc).__name__}") from None
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._session.close()
+
+    @property
+    def _whereabouts(self) -> str:
+        host = f"{self._origin[1]}, by way of {self._origin[0]}_proxy if it is set"
+        return f"can this machine reach {host}? TWILIO_BASE_URL, TWILIO_REGION and TWILIO_EDGE say whom to ask"
+
+    def _body(self, response: requests.Response, deadline: float) -> bytes:
+        parts, size = [], 0
+        # read1 returns what has come. read, and so iter_content, waits for a whole chunk, and a trickle never ends it.
+        while chunk := response.raw.read1(_CHUNK, decode_content=True):
+            parts.append(chunk)
+            size += len(chunk)
+            if time.monotonic() > deadline:
+                raise Unavailable("the answer did not end in time")
+            if size > _LARGEST_BODY:
+                raise Unavailable("the answer is larger than any page of Twilio's")
+        return b"".join(parts)
+
+
+def _origin(uri: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(uri)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+
+
+def _cause(exc: BaseException) -> str:
+    """The kind of the innermost reason: `ConnectionResetError`, `NameResolutionError` or `IncompleteRead`, say."""
+    inner: BaseException = exc
+    while True:
+        nested = getattr(inner, "reason", None)
+        if not isinstance(nested, BaseException):
+            nested = next((a for a in inner.args if isinstance(a, BaseException)), inner.__cause__)
+        if nested is None or isinstance(nested, socket.gaierror):  # NameResolutionError is the better word
+            return type(inner).__name__
+        inner = nested
