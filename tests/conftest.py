@@ -26,7 +26,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from reconciler.database import connection as db
 from reconciler.database.migrate import migrate
 
-FIELD = Path(__file__).parent / "migration" / "field"
+FIELD = Path(__file__).parent / "database" / "migration" / "field"
 
 # What is written need not survive a crash of the machine.
 FAST = ("fsync", "synchronous_commit", "full_page_writes")

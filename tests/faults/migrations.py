@@ -30,8 +30,8 @@ from reconciler.database.verify import verify
 from reconciler.errors import ReconcilerError
 from tests.bench.servers import server
 from tests.conftest import FIELD, _database
+from tests.database.migration.conftest import _DUMP
 from tests.faults.proxy import FORKS, PATIENCE, Moment, Proxy
-from tests.migration.conftest import _DUMP
 
 Road = Literal["empty", "field"]
 Work = Callable[[str], object]

@@ -39,12 +39,12 @@ from reconciler.sync import slices
 from reconciler.sync.run import Terms
 from reconciler.twilio.client import Source
 from reconciler.twilio.concurrency import Pacer
-from tests.daemon.conftest import QUIET, Daemon, eventually
+from tests.database.merge.conftest import ORIGIN, T0, make_observation
 from tests.equality import differences, doubled_events, records_of
 from tests.faults.network import _Nobody
 from tests.faults.proxy import Moment, Proxy
 from tests.faults.server import GUARDED, Server, folder
-from tests.merge.conftest import ORIGIN, T0, make_observation
+from tests.service.conftest import QUIET, Daemon, eventually
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
 ACCOUNT = "AC" + 32 * "1"

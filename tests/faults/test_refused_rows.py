@@ -11,9 +11,9 @@ from reconciler.errors import ExitCode
 from reconciler.jobs.inbox import replay
 from reconciler.sync.run import Terms
 from reconciler.twilio.records import bury_observation, read_record
-from tests.backfill.conftest import NOW, account, only_warnings, quick_retries, world  # noqa: F401 - fixtures
 from tests.equality import records_of
-from tests.unit.test_wire import REAL_CALLS, SAID, make_record
+from tests.jobs.backfill.conftest import NOW, account, only_warnings, quick_retries, world  # noqa: F401 - fixtures
+from tests.twilio.test_records import REAL_CALLS, SAID, make_record
 
 REFUSALS = {
     "constraint": "ALTER TABLE messages ADD CONSTRAINT viewers CHECK (twilio_sid <> '{sid}')",

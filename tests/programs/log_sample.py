@@ -1,4 +1,4 @@
-"""The hour of logs in deploy/logs: `python -m tests.soak.logs > deploy/logs/sample.jsonl`.
+"""The hour of logs in deploy/logs: `python -m tests.programs.log_sample > deploy/logs/sample.jsonl`.
 
 The jobs run as the daemon runs them, against a simulated Twilio and a real PostgreSQL, and the log's time is that of
 the simulated clock. The hour has what an administrator looks for: gaps, a throttled minute, runs that failed, a

@@ -1,4 +1,4 @@
-"""An hour of a business's calls in a minute: `python -m tests.soak.hour [--calls 5000] [--minutes 60] [--seed 1]`.
+"""An hour of a business's calls in a minute: `python -m tests.programs.hour [--calls 5000] [--minutes 60] [--seed 1]`.
 
 The clock is simulated, everything else is real: Twilio's API over HTTP, PostgreSQL, the jobs as the daemon runs them.
 A third of the webhooks is lost, others are doubled, late or out of order, and the Viewer's own worker makes rows of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reconciler.database import connection as db
-from tests.soak.hour import live
+from tests.programs.hour import live
 
 
 def test_whatever_the_webhooks_did_all_is_as_twilio_says(conn: db.Connection, database_url: str) -> None:

@@ -12,7 +12,7 @@ from reconciler.cli.status import show_report
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin, Rules
 from reconciler.status import snapshot as report
-from tests.merge.conftest import make_observation, make_webhook
+from tests.database.merge.conftest import make_observation, make_webhook
 
 from .conftest import ACCOUNT, NOW, sid
 

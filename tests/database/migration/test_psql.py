@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Dump = Callable[[str], dict[str, str]]
     Psql = Callable[[str, Path], None]
 
-SQL = Path(__file__).parents[2] / "sql"
+SQL = Path(__file__).parents[3] / "sql"
 MIGRATIONS = sorted(SQL.glob("[0-9]*.sql"))
 ROLLBACKS = sorted(SQL.glob("rollback_*.sql"), reverse=True)
 

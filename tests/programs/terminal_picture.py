@@ -1,4 +1,4 @@
-"""Make docs/terminal.png: `python -m tests.report.terminal_picture [FILE]`, with Chromium installed (half a minute).
+"""Make docs/terminal.png: `python -m tests.programs.terminal_picture [FILE]`, with Chromium installed (half a minute).
 
 What it shows is what the command printed on a terminal of 80 columns: a week of calls whose webhooks were lost now and
 then, brought back from a simulated Twilio, and the proof of it. Not in the first hour of a UTC day: yesterday is not

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from reconciler.database.connection import Connection
     from tests.conftest import Connect
 
-FILE = Path(__file__).parents[2] / "sql" / "008_classify_final_rows.sql"
+FILE = Path(__file__).parents[3] / "sql" / "008_classify_final_rows.sql"
 CLASSIFY = FILE.read_bytes()
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Dump = Callable[[str], dict[str, str]]
 
-SQL = Path(__file__).parents[2] / "sql"
+SQL = Path(__file__).parents[3] / "sql"
 ALL = len(load_migrations())
 
 

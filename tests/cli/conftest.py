@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.cli.main import main
 from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from tests.done import Done
@@ -93,6 +94,19 @@ def command(tmp_path: Path) -> Iterator[Command]:
     assert COMMAND.exists(), "install the package into this environment first: pip install -e '.[test]'"
     with ExitStack() as stack:
         yield Command(tmp_path, stack)
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What `reconcile ARGS` prints, run in this process."""
+
+    def run(*words: str) -> str:
+        assert main(words) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out
+
+    return run
 
 
 @pytest.fixture

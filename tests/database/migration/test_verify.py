@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from reconciler.database.connection import Connection
     from tests.conftest import Connect
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

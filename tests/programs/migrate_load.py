@@ -1,4 +1,4 @@
-"""Migrate a big database of the field while a backend writes to it: `python -m tests.migration.under_load [ROWS]`.
+"""Migrate a big database of the field while a backend writes to it: `python -m tests.programs.migrate_load [ROWS]`.
 
 Fills `messages` with ROWS calls (1,000,000), lets a writer insert and update without a pause, migrates, and prints how
 long the migration took and the longest that the writer had to wait. Fails if that was a second or more.
@@ -27,7 +27,7 @@ from reconciler.database.verify import verify
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FIELD = Path(__file__).parent / "field"
+FIELD = Path(__file__).parents[1] / "database" / "migration" / "field"
 ROWS = 1_000_000
 LONGEST_WAIT = 1.0  # seconds
 

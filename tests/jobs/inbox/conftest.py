@@ -22,7 +22,7 @@ NOW = T0 + timedelta(hours=1)
 GRACE = timedelta(minutes=5)
 ACCOUNT = "AC" + 32 * "0"
 
-_FILE = Path(__file__).parents[1] / "data" / "webhook_samples.json"
+_FILE = Path(__file__).parents[2] / "data" / "webhook_samples.json"
 SAMPLES = json.loads(_FILE.read_text(encoding="utf-8"))["samples"]
 
 Put = Callable[..., int]

@@ -24,7 +24,7 @@ from tests.equality import differences, doubled_events, expected_row, records_of
 
 from .conftest import ACCOUNT, NOW, World
 
-REAL = Path(__file__).parent.parent / "data" / "real_calls.jsonl"
+REAL = Path(__file__).parents[2] / "data" / "real_calls.jsonl"
 
 
 def test_an_empty_database_becomes_equal(world):

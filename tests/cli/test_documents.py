@@ -46,8 +46,8 @@ PROGRAMS = {
 SQL = ("SELECT", "BEGIN", "DELETE", "COMMIT", "UPDATE", "WITH", "INSERT")
 # Of what is run: the commands that other tests run to their end.
 ELSEWHERE = {
-    "reconcile run": "tests/daemon",
-    "reconcile demo": "tests/acceptance/test_demo.py",
+    "reconcile run": "tests/service",
+    "reconcile demo": "tests/cli/test_demo.py",
 }
 # Words of a document, and what stands for them in a test.
 CALL = "CA" + 32 * "c"

@@ -1,4 +1,4 @@
-"""Make docs/status-page.png: `python -m tests.report.picture [FILE]`, with Chromium installed (about a minute).
+"""Make docs/status-page.png: `python -m tests.programs.page_picture [FILE]`, with Chromium installed (about a minute).
 
 What the page shows is what the jobs did: they ran on a simulated clock for two days beside a simulated Twilio with two
 accounts, whose webhooks were lost now and then, and for three hours altogether.

@@ -22,8 +22,8 @@ from reconciler.service.http_server import Health, StatusPage, Web
 from reconciler.settings import Settings
 from reconciler.status.html_page import CONTENT_SECURITY_POLICY, read_page, render
 from reconciler.status.snapshot import Calls, StuckCall, TableSize
+from tests.programs.browser import CHROMIUM, browser
 
-from .browser import CHROMIUM, browser
 from .conftest import ACCOUNT, NOW, sid
 from .pages import OTHER, make_day, make_job, make_report, make_status, troubled
 
