@@ -13,8 +13,6 @@ for a key on a foreign account is not documented; 401/20003 is what reports of a
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable
 
 from reconciler.simulator import messages
@@ -48,8 +46,9 @@ def admit(
         Denied: with the answer Twilio gives.
 
     """
-    user, secret = _credentials(request)
-    caller, key = _sign_in(user, secret, accounts)
+    if request.credentials is None:
+        raise Denied(messages.not_authenticated())
+    caller, key = _sign_in(*request.credentials, accounts)
     if caller.status == "closed":
         raise Denied(messages.not_authenticated())
     if caller.status == "suspended":
@@ -66,17 +65,6 @@ def admit(
     if target.status == "closed" and resource != "accounts":
         raise Denied(messages.not_found(request.path))
     return target
-
-
-def _credentials(request: Request) -> tuple[str, str]:
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    try:
-        user, colon, secret = base64.b64decode(value, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        raise Denied(messages.not_authenticated()) from None
-    if scheme.lower() != "basic" or not colon:
-        raise Denied(messages.not_authenticated())
-    return user, secret
 
 
 def _sign_in(user: str, secret: str, accounts: dict[str, SimulatedAccount]) -> tuple[SimulatedAccount, ApiKey | None]:

@@ -21,7 +21,7 @@ from reconciler.simulator.calls import (
     scripted,
 )
 from reconciler.simulator.filters import Filters
-from reconciler.simulator.generate import lives
+from reconciler.simulator.generate import TRUNK_SHARE, lives
 from reconciler.simulator.timeline import Timeline
 from reconciler.simulator.wire import seconds
 
@@ -89,10 +89,10 @@ class SimulatedAccount:
         """Take in real records, to be served verbatim under this account's SID."""
         self._add([VerbatimCall(record, self.sid) for record in records])
 
-    def generate(self, count: int, since: datetime, until: datetime) -> None:
+    def generate(self, count: int, since: datetime, until: datetime, *, trunk_share: float = TRUNK_SHARE) -> None:
         """Take in `count` random calls created in [since, until): the same ones for the same seed."""
         with self._lock:
-            self._add(lives(self._random, self.sid, count, seconds(since), seconds(until)))
+            self._add(lives(self._random, self.sid, count, seconds(since), seconds(until), trunk_share))
 
     def change(self, sid: str, **fields: Any) -> SimulatedCall:
         """Rewrite the script of a call (see the fields of `SimulatedCall`), say the second it ends."""

@@ -30,6 +30,7 @@ from reconciler.simulator.wire import (
     subresource_uris,
 )
 
+TRUNK_SID = f"TK{1:032x}"  # of a call of a trunk, unless its script names another
 FINAL = frozenset({"completed", "busy", "no-answer", "canceled", "failed"})
 LIVING = frozenset({"queued", "ringing", "in-progress"})
 
@@ -86,6 +87,8 @@ class Call(Protocol):
 class SimulatedCall(msgspec.Struct, frozen=True, gc=False):
     """One call and its whole life. Times are seconds since 1970, None is never.
 
+    `fields` are keys of the record with values that follow no rule here, say caller_name, group_sid or annotation.
+
     Frozen, so that an account's indexes stay true: change a call through `SimulatedAccount.change`.
     `gc=False` keeps a million of them out of the garbage collector's sight; they hold no cycles.
     """
@@ -107,6 +110,7 @@ class SimulatedCall(msgspec.Struct, frozen=True, gc=False):
     phone_number_sid: str | None = None
     trunk_sid: str = ""
     answered_by: str | None = None
+    fields: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.status not in FINAL:
@@ -179,7 +183,7 @@ class SimulatedCall(msgspec.Struct, frozen=True, gc=False):
         base = call_uri(self.account_sid, self.sid)
         inbound = self.direction == "inbound"
         waited = (self.dialled or self.created) - self.created
-        return {
+        record: Record = {
             "account_sid": self.account_sid,
             "annotation": None,
             "answered_by": self.answered_by if self.answered is not None and self.answered <= at else None,
@@ -209,6 +213,7 @@ class SimulatedCall(msgspec.Struct, frozen=True, gc=False):
             "trunk_sid": self.trunk_sid,
             "uri": f"{base}.json",
         }
+        return record if self.fields is None else {**record, **self.fields}
 
     def _forwarded_from(self, at: int) -> str | None:
         """Not only of forwarded calls: inbound and answered outbound-api calls carry their own `to` here."""
@@ -233,8 +238,9 @@ def scripted(
     priced_after: int | None = 20,
     parent_call_sid: str | None = None,
     phone_number_sid: str | None = None,
-    trunk_sid: str = "",
+    trunk_sid: str | None = None,
     answered_by: str | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> SimulatedCall:
     """A call told as a story: queued, then ringing, then (if it completes) talking, each for some seconds.
 
@@ -242,6 +248,8 @@ def scripted(
     it is canceled there. The price appears `priced_after` seconds after the end of a completed call; another
     call gets one only if it is failed, where Twilio says "0.00000" for SIP destinations.
     """
+    if trunk_sid is None:
+        trunk_sid = TRUNK_SID if direction.startswith("trunking") else ""
     created = seconds(date_created)
     dialled = answered = ended = None
     queue_ends = None if queued_for is None else created + queued_for
@@ -262,7 +270,7 @@ def scripted(
         dialled=dialled, answered=answered, ended=ended, price=price,
         priced=None if price is None or ended is None or priced_after is None else ended + priced_after,
         parent_call_sid=parent_call_sid, phone_number_sid=phone_number_sid, trunk_sid=trunk_sid,
-        answered_by=answered_by,
+        answered_by=answered_by, fields=fields,
     )  # fmt: skip
 
 

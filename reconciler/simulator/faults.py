@@ -5,6 +5,8 @@
     plan.when(lambda request: request.param("Page") == "3", Fault.hang(), times=1)
     plan.rates({Fault.server_error(503): 0.05, Fault.reset(): 0.01})        # of all other requests
     plan.max_concurrent = 4                                                 # 429 above it, per account
+    plan.others = 2                                                         # of these, other programs hold so many
+    plan.large_pages(above=100, path="Usage")                               # 500 where PageSize is larger
 
 The shapes are those that were reported of Twilio or of what stands before it: HTML and empty bodies from gateways
 (kevinburke/twilio-go README), resets of idle connections (twilio/twilio-python#506, twilio/twilio-node#1023).
@@ -16,7 +18,8 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from datetime import datetime, timedelta
+from typing import Any, Literal
 from zlib import crc32
 
 from reconciler.simulator import messages
@@ -31,6 +34,19 @@ def _html(status: int) -> Answer:
     return Answer(status, body=_HTML % {b"status": status}, content_type="text/html")
 
 
+def _without_records(answer: Answer) -> Answer:
+    """An empty last page in place of a page; 404 in place of one record."""
+    payload: Any = answer.payload
+    if answer.status != 200 or not isinstance(payload, dict):
+        return answer
+    key = next((name for name, value in payload.items() if isinstance(value, list)), None)
+    if key is None:
+        return messages.not_found(str(payload.get("uri", "")))
+    if "meta" in payload and "next_page_url" in payload["meta"]:
+        return replace(answer, payload={key: [], "meta": {**payload["meta"], "next_page_url": None}})
+    return replace(answer, payload={**payload, key: [], "start": 0, "end": 0, "next_page_uri": None})
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing that goes wrong with one request. Build it with the class methods.
@@ -41,8 +57,10 @@ class Fault:
     name: str
     instead: Answer | None = None
     delivery: Delivery = Delivery.WHOLE
-    spoil: Literal["", "truncate", "array", "hang"] = ""
+    spoil: Literal["", "truncate", "array", "hang", "nothing"] = ""
     breakage: Breakage | None = None
+    date: datetime | timedelta | None = None
+    then: Callable[[], object] | None = None
 
     def applied_to(self, answer: Answer) -> Answer:
         """What the client gets instead of `answer`."""
@@ -53,9 +71,17 @@ class Fault:
                 answer = replace(answer, body=answer.encoded()[: len(answer.encoded()) // 2])
             case "array":
                 answer = replace(answer, body=b"[" + answer.encoded() + b"]")
+            case "nothing":
+                answer = _without_records(answer)
             case _:
                 pass
         return replace(answer, delivery=self.delivery)
+
+    def dated(self, now: datetime) -> datetime:
+        """The time that the Date header shows; `now` is the right one."""
+        if isinstance(self.date, timedelta):
+            return now + self.date
+        return self.date or now
 
     @classmethod
     def too_many_requests(cls, retry_after: int | None = None) -> Fault:
@@ -102,6 +128,32 @@ class Fault:
     def empty_body(cls, status: int = 200) -> Fault:
         """An answer without a body."""
         return cls("empty", instead=Answer(status, body=b""))
+
+    @classmethod
+    def proxy(cls, status: int) -> Fault:
+        """401, 403, 502 and so on from a proxy: HTML, and none of Twilio's headers of an error."""
+        return cls(f"proxy {status}", instead=_html(status))
+
+    @classmethod
+    def nothing_found(cls) -> Fault:
+        """An empty list, and 404 for what is asked for by its SID: a wrong region holds no calls of ours.
+
+        On one page of a listing alone: the page was promised, and comes empty.
+        """
+        return cls("nothing found", spoil="nothing")
+
+    @classmethod
+    def wrong_date(cls, date: datetime | timedelta) -> Fault:
+        """The right answer under a wrong Date header: that time, or so far from the right one."""
+        return cls("wrong date", date=date)
+
+    @classmethod
+    def followed_by(cls, then: Callable[[], object]) -> Fault:
+        """The right answer; `then` is called before it is sent, so that the next request finds the world changed.
+
+        Say a call that is deleted between two pages, or changed between two answers of one second.
+        """
+        return cls("followed by a change", then=then)
 
     @classmethod
     def array(cls) -> Fault:
@@ -152,10 +204,17 @@ class FaultPlan:
 
     Rules come first, then the queue, then the rates, then what always applies. Rates look at the request and at
     how often it was made before, so that the same requests meet the same faults in whatever order threads run.
+
+    Attributes:
+        max_concurrent: an account that has more requests under way gets 429/20429. Twilio publishes no number.
+        others: requests of other programs that are under way all the time; they count, and
+            Twilio-Concurrent-Requests tells of them.
+
     """
 
     seed: int = 0
     max_concurrent: int | None = None
+    others: int = 0
     hanging: int = 0
     _rules: list[_Rule] = field(default_factory=list)
     _queue: deque[Fault] = field(default_factory=deque)
@@ -179,6 +238,17 @@ class FaultPlan:
         """A fault for requests that `predicate` picks, `times` times or for ever."""
         with self._changed:
             self._rules.append(_Rule(predicate, fault, times))
+
+    def large_pages(self, above: int, fault: Fault | None = None, *, path: str = "") -> None:
+        """A fault, 500 by default, for each page of more than `above` records, where `path` is in the path.
+
+        Reported of Usage, and of Calls.
+        """
+
+        def is_large(request: Request) -> bool:
+            return path in request.path and int(request.param("PageSize") or 50) > above
+
+        self.when(is_large, fault or Fault.server_error(500))
 
     def rates(self, rates: Mapping[Fault, float]) -> None:
         """Shares of all requests, each between 0 and 1, together at most 1; replaces earlier rates."""

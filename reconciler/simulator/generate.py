@@ -9,8 +9,9 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Iterator
 from random import Random
+from zlib import crc32
 
-from reconciler.simulator.calls import SimulatedCall
+from reconciler.simulator.calls import TRUNK_SID, SimulatedCall
 
 AREA_CODES = (202, 212, 305, 312, 404, 415, 512, 617, 702, 808)
 OWN_NUMBERS = tuple(f"+1{area}55501{n:02d}" for area in AREA_CODES[:3] for n in range(4))
@@ -22,16 +23,19 @@ SIP_URIS = tuple(
     for host in ("pbx.example.com", "pbx.example.com:5061;transport=tls", "sbc.long-host-name.example.net;user=phone")
 )
 NUMBER_SIDS = {number: f"PN{index:032x}" for index, number in enumerate(OWN_NUMBERS, 1)}
-TRUNK_SID = f"TK{1:032x}"
+_LOOKED_UP = {"caller_name": "EXAMPLE, ALICE"}
+TRUNK_SHARE = 0.06  # of the calls of an account, where nobody says otherwise
 
 _KINDS = ("inbound", "outbound-api", "dialled", "trunking-originating", "trunking-terminating")
-_KIND_LIMITS = (0.42, 0.75, 0.94, 0.97)  # a "dialled" one is an inbound call with a child leg
+_KIND_LIMITS = (0.42, 0.75, 0.94)  # a "dialled" one is an inbound call with a child leg; beyond are trunk calls
 _STATUSES = ("completed", "busy", "no-answer", "failed", "canceled")
 _STATUS_LIMITS = (0.80, 0.86, 0.94, 0.97)
 _MINUTE_PRICE = {"inbound": 850, "outbound-api": 1400, "outbound-dial": 1400}  # in 1/100,000 dollar, as on the wire
 
 
-def lives(rng: Random, account_sid: str, count: int, since: int, until: int) -> list[SimulatedCall]:
+def lives(
+    rng: Random, account_sid: str, count: int, since: int, until: int, trunk_share: float = TRUNK_SHARE
+) -> list[SimulatedCall]:
     """Exactly `count` calls created in [since, until) (a child leg at times some seconds later)."""
     made: list[SimulatedCall] = []
     if until <= since:
@@ -40,12 +44,19 @@ def lives(rng: Random, account_sid: str, count: int, since: int, until: int) -> 
     while len(made) < count:
         # Every thirtieth call shares its second with another one: ties are common.
         created = created if made and rng.random() < 1 / 30 else rng.randrange(since, until)
-        made.extend(_life(rng, account_sid, created, room=count - len(made)))
+        kind = _kind(rng.random(), trunk_share)
+        made.extend(_life(rng, kind, account_sid, created, room=count - len(made)))
     return made
 
 
-def _life(rng: Random, account_sid: str, created: int, room: int) -> Iterator[SimulatedCall]:
-    kind = _KINDS[bisect(_KIND_LIMITS, rng.random())]
+def _kind(drawn: float, trunk_share: float) -> str:
+    """Half of the trunk calls go each way; all other kinds keep their proportions."""
+    others = 1 - trunk_share
+    limits = [limit * others / (1 - TRUNK_SHARE) for limit in _KIND_LIMITS]
+    return _KINDS[bisect([*limits, others + trunk_share / 2], drawn)]
+
+
+def _life(rng: Random, kind: str, account_sid: str, created: int, room: int) -> Iterator[SimulatedCall]:
     if kind == "dialled" and room > 1:
         yield from _dialled(rng, account_sid, created)
         return
@@ -65,11 +76,21 @@ def _inbound(rng: Random, account_sid: str, created: int, status: str, talk: int
     ended = created + talked
     number = rng.choice(OWN_NUMBERS)
     price = _price(rng, "inbound", talked) if status == "completed" else None
+    sid = _sid(rng)
     return SimulatedCall(
-        sid=_sid(rng), account_sid=account_sid, direction="inbound", from_=_somebody(rng), to=number, status=status,
+        sid=sid, account_sid=account_sid, direction="inbound", from_=_somebody(rng), to=number, status=status,
         created=created, dialled=created, answered=answered and min(answered, ended), ended=ended,
         price=price, priced=_priced(rng, ended, price), phone_number_sid=NUMBER_SIDS[number],
+        fields=_seldom_filled(sid),
     )  # fmt: skip
+
+
+def _seldom_filled(sid: str) -> dict[str, str] | None:
+    """A looked-up name for one inbound call in twenty, a forwarding number for one in forty; the SID decides."""
+    draw = crc32(sid.encode()) % 40
+    if draw in (0, 1):
+        return _LOOKED_UP
+    return {"forwarded_from": OTHER_NUMBERS[draw]} if draw == 2 else None
 
 
 def _outbound(rng: Random, account_sid: str, created: int, status: str) -> SimulatedCall:

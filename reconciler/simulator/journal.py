@@ -39,10 +39,14 @@ class Journal:
         self._lock = threading.Lock()
         self._entries: deque[Entry] = deque(maxlen=MAX_ENTRIES)
         self._in_flight: Counter[str | None] = Counter()
+        self._most: Counter[str | None] = Counter()
         self.max_in_flight = 0
 
-    def begin(self, request: Request) -> tuple[Entry, int]:
-        """Note a request that came in; returns how many of its account are in flight now, itself included."""
+    def begin(self, request: Request, others: int = 0) -> tuple[Entry, int]:
+        """Note a request that came in; returns how many of its account are under way now.
+
+        This includes the request itself and `others`, which are not ours and stand nowhere else in the log.
+        """
         headers = request.headers
         entry = Entry(
             request.method, request.path, list(request.params), "authorization" in headers,
@@ -50,20 +54,28 @@ class Journal:
         )  # fmt: skip
         with self._lock:
             self._entries.append(entry)
-            self._in_flight[request.account_sid] += 1
+            account = request.charged_to
+            self._in_flight[account] += 1
+            self._most[account] = max(self._most[account], self._in_flight[account])
             self.max_in_flight = max(self.max_in_flight, self._in_flight.total())
-            return entry, self._in_flight[request.account_sid]
+            return entry, self._in_flight[account] + others
+
+    def max_in_flight_of(self, account_sid: str) -> int:
+        """The most requests of one account that were under way at once."""
+        with self._lock:
+            return self._most[account_sid]
 
     def end(self, request: Request, entry: Entry) -> None:
         """Note that it has been answered."""
         with self._lock:
             entry.finished = time.monotonic()
-            self._in_flight[request.account_sid] -= 1
+            self._in_flight[request.charged_to] -= 1
 
     def clear(self) -> None:
         """Forget what was asked so far."""
         with self._lock:
             self._entries.clear()
+            self._most.clear()
             self.max_in_flight = 0
 
     def __len__(self) -> int:

@@ -119,7 +119,9 @@ def _page(account: SimulatedAccount, filters: Filters, now: datetime, paging: Pa
     turn, named = token[:2], account.find(token[2:])
     if named is None or turn not in ("PA", "PB"):
         raise BadPageToken
-    if switches.deleted_cursor == "refuse" and not named.is_visible(seconds(now)):
+    if switches.deleted_cursor != "continue" and not named.is_visible(seconds(now)):
+        if switches.deleted_cursor == "empty":
+            return []
         raise BadPageToken
     if turn == "PB":
         return account.calls_before(now, filters, named, size)

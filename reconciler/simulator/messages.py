@@ -6,6 +6,8 @@ X-Twilio-Error-Code (https://www.twilio.com/docs/usage/twilios-response).
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -36,6 +38,21 @@ class Request:
         parts = self.path.removesuffix(".json").split("/")
         return parts[3] if len(parts) > 3 and parts[2] == "Accounts" else None
 
+    @property
+    def credentials(self) -> tuple[str, str] | None:
+        """User and password of Basic authentication; None if there are none that can be read."""
+        scheme, _, value = self.headers.get("authorization", "").partition(" ")
+        try:
+            user, colon, secret = base64.b64decode(value, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+        return (user, secret) if scheme.lower() == "basic" and colon else None
+
+    @property
+    def charged_to(self) -> str | None:
+        """Whose request it is where requests of one account are counted: the account in the path, else the user."""
+        return self.account_sid or (self.credentials or (None,))[0]
+
 
 class Delivery(Enum):
     """How an answer reaches the client, or fails to."""
@@ -56,6 +73,12 @@ class Answer:
     content_type: str = JSON
     headers: Headers = ()
     delivery: Delivery = Delivery.WHOLE
+
+    @property
+    def record_count(self) -> int:
+        """How many records a page of a listing holds; one record, and an error, counts none."""
+        values = self.payload.values() if isinstance(self.payload, dict) else ()
+        return sum(len(value) for value in values if isinstance(value, list))
 
     def encoded(self) -> bytes:
         """The body's bytes."""

@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -31,6 +31,7 @@ class SimulatedTwilio:
         requests: the log of what was asked (`Journal`).
         faults: the plan of what goes wrong; may be changed at any time.
         page_delay: real time that each answer of the API takes; may be changed at any time.
+        record_delay: real time that each listed record adds to it.
 
     An exception inside the simulator is answered with 500 and raised again when the context ends, so that a
     mistake here is never taken for one of the client.
@@ -44,12 +45,14 @@ class SimulatedTwilio:
         switches: Switches | None = None,
         faults: FaultPlan | None = None,
         page_delay: timedelta = timedelta(0),
+        record_delay: timedelta = timedelta(0),
         tls: ssl.SSLContext | None = None,
         port: int = 0,
     ) -> None:
         self.clock = clock
         self.faults = faults or FaultPlan()
         self.page_delay = page_delay
+        self.record_delay = record_delay
         self.requests = Journal()
         self._resources = Resources(accounts, clock, switches or Switches())
         self._numbers = itertools.count(1)
@@ -94,19 +97,23 @@ class SimulatedTwilio:
 
     def _answer(self, request: Request) -> tuple[Answer, Headers, bool]:
         """Answer one request: what the plan spoils, else what the resources say."""
-        entry, in_flight = self.requests.begin(request)
+        entry, in_flight = self.requests.begin(request, self.faults.others)
         try:
             fault = self._fault(request, in_flight)
             if fault is not None and fault.spoil == "hang":
                 entry.fault = fault.name
                 self.faults.hang()
             answer = fault.instead if fault is not None and fault.instead is not None else self._ask(request)
+            now = self.clock.now()
             if fault is not None:
                 answer = fault.applied_to(answer)
                 entry.fault = fault.name
+                now = fault.dated(now)
+                if fault.then is not None:
+                    fault.then()
             entry.status = answer.status
             compress = self.switches.gzip and "gzip" in request.headers.get("accept-encoding", "")
-            return answer, self._headers(in_flight, time.monotonic() - entry.started), compress
+            return answer, self._headers(in_flight, time.monotonic() - entry.started, now), compress
         finally:
             self.requests.end(request, entry)
 
@@ -120,12 +127,15 @@ class SimulatedTwilio:
         if self.page_delay:
             self._stopping.wait(self.page_delay.total_seconds())
         try:
-            return self._resources.answer(request)
+            answer = self._resources.answer(request)
         except Exception as error:
             self._server.errors.append(error)
             return messages.error(500, 20500, "Internal Server Error")
+        if self.record_delay:
+            self._stopping.wait(self.record_delay.total_seconds() * answer.record_count)
+        return answer
 
-    def _headers(self, in_flight: int, took: float) -> Headers:
+    def _headers(self, in_flight: int, took: float, now: datetime) -> Headers:
         headers = (
             ("Twilio-Concurrent-Requests", str(in_flight)),
             ("Twilio-Request-Id", f"RQ{next(self._numbers):032x}"),
@@ -135,4 +145,4 @@ class SimulatedTwilio:
         )
         if not self.switches.date_header:
             return headers
-        return (("Date", http_date(seconds(self.clock.now()))), *headers)
+        return (("Date", http_date(seconds(now))), *headers)

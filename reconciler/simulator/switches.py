@@ -19,7 +19,8 @@ class Switches:
         duplicates_in_listing: share of calls that one listing shows again, on the same or on the next page.
         listing_lag: how old the state is that listings show; younger calls are missing from them.
         fetch_lag: how old the state is that GET of one call shows ("eventually consistent").
-        deleted_cursor: what a page token does whose call has been deleted meanwhile.
+        deleted_cursor: what a page token does whose call has been deleted meanwhile: the listing goes on from its
+            place, comes to an empty end, or the token is refused.
         retention_days: a window beginning earlier than so many days ago is refused with 400/20004.
         suspended_answer: what a suspended account gets with its own credentials: 401/20003 or 403/20403.
         absolute_next_page_uri: prefix of every next_page_uri, say "https://elsewhere.example".
@@ -36,7 +37,7 @@ class Switches:
     duplicates_in_listing: float = 0.0
     listing_lag: timedelta = timedelta(0)
     fetch_lag: timedelta = timedelta(0)
-    deleted_cursor: Literal["continue", "refuse"] = "continue"
+    deleted_cursor: Literal["continue", "empty", "refuse"] = "continue"
     retention_days: int | None = None
     suspended_answer: Literal[401, 403] = 403
     absolute_next_page_uri: str | None = None

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import requests
 
-from reconciler.simulator import Fault, FaultPlan, SimulatedTwilio
+from reconciler.simulator import Fault, FaultPlan, SimulatedTwilio, Switches
 from reconciler.simulator.breakage import BREAKAGES
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -315,3 +315,98 @@ def test_tls(tmp_path, serve, account, plan):
     assert client.get("/Accounts.json").status_code == 200
     with pytest.raises(requests.ConnectionError):
         requests.get(twilio.base_url.replace("https", "http"), timeout=10)
+
+
+@pytest.mark.parametrize(("path", "size", "status"), [
+    ("Calls", 100, 200), ("Calls", 101, 500), ("Calls", None, 200), ("Usage/Records/Daily", 1000, 200),
+])  # fmt: skip
+def test_large_pages_fail_and_small_ones_do_not(serve, account, plan, path, size, status):
+    """A page of more records than it can make costs Twilio its answer; the limit may hold for one resource alone."""
+    _, client = serve(faults=plan)
+    plan.large_pages(above=100, path="Calls")
+    params = {} if size is None else {"PageSize": size}
+    answer = client.get(f"/Accounts/{account.sid}/{path}.json", params=params)
+    assert (status, 20500 if status == 500 else None) == (answer.status_code, answer.json().get("code"))
+
+
+def test_a_wrong_region_knows_no_call_of_ours(serve, account, plan):
+    """An empty list, the end of the listing, and 404/20404 for a call; accounts stay where the plan picks calls."""
+    account.generate(100, NOON - timedelta(days=2), NOON - timedelta(days=1))
+    sid = account.calls_at(NOON)[0].sid
+    _, client = serve(faults=plan)
+    plan.when(lambda request: "/Calls" in request.path, Fault.nothing_found())
+    page = client.page()
+    assert (page["calls"], page["next_page_uri"]) == ([], None)
+    fetched = client.get(f"/Accounts/{account.sid}/Calls/{sid}.json")
+    assert (fetched.status_code, fetched.json()["code"]) == (404, 20404)
+    assert len(client.get("/Accounts.json").json()["accounts"]) == 1
+    plan.clear()
+    assert len(client.sids()) == 100
+
+
+def test_a_call_deleted_between_two_pages(serve, account, plan):
+    """The deletion comes after the first answer was made; its token then leads to an empty end, if so switched."""
+    calls = [account.call(NOON - timedelta(minutes=n)) for n in range(6)]
+    _, client = serve(faults=plan, switches=Switches(deleted_cursor="empty"))
+    plan.next(Fault.followed_by(lambda: account.delete(calls[1].sid, NOON)))
+    first, second = client.pages(PageSize=2)
+    assert [call.sid for call in calls[:2]] == [call["sid"] for call in first["calls"]]
+    assert (second["calls"], second["next_page_uri"]) == ([], None)
+    assert len(client.sids(PageSize=2)) == 5
+
+
+def test_two_answers_of_one_second_may_differ(serve, account, plan):
+    """Date has whole seconds: a change within one is seen under an equal header."""
+    call = account.call(NOON - timedelta(minutes=5), priced_after=None)
+    _, client = serve(faults=plan)
+    plan.next(Fault.followed_by(lambda: account.change(call.sid, price="-0.01400", priced=call.ended)))
+    answers = [client.get(f"/Accounts/{account.sid}/Calls/{call.sid}.json") for _ in range(2)]
+    assert [None, "-0.01400"] == [answer.json()["price"] for answer in answers]
+    assert 1 == len({answer.headers["Date"] for answer in answers})
+
+
+@pytest.mark.parametrize(("date", "shown"), [
+    (datetime(2099, 1, 1, tzinfo=UTC), "Thu, 01 Jan 2099 00:00:00 GMT"),
+    (timedelta(minutes=50), "Wed, 10 Jun 2026 12:50:00 GMT"),
+    (-timedelta(hours=25), "Tue, 09 Jun 2026 11:00:00 GMT"),
+])  # fmt: skip
+def test_a_date_that_cannot_be(ask, plan, date, shown):
+    """The header alone is wrong, by a time or by a distance; the records are right, and so is the next answer."""
+    plan.next(Fault.wrong_date(date))
+    wrong, right = ask(), ask()
+    assert (shown, "Wed, 10 Jun 2026 12:00:00 GMT") == (wrong.headers["Date"], right.headers["Date"])
+    assert wrong.json() == right.json()
+
+
+@pytest.mark.parametrize("status", [401, 403, 407, 502])
+def test_a_proxy_answers_in_html(ask, plan, status):
+    """Not Twilio's JSON, and without its error header."""
+    plan.next(Fault.proxy(status))
+    answer = ask()
+    assert (status, "text/html", None) == (
+        answer.status_code, answer.headers["Content-Type"], answer.headers.get("X-Twilio-Error-Code"),
+    )  # fmt: skip
+
+
+def test_requests_of_others_count_against_the_limit(serve, account, plan):
+    """Five of the six that the account allows are somebody else's: one of ours passes, the header tells why."""
+    account.add_subaccount(f"AC{2:032x}", "t")
+    twilio, client = serve(faults=plan)
+    plan.max_concurrent, plan.others = 6, 5
+    assert "6" == client.get(f"/Accounts/{account.sid}/Calls.json").headers["Twilio-Concurrent-Requests"]
+    plan.others = 6
+    refused = client.get(f"/Accounts/{account.sid}/Calls.json")
+    assert (429, "7") == (refused.status_code, refused.headers["Twilio-Concurrent-Requests"])
+    assert 429 == client.get("/Accounts.json").status_code
+    assert 1 == twilio.requests.max_in_flight_of(account.sid) == twilio.requests.max_in_flight
+    assert 0 == twilio.requests.max_in_flight_of(f"AC{2:032x}")
+
+
+def test_each_listed_record_may_take_time(serve, account):
+    """A page of fifty takes fifty times as long; one call alone adds nothing."""
+    account.generate(100, NOON - timedelta(days=2), NOON - timedelta(days=1))
+    twilio, client = serve(record_delay=timedelta(milliseconds=2))
+    client.page(PageSize=50)
+    client.get(f"/Accounts/{account.sid}/Calls/{account.calls_at(NOON)[0].sid}.json")
+    listing, single = (entry.finished - entry.started for entry in twilio.requests)
+    assert listing >= 0.1 > single

@@ -205,3 +205,53 @@ def test_a_running_clock_moves_and_a_standing_one_does_not():
     with pytest.raises(ValueError, match="aware"):
         Clock(datetime(2026, 6, 10))
     assert standing.now().tzinfo == UTC
+
+
+@pytest.mark.parametrize("direction", ["trunking-originating", "trunking-terminating"])
+def test_a_trunking_call_names_its_trunk(account, direction):
+    """trunk_sid is filled for calls of trunks and empty for all others."""
+    trunk, own, other = (
+        account.call(NOON, direction=direction), account.call(NOON, direction=direction, trunk_sid="TK2"),
+        account.call(NOON),
+    )  # fmt: skip
+    records = [account.record(call.sid, NOON + timedelta(hours=1)) for call in (trunk, own, other)]
+    assert [f"TK{1:032x}", "TK2", ""] == [record["trunk_sid"] for record in records]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.06, 0.5, 1.0])
+def test_the_share_of_trunking_calls_is_ones_choice(share):
+    """None, the usual few, half or all; with none the other kinds are all still there."""
+    account = SimulatedAccount("AC1", "t")
+    account.generate(4_000, NOON - timedelta(days=3), NOON - timedelta(days=1), trunk_share=share)
+    directions = Counter(call.direction for call in account.calls_at(NOON))
+    trunk = sum(count for direction, count in directions.items() if direction.startswith("trunking"))
+    # One drawn "dialled" is two calls, so that trunk calls are a little fewer of all calls.
+    assert share * 0.7 <= trunk / 4_000 <= share * 1.1
+    assert share == 1 or {"inbound", "outbound-api", "outbound-dial"} <= directions.keys()
+
+
+def test_fields_of_a_record_can_be_given(account):
+    """What follows no rule is told by the script, and may change."""
+    call = account.call(NOON, fields={"caller_name": "EXAMPLE, ALICE", "group_sid": "GP1"})
+    record = account.record(call.sid, NOON)
+    assert ("EXAMPLE, ALICE", "GP1", None) == tuple(record[key] for key in ("caller_name", "group_sid", "annotation"))
+    account.change(call.sid, fields={"annotation": "vip"})
+    record = account.record(call.sid, NOON)
+    assert ("", None, "vip") == tuple(record[key] for key in ("caller_name", "group_sid", "annotation"))
+
+
+def test_generated_records_fill_every_field_that_real_ones_fill(account, real_calls):
+    """Each key that a real record fills at times is filled at times, and left empty where real ones leave it empty."""
+    account.generate(2_000, NOON - timedelta(days=2), NOON - timedelta(days=1), trunk_share=0.1)
+    records = [call.render(seconds(NOON)) for call in account.calls_at(NOON)]
+
+    def filled(rows):
+        return {key for key in KEYS if any(row.get(key) not in (None, "") for row in rows)}
+
+    def empty(rows):
+        return {key for key in KEYS if any(row.get(key, "") in (None, "") for row in rows)}
+
+    today = [record for record in real_calls if record.keys() == KEYS]
+    assert filled(today) <= filled(records)
+    assert {"caller_name", "trunk_sid", "parent_call_sid", "answered_by"} <= filled(records)
+    assert empty(today) - {"date_created", "date_updated", "duration", "start_time", "end_time"} <= empty(records)
