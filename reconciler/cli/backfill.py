@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from reconciler.cli.wiring import (
     accounts_asked_for,
     database_url,
-    make_source,
+    make_client,
     make_store,
     prepare_schema,
     read_moment,
@@ -35,8 +35,8 @@ def backfill_window(args: argparse.Namespace) -> int:
         end = "now" if args.until is None else f"--until {args.until}"
         raise UsageError(f"--since {args.since} is not before {end}")
     settings = read_settings()
-    with stop_on_signal() as stop, make_source(settings, stop) as source:
-        _, accounts = accounts_asked_for(args.account, settings, source)
+    with stop_on_signal() as stop, make_client(settings) as client:
+        _, accounts = accounts_asked_for(args.account, settings, client.session(stop))
         since = backfill.clamp(since, now=asked_at)
         window = backfill.Window(accounts[0], since, until, {"since": args.since, "until": args.until})
         url = database_url(settings)
@@ -47,7 +47,7 @@ def backfill_window(args: argparse.Namespace) -> int:
         ):
 
             def read(window: backfill.Window) -> backfill.Summary:
-                own = source.for_run(stop, is_bulk=True)
+                own = client.session(stop, is_bulk=True)
                 return backfill.backfill(
                     window, source=own, store=store, watcher=watcher, terms=Terms(stop), dry_run=args.dry_run
                 )
@@ -57,7 +57,7 @@ def backfill_window(args: argparse.Namespace) -> int:
             else:
                 summary = backfill.in_turn(
                     accounts, window, read, store=None if args.dry_run else store, watcher=watcher, stop=stop,
-                    is_believed=lambda: source.has_worked,
+                    is_believed=lambda: client.has_worked,
                 )  # fmt: skip
             watcher.finished(summary)
     _last_words(summary, settings, dry_run=args.dry_run)

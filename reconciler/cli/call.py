@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
-from reconciler.cli.wiring import database_url, make_store, read_settings, require_schema, stop_on_signal
+from reconciler.cli.wiring import database_url, make_client, make_store, read_settings, require_schema, stop_on_signal
 from reconciler.database import connection as db
 from reconciler.errors import ConfigError, ExitCode, UsageError
 from reconciler.jobs.thaw import read_call, thaw
@@ -23,8 +23,6 @@ from reconciler.status.dead_letters import without_numbers
 from reconciler.sync.run import Terms
 from reconciler.terminal import console
 from reconciler.terminal.printing import harmless, print_json
-from reconciler.twilio.client import Source
-from reconciler.twilio.concurrency import Pacer
 
 _NUMBERS: Final = ("from_number", "to_number")
 
@@ -95,8 +93,8 @@ def _look(call: facts.Call, settings: Settings) -> Seen:
         reason = "; ".join(str(exc).splitlines())
         return Seen(call, _account(call), None, f"Twilio was not asked: {reason}.")
     account = _account(call) or credentials.account_sid
-    with stop_on_signal() as stop, closing(Source(credentials, pacer=Pacer(1), stop=stop)) as source:
-        page = read_call(source, account, call.call_sid)
+    with stop_on_signal() as stop, make_client(settings) as client:
+        page = read_call(client.session(stop), account, call.call_sid)
     return Seen(call, account, page, _note(page, account))
 
 
@@ -105,10 +103,10 @@ def _thaw(call: facts.Call, settings: Settings, url: str) -> Seen:
     account = _account(call) or credentials.account_sid
     with (
         stop_on_signal() as stop,
-        closing(Source(credentials, pacer=Pacer(1), stop=stop)) as source,
+        make_client(settings) as client,
         make_store(url, settings) as store,
     ):
-        page, thawed = thaw(call.call_sid, account, store=store, source=source, terms=Terms(stop))
+        page, thawed = thaw(call.call_sid, account, store=store, source=client.session(stop), terms=Terms(stop))
     if thawed:
         return Seen(call, account, page, "It was thawed, and Twilio's record merged.", thawed=True)
     note = _note(page, account) or "Somebody else has thawed it."

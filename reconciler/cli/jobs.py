@@ -13,7 +13,7 @@ from typing import Any, Final
 from reconciler.cli.wiring import (
     accounts_asked_for,
     database_url,
-    make_source,
+    make_client,
     make_store,
     prepare_schema,
     read_moment,
@@ -30,6 +30,7 @@ from reconciler.sync.run import Terms, Totals
 from reconciler.terminal.console import print_figures
 from reconciler.terminal.printing import complain, print_json, print_rows
 from reconciler.twilio.accounts import Accounts
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.listing import RETENTION
 
 _SHOWN: Final = ("calls_seen", "inserted", "updated", "frozen", "gone", "requests")  # of each of several accounts
@@ -60,12 +61,12 @@ def once(args: argparse.Namespace) -> int:
             with make_store(url, settings) as store:
                 totals = kind.work(Means(Job(args.job), settings, store, Terms(stop), since=since))
             return _print({"": totals}, {}, as_json=args.json)
-        with make_source(settings, stop) as source:
-            accounts, sids = accounts_asked_for(args.account, settings, source)
+        with make_client(settings) as client:
+            accounts, sids = accounts_asked_for(args.account, settings, client.session(stop))
             url = _prepared(settings)
             with make_store(url, settings) as store:
-                means = Means(Job(args.job), settings, store, Terms(stop), source, since=since)
-                done, failed = _for_each(sids, accounts, means, args.job)
+                means = Means(Job(args.job), settings, store, Terms(stop), since=since)
+                done, failed = _for_each(sids, accounts, means, args.job, client)
             return _print(done, failed, as_json=args.json)
 
 
@@ -76,22 +77,22 @@ def _prepared(settings: Settings) -> str:
 
 
 def _for_each(
-    sids: Sequence[str], accounts: Accounts, means: Means, kind: str
+    sids: Sequence[str], accounts: Accounts, means: Means, kind: str, client: TwilioClient
 ) -> tuple[dict[str, Totals], dict[str, ReconcilerError]]:
     """What came of each account; one that is refused keeps no other from its run."""
-    source, stop = means.twilio, means.terms.stop
+    stop = means.terms.stop
     done: dict[str, Totals] = {}
     failed: dict[str, ReconcilerError] = {}
     for account_sid in sids:
         own = replace(
             means, job=job_of(kind, account_sid, main=accounts.main), account_sid=account_sid,
-            source=source.for_run(stop, is_bulk=KINDS[kind].is_bulk), is_main=account_sid == accounts.keeper,
+            source=client.session(stop, is_bulk=KINDS[kind].is_bulk), is_main=account_sid == accounts.keeper,
             is_alone=accounts.is_alone,
         )  # fmt: skip
         try:
             done[account_sid] = KINDS[kind].work(own)
         except (Refused, CredentialsDoubted, JobHeld) as exc:
-            if len(sids) == 1 or (not source.has_worked and not isinstance(exc, JobHeld)):
+            if len(sids) == 1 or (not client.has_worked and not isinstance(exc, JobHeld)):
                 raise
             failed[account_sid] = exc
         if stop.is_set():

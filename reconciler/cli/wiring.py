@@ -23,8 +23,7 @@ from reconciler.model import ACCOUNT_SID
 from reconciler.settings import Settings
 from reconciler.times import parse_moment
 from reconciler.twilio.accounts import Accounts, find_accounts, named_accounts
-from reconciler.twilio.client import Source
-from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.client import Session, TwilioClient
 from reconciler.wording import counted
 
 
@@ -98,18 +97,18 @@ def make_store(url: str, settings: Settings) -> Store:
 
 
 @contextmanager
-def make_source(settings: Settings, stop: threading.Event) -> Iterator[Source]:
-    """The way to Twilio that the settings name, closed at the end; its waits are ended by `stop`.
+def make_client(settings: Settings) -> Iterator[TwilioClient]:
+    """The client that the settings describe, closed at the end.
 
     Raises:
         ConfigError: credentials are missing.
 
     """
-    with closing(Source(settings.credentials(), pacer=Pacer(settings.max_concurrency), stop=stop)) as source:
-        yield source
+    with closing(TwilioClient.from_settings(settings)) as client:
+        yield client
 
 
-def accounts_asked_for(named: str | None, settings: Settings, source: Source) -> tuple[Accounts, tuple[str, ...]]:
+def accounts_asked_for(named: str | None, settings: Settings, session: Session) -> tuple[Accounts, tuple[str, ...]]:
     """The accounts that are looked after, and of them those to work for now: the one that --account names, or all.
 
     Raises:
@@ -125,7 +124,7 @@ def accounts_asked_for(named: str | None, settings: Settings, source: Source) ->
             raise UsageError("--account must be AC and 32 hexadecimal digits")
         return accounts, (named,)
     if not accounts.is_complete:
-        accounts = find_accounts(source, main)
+        accounts = find_accounts(session, main)
     return accounts, accounts.sids
 
 

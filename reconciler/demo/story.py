@@ -40,7 +40,7 @@ from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.sync.run import Terms
 from reconciler.terminal import progress as terminal
 from reconciler.times import midnight
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 
 ACCOUNT_SID: Final = f"AC{'d' * 32}"
@@ -154,13 +154,15 @@ def _backfill(url: str, twilio_url: str, watcher: Watcher, *, until: datetime, c
     stop = threading.Event()
     window = Window(ACCOUNT_SID, until - WEEK, until, {"since": "7d", "until": None})
     credentials = Credentials(ACCOUNT_SID, ACCOUNT_SID, AUTH_TOKEN, base_url=twilio_url)
-    source = Source(credentials, pacer=Pacer(CONCURRENCY), stop=stop, clock=clock.now)
+    client = TwilioClient(credentials, pacer=Pacer(CONCURRENCY), clock=clock.now)
     try:
         with Store(url) as store:
-            return backfill(window, source=source, store=store, watcher=watcher, terms=Terms(stop, clock.now))
+            return backfill(
+                window, source=client.session(stop), store=store, watcher=watcher, terms=Terms(stop, clock.now)
+            )
     finally:
         stop.set()
-        source.close()
+        client.close()
 
 
 class _Nobody:

@@ -27,7 +27,7 @@ from reconciler.sync.plan import Plan
 from reconciler.sync.run import Terms, Totals, run, usual_exit_code
 from reconciler.sync.slices import LIVING
 from reconciler.sync.sweep import describe, work_through_plan
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 from reconciler.twilio.listing import RETENTION
 
 # A backfill begun longer ago than this with the same words is another backfill.
@@ -216,7 +216,7 @@ def clamp(since: datetime, *, now: datetime) -> datetime:
 def backfill(
     window: Window,
     *,
-    source: Source,
+    source: Session,
     store: Store,
     watcher: Watcher,
     terms: Terms,

@@ -31,7 +31,7 @@ from reconciler.sync.run import Run, Terms, Totals, run, usual_exit_code
 from reconciler.sync.slices import LIVING, NEVER_DIALLED, Slice, slice_by_status, slice_of_days
 from reconciler.sync.sweep import describe, work_through
 from reconciler.times import midnight, next_midnight, utc_days
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 from reconciler.twilio.listing import RETENTION
 
 USUAL: Final = timedelta(days=3)
@@ -97,7 +97,7 @@ class _Sweep:
         }
 
 
-def cold(account_sid: str, *, job: Job, store: Store, source: Source, terms: Terms, deep: bool | None = None) -> Swept:
+def cold(account_sid: str, *, job: Job, store: Store, source: Session, terms: Terms, deep: bool | None = None) -> Swept:
     """Read every call of the last 3 days, or with `deep` of the last 35, and prove the days that are over.
 
     `deep` None: when the last deep sweep was a week ago. After a longer pause the window reaches back to the end of the
@@ -182,7 +182,7 @@ def _is_settled(slice_: Slice, sweep: _Sweep) -> bool:
     return slice_.until - slice_.since == _ONE_DAY and slice_.since.date() in sweep.settled
 
 
-def _read_usage(source: Source, account_sid: str, days: list[Slice], proofs: Days) -> str | None:
+def _read_usage(source: Session, account_sid: str, days: list[Slice], proofs: Days) -> str | None:
     """Ask how many calls were billed; returns why that is not known, unless the key may not read usage."""
     try:
         proofs.billed = source.billed_calls(account_sid, days[-1].since.date(), days[0].since.date())

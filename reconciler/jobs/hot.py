@@ -29,7 +29,7 @@ from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run, Terms, Totals, run
 from reconciler.sync.slices import LIVING, Slice, dates_created, is_newest_first
 from reconciler.sync.sweep import describe, work_through_plan
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 from reconciler.twilio.listing import PAGE_SIZE, Listing
 
 FIRST_LOOK: Final = timedelta(days=1)  # how far back a first run reads; before that is the backfill's
@@ -109,7 +109,7 @@ def hot(
     is_main: bool,
     is_alone: bool = True,
     store: Store,
-    source: Source,
+    source: Session,
     terms: Terms,
     overlap: timedelta,
     since: datetime | None = None,
@@ -152,7 +152,7 @@ def _begin(this: Run, account_sid: str, since: datetime | None) -> _Place:
         return _Place.from_json(cursor, read_until)
 
 
-def _read_new(this: Run, source: Source, place: _Place, overlap: timedelta) -> set[str]:
+def _read_new(this: Run, source: Session, place: _Place, overlap: timedelta) -> set[str]:
     """List every call created since the cursor, less the overlap; returns those seen."""
     seen: set[str] = set()
     if place.next_page is None or _list(this, source, place, overlap, seen):
@@ -160,7 +160,7 @@ def _read_new(this: Run, source: Source, place: _Place, overlap: timedelta) -> s
     return seen
 
 
-def _list(this: Run, source: Source, place: _Place, overlap: timedelta, seen: set[str]) -> bool:
+def _list(this: Run, source: Session, place: _Place, overlap: timedelta, seen: set[str]) -> bool:
     """List the newest calls back to the cursor less the overlap, or go on where that was left; True if all were."""
     down_to = place.newest - overlap
     is_usual = this.now() - place.newest <= USUAL_GAP
@@ -218,7 +218,7 @@ def _leave_to_sweep(place: _Place, since: datetime, now: datetime) -> None:
     place.next_page = place.listed_until = None
 
 
-def _sweep(this: Run, source: Source, place: _Place) -> None:
+def _sweep(this: Run, source: Session, place: _Place) -> None:
     """Work through the days of a longer gap."""
     plan = place.plan
     assert plan is not None
@@ -233,7 +233,7 @@ def _sweep(this: Run, source: Source, place: _Place) -> None:
 
 
 def _look_after_open(
-    this: Run, source: Source, place: _Place, seen: set[str], *, is_main: bool, is_alone: bool
+    this: Run, source: Session, place: _Place, seen: set[str], *, is_main: bool, is_alone: bool
 ) -> None:
     """Find out which of the open calls ended, and how."""
     account_sid, now = place.account_sid, this.now()
@@ -254,13 +254,13 @@ def _look_after_open(
         this.save_cursor(place.as_json())
 
 
-def _list_living(this: Run, source: Source, account_sid: str) -> set[str] | None:
+def _list_living(this: Run, source: Session, account_sid: str) -> set[str] | None:
     """The calls that Twilio says are alive, merged; None if they could not all be listed."""
     now = this.now()
     slices = [Slice(status.value, Listing(account_sid, status=status), now, now) for status in LIVING]
     living: set[str] = set()
     failed = []
-    for item in fetch(source, slices, concurrency=source.pacer.ceiling, stop=this.stop):
+    for item in fetch(source, slices, concurrency=source.concurrency, stop=this.stop):
         if isinstance(item, Failed):
             failed.append(item)
             continue

@@ -17,7 +17,7 @@ from reconciler.jobs.warm import warm
 from reconciler.model import Job
 from reconciler.settings import Settings
 from reconciler.sync.run import Terms, Totals
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Means:
     settings: Settings
     store: Store
     terms: Terms
-    source: Source | None = None
+    source: Session | None = None
     account_sid: str = ""
     is_main: bool = True  # it looks after calls that name no account
     is_alone: bool = True  # there is no other account that such a call could belong to
@@ -37,7 +37,7 @@ class Means:
     looked_after: tuple[str, ...] | None = ()  # accounts whose jobs run by the schedule; None: not all are known yet
 
     @property
-    def twilio(self) -> Source:
+    def twilio(self) -> Session:
         """The source, for a job that asks Twilio."""
         assert self.source is not None
         return self.source

@@ -10,7 +10,7 @@ from reconciler.database.transaction import Merged, Transaction
 from reconciler.logs import get_logger
 from reconciler.model import Job, Page
 from reconciler.sync.run import Terms, Totals, run
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing
 
 JOB: Final = Job("call")
@@ -20,7 +20,7 @@ log = get_logger(__name__)
 _queries = db.load_queries("thaw")
 
 
-def read_call(source: Source, account_sid: str, call_sid: str) -> Page:
+def read_call(source: Session, account_sid: str, call_sid: str) -> Page:
     """Twilio's record, as a page that holds it; an empty page if Twilio has no such call (any more).
 
     Raises:
@@ -35,7 +35,7 @@ def read_call(source: Source, account_sid: str, call_sid: str) -> Page:
     return page
 
 
-def thaw(call_sid: str, account_sid: str, *, store: Store, source: Source, terms: Terms) -> tuple[Page, bool]:
+def thaw(call_sid: str, account_sid: str, *, store: Store, source: Session, terms: Terms) -> tuple[Page, bool]:
     """Open a frozen row and merge Twilio's record, in one commit; a complete call is frozen again by it.
 
     Returns Twilio's record and whether the row was thawed: it stays as it is if it is not frozen, or if Twilio has

@@ -17,7 +17,7 @@ from reconciler.model import Job
 from reconciler.sync.cursors import check_cursor
 from reconciler.sync.lookup import look_again, read_known
 from reconciler.sync.run import Run, Terms, Totals, run
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 from reconciler.twilio.listing import RETENTION, Listing
 
 
@@ -28,7 +28,7 @@ def warm(
     is_main: bool,
     is_alone: bool = True,
     store: Store,
-    source: Source,
+    source: Session,
     terms: Terms,
     freeze_after: timedelta,
     overlap: timedelta,

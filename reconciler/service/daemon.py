@@ -35,8 +35,7 @@ from reconciler.service.workers import Crew, Setup
 from reconciler.settings import Settings
 from reconciler.status.html_page import CONTENT_SECURITY_POLICY, read_page
 from reconciler.twilio.accounts import find_accounts, named_accounts
-from reconciler.twilio.client import Source
-from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.listing import Listing
 
 TICK: Final = 1.0  # seconds between two looks of the main thread
@@ -85,8 +84,8 @@ def serve(read_settings: Callable[[], Settings], prepare: Callable[[Settings], s
     try:
         with _patience_of(notifier):
             url = _until_prepared(lambda: prepare(settings), notifier)
-        source = Source(credentials, pacer=Pacer(settings.max_concurrency))
-        setup = Setup(settings, url, source, named_accounts(settings, credentials.account_sid))
+        client = TwilioClient.from_settings(settings)
+        setup = Setup(settings, url, client, named_accounts(settings, credentials.account_sid))
         daemon = Daemon(setup, read_settings, prepare, notifier)
         code = daemon.run()
     except KeyboardInterrupt:  # before there was anything to finish; a migration heals
@@ -277,15 +276,15 @@ class Daemon:
         # Who leads learns it by its first run of hot.
         main = setup.accounts.main
         is_told = self._lead.leads and main in setup.accounts.sids
-        if not setup.source.has_worked and not is_told and now >= self._credentials_due:
+        if not setup.client.has_worked and not is_told and now >= self._credentials_due:
             self._credentials_due = now + TRIED_AGAIN_AFTER
             try:
-                self._await(lambda: _try_credentials(setup.source, main))
+                self._await(lambda: _try_credentials(setup.client, main))
             except Retriable as exc:
                 self._twilio_trouble = str(exc)
             except ReconcilerError as exc:
                 self._end(exc)
-        if setup.source.has_worked:
+        if setup.client.has_worked:
             self._is_ready = True
             self._notifier.ready(self.health().reason)
             log.info("daemon.readied", leads=self._lead.leads)
@@ -296,7 +295,7 @@ class Daemon:
         if setup.settings.accounts != ("all",):
             return True
         try:
-            accounts = self._await(lambda: find_accounts(setup.source.for_run(_ONCE), setup.accounts.main))
+            accounts = self._await(lambda: find_accounts(setup.client.session(_ONCE), setup.accounts.main))
         except ReconcilerError as exc:
             log.error("accounts.failed", error=str(exc), hint=exc.hint)
             return not isinstance(exc, Retriable)
@@ -308,28 +307,27 @@ class Daemon:
         """Read the settings anew; one that cannot be used leaves everything as it was."""
         self._notifier.reloading()
         before = self._setup
-        source: Source | None = None
+        client: TwilioClient | None = None
         try:
             settings = self._read_settings()
-            credentials = settings.credentials()
+            client = TwilioClient.from_settings(settings)
             for name in ("twilio_account_sid", "http_listen"):
                 if getattr(settings, name) != getattr(before.settings, name):
                     raise ConfigError(f"{_name_of(name)} is another now", hint="this takes a restart")
-            source = Source(credentials, pacer=Pacer(settings.max_concurrency))
             with suppress(Retriable):  # a Twilio that is away says nothing against them
-                self._await(lambda: _try_credentials(source, before.accounts.main))
+                self._await(lambda: _try_credentials(client, before.accounts.main))
             url = before.url
             if settings.database_url != before.settings.database_url:
                 url = self._await(lambda: self._prepare(settings))
         except ReconcilerError as exc:
-            if source is not None:
-                source.close()
+            if client is not None:
+                client.close()
             log.error("configuration.refused", error=str(exc), hint=exc.hint)
         else:
             is_same = settings.accounts == before.settings.accounts
             accounts = before.accounts if is_same else named_accounts(settings, before.accounts.main)
-            self._setup = Setup(settings, url, source, accounts)
-            before.source.close()  # who still asks it opens a connection anew
+            self._setup = Setup(settings, url, client, accounts)
+            before.client.close()  # who still asks it opens a connection anew
             self._crew.forgive()
             log.info("configuration.reloaded", changed=_changed(before.settings, settings))
             if url != before.url:
@@ -376,9 +374,9 @@ class Daemon:
             return None
 
 
-def _try_credentials(source: Source, account_sid: str) -> None:
+def _try_credentials(client: TwilioClient, account_sid: str) -> None:
     """Whether Twilio accepts them, asked once."""
-    source.for_run(_ONCE).page(Listing(account_sid, page_size=1))
+    client.session(_ONCE).page(Listing(account_sid, page_size=1))
 
 
 def _name_of(field_name: str) -> str:

@@ -30,7 +30,7 @@ from reconciler.service.schedule import Due, Schedule
 from reconciler.settings import Settings
 from reconciler.sync.run import Terms, forget_counts
 from reconciler.twilio.accounts import Accounts
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import TwilioClient
 
 STALLED_AFTER: Final = timedelta(minutes=10)  # without progress; longer than any wait for Twilio or a statement
 FAILURES_ALLOWED: Final = 3  # in a row, of what no waiting heals, once it has worked
@@ -50,7 +50,7 @@ class Setup:
 
     settings: Settings
     url: str
-    source: Source
+    client: TwilioClient
     accounts: Accounts
 
 
@@ -174,7 +174,7 @@ class Crew:
             metrics.runs.labels(job.kind, means.account_sid, "skipped").inc()
             log.warning("job.skipped", why=str(exc))
         except ReconcilerError as exc:
-            self._judge(job, exc, has_worked=means.source is None or means.source.has_worked)
+            self._judge(job, exc, has_worked=means.source is None or means.source.client.has_worked)
         except Exception as exc:
             log.exception("program.failed", kind=type(exc).__name__)
 
@@ -186,7 +186,7 @@ class Crew:
         )  # fmt: skip
         source = None
         if account is not None:
-            source = setup.source.for_run(running.stop, is_bulk=kind.is_bulk, on_progress=running.progress)
+            source = setup.client.session(running.stop, is_bulk=kind.is_bulk, on_progress=running.progress)
         return Means(
             job, setup.settings, self._store(setup), terms, source, account or "", account == setup.accounts.keeper,
             setup.accounts.is_alone, is_scheduled=True,

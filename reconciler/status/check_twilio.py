@@ -13,7 +13,7 @@ from reconciler.settings import Settings
 from reconciler.status.check_line import Check, compare_clocks, failed, ok, warn
 from reconciler.times import format_duration
 from reconciler.twilio.accounts import find_accounts, named_accounts
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import PAGE_SIZE, Listing
 from reconciler.wording import counted
@@ -38,7 +38,8 @@ def check_twilio(settings: Settings) -> Iterator[Check]:
     patience = threading.Event()
     timer = threading.Timer(PATIENCE.total_seconds(), patience.set)
     timer.start()
-    source = Source(credentials, pacer=Pacer(1), stop=patience, clock=lambda: _NOT_TOLD)
+    client = TwilioClient(credentials, pacer=Pacer(1), clock=lambda: _NOT_TOLD)
+    source = client.session(patience)
     try:
         before = datetime.now(UTC)
         page = source.page(Listing(main, page_size=SAMPLE))
@@ -50,10 +51,10 @@ def check_twilio(settings: Settings) -> Iterator[Check]:
         yield _clock(page.observed_at, before, after)
     finally:
         timer.cancel()
-        source.close()
+        client.close()
 
 
-def _accounts(settings: Settings, source: Source, main: str) -> Iterator[Check]:
+def _accounts(settings: Settings, source: Session, main: str) -> Iterator[Check]:
     """Whether all accounts that are asked for can be read; nothing to say of this one alone."""
     match settings.accounts:
         case ("this",):
@@ -78,12 +79,12 @@ def _accounts(settings: Settings, source: Source, main: str) -> Iterator[Check]:
                 yield ok("accounts", f"the {len(sids):,} in RECONCILER_ACCOUNTS can be read")
 
 
-def _usage(source: Source, main: str) -> Check:
+def _usage(source: Session, main: str) -> Check:
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     try:
         source.billed_calls(main, yesterday, yesterday)
     except Refused as exc:
-        hint = "allow the key in TWILIO_API_KEY to read usage records" if source.has_key else str(exc)
+        hint = "allow the key in TWILIO_API_KEY to read usage records" if source.client.has_key else str(exc)
         return warn("usage records", "cannot be read: days are proven without them", hint)
     except ReconcilerError as exc:
         return failed("usage records", exc)

@@ -24,7 +24,7 @@ from reconciler.sync.fetch import Failed, Fetched
 from reconciler.sync.lookup import Known, ask_each
 from reconciler.sync.run import Run
 from reconciler.sync.slices import Slice
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 from reconciler.twilio.dates import parse_rfc2822
 
 SETTLED_AFTER: Final = timedelta(hours=1)  # past its end a day is proven, by Twilio's clock
@@ -79,7 +79,7 @@ class Days:
     the days that could not be compared.
     """
 
-    def __init__(self, this: Run, source: Source, account_sid: str, days: Iterable[Slice]) -> None:
+    def __init__(self, this: Run, source: Session, account_sid: str, days: Iterable[Slice]) -> None:
         self.billed: Mapping[date, int] = {}
         self.failed: list[Failed] = []
         self._this = this
@@ -168,7 +168,7 @@ class Days:
     def _ask_for(self, unlisted: set[bytes], slice_: Slice) -> bool:
         """Ask Twilio for each call, until one cannot be read; False if not all were asked."""
         wanted = [Known(call_sid, slice_.since) for call_sid in sorted(map(_unpack, unlisted))[:ASKED_AT_MOST]]
-        at_once = self._source.pacer.ceiling
+        at_once = self._source.concurrency
         for start in range(0, len(wanted), at_once):
             batch = wanted[start : start + at_once]
             errors = ask_each(self._this, self._source, self._account_sid, batch, is_bulk=True)

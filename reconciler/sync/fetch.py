@@ -32,7 +32,7 @@ from reconciler.logs import get_logger
 from reconciler.model import Page
 from reconciler.sync.slices import Slice
 from reconciler.times import midnight
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing
 
 _ENOUGH_AT_LEAST: Final = 2  # failures in a row; a single one may be a day with something that Twilio cannot tell
@@ -56,7 +56,7 @@ class Failed(NamedTuple):
 
 
 def fetch(
-    source: Source,
+    source: Session,
     slices: Iterable[Slice],
     *,
     living: Sequence[Slice] = (),
@@ -102,7 +102,7 @@ class _Reading:
     """Reads slices, `concurrency` at a time; `away` is why it gave up, if Twilio was away for all it tried last."""
 
     def __init__(
-        self, source: Source, pool: Executor, places: Mapping[str, str | None], concurrency: int, stop: threading.Event
+        self, source: Session, pool: Executor, places: Mapping[str, str | None], concurrency: int, stop: threading.Event
     ) -> None:
         self._source = source
         self._pool = pool

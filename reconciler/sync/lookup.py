@@ -25,7 +25,7 @@ from reconciler.sync.run import Run
 from reconciler.sync.slices import MARGIN, Slice
 from reconciler.sync.sweep import describe
 from reconciler.times import midnight, next_midnight
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 from reconciler.twilio.listing import PAGE_SIZE, Listing
 
 SETTLED_AFTER: Final = timedelta(minutes=5)  # by then a call that was made is known everywhere at Twilio
@@ -47,10 +47,10 @@ def read_known(this: Run, query: str, **params: object) -> list[Known]:
     return [Known(*row) for row in this.ask(_queries, query, params)]
 
 
-def look_again(this: Run, source: Source, account_sid: str, wanted: Sequence[Known]) -> None:
+def look_again(this: Run, source: Session, account_sid: str, wanted: Sequence[Known]) -> None:
     """Ask Twilio about each call of `wanted` and merge what it says; ends early when the run is stopped.
 
-    To be called after a listing of the account was answered, see `Source.call`. What could not be read is said in
+    To be called after a listing of the account was answered, see `Session.call`. What could not be read is said in
     `totals.problem`.
 
     Raises:
@@ -63,7 +63,7 @@ def look_again(this: Run, source: Source, account_sid: str, wanted: Sequence[Kno
     failed = []
     slices = _worth_listing(this, account_sid, wanted)
     if slices:
-        for item in fetch(source, slices, concurrency=source.pacer.ceiling, stop=this.stop):
+        for item in fetch(source, slices, concurrency=source.concurrency, stop=this.stop):
             if isinstance(item, Failed):
                 failed.append(item)
             else:
@@ -83,7 +83,7 @@ def look_again(this: Run, source: Source, account_sid: str, wanted: Sequence[Kno
 
 
 def ask_each(
-    this: Run, source: Source, account_sid: str, wanted: Sequence[Known], *, is_bulk: bool = False
+    this: Run, source: Session, account_sid: str, wanted: Sequence[Known], *, is_bulk: bool = False
 ) -> list[Retriable | TwilioAnswerError]:
     """Ask Twilio for each call, several at once; merge what it says, and mark gone what it does not know.
 
@@ -103,7 +103,7 @@ def ask_each(
 
     said = Page([], [], None, this.now())
     gone, errors = [], []
-    with ThreadPoolExecutor(source.pacer.ceiling, thread_name_prefix="fetch") as pool:
+    with ThreadPoolExecutor(source.concurrency, thread_name_prefix="fetch") as pool:
         for known, answer in zip(wanted, pool.map(ask, wanted), strict=True):
             if isinstance(answer, ReconcilerError):
                 errors.append(answer)

@@ -23,7 +23,7 @@ from reconciler.logs import get_logger
 from reconciler.masking import mask, redact
 from reconciler.model import FINAL, DeadLetter, Gap, Job, Page
 from reconciler.retry import retrying
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 from reconciler.twilio.records import bury_observation
 
 log = get_logger(__name__)
@@ -244,7 +244,7 @@ def run(
     *,
     account_sid: str | None,
     store: Store,
-    source: Source | None,
+    source: Session | None,
     terms: Terms,
     dry_run: bool = False,
 ) -> Iterator[Run]:

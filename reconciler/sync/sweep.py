@@ -10,7 +10,7 @@ from reconciler.sync.fetch import Failed, Fetched, fetch
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run
 from reconciler.sync.slices import Slice
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 
 
 def work_through(
@@ -19,7 +19,7 @@ def work_through(
     *,
     living: Sequence[Slice] = (),
     resume_at: Mapping[str, str | None] | None = None,
-    source: Source,
+    source: Session,
     move: Callable[[Fetched], dict[str, Any]],
     on_page: Callable[[Fetched, Merged], None] = lambda _item, _merged: None,
     on_failed: Callable[[Slice], None] = lambda _slice: None,
@@ -37,7 +37,7 @@ def work_through(
     """
     failed = []
     for item in fetch(
-        source, slices, living=living, resume_at=resume_at, concurrency=source.pacer.ceiling, stop=this.stop
+        source, slices, living=living, resume_at=resume_at, concurrency=source.concurrency, stop=this.stop
     ):
         if isinstance(item, Failed):
             failed.append(item)
@@ -58,7 +58,7 @@ def work_through_plan(
     this: Run,
     plan: Plan,
     *,
-    source: Source,
+    source: Session,
     cursor: Callable[[], dict[str, Any]],
     on_page: Callable[[Fetched, Merged], None] = lambda _item, _merged: None,
     merge: Callable[[Fetched], Merged] | None = None,
@@ -70,7 +70,7 @@ def work_through_plan(
         return cursor()
 
     return work_through(
-        this, plan.others(source.pacer.ceiling), living=plan.living(), resume_at=plan.open, source=source, move=move,
+        this, plan.others(source.concurrency), living=plan.living(), resume_at=plan.open, source=source, move=move,
         on_page=on_page, on_failed=plan.split, merge=merge,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reconciler.errors import Refused
 from reconciler.settings import Settings
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing
 
 
@@ -39,7 +39,7 @@ def named_accounts(settings: Settings, main: str) -> Accounts:
     return Accounts(main, tuple(dict.fromkeys(settings.accounts)))
 
 
-def find_accounts(source: Source, main: str) -> Accounts:
+def find_accounts(source: Session, main: str) -> Accounts:
     """The account of the credentials and its subaccounts, without the closed ones: Twilio shows nothing of them.
 
     Raises:
@@ -48,7 +48,7 @@ def find_accounts(source: Source, main: str) -> Accounts:
 
     """
     others = sorted(account.sid for account in source.accounts() if account.status != "closed" and account.sid != main)
-    if others and source.has_key:
+    if others and source.client.has_key:
         # A main key lists them and reads none: said once, and not by each of them.
         try:
             source.page(Listing(others[0], page_size=1))

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from copy import copy
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, TypeVar
 from urllib.parse import urlencode
@@ -38,11 +38,11 @@ from reconciler.errors import (
 from reconciler.logs import get_logger
 from reconciler.model import Page
 from reconciler.retry import retrying
-from reconciler.settings import Credentials
+from reconciler.settings import Credentials, Settings
 from reconciler.twilio.account_records import Account, decode_accounts, decode_usage
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.dates import parse_rfc2822
-from reconciler.twilio.listing import API_PATH, Listing, own_path
+from reconciler.twilio.listing import API_PATH, PAGE_SIZE, Listing, own_path
 from reconciler.twilio.records import decode_call, decode_page
 from reconciler.twilio.transport import Answer, Transport
 
@@ -54,8 +54,102 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 
-class Source:
-    """Fetches from Twilio; safe to use from several threads. Counts what it did.
+class TwilioClient:
+    """What all runs share of the way to Twilio: credentials, connections and concurrency.
+
+    Safe to use from several threads. A run asks through a `Session` of its own.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        pacer: Pacer,
+        transport: Transport | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        page_size: int = PAGE_SIZE,
+    ) -> None:
+        # The SDK's own rule turns region and edge into a host name.
+        self._base = credentials.base_url or _sdk_client(credentials, None).get_hostname(_API)
+        self._transport = transport or Transport(self._base, connections=pacer.ceiling)
+        self._sdk = _sdk_client(credentials, self._transport)
+        self.pacer = pacer
+        self.clock = clock
+        self.page_size = page_size  # calls, of the largest page that is asked for
+        self._account_sid = credentials.account_sid
+        self.has_key = credentials.username != credentials.account_sid  # an API key's, which reads one account
+        self._has_worked = threading.Event()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> TwilioClient:
+        """The client that the settings describe.
+
+        Raises:
+            ConfigError: credentials are missing.
+
+        """
+        return cls(settings.credentials(), pacer=Pacer(settings.max_concurrency))
+
+    def session(
+        self,
+        stop: threading.Event | None = None,
+        *,
+        is_bulk: bool = False,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> Session:
+        """A session for one run: `stop` ends its waits.
+
+        Bulk work leaves a share of the concurrency to other sessions. `on_progress` is called before each request and
+        after each answer.
+        """
+        return Session(self, stop or threading.Event(), is_bulk=is_bulk, on_progress=on_progress)
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether Twilio accepted these credentials at least once."""
+        return self._has_worked.is_set()
+
+    def close(self) -> None:
+        """Close the connections to Twilio. A session that asks again opens new ones."""
+        self._transport.close()
+
+    def get(self, path: str) -> Answer:
+        """One request, without repeats.
+
+        Raises:
+            ReconcilerError: what the answer means for the caller, if it is not the one asked for.
+
+        """
+        answer = self._sdk.request("GET", self._base + path)
+        assert isinstance(answer, Answer)
+        return answer
+
+    def accept(self) -> None:
+        """Note that Twilio accepted the credentials."""
+        self._has_worked.set()
+
+    def judge(self, answer: Answer, path: str) -> ReconcilerError | None:
+        """What an answer means for us; where credentials would always be refused, the setting that is to blame."""
+        is_foreign = not path.startswith(f"{API_PATH}/{self._account_sid}/")
+        if is_foreign and self.has_key and answer.status_code in (401, 403, 404):
+            asked = "list accounts" if path.startswith(f"{API_PATH}.json") else "read another account than its own"
+            return Refused(
+                f"the key in TWILIO_API_KEY cannot {asked} (HTTP {answer.status_code}): set TWILIO_AUTH_TOKEN instead",
+                hint="the auth token of the main account reads its subaccounts, an API key never does; with "
+                "RECONCILER_ACCOUNTS=this its own account is enough",
+            )
+        return _meaning(answer, now=self.said_at(answer), worked_before=self.has_worked, is_foreign=is_foreign)
+
+    def said_at(self, answer: Answer) -> datetime:
+        """The response's `Date` on Twilio's clock; ours if a proxy dropped it."""
+        try:
+            return parse_rfc2822(answer.headers["Date"])
+        except (KeyError, ValueError):
+            return self.clock().replace(microsecond=0)
+
+
+class Session:
+    """One run's way to Twilio, with counts of its own; safe to use from several threads.
 
     Raises, from every method:
         Refused: credentials or permissions; NotFound, one of them, if there is no such thing to be seen.
@@ -66,27 +160,9 @@ class Source:
     """
 
     def __init__(
-        self,
-        credentials: Credentials,
-        *,
-        pacer: Pacer,
-        stop: threading.Event | None = None,
-        is_bulk: bool = False,
-        transport: Transport | None = None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        self, client: TwilioClient, stop: threading.Event, *, is_bulk: bool, on_progress: Callable[[], None]
     ) -> None:
-        # The SDK's own rule turns region and edge into a host name.
-        self._base = credentials.base_url or _client(credentials, None).get_hostname(_API)
-        self._transport = transport or Transport(self._base, connections=pacer.ceiling)
-        self._client = _client(credentials, self._transport)
-        self.pacer = pacer
-        self._clock = clock
-        self._account_sid = credentials.account_sid
-        self.has_key = credentials.username != credentials.account_sid  # an API key's, which reads one account
-        self._has_worked = threading.Event()  # for any of those that share these credentials
-        self._begin(stop or threading.Event(), is_bulk=is_bulk)
-
-    def _begin(self, stop: threading.Event, *, is_bulk: bool, on_progress: Callable[[], None] = lambda: None) -> None:
+        self.client = client
         self._is_bulk = is_bulk
         self._on_progress = on_progress
         self._retrying = retrying(stop, before_sleep=self._announce)
@@ -95,29 +171,22 @@ class Source:
         self.retries = 0
         self.throttles = 0
 
-    def for_run(
-        self, stop: threading.Event, *, is_bulk: bool = False, on_progress: Callable[[], None] = lambda: None
-    ) -> Source:
-        """The same door to Twilio, with counts of its own and its waits ended by `stop`.
-
-        What is `is_bulk` leaves a share of the concurrency to what is not. `on_progress` is told of each answer, and
-        of each that failed to come.
-        """
-        source = copy(self)
-        source._begin(stop, is_bulk=is_bulk, on_progress=on_progress)
-        return source
+    @property
+    def concurrency(self) -> int:
+        """The most requests that are sent at once."""
+        return self.client.pacer.ceiling
 
     @property
-    def has_worked(self) -> bool:
-        """Whether Twilio accepted these credentials at least once."""
-        return self._has_worked.is_set()
+    def page_size(self) -> int:
+        """Calls, of the largest page that is asked for."""
+        return self.client.page_size
 
     def page(self, listing: Listing, path: str | None = None) -> Page:
         """The first page of `listing`, or the one that `path` (from the page before) names."""
-        path = path or listing.path
+        path = path or replace(listing, page_size=min(listing.page_size, self.page_size)).path
 
         def read(answer: Answer) -> Page:
-            page = decode_page(answer.body, observed_at=self._said_at(answer))
+            page = decode_page(answer.body, observed_at=self.client.said_at(answer))
             if not listing.holds(page.observations):
                 raise FilterIgnored("Twilio's answer holds calls that were not asked for: a filter was ignored")
             return page._replace(next_uri=listing.next_path(page.next_uri, after=path)) if page.next_uri else page
@@ -132,7 +201,7 @@ class Source:
         """
 
         def read(answer: Answer) -> Page:
-            page = decode_call(answer.body, observed_at=self._said_at(answer))
+            page = decode_call(answer.body, observed_at=self.client.said_at(answer))
             if any(observation.call_sid != call_sid for observation in page.observations):
                 raise TwilioAnswerError(f"Twilio answered with another call than {call_sid}")
             return page
@@ -140,7 +209,7 @@ class Source:
         try:
             return self._fetch(f"{API_PATH}/{account_sid}/Calls/{call_sid}.json", read)
         except NotFound:
-            return Page([], [], None, self._clock())
+            return Page([], [], None, self.client.clock())
 
     def billed_calls(self, account_sid: str, first: date, last: date) -> dict[date, int]:
         """How many calls Twilio's usage records count for each UTC day from `first` to `last`, without subaccounts.
@@ -171,37 +240,32 @@ class Source:
             path = own_path(next_uri, resource=f"{API_PATH}.json", after=path) if next_uri else None
         return accounts
 
-    def close(self) -> None:
-        """Close the connections to Twilio."""
-        self._transport.close()
-
     def _fetch(self, path: str, read: Callable[[Answer], T]) -> T:
         """Ask until `read` makes sense of the answer, or no repeat helps."""
         return self._retrying.copy()(lambda: read(self._get(path)))
 
     def _get(self, path: str) -> Answer:
-        with self.pacer.slot(is_bulk=self._is_bulk) as ticket:
+        with self.client.pacer.slot(is_bulk=self._is_bulk) as ticket:
             with self._counts:
                 self.requests += 1
             started = time.monotonic()
             try:
                 self._on_progress()
-                answer = self._client.request("GET", self._base + path)
+                answer = self.client.get(path)
             except ReconcilerError:
                 metrics.requests.labels("failed").inc()
                 raise
             self._on_progress()
-            assert isinstance(answer, Answer)
             metrics.request_seconds.observe(time.monotonic() - started)
-            error = self._judge(answer, path)
+            error = self.client.judge(answer, path)
             if isinstance(error, RateLimited):
                 with self._counts:
                     self.throttles += 1
-                self.pacer.throttled(ticket)
+                self.client.pacer.throttled(ticket)
                 metrics.requests.labels("throttled").inc()
                 log.warning(
                     "twilio.throttled",
-                    concurrency=self.pacer.limit,
+                    concurrency=self.client.pacer.limit,
                     retry_after_seconds=None if error.retry_after is None else error.retry_after.total_seconds(),
                     twilio_request_id=answer.headers.get("Twilio-Request-Id"),
                 )
@@ -210,29 +274,9 @@ class Source:
             if error is not None:
                 raise error
             metrics.requests.labels("answered").inc()
-            self._has_worked.set()
-            self.pacer.succeeded(ticket)
+            self.client.accept()
+            self.client.pacer.succeeded(ticket)
             return answer
-
-    def _judge(self, answer: Answer, path: str) -> ReconcilerError | None:
-        """What an answer means for us; where credentials would always be refused, the setting that is to blame."""
-        is_foreign = not path.startswith(f"{API_PATH}/{self._account_sid}/")
-        if is_foreign and self.has_key and answer.status_code in (401, 403, 404):
-            asked = "list accounts" if path.startswith(f"{API_PATH}.json") else "read another account than its own"
-            return Refused(
-                f"the key in TWILIO_API_KEY cannot {asked} (HTTP {answer.status_code}): set TWILIO_AUTH_TOKEN instead",
-                hint="the auth token of the main account reads its subaccounts, an API key never does; with "
-                "RECONCILER_ACCOUNTS=this its own account is enough",
-            )
-        worked_before = self._has_worked.is_set()
-        return _judge(answer, now=self._said_at(answer), worked_before=worked_before, is_foreign=is_foreign)
-
-    def _said_at(self, answer: Answer) -> datetime:
-        """The response's `Date` on Twilio's clock; ours if a proxy dropped it."""
-        try:
-            return parse_rfc2822(answer.headers["Date"])
-        except (KeyError, ValueError):
-            return self._clock().replace(microsecond=0)
 
     def _announce(self, error: Retriable, attempt: int, wait: float) -> None:
         with self._counts:
@@ -241,7 +285,7 @@ class Source:
         log.warning("twilio.retried", error=str(error), attempt=attempt, wait_seconds=round(wait, 3))
 
 
-def _client(credentials: Credentials, transport: Transport | None) -> Client:
+def _sdk_client(credentials: Credentials, transport: Transport | None) -> Client:
     return Client(
         credentials.username,
         credentials.secret,
@@ -255,7 +299,7 @@ def _client(credentials: Credentials, transport: Transport | None) -> Client:
     )
 
 
-def _judge(answer: Answer, *, now: datetime, worked_before: bool, is_foreign: bool) -> ReconcilerError | None:
+def _meaning(answer: Answer, *, now: datetime, worked_before: bool, is_foreign: bool) -> ReconcilerError | None:
     """What an answer means for us (https://www.twilio.com/docs/usage/twilios-response, docs/api/errors)."""
     status = answer.status_code
     if status == 200:

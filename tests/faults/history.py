@@ -41,7 +41,7 @@ from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, listing, viewer
 from reconciler.simulator.webhooks import Delivery, Webhook
 from reconciler.sync.run import Terms, Totals
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from tests.bench.servers import database
 from tests.faults.lives import ACCOUNTS, SPAN, START, History, Step, deliveries, draw
@@ -138,8 +138,8 @@ class World:
         self._arriving = deliveries(account, history.lives)
         self.watch = Watch(ground.conn, account, self.clock, self._settings, is_alone=history.is_alone)
         credentials = Credentials(account.sid, account.sid, TOKEN, base_url=ground.twilio.base_url)
-        self._source = Source(credentials, pacer=Pacer(3), clock=self.clock.now)
-        stack.callback(self._source.close)
+        self._client = TwilioClient(credentials, pacer=Pacer(3), clock=self.clock.now)
+        stack.callback(self._client.close)
 
     def live(self) -> None:
         """All steps, then quiet: two hours, and the day in which deadlines pass.
@@ -261,7 +261,7 @@ class World:
             self._depth -= 1
 
     def _run(self, step: Step, store: Store, terms: Terms) -> Totals:
-        source = self._source.for_run(terms.stop, is_bulk=step.kind in ("cold", "backfill"))
+        source = self._client.session(terms.stop, is_bulk=step.kind in ("cold", "backfill"))
         match step.kind:
             case "backfill":
                 now = self.clock.now()

@@ -38,7 +38,7 @@ from reconciler.simulator.listing import list_calls
 from reconciler.simulator.messages import Answer, Request
 from reconciler.sync import plan, slices
 from reconciler.sync.run import Terms
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.transport import Transport
 from tests.bench.servers import server
@@ -186,17 +186,17 @@ def one_backfill(
     stop = threading.Event()
     now = twilio.clock.now()
     window = Window(ACCOUNT, now - timedelta(days=DAYS + 1), now, {"since": "8d", "until": None})
-    source = Source(
+    client = TwilioClient(
         Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=_WatchedPacer(CONCURRENCY, sent),
-        stop=stop, transport=_WatchedTransport(twilio, sent), clock=our_clock,
+        transport=_WatchedTransport(twilio, sent), clock=our_clock,
     )  # fmt: skip
     try:
         with Store(database_url, rules=Rules()) as store:
             return backfill(
-                window, source=source, store=store, watcher=_Nobody(), terms=Terms(stop, our_clock)
+                window, source=client.session(stop), store=store, watcher=_Nobody(), terms=Terms(stop, our_clock)
             ).exit_code
     finally:
-        source.close()
+        client.close()
 
 
 class _Nobody:

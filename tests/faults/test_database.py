@@ -37,7 +37,7 @@ from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.sync import slices
 from reconciler.sync.run import Terms
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from tests.database.merge.conftest import ORIGIN, T0, make_observation
 from tests.equality import differences, doubled_events, records_of
@@ -111,11 +111,11 @@ class Work:
         terms = Terms(stop, lambda: NOW, on_progress=self._progressed)
         window = Window(ACCOUNT, NOW - timedelta(days=4), NOW, {"since": "4d", "until": None})
         credentials = Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=base)
-        with closing(Source(credentials, pacer=Pacer(4), stop=stop, clock=lambda: NOW)) as source:
-            self._until_done(lambda store: backfill(window, source=source, store=store, watcher=_Nobody(), terms=terms))
+        with closing(TwilioClient(credentials, pacer=Pacer(4), clock=lambda: NOW)) as client:
+            self._until_done(lambda store: backfill(window, source=client.session(stop), store=store, watcher=_Nobody(), terms=terms))
             for name, kind in KINDS.items():
                 job = job_of(name, ACCOUNT if kind.asks_twilio else None, main=ACCOUNT)
-                of = partial(Means, job, settings, terms=terms, source=source.for_run(stop), account_sid=ACCOUNT)
+                of = partial(Means, job, settings, terms=terms, source=client.session(stop), account_sid=ACCOUNT)
                 self._until_done(lambda store, kind=kind, of=of: kind.work(of(store=store)))
 
     def _progressed(self) -> None:

@@ -38,7 +38,7 @@ from reconciler.status.check_database import check_schema
 from reconciler.status.check_line import Check, Severity
 from reconciler.sync.run import Terms
 from reconciler.twilio.account_records import Account
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import Listing
 from tests.equality import differences, records_of
@@ -81,12 +81,10 @@ def elsewhere() -> Iterator[SimulatedTwilio]:
 
 
 @pytest.fixture
-def source(twilio: SimulatedTwilio, quick_retries: None) -> Iterator[Source]:
-    source = Source(
-        Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=Pacer(2), stop=threading.Event()
-    )
-    yield source
-    source.close()
+def source(twilio: SimulatedTwilio, quick_retries: None) -> Iterator[Session]:
+    client = TwilioClient(Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=Pacer(2))
+    yield client.session()
+    client.close()
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +183,16 @@ def test_no_repr_holds_a_secret(source, database_url):
     """Of whatever we make and hand on: settings, credentials, the source and its parts, a store, a connection."""
     url = f"postgresql://me:{PASSWORD}@db.example/calls"
     settings = Settings.read({"DATABASE_URL": url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN})
-    parts = [settings, settings.credentials(), source, source._client, source._transport, Store(url), source.accounts()]
+    parts = [
+        settings,
+        settings.credentials(),
+        source,
+        source.client,
+        source.client._sdk,
+        source.client._transport,
+        Store(url),
+        source.accounts(),
+    ]
     with db.connect(make_conninfo(database_url, password=PASSWORD), purpose="test") as conn:
         parts += [conn, conn.info]
         assert leaks("".join(f"{part!r} {part!s}" for part in parts)) == []
@@ -346,13 +353,15 @@ def run_everything(url: str, twilio: SimulatedTwilio) -> None:
     with ExitStack() as stack:
         prepare_schema(url, migrate=True)
         stop = threading.Event()
-        source = Source(
-            Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=Pacer(2), stop=stop, clock=clock
+        client = TwilioClient(
+            Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=Pacer(2), clock=clock
         )
-        stack.callback(source.close)
+        stack.callback(client.close)
         store = stack.enter_context(Store(url, channel="calls"))
         window = Window(ACCOUNT, clock() - timedelta(days=2), clock(), {"since": "2d", "until": None})
-        summary = backfill(window, source=source, store=store, watcher=_Nobody(), terms=Terms(stop, clock))
+        summary = backfill(
+            window, source=client.session(stop), store=store, watcher=_Nobody(), terms=Terms(stop, clock)
+        )
         assert summary.exit_code in (ExitCode.DONE, ExitCode.UNRECONCILED)
         work_inbox(store, terms=Terms(clock=clock), grace=timedelta(0))
 

@@ -24,7 +24,7 @@ from reconciler.settings import Credentials
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.journal import Entry
 from reconciler.sync.run import Terms, Totals
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.records import read_record
 from tests.equality import differences, records_of
@@ -210,15 +210,15 @@ class World:
     @contextmanager
     def _means(
         self, concurrency: int, *, key: tuple[str, str] = (ACCOUNT, TOKEN), is_bulk: bool = False
-    ) -> Iterator[tuple[Store, Source]]:
+    ) -> Iterator[tuple[Store, Session]]:
         self.twilio.requests.clear()
         credentials = Credentials(ACCOUNT, *key, base_url=self.twilio.base_url)
-        source = Source(credentials, pacer=Pacer(concurrency), clock=self.now).for_run(self.stop, is_bulk=is_bulk)
+        client = TwilioClient(credentials, pacer=Pacer(concurrency), clock=self.now)
         try:
             with Store(self.database_url, rules=Rules(freeze_after=FREEZE_AFTER)) as store:
-                yield store, source
+                yield store, client.session(self.stop, is_bulk=is_bulk)
         finally:
-            source.close()
+            client.close()
 
 
 def question(entry: Entry) -> str:

@@ -25,7 +25,7 @@ from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, Delivery, webhooks
 from reconciler.sync.run import Terms
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import PAGE_SIZE
 from tests.bench.servers import database
@@ -76,16 +76,18 @@ def live(conn: db.Connection, url: str, *, calls: int, minutes: float, seed: int
     settings = Settings.read({})
     requests, in_the_hour = Counter[str](), Counter[str]()
     with SimulatedTwilio([account], clock=clock) as twilio, Store(url, rules=Rules()) as store:
-        source = Source(Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=Pacer(4), clock=clock.now)
+        client = TwilioClient(
+            Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=Pacer(4), clock=clock.now
+        )
 
         def run(kind: str) -> None:
             terms = Terms(clock=clock.now)
-            mine = source.for_run(terms.stop)
+            mine = client.session(terms.stop)
             means = Means(Job(kind), settings, store, terms, mine, ACCOUNT, is_scheduled=True)
             KINDS[kind].work(means)
             requests[kind] += mine.requests
 
-        with closing(source):
+        with closing(client):
             for minute in range(int(minutes) + TALKING):
                 for _ in range(2):
                     clock.advance(timedelta(seconds=30))

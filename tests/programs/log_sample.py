@@ -28,7 +28,7 @@ from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.messages import Answer
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.sync.run import Terms
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from tests.bench.servers import database
 
@@ -79,16 +79,16 @@ def tell(conn: db.Connection, url: str, out: TextIO) -> None:
     credentials = Credentials(ACCOUNT, ACCOUNT, TOKEN)
     settings = Settings.read({})
     with SimulatedTwilio([account], clock=clock) as twilio, Store(url, rules=Rules()) as store:
-        source = Source(credentials._replace(base_url=twilio.base_url), pacer=Pacer(8), clock=clock.now)
+        client = TwilioClient(credentials._replace(base_url=twilio.base_url), pacer=Pacer(8), clock=clock.now)
 
         def run(kind: str) -> None:
             terms = Terms(clock=clock.now, retry_at=lambda: clock.now() + KINDS[kind].interval(settings))
-            asked = source.for_run(terms.stop) if KINDS[kind].asks_twilio else None
+            asked = client.session(terms.stop) if KINDS[kind].asks_twilio else None
             means = Means(Job(kind), settings, store, terms, asked, ACCOUNT, is_scheduled=True)
             with suppress(ReconcilerError):  # it is in the log
                 KINDS[kind].work(means)
 
-        with closing(source):
+        with closing(client):
             logs.configure(form="json", level="critical", pii="masked")
             for kind in ("cold", "hot", "warm", "freeze"):
                 run(kind)

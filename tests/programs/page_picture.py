@@ -24,7 +24,7 @@ from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.status import snapshot as report
 from reconciler.status.html_page import render
 from reconciler.sync.run import Terms
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from tests.bench.servers import database
 
@@ -54,17 +54,17 @@ def live(conn: db.Connection, url: str) -> str:
     settings = Settings.read({})
     with SimulatedTwilio([account], clock=clock) as twilio, Store(url, rules=Rules()) as store:
         signed = Credentials(account.sid, account.sid, TOKEN, base_url=twilio.base_url)
-        source = Source(signed, pacer=Pacer(4), clock=clock.now)
+        client = TwilioClient(signed, pacer=Pacer(4), clock=clock.now)
 
         def run(kind: str, *accounts: SimulatedAccount) -> None:
             for of in accounts or (account,):
                 job = job_of(kind, of.sid, main=account.sid)
                 terms = Terms(clock=clock.now)
                 is_main = of is account
-                mine = source.for_run(terms.stop)
+                mine = client.session(terms.stop)
                 KINDS[kind].work(Means(job, settings, store, terms, mine, of.sid, is_main, is_alone=False))
 
-        with closing(source):
+        with closing(client):
             run("cold", account, branch)
             step = 0
             while clock.now() < LAST:

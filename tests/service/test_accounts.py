@@ -24,7 +24,7 @@ from reconciler.service.workers import Setup
 from reconciler.settings import Settings
 from reconciler.simulator import Fault
 from reconciler.twilio.accounts import named_accounts
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from tests.equality import differences, doubled_events, records_of
 
@@ -172,9 +172,9 @@ def daemon_of_all(twilio, accounts, database_url, monkeypatch) -> Iterator[Simpl
         "DATABASE_URL": database_url, "RECONCILER_HOT_INTERVAL": "1s", "RECONCILER_ACCOUNTS": "all",
         "RECONCILER_WARM_INTERVAL": "1d",
     })  # fmt: skip
-    source = Source(settings.credentials(), pacer=Pacer(4))
+    client = TwilioClient(settings.credentials(), pacer=Pacer(4))
     with structlog.testing.capture_logs() as log:
-        setup = Setup(settings, database_url, source, named_accounts(settings, ACCOUNT))
+        setup = Setup(settings, database_url, client, named_accounts(settings, ACCOUNT))
         daemon = Daemon(setup, lambda: settings, lambda _: database_url, Silent())
         thread = threading.Thread(target=daemon.run)
         thread.start()
@@ -182,7 +182,7 @@ def daemon_of_all(twilio, accounts, database_url, monkeypatch) -> Iterator[Simpl
         daemon._on_signal(signal.SIGTERM, None)
         thread.join(20)
         assert not thread.is_alive()
-    source.close()
+    client.close()
 
 
 def test_a_new_subaccount_is_looked_after_without_a_restart(daemon_of_all, account, conn):

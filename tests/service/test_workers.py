@@ -24,7 +24,7 @@ from reconciler.settings import Settings
 from reconciler.simulator import Fault
 from reconciler.sync.run import Totals, run
 from reconciler.twilio.accounts import Accounts
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 
 from .conftest import ACCOUNT, TOKEN, eventually
@@ -51,10 +51,10 @@ def setup(twilio, database_url) -> Iterator[Setup]:
         "TWILIO_BASE_URL": twilio.base_url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN,
         "DATABASE_URL": database_url, "RECONCILER_HOT_INTERVAL": "1s",
     })  # fmt: skip
-    source = Source(settings.credentials(), pacer=Pacer(4))
-    yield Setup(settings, database_url, source, Accounts(ACCOUNT, (ACCOUNT,)))
+    client = TwilioClient(settings.credentials(), pacer=Pacer(4))
+    yield Setup(settings, database_url, client, Accounts(ACCOUNT, (ACCOUNT,)))
     twilio.faults.clear()
-    source.close()
+    client.close()
 
 
 @pytest.fixture

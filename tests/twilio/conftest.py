@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from reconciler import retry
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, FaultPlan, SimulatedAccount, SimulatedTwilio
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import Listing
 from reconciler.twilio.transport import Transport
@@ -65,32 +65,31 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make_source(account: SimulatedAccount) -> Iterator[Callable[..., Source]]:
+def make_source(account: SimulatedAccount) -> Iterator[Callable[..., Session]]:
     """Makes sources that are closed with the test; `timeouts` are those of reading and of the whole answer."""
     with ExitStack() as stack:
 
         def make(
             base_url: str, *, limit: int = 4, timeouts: tuple[float, float] | None = None,
             stop: threading.Event | None = None, credentials: dict[str, Any] | None = None, **options: Any,
-        ) -> Source:  # fmt: skip
+        ) -> Session:  # fmt: skip
             signed = {"account_sid": account.sid, "username": account.sid, "secret": TOKEN, "base_url": base_url}
             if timeouts is not None:
                 read, total = timeouts
                 options["transport"] = Transport(base_url, connections=limit, read_timeout=read, total_timeout=total)
-            source = Source(
+            client = TwilioClient(
                 Credentials(**signed | (credentials or {})),
                 pacer=options.pop("pacer", None) or Pacer(limit),
-                stop=stop,
                 **options,
             )  # fmt: skip
-            stack.callback(source.close)
-            return source
+            stack.callback(client.close)
+            return client.session(stop)
 
         yield make
 
 
 @pytest.fixture
-def source(make_source: Callable[..., Source], twilio: SimulatedTwilio) -> Source:
+def source(make_source: Callable[..., Session], twilio: SimulatedTwilio) -> Session:
     """A source that asks `twilio` as the account."""
     return make_source(twilio.base_url)
 

@@ -31,7 +31,7 @@ from reconciler.settings import Credentials
 from reconciler.simulator import Fault, SimulatedAccount, SimulatedTwilio, Switches
 from reconciler.simulator.listing import list_calls
 from reconciler.simulator.messages import Answer
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import Listing
 
@@ -48,7 +48,7 @@ def whole_log(account: SimulatedAccount, twilio: SimulatedTwilio) -> Fault:
     return instead(list_calls(account, [("PageSize", "1000")], twilio.clock.now(), Switches()))
 
 
-def sids(source: Source, listing: Listing) -> list[str]:
+def sids(source: Session, listing: Listing) -> list[str]:
     """The SIDs of a whole listing, in order."""
     found, path = [], None
     while True:
@@ -133,10 +133,10 @@ def test_the_account_reads_its_subaccounts(make_source, twilio, account):
 )
 def test_region_and_edge_make_the_host(account, region, edge, host):
     """By the SDK's own rule, and it stays so when a request is made: no request is needed to know."""
-    source = Source(Credentials(account.sid, account.sid, "token", region, edge), pacer=Pacer(1))
-    assert host == source._base
-    assert f"{host}/2010-04-01" == source._client.get_hostname(f"{host}/2010-04-01")
-    source.close()
+    client = TwilioClient(Credentials(account.sid, account.sid, "token", region, edge), pacer=Pacer(1))
+    assert host == client._base
+    assert f"{host}/2010-04-01" == client._sdk.get_hostname(f"{host}/2010-04-01")
+    client.close()
 
 
 def test_the_sdk_reads_nothing_from_the_environment(monkeypatch, make_source, twilio, listing):
@@ -145,8 +145,8 @@ def test_the_sdk_reads_nothing_from_the_environment(monkeypatch, make_source, tw
         monkeypatch.setenv(f"TWILIO_{name}", "elsewhere")
     source = make_source(twilio.base_url)
     assert 10 == len(source.page(listing).observations)
-    assert (None, None) == (source._client.region, source._client.edge)
-    default = Source(Credentials("AC", "AC", "token"), pacer=Pacer(1))
+    assert (None, None) == (source.client._sdk.region, source.client._sdk.edge)
+    default = TwilioClient(Credentials("AC", "AC", "token"), pacer=Pacer(1))
     assert "https://api.twilio.com" == default._base
     default.close()
     assert "elsewhere" == os.environ["TWILIO_REGION"]
@@ -203,7 +203,7 @@ def test_the_transport_refuses_other_hosts_before_sending(source, twilio, elsewh
     port = twilio.base_url.rpartition(":")[2]
     for uri in (elsewhere.base_url, f"https://127.0.0.1:{port}/", f"http://localhost:{port}/", "http://127.0.0.1/"):
         with pytest.raises(TwilioAnswerError, match="refused to send credentials"):
-            source._transport.request("GET", uri, auth=("user", "secret"))
+            source.client._transport.request("GET", uri, auth=("user", "secret"))
     assert 0 == len(twilio.requests)
 
 
@@ -631,7 +631,7 @@ def test_a_burst_of_429_halves_the_concurrency_once(make_source, twilio, plan, l
     pacer = Pacer(8)
     source = make_source(twilio.base_url, pacer=pacer, limit=8)
     together = threading.Barrier(4, timeout=5)
-    inner = source._client.request
+    inner = source.client._sdk.request
 
     def at_once(*args: object) -> object:
         answer = inner(*args)
@@ -639,7 +639,7 @@ def test_a_burst_of_429_halves_the_concurrency_once(make_source, twilio, plan, l
             together.wait()
         return answer
 
-    source._client.request = at_once
+    source.client._sdk.request = at_once
     plan.next(*[Fault.too_many_requests()] * 4)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: source.page(listing), range(4)))

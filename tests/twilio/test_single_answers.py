@@ -201,20 +201,20 @@ def test_the_tokens_that_come_with_accounts_are_seen_nowhere(source, account, pl
 
 def test_each_run_has_counts_of_its_own(source, listing, plan):
     """The pacing is everybody's."""
-    one, other = source.for_run(threading.Event()), source.for_run(threading.Event())
+    one, other = source.client.session(threading.Event()), source.client.session(threading.Event())
     plan.next(Fault.too_many_requests())
     one.page(listing)
     other.page(listing)
     counts = [(each.requests, each.retries, each.throttles) for each in (one, other, source)]
     assert [(2, 1, 1), (1, 0, 0), (0, 0, 0)] == counts
-    assert one.pacer is other.pacer is source.pacer
+    assert one.client is other.client is source.client
 
 
 def test_credentials_that_worked_for_one_run_are_only_doubted_in_another(source, listing, plan):
     """A passing 401 is asked again, whoever was answered before."""
-    source.for_run(threading.Event()).page(listing)
+    source.client.session(threading.Event()).page(listing)
     plan.next(Fault.unauthorized())
-    assert 10 == len(source.for_run(threading.Event()).page(listing).observations)
+    assert 10 == len(source.client.session(threading.Event()).page(listing).observations)
 
 
 def test_bulk_work_leaves_a_place_to_the_rest(make_source, twilio, account, listing, plan):
@@ -222,12 +222,12 @@ def test_bulk_work_leaves_a_place_to_the_rest(make_source, twilio, account, list
     living = Listing(account.sid, status=Status.IN_PROGRESS)
     source = make_source(twilio.base_url, limit=4)
     plan.when(lambda request: request.param("Status") is None, Fault.hang())
-    bulk = source.for_run(threading.Event(), is_bulk=True)
+    bulk = source.client.session(threading.Event(), is_bulk=True)
     with ThreadPoolExecutor(6) as pool:
         pages = [pool.submit(bulk.page, listing) for _ in range(6)]
         assert plan.wait_until_hanging(3)
         for _ in range(5):
-            assert [] == source.for_run(threading.Event()).page(living).observations
+            assert [] == source.client.session(threading.Event()).page(living).observations
         assert 3 == plan.hanging
         plan.clear()
         assert [10] * 6 == [len(page.result(timeout=30).observations) for page in pages]

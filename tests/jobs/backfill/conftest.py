@@ -18,7 +18,7 @@ from reconciler.jobs.backfill import Summary, Window, backfill, job_name
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.sync.run import Terms
-from reconciler.twilio.client import Source
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.transport import Transport
 from tests.equality import differences, records_of
@@ -70,17 +70,15 @@ class World:
         window = Window(account_sid, now - timedelta(days=days), until or now, {"since": since, "until": None})
         credentials = Credentials(account_sid, account_sid, "token-of-the-account", base_url=self.twilio.base_url)
         transport = Transport(self.twilio.base_url, connections=concurrency, read_timeout=read_timeout)
-        source = Source(
-            credentials, pacer=Pacer(concurrency), stop=self.stop, transport=transport, clock=self.clock.now
-        )
+        client = TwilioClient(credentials, pacer=Pacer(concurrency), transport=transport, clock=self.clock.now)
         try:
             with Store(self.database_url, rules=Rules(**rules)) as store:
                 return backfill(
-                    window, source=source, store=store, watcher=self.watched, dry_run=dry_run,
+                    window, source=client.session(self.stop), store=store, watcher=self.watched, dry_run=dry_run,
                     terms=Terms(self.stop, self.clock.now),
                 )  # fmt: skip
         finally:
-            source.close()
+            client.close()
 
     def differences(self) -> list[str]:
         """What is not as Twilio says now."""
