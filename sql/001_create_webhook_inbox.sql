@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS twilio_webhook_inbox (
     payload           jsonb NOT NULL,
     received_at       timestamptz DEFAULT now(),
     processed_at      timestamptz,
-    processing_status text NOT NULL DEFAULT 'pending'   -- pending → processing → completed / failed → dead_letter
+    processing_status text NOT NULL DEFAULT 'pending'   -- pending -> processing -> completed / failed -> dead_letter
         CHECK (processing_status IN ('pending', 'processing', 'completed', 'failed', 'dead_letter')),
     error             text,
     retry_count       integer NOT NULL DEFAULT 0

@@ -35,6 +35,19 @@ CONNECT_TIMEOUT = timedelta(seconds=10)
 STATEMENT_TIMEOUT = timedelta(minutes=5)
 LOCK_TIMEOUT = timedelta(seconds=30)
 
+# PostgreSQL looks in pg_catalog first unless search_path names it: no name of PostgreSQL's can be hidden.
+# It looks in pg_temp first as well, and for tables only; named last, a temporary table hides none of ours
+# (https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-SEARCH-PATH). Where search_path names no
+# schema that exists, it stays as it is and `migrate` says so.
+_PIN_SEARCH_PATH: Final = """
+SELECT pg_catalog.set_config(
+    'search_path', pg_catalog.string_agg(pg_catalog.quote_ident(name), ', ' ORDER BY place) || ', pg_temp', false
+)
+FROM pg_catalog.unnest(pg_catalog.current_schemas(false)::text[]) WITH ORDINALITY AS s (name, place)
+WHERE name <> 'pg_catalog' AND name !~ '^pg_temp_'
+HAVING pg_catalog.count(*) > 0
+"""
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 # SQLSTATE classes that speak of the values of a row: data exception, integrity constraint, view check option,
@@ -87,6 +100,10 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
             "lock_timeout": f"{_ms(LOCK_TIMEOUT)}ms",
             # A client that dies inside a transaction must not hold its locks until TCP gives up on it.
             "idle_in_transaction_session_timeout": "60s",
+            # A policy that hides rows must be an error: hidden rows look like calls that Twilio has and we lack.
+            "row_security": "off",
+            # PostgreSQL's words for types and objects are compared with ours.
+            "quote_all_identifiers": "off",
             **(settings or {}),
         }
         # JSON numbers may be money: a float would be the wrong one.
@@ -94,9 +111,11 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
         try:
             pooling.require_session(conn, url)  # or the settings would be left on a connection of somebody else
             conn.execute(
-                "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s(name, value)",
+                "SELECT pg_catalog.set_config(name, value, false)"
+                " FROM unnest(%s::text[], %s::text[]) AS s (name, value)",
                 (list(session), list(session.values())),
             )
+            conn.execute(_PIN_SEARCH_PATH)
         except BaseException:
             conn.close()
             raise

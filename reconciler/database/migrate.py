@@ -159,10 +159,10 @@ def _pending(conn: Connection) -> list[Migration]:
                 f"a newer version of this program migrated the database: {version:03} {name} is unknown here",
                 hint="install the newer version",
             )
-        file = migrations[version].up
-        if file.checksum != checksum:
+        if not migrations[version].is_recorded_as(checksum):
+            filename = migrations[version].up.filename
             raise SchemaError(
-                f"sql/{file.filename} was changed after it was applied", hint="restore it; a change is a new file"
+                f"sql/{filename} was changed after it was applied", hint="restore it; a change is a new file"
             )
     versions = [row[0] for row in done]
     if versions != list(range(len(versions))):

@@ -1,7 +1,11 @@
 """The files of `sql/`: what the runner has to know of each, read from its name and header.
 
-A file is plain SQL that psql runs too. Its opening comment says what it finds in the field and, for the runner,
-which `lock:` it takes, whether it runs without a `transaction:`, and which table it `drops:`.
+A file is plain SQL that psql runs too. Its opening comment describes the database it meets in the field. For the
+runner the comment names:
+
+- `lock:` the lock that the file takes,
+- `transaction: none` if the file cannot run in a transaction,
+- `drops:` the table that the file drops.
 """
 
 from __future__ import annotations
@@ -23,8 +27,27 @@ _HEADER = re.compile(r"^-- (?P<key>lock|transaction|drops): (?P<value>.+)$", re.
 _TOKEN = re.compile(
     r"""(?P<comment>--[^\n]*|/\*.*?\*/)
       | '(?:[^']|'')*' | "(?:[^"]|"")*" | (?P<tag>\$\w*\$).*?(?P=tag)
-      | (?P<end>;) | .""",
+      | (?P<end>;) | (?P<space>\s+) | .""",
     re.DOTALL | re.VERBOSE,
+)
+
+# Version 0.1.0 wrote the SHA-256 of a whole file into the ledger, comments included. These are the files it came with;
+# their statements have not changed since. Nothing is ever added here: later versions write `Script.checksum`.
+_CHECKSUMS_OF_0_1_0: Final = (
+    "c83251bc0d01dd619f1acbdbde163b347a7d046c8cd63b1d1a11649e60b8686d",
+    "aa8fc1bc9a9a3185eaca43c4386ca01b57637f1818b45a3fb63a107274292b85",
+    "d021e6855da9093917f520c94d005e3c43928be972dc7a6a0b47d5d9207c5675",
+    "24ffcbc77b386cce4f17ef7f29cf72501bfa5401928a319e6e7cb49cde3485aa",
+    "675f145dfc93d80287f78315e1301648f44107d2d2d1aa831dff302cb5008c14",
+    "dfec85f157cf1ddb198e7827ed72cdb972b2ef0f84c2cc145553b2e552de27ed",
+    "58129fa46acd102a31bd6fbe41e9e5e87502ebdd6de1f933b6f65379431bc953",
+    "f7e7ceb9154cd9e828bcb6b73602ee5e1df7e0cb60e0ba063a66dc69391ca324",
+    "fc905f37facd8a2eeb1b7f693b03fc2ccac1f7278ab6bfac972ba5b9460f80d3",
+    "cd26f2c0421c02c407776b85c471aa44e3dcc6d6e68207c4d7f4452727437c86",
+    "8ba272036036c7c11993dea95d7a91fe27e2b06d1b6171f75d82c0744a2de2f5",
+    "c5121c2fc7b2ee936012e029e05cce0f5d5fe3a6e49e3c8dbbc0bf8f8df123d0",
+    "399d4cc1f4f7601811fce23159991650fd24bb4607b3821e26d6443067004621",
+    "f3903bcb99c929f7af5d54df278b84b87a4f0aa82dcb6544009f321894c7e8f3",
 )
 
 
@@ -58,8 +81,8 @@ class Script:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of the file, whatever its line endings."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """SHA-256 of the statements; comments, line endings and indentation do not count."""
+        return hashlib.sha256("\n".join(map(_one_line, split(self.text))).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -70,6 +93,10 @@ class Migration:
     name: str
     up: Script
     down: Script
+
+    def is_recorded_as(self, checksum: str) -> bool:
+        """Whether a ledger with `checksum` speaks of this very file, as this version or 0.1.0 wrote it."""
+        return checksum in (self.up.checksum, *_CHECKSUMS_OF_0_1_0[self.version : self.version + 1])
 
 
 @cache
@@ -109,3 +136,8 @@ def split(text: str) -> list[str]:
         elif not token["comment"]:
             statements[-1] += token[0]
     return [statement.strip() for statement in statements if statement.strip()]
+
+
+def _one_line(statement: str) -> str:
+    """The statement with each run of white space as one space, save inside quotes."""
+    return "".join(" " if token["space"] else token[0] for token in _TOKEN.finditer(statement))

@@ -10,7 +10,10 @@ SELECT
 -- What keeps the role from even looking at the schema.
 SELECT 'USAGE on schema ' || quote_ident(nspname)
 FROM pg_namespace
-WHERE nspname = ANY (string_to_array(replace(current_setting('search_path'), '"', ''), ', '))
+WHERE nspname = ANY (
+        -- As the role has it: our session leaves out what it may not use.
+        SELECT unnest(string_to_array(replace(reset_val, '"', ''), ', ')) FROM pg_settings WHERE name = 'search_path'
+    )
     AND NOT has_schema_privilege(oid, 'USAGE')
 UNION ALL
 SELECT 'SELECT on reconciler_migrations'

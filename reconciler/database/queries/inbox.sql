@@ -46,7 +46,7 @@ WHERE id IN (SELECT id FROM dated UNION ALL SELECT id FROM undated)
 ORDER BY received_at, id
 
 -- name: claim_failed
--- Webhooks the Viewer's worker failed at, from `first` on: each is due 2, 4, 8 … minutes after it was received.
+-- Webhooks the Viewer's worker failed at, from `first` on: each is due 2, 4, 8, ... minutes after it was received.
 --
 -- Cost: reads webhook_inbox_unsettled, which holds no completed row.
 SELECT

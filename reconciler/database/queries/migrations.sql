@@ -5,7 +5,7 @@ SELECT to_regclass('reconciler_migrations') IS NOT NULL;
 CREATE TABLE IF NOT EXISTS reconciler_migrations (
     version    integer PRIMARY KEY,
     name       text NOT NULL,
-    checksum   text NOT NULL,       -- SHA-256 of the file as it was applied
+    checksum   text NOT NULL,       -- SHA-256 of the statements that were applied
     applied_at timestamptz NOT NULL,
     duration   interval NOT NULL
 );

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +50,47 @@ def test_changed_file_is_refused(conn: db.Connection) -> None:
     for function in (migrate.behind, migrate.plan, migrate.migrate):
         with pytest.raises(SchemaError, match=r"005_widen_messages\.sql was changed"):
             function(conn)
+
+
+def test_the_ledger_of_version_0_1_0_is_accepted(conn: db.Connection) -> None:
+    """Version 0.1.0 recorded whole files. Its ledger counts, although comments have changed since."""
+    with (Path(__file__).parent / "ledger_of_0_1_0.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    for row in written:
+        conn.execute("UPDATE reconciler_migrations SET checksum = %(checksum)s WHERE version = %(version)s", row)
+    assert len(written) == 14
+    assert migrate.behind(conn) == []
+    migrate.rollback(conn, to=9)
+    migrate.migrate(conn)
+    assert migrate.behind(conn) == []
+
+
+def test_no_statement_of_version_0_1_0_has_changed() -> None:
+    """Databases in the field ran these statements. A change is a new file."""
+    checksums = "".join(migration.up.checksum for migration in load_migrations()[:14])
+    assert (
+        hashlib.sha256(checksums.encode()).hexdigest()
+        == "210ab3abc91e636bfdd98f0aec3cc905f6ee098ac487460a78eb33b2ab0cd7b6"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "counts"),
+    [
+        ("-- said\nSELECT 1;", False),
+        ("SELECT   1 -- said\n ;\r\n", False),
+        ("SELECT 2;", True),
+        ("SELECT '  ';", True),
+        ("SELECT ' ';", True),
+        ("DO $$ -- said\n$$;", True),
+        ("DO $$ $$;", True),
+    ],
+)
+def test_checksum_is_that_of_the_statements(changed: str, counts: bool) -> None:
+    """Comments and white space between words may change; what PostgreSQL keeps may not."""
+    assert (Script("", changed).checksum != Script("", "SELECT 1;").checksum) is counts
+    others = {"SELECT '  ';", "SELECT ' ';", "DO $$ -- said\n$$;", "DO $$ $$;"} - {changed}
+    assert Script("", changed).checksum not in {Script("", other).checksum for other in others}
 
 
 def test_newer_database_is_refused(conn: db.Connection) -> None:
