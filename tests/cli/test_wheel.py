@@ -1,4 +1,4 @@
-"""The wheel holds what an installation needs beside code: migrations and queries."""
+"""The wheel holds what an installation needs beside code: migrations, queries, and the files of deploy/."""
 
 from __future__ import annotations
 
@@ -24,11 +24,19 @@ def wheel(tmp_path_factory):
     return built
 
 
-def test_every_statement_is_packed(wheel):
-    """Each file of sql/ and queries/ is in the wheel, word for word."""
-    files = {f"reconciler/sql/{path.name}": path for path in (ROOT / "sql").glob("*.sql")}
-    files |= {f"reconciler/queries/{path.name}": path for path in (ROOT / "reconciler/queries").glob("*.sql")}
-    assert len(files) >= 24 + 3
+def test_every_file_is_packed(wheel):
+    """Each migration, query and file of deploy/ is in the wheel, byte for byte, and so is the runbook."""
+    folders = {"sql": "reconciler/sql", "deploy": "reconciler/deploy"}
+    queries = "reconciler/database/queries"
+    files = {
+        f"{packed}/{path.relative_to(ROOT / folder)}": path
+        for folder, packed in {**folders, queries: queries}.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file()
+    }
+    files["reconciler/deploy/runbook.md"] = ROOT / "docs" / "runbook.md"
+    assert {"reconciler/sql/004_alter_messages.sql", f"{queries}/merge.sql"} <= files.keys()
+    assert "reconciler/deploy/reconciler.service" in files
     with zipfile.ZipFile(wheel) as packed:
         assert {name: packed.read(name) for name in files} == {name: path.read_bytes() for name, path in files.items()}
         assert "reconciler/py.typed" in packed.namelist()

@@ -1,0 +1,114 @@
+"""The project's own files agree with each other: tasks, CI, metadata, licence."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from reconciler.database import embedded
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CI = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+CI_RUN = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TASKS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, flags=re.MULTILINE))
+
+# What stands between four spaces in README and begins with these words, .ci/run runs.
+TEST_COMMAND = re.search(r"(?m)^    (python3 -m venv \S+ && (?P<install>.+) && (?P<tests>\S+pytest -n 5))$", README)
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """The files of the project that match; without a repository, all that lie there."""
+    return [
+        path
+        for pattern in patterns
+        for path in ROOT.glob(pattern)
+        if path.is_file() and not {".venv", "build", "dist"} & set(path.relative_to(ROOT).parts)
+    ]
+
+
+def test_ci_runs_the_test_command_of_readme():
+    """.ci/run finds it with its regular expression, and make has the same two commands."""
+    pattern = re.search(r"sed -n '(s/.+/p)' README\.md", CI_RUN)[1]
+    found = subprocess.run(["sed", "-n", pattern, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == TEST_COMMAND[1] + "\n"
+    said = {
+        task: subprocess.run(
+            ["make", "-n", "--no-print-directory", task], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for task in ("setup", "test")
+    }
+    assert said == {"setup": f"python3 -m venv .venv && {TEST_COMMAND['install']}", "test": TEST_COMMAND["tests"]}
+
+
+def test_plain_make_lists_every_task():
+    """With what it does."""
+    said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^  make ([a-z-]+) +\S", said, flags=re.MULTILINE)) == TASKS
+    phony = " ".join(re.findall(r"^\.PHONY: (.+)$", MAKEFILE, flags=re.MULTILINE)).split()
+    assert set(phony) == TASKS
+
+
+@pytest.mark.parametrize("text", [CI_RUN, CI, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")])
+def test_every_task_that_is_asked_for_exists(text):
+    """In CI and in CONTRIBUTING.md."""
+    asked = {
+        task
+        for line in re.findall(r"(?:^\s*(?:- run: )?|`)make ((?:[a-z-]+ ?)+)", text, flags=re.MULTILINE)
+        for task in line.split()
+    }
+    matrix = re.search(r"task: \[(.+)\]", text)
+    asked |= set(matrix[1].split(", ")) if matrix else set()
+    assert asked
+    assert asked <= TASKS
+
+
+def test_every_python_that_is_named_is_tested():
+    """Classifiers, the least version, and CI's matrix name the same versions."""
+    named = [re.search(r"Python :: (3\.\d+)$", text) for text in PROJECT["classifiers"]]
+    versions = [match[1] for match in named if match]
+    assert versions == re.findall(r'"([\d.]+)"', re.search(r"python: \[(.+)\]", CI)[1])
+    assert f">={versions[0]}" == PROJECT["requires-python"]
+
+
+def test_every_postgresql_that_is_named_is_tested():
+    """README's range, and CI's matrix."""
+    first, last = re.search(r"PostgreSQL (\d+) to (\d+)", README).groups()
+    tested = re.findall(r'"(\d+)"', re.search(r"postgresql: \[(.+)\]", CI)[1])
+    assert tested == [str(version) for version in range(int(first), int(last) + 1)]
+
+
+def test_the_licence_is_there_and_named():
+    """In the metadata and in README."""
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert PROJECT["license"] == "MIT"
+    assert licence.startswith("MIT License\n")
+    assert PROJECT["authors"][0]["name"] in licence
+    assert "MIT" in README
+    assert PROJECT["license-files"] == ["LICENSE"]
+
+
+def test_nothing_tells_to_install_a_strangers_package():
+    """`reconciler` on the package index is somebody else's: so no hint installs that."""
+    assert PROJECT["name"] != "reconciler"
+    files = tracked("*.md", "*.toml", "docs/**/*", "reconciler/**/*.py", "deploy/**/*", ".github/**/*")
+    assert len(files) > 100
+    stranger = re.compile(
+        r"""(?:pipx?|uv(?: pip| tool)?)\s+install\s[^\n]*?(?<![\w/.-])['"]?reconciler(?=[\s'"\[`]|$)"""
+    )
+    assert stranger.search("pip install 'reconciler[embedded]'")
+    assert stranger.search("uv pip install reconciler")
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in files}
+    assert [str(path.relative_to(ROOT)) for path, text in texts.items() if stranger.search(text)] == []
+
+
+def test_the_hint_names_what_the_extra_installs():
+    """The embedded server, in the versions that pyproject.toml allows."""
+    (requirement,) = PROJECT["optional-dependencies"]["embedded"]
+    assert embedded.INSTALL == f"pip install '{requirement}'"
