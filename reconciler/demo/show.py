@@ -113,7 +113,13 @@ class Show:
         )
 
     def after(
-        self, before: Comparison, after: Comparison, *, gaps: Mapping[Gap, int], events: Mapping[str, int]
+        self,
+        before: Comparison,
+        after: Comparison,
+        *,
+        gaps: Mapping[Gap, int],
+        events: Mapping[str, int],
+        frozen: int,
     ) -> None:
         """Show what the backfill made of it, and the proof."""
         self._headline("Before and after")
@@ -121,7 +127,6 @@ class Show:
         self._out.print()
         self._out.print(self._days([before, after]))
         self._headline("Proof")
-        frozen = events.get("call.frozen", 0)
         waiting = len(after.calls) - frozen
         facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=True)
         facts.add_column(style="dim", no_wrap=True)

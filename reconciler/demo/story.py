@@ -112,7 +112,8 @@ def _play(show: Show, stack: ExitStack) -> bool:
         step.result = f"a second run: {second.inserted + second.updated:,} written, {second.requests:,} requests"
     after = _compared(conn, records)
     events: dict[str, int] = dict(conn.execute(_QUERIES["events"]).fetchall())
-    show.after(before, after, gaps=first.gaps, events=events)
+    [(frozen,)] = conn.execute(_QUERIES["count_frozen"]).fetchall()
+    show.after(before, after, gaps=first.gaps, events=events, frozen=frozen)
     was_done = first.exit_code is second.exit_code is ExitCode.DONE
     return was_done and not after.differences and not second.inserted + second.updated
 

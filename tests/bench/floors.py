@@ -131,11 +131,8 @@ def _write_rows(conn: psycopg.Connection, page: list[Call]) -> None:
             )
         )  # fmt: skip
         rest = (now, "floor", "run")
-        payload = msgspec.json.encode(call).decode()
+        payload = '{"frozen": "complete"}' if is_frozen else msgspec.json.encode(call).decode()
         events.append((call.sid, "call.created", call.status, at, *rest, payload, call.sid + ":created"))
-        if is_frozen:
-            reason = '{"reason": "complete"}'
-            events.append((call.sid, "call.frozen", call.status, now, *rest, reason, call.sid + ":frozen:" + now))
     _copy(conn, ROWS, rows)
     _copy(conn, EVENTS, events)
 

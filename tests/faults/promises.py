@@ -93,7 +93,7 @@ class Watch:
         for id_, event in self._events.items():
             _hold("events stay", events.get(id_) == event, event, step)
         for event in list(events.values())[len(self._events) :]:
-            if event["event_type"] == "call.frozen" and event["payload"]["reason"] == "deadline":
+            if _frozen_for(event) == "deadline":
                 self._check_deadline(event["call_sid"], rows[event["call_sid"]], step)
         self._rows, self._events = rows, events
         self._check_events(step)
@@ -115,19 +115,21 @@ class Watch:
     def _check_events(self, step: Step) -> None:
         doubled = [d for d in doubled_events(self._conn) if d[1] not in ("call.corrected", "call.enriched")]
         _hold("one event for each fact", not doubled, doubled, step)
-        kinds: dict[str, list[str]] = {sid: [] for sid in self._rows}
+        events: dict[str, list[Row]] = {sid: [] for sid in self._rows}
         for event in self._events.values():
             if event["event_type"] != "recording.ready":
-                _hold("an event has a row", event["call_sid"] in kinds, event, step)
-                kinds[event["call_sid"]].append(event["event_type"])
+                _hold("an event has a row", event["call_sid"] in events, event, step)
+                events[event["call_sid"]].append(event)
         for sid, row in self._rows.items():
-            happened = kinds[sid]
+            happened = [event["event_type"] for event in events[sid]]
             _hold("created once", happened.count("call.created") <= 1, happened, step)
-            frozen = int(row["sync_state"] == "frozen")
-            _hold("frozen once", happened.count("call.frozen") == frozen, row, happened, step)
+            freezes = sum(_frozen_for(event) is not None for event in events[sid])
+            _hold("frozen once", freezes == int(row["sync_state"] == "frozen"), row, happened, step)
             if self._is_alone:
                 _hold("created first", happened[:1] == ["call.created"], sid, happened, step)
-                told = _fold(event for event in self._events.values() if event["call_sid"] == sid)
+            # A call that was frozen as it landed is told by its row alone.
+            if self._is_alone and "frozen" not in events[sid][0]["payload"]:
+                told = _fold(events[sid])
                 held = {name: row[name] or None if name.endswith("_number") else row[name] for name in TOLD}
                 _hold("events tell the row", _same(told, held), told, held, step)
 
@@ -314,7 +316,7 @@ class Watch:
 
     def _froze_by(self, job: str, sid: str) -> bool:
         return any(
-            event["call_sid"] == sid and event["event_type"] == "call.frozen" and event["source"] == f"reconcile_{job}"
+            event["call_sid"] == sid and _frozen_for(event) is not None and event["source"] == f"reconcile_{job}"
             for event in self._events.values()
         )
 
@@ -332,6 +334,12 @@ def _shown(thing: object) -> str:
     if isinstance(thing, Mapping):
         thing = {name: value for name, value in thing.items() if value not in (None, "") and name not in _LONG}
     return repr(thing)
+
+
+def _frozen_for(event: Row) -> str | None:
+    """Why an event says that its call is frozen; None if it does not say so."""
+    reason = {"call.frozen": "reason", "call.created": "frozen"}.get(event["event_type"])
+    return None if reason is None else event["payload"].get(reason)
 
 
 def _fold(events: Iterable[Row]) -> dict[str, Any]:

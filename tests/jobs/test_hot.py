@@ -94,7 +94,7 @@ def test_a_lost_call_shows_up_within_one_run(world):
     totals = world.hot_after(2 * MINUTE)
     assert world.differences() == []
     assert (totals.inserted, world.asked()) == (1, [NEWEST])
-    assert world.events(call.sid) == ["call.created", "call.frozen"]
+    assert world.events(call.sid) == ["call.created"]
     assert world.said("gap.filled")[0]["kind"] == "missing"
 
 

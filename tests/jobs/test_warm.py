@@ -26,7 +26,9 @@ def ended(world, *, ago=MINUTE, **script):
 def reasons(world, sid):
     """Why a call froze."""
     rows = world.conn.execute(
-        "SELECT payload->>'reason' FROM call_events WHERE call_sid = %s AND event_type = 'call.frozen'", (sid,)
+        "SELECT coalesce(payload->>'reason', payload->>'frozen') FROM call_events"
+        " WHERE call_sid = %s AND (event_type = 'call.frozen' OR payload ? 'frozen')",
+        (sid,),
     )
     return [row[0] for row in rows]
 

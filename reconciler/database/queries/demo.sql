@@ -9,5 +9,8 @@ SELECT
     answered_by, date_created
 FROM messages
 
+-- name: count_frozen
+SELECT count(*) FROM messages WHERE sync_state = 'frozen'
+
 -- name: events
 SELECT event_type, count(*) FROM call_events GROUP BY event_type

@@ -72,8 +72,11 @@ WITH decided AS MATERIALIZED (
                 OR (m.price IS NULL AND new.price IS NOT NULL)
             ) THEN 'incomplete'
         END AS gap,
-        CASE WHEN verdict.action = 'late'
-            THEN jsonb_build_object('status', s.status)
+        CASE
+            WHEN verdict.action = 'late' THEN jsonb_build_object('status', s.status)
+            -- A call that is frozen as it lands is one short event (rule 9): the row holds the rest and stays as it is.
+            WHEN verdict.action = 'insert' AND freezing.reason IS NOT NULL AND NOT %(explain)s
+                THEN jsonb_build_object('frozen', freezing.reason)
             ELSE jsonb_strip_nulls(jsonb_build_object(
             'status', CASE WHEN new.status IS DISTINCT FROM m.status THEN new.status END,
             'previous_status', CASE WHEN new.status <> m.status THEN m.status END,
@@ -254,7 +257,7 @@ recorded AS (
         d.call_sid, 'call.frozen', d.status, %(now)s, %(now)s, %(source)s, %(run_id)s,
         jsonb_build_object('reason', d.freeze_reason), d.call_sid || ':frozen:' || extract(epoch FROM %(now)s)
     FROM decided AS d
-    WHERE d.freeze_reason IS NOT NULL AND d.action IN ('insert', 'update') AND %(apply)s
+    WHERE d.freeze_reason IS NOT NULL AND d.action = 'update' AND %(apply)s
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
 )
 SELECT

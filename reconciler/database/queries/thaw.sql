@@ -5,11 +5,14 @@
 SELECT set_config('reconciler.thaw', 'on', true)
 
 -- name: thaw
--- Nothing that was observed so far counts as newer than what Twilio says now.
+-- Nothing that was observed so far counts as newer than what Twilio says now. The event holds the row as it was: the
+-- event of a call that was frozen as it landed does not.
 WITH thawed AS (
     UPDATE messages SET sync_state = 'active', observed_at = NULL, updated_at = %(now)s
     WHERE twilio_sid = %(call_sid)s AND sync_state = 'frozen'
-    RETURNING twilio_sid, status
+    RETURNING
+        twilio_sid, status, parent_call_sid, from_number, to_number, duration, price, price_unit,
+        start_time AT TIME ZONE 'UTC' AS start_time, end_time AT TIME ZONE 'UTC' AS end_time, answered_by
 ),
 recorded AS (
     INSERT INTO call_events (
@@ -17,7 +20,20 @@ recorded AS (
     )
     SELECT
         twilio_sid, 'call.thawed', status, %(now)s, %(now)s, %(source)s, %(run_id)s,
-        jsonb_build_object('reason', 'thawed by a person'), twilio_sid || ':thawed:' || extract(epoch FROM %(now)s)
+        jsonb_strip_nulls(jsonb_build_object(
+            'reason', 'thawed by a person',
+            'status', status,
+            'parent_call_sid', parent_call_sid,
+            'from_number', nullif(from_number, ''),
+            'to_number', nullif(to_number, ''),
+            'duration', duration,
+            'price', price,
+            'price_unit', price_unit,
+            'start_time', start_time,
+            'end_time', end_time,
+            'answered_by', answered_by
+        )),
+        twilio_sid || ':thawed:' || extract(epoch FROM %(now)s)
     FROM thawed
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
 )

@@ -42,7 +42,7 @@ class Call:
             }
             self._finalize(None, said)
             self._record("created", "call.created", said.status, said.status_at)
-            self._freeze(said, now, freeze_after)
+            self._freeze(said, now, freeze_after, landed=True)
             return
         row, old = self.row, dict(self.row)
         if row["frozen"]:  # rule 7
@@ -88,7 +88,15 @@ class Call:
         else:
             row["finalized_at"] = said.status_at
 
-    def _freeze(self, said: Observation, now: datetime, freeze_after: timedelta, *, unwritten: bool = False) -> None:
+    def _freeze(
+        self,
+        said: Observation,
+        now: datetime,
+        freeze_after: timedelta,
+        *,
+        landed: bool = False,
+        unwritten: bool = False,
+    ) -> None:
         row = self.row
         assert row is not None
         if said.via != "rest" or RANK[row["status"]] < 4:
@@ -99,7 +107,8 @@ class Call:
             if unwritten:  # the freeze itself is what this observation changed
                 row["last_event_time"] = max(row["last_event_time"], said.status_at)
                 row["clock"] = max(row["clock"], (said.observed_at, True))
-            self._record("frozen", "call.frozen", row["status"], now)
+            if not landed:  # else call.created says so
+                self._record("frozen", "call.frozen", row["status"], now)
 
     def _record_late(self, said: Observation) -> None:
         assert self.row is not None

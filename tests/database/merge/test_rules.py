@@ -299,6 +299,22 @@ def test_rule_12_a_dial_action_speaks_of_the_child_leg():
     assert said.from_number is None  # From and To are the parent's
 
 
+def test_rule_9_a_call_that_is_complete_as_it_lands_is_one_event(merge, conn):
+    """`call.created` gives the reason why the row is frozen, and repeats nothing that the row holds."""
+    assert merge(make_observation(price=PRICED)).frozen == 1
+    assert conn.execute("SELECT event_type, event_status, payload FROM call_events").fetchall() == [
+        ("call.created", "completed", {"frozen": "complete"})
+    ]
+
+
+def test_rule_9_a_call_that_lands_past_its_deadline_is_one_event(merge, conn):
+    """The price of such a call never came: the reason is the deadline."""
+    assert merge(make_observation(minute=31), now=T0 + timedelta(hours=24, minutes=1)).frozen == 1
+    assert conn.execute("SELECT event_type, payload FROM call_events").fetchall() == [
+        ("call.created", {"frozen": "deadline"})
+    ]
+
+
 def test_rule_12_a_recording_is_no_status():
     """A recording callback names the call and says nothing about its status."""
     payload = {"CallSid": "CA" + 32 * "a", "RecordingSid": "RE" + 32 * "a", "RecordingStatus": "completed"}
