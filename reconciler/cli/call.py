@@ -25,6 +25,11 @@ from reconciler.terminal import console
 from reconciler.terminal.printing import harmless, print_json
 
 _NUMBERS: Final = ("from_number", "to_number")
+_NO_SID: Final = "a call's SID is CA and 32 hexadecimal digits"
+
+# The Viewer also keeps rows under SIDs that are no call's: its own (`local_...`), a message's (`SM...`), another
+# provider's (`vapi:...`). What begins like a SID of a call or of an account is a typing error instead.
+_VIEWERS_OWN: Final = re.compile(r"(?!CA|AC)[!-~]{1,100}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +70,22 @@ class Seen:
 def show(args: argparse.Namespace) -> int:
     """Print row, record, differences and events; with --thaw open a frozen row first."""
     call_sid: str = args.call_sid
-    if not CALL_SID.fullmatch(call_sid):
-        raise UsageError("a call's SID is CA and 32 hexadecimal digits")
+    is_twilios = CALL_SID.fullmatch(call_sid) is not None
+    if not is_twilios and not _VIEWERS_OWN.fullmatch(call_sid):
+        raise UsageError(_NO_SID)
     settings = read_settings()
     url = database_url(settings)
     with closing(db.connect(url, purpose="call")) as conn:
         require_schema(conn)
         call = facts.call(conn, call_sid)
-        seen = _thaw(call, settings, url) if args.thaw and call.is_frozen else _look(call, settings)
+        if not is_twilios:
+            if call.row is None:
+                raise UsageError(f"{_NO_SID}, and no row has this one")
+            seen = Seen(
+                call, _account(call), None, "Twilio cannot be asked: this SID is not that of a call of its own."
+            )
+        else:
+            seen = _thaw(call, settings, url) if args.thaw and call.is_frozen else _look(call, settings)
         if seen.thawed:
             seen = replace(seen, call=facts.call(conn, call_sid))
     masked = settings.log_pii == "masked"

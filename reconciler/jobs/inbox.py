@@ -122,7 +122,7 @@ class _Row(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """A row and what it says; None if nothing that we keep."""
+    """A row and what it says; None if it says nothing that we keep."""
 
     row: _Row
     said: Observation | Recording | None
@@ -201,9 +201,9 @@ def _settle(transaction: Transaction, this: Run, rows: list[_Row]) -> _Batch:
 
 
 def _apply(transaction: Transaction, this: Run, items: Sequence[_Item], *, now: datetime) -> Merged:
-    merged = transaction.merge(
-        [item.said for item in items if isinstance(item.said, Observation)], origin=this.origin, now=now
-    )
+    observations = [item.said for item in items if isinstance(item.said, Observation)]
+    merged = transaction.merge(observations, origin=this.origin, now=now)
+    _fill_answered_by(transaction, this, observations, now=now)
     recordings = [item.said for item in items if isinstance(item.said, Recording)]
     if recordings:
         call_sids, recording_sids, event_times, payloads = zip(*recordings, strict=True)
@@ -219,6 +219,23 @@ def _apply(transaction: Transaction, this: Run, items: Sequence[_Item], *, now: 
             },
         )
     return merged
+
+
+def _fill_answered_by(
+    transaction: Transaction, this: Run, observations: Sequence[Observation], *, now: datetime
+) -> None:
+    """Write who answered to rows that the merge left alone: machine detection may end after the call."""
+    answers = [observation for observation in observations if observation.answered_by]
+    if answers:
+        params = {
+            **this.origin._asdict(),
+            "now": now,
+            "call_sids": [answer.call_sid for answer in answers],
+            "answers": [answer.answered_by for answer in answers],
+            "said_ats": [answer.observed_at for answer in answers],
+        }
+        filled = transaction.conn.execute(_queries["fill_answered_by"], params)
+        transaction.changed += (call_sid for (call_sid,) in filled)
 
 
 def _read(row: _Row) -> Observation | Recording | None:

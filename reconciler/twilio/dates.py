@@ -1,4 +1,4 @@
-"""Twilio's dates (RFC 2822)."""
+"""Twilio's dates: RFC 2822 in records, headers and webhooks."""
 
 from __future__ import annotations
 
@@ -10,34 +10,28 @@ from typing import Final
 # Twilio was founded in 2008. A date far from that is a broken record, and would poison windows and cursors.
 _YEARS: Final = range(2000, 2100)
 
-
 _DATE: Final = re.compile(
     r"(?:[A-Z][a-z]{2}, *)?([0-9]{1,2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?"
     r" (?:GMT|UTC?|([+-])([0-9]{2})([0-5][0-9]))"
 )
-
-
 _MONTH_NAMES: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
 _MONTHS: Final = {name: number for number, name in enumerate(_MONTH_NAMES, start=1)}
 
-
 _LENGTH: Final = len("Tue, 10 Jun 2026 20:11:27 +0000")  # of every date in Twilio's records
-
-
 _DAY_LENGTH: Final = len("Tue, 10 Jun 2026 ")
 
 
 def parse_rfc2822(value: str) -> datetime:
     """An aware UTC datetime from `Tue, 10 Jun 2026 20:11:27 +0000`, or with another zone, or `GMT` as HTTP has it.
 
+    A leap second (`23:59:60`) is the second after it, as in POSIX and in PostgreSQL.
+
     Raises:
-        ValueError: it is none, has no zone, or lies outside 2000 to 2099.
+        ValueError: the text is no date, has no zone, or lies outside 2000 to 2099.
 
     """
-    # A record holds four of them: the few days are read once each, and the time of day in compiled code.
-    if len(value) == _LENGTH and value[19] == value[22] == ":" and value.endswith(" +0000"):
+    # A record holds four dates. Each day is read once and kept; compiled code reads the time of day.
+    if len(value) == _LENGTH and value[19] == value[22] == ":" and value[23] < "6" and value.endswith(" +0000"):
         return datetime.fromisoformat(f"{_day(value[:_DAY_LENGTH])}T{value[_DAY_LENGTH:-6]}+00:00")
     return _parse_any_form(value)
 
@@ -52,8 +46,11 @@ def _parse_any_form(value: str) -> datetime:
     if sign and (hours, minutes) != ("00", "00"):
         offset = timedelta(hours=int(hours), minutes=int(minutes))
         zone = timezone(-offset if sign == "-" else offset)
-    local = datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second or 0), tzinfo=zone)
-    if local.year not in _YEARS or (time := local.astimezone(UTC)).year not in _YEARS:
+    is_leap = second == "60"
+    seconds = 59 if is_leap else int(second or 0)
+    local = datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), seconds, tzinfo=zone)
+    # Year 1 and year 9999 cannot be brought to UTC.
+    if local.year not in _YEARS or (time := local.astimezone(UTC) + timedelta(seconds=is_leap)).year not in _YEARS:
         raise ValueError("not a year of Twilio's")
     return time
 

@@ -1,8 +1,8 @@
 """Twilio's webhooks as the inbox holds them, read into observations and recordings; pure, no I/O.
 
 A voice webhook says less than a REST record and says it in other words
-(https://www.twilio.com/docs/voice/twiml#request-parameters): it is put into a record's words here, and then read
-by the same strict reader.
+(https://www.twilio.com/docs/voice/twiml#request-parameters). This module puts it into a record's words; the reader of
+records then reads it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _CALL: Final = {
     "AnsweredBy": "answered_by",
 }
 
-# The action of <Dial> is told on the parent's CallSid but speaks of the leg that was dialled; its From and To are
-# the parent's (https://www.twilio.com/docs/voice/twiml/dial#action).
+# The action of <Dial> has the parent's CallSid, From and To, and the status of the leg that was dialled
+# (https://www.twilio.com/docs/voice/twiml/dial#action).
 _CHILD_LEG: Final = {
     "DialCallSid": "sid",
     "AccountSid": "account_sid",
@@ -40,10 +40,11 @@ _CHILD_LEG: Final = {
     "DialCallDuration": "duration",
 }
 
-CLOCKS_DIFFER: Final = timedelta(hours=1)  # Twilio's and the receiver's, at most
+CLOCKS_DIFFER: Final = timedelta(minutes=5)  # Twilio's clock and the receiver's, at most
 
 _RECORDING_SID: Final = re.compile(r"RE[0-9a-fA-F]{32}")
-# What a recording callback says beside its SIDs (https://www.twilio.com/docs/voice/api/recording#recordingstatuscallback).
+# The parameters of a recording callback beside its SIDs
+# (https://www.twilio.com/docs/voice/api/recording#recordingstatuscallback).
 _RECORDING: Final = {
     "RecordingUrl": "recording_url",
     "RecordingDuration": "duration",
@@ -51,6 +52,16 @@ _RECORDING: Final = {
     "RecordingSource": "source",
     "RecordingStartTime": "start_time",
 }
+
+# Twilio's other callbacks about a call: each has one of these parameters, and none has a CallStatus. They tell of
+# conferences and their participants (https://www.twilio.com/docs/voice/twiml/conference#attributes-statusCallback),
+# queues, recordings, transcriptions, media streams, SIPREC and payments.
+_OTHER_CALLBACKS: Final = frozenset(
+    {
+        "ConferenceSid", "StatusCallbackEvent", "QueueSid", "RecordingSid", "TranscriptionSid", "TranscriptionEvent",
+        "StreamSid", "SiprecSid", "PaymentSid",
+    }
+)  # fmt: skip
 
 
 class Recording(NamedTuple):
@@ -63,56 +74,75 @@ class Recording(NamedTuple):
 
 
 def read_webhook(event_type: str, payload: Mapping[str, Any], *, received_at: datetime) -> Observation | None:
-    """What the webhook says about a call, or None if it speaks of no status: a recording, a dial without a leg.
+    """What a voice webhook says about a call; None if it tells no status, as a recording or a <Dial> without a leg.
 
     Raises:
-        BadObservation: it should say something and cannot be read; with the reason.
+        BadObservation: the webhook cannot be read; with the reason.
 
     """
     match event_type:
         case "call-status" | "call-inbound":
-            names = _CALL
+            return _read_voice(payload, received_at)
         case "dial-action":
-            if not payload.get("DialCallSid"):
-                return None
-            names = _CHILD_LEG
+            # A <Dial> that reached nobody has no leg to speak of.
+            return _read_call(payload, _CHILD_LEG, received_at) if payload.get("DialCallSid") else None
         case "recording-complete":
             return None
-        case _:
-            raise BadObservation(f"unknown event_type {event_type[:30]!a}")
-    record = {field: payload[parameter] for parameter, field in names.items() if parameter in payload}
-    if event_type == "dial-action":
-        record["direction"] = "outbound-dial"
-    said_at = _said_at(payload.get("Timestamp")) or received_at
-    if said_at > received_at + CLOCKS_DIFFER:
-        # Nothing is said after it was received: believed, it would outrank whatever is said until then.
-        said_at = received_at
-    observation = read_record(record, observed_at=said_at)
-    return observation._replace(via=Via.WEBHOOK, status_at=said_at)
+    raise BadObservation(f"unknown event_type {event_type[:30]!a}")
 
 
 def read_recording(
     payload: Mapping[str, Any], *, call_sid: str | None, recording_sid: str | None, received_at: datetime
 ) -> Recording | None:
-    """What a recording callback says, or None if the recording is not ready; the SIDs given stand in for absent ones.
+    """A recording that is ready and belongs to a call, else None; the SIDs given stand in for absent ones.
+
+    A conference's recording belongs to no single call: its callback has a ConferenceSid and no CallSid
+    (https://www.twilio.com/docs/voice/twiml/conference#attributes-recordingStatusCallback). Each row of `call_events`
+    names a call, so such a recording makes no event.
 
     Raises:
-        BadObservation: it names no call or no recording; with the reason.
+        BadObservation: a SID is malformed, or the recording's is absent; with the reason.
 
     """
     if payload.get("RecordingStatus") != "completed":
         return None
     call_sid = payload.get("CallSid") or call_sid
     recording_sid = payload.get("RecordingSid") or recording_sid
-    if not isinstance(call_sid, str) or not CALL_SID.fullmatch(call_sid):
-        raise BadObservation("CallSid is not CA and 32 hexadecimal digits")
     if not isinstance(recording_sid, str) or not _RECORDING_SID.fullmatch(recording_sid):
         raise BadObservation("RecordingSid is not RE and 32 hexadecimal digits")
+    if not call_sid:
+        return None
+    if not isinstance(call_sid, str) or not CALL_SID.fullmatch(call_sid):
+        raise BadObservation("CallSid is not CA and 32 hexadecimal digits")
     said = {
         name: payload[parameter] for parameter, name in _RECORDING.items() if isinstance(payload.get(parameter), str)
     }
     # A recording callback has no Timestamp.
     return Recording(call_sid, recording_sid, received_at, {"recording_sid": recording_sid, **said})
+
+
+def _read_voice(payload: Mapping[str, Any], received_at: datetime) -> Observation | None:
+    if payload.get("CallStatus"):
+        return _read_call(payload, _CALL, received_at)
+    if payload.get("AnsweredBy"):
+        # Asynchronous machine detection. Twilio listens after the call was answered: it was in progress
+        # (https://www.twilio.com/docs/voice/answering-machine-detection).
+        return _read_call({**payload, "CallStatus": "in-progress"}, _CALL, received_at)
+    if _OTHER_CALLBACKS.isdisjoint(payload):
+        return _read_call(payload, _CALL, received_at)  # raises with what is missing
+    return None
+
+
+def _read_call(payload: Mapping[str, Any], names: Mapping[str, str], received_at: datetime) -> Observation:
+    record = {field: payload[parameter] for parameter, field in names.items() if parameter in payload}
+    if names is _CHILD_LEG:
+        record["direction"] = "outbound-dial"
+    said_at = _said_at(payload.get("Timestamp")) or received_at
+    if said_at > received_at + CLOCKS_DIFFER:
+        # Twilio says nothing after it was received. Such a time would outrank all that is said until then.
+        said_at = received_at
+    observation = read_record(record, observed_at=said_at)
+    return observation._replace(via=Via.WEBHOOK, status_at=said_at)
 
 
 def _said_at(timestamp: object) -> datetime | None:

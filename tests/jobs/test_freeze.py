@@ -199,6 +199,19 @@ def test_a_stuck_call_is_named_once(world, put):
     assert [expected] == world.said("call.stuck")
 
 
+def test_a_sid_that_is_no_calls_is_neither_open_nor_stuck(world, put):
+    """The Viewer also keeps rows of its own and messages. Nobody can ask about them, so the alert would never end."""
+    for number, own in enumerate(("local_1700000000_abc", "SM" + 32 * "0", "TJS" + 32 * "0", "vapi:1"), start=1):
+        for call, ended in ((put(number, began=NOW - 30 * HOUR), None), (put(number + 10, ended=NOW - HOUR), "ended")):
+            world.conn.execute(
+                "UPDATE messages SET twilio_sid = %s WHERE twilio_sid = %s", (f"{own}{ended or ''}", call)
+            )
+    world.freeze()
+    assert [] == world.said("call.stuck")
+    gauges = ("open_calls", "stuck_calls", "unfrozen_calls")
+    assert [0, 0, 0] == [REGISTRY.get_sample_value(f"reconciler_{name}") for name in gauges]
+
+
 def test_of_many_stuck_calls_each_is_named_in_the_end(world, put, monkeypatch):
     """So many a run, and none twice or never because it began in the second of another."""
     monkeypatch.setattr(freeze, "NAMED_AT_MOST", 4)

@@ -658,3 +658,14 @@ def test_an_account_looks_after_its_own(world):
     world.hot()
     assert sorted(world.asked_singly()) == sorted([own, stray])
     assert world.row(stray)["account_sid"] == ACCOUNT
+
+
+@pytest.mark.parametrize("created_at", ["infinity", "-infinity", "20000-01-01", "0044-03-15 BC"])
+def test_a_row_with_a_time_that_cannot_be_stops_no_run(world, created_at):
+    """The Viewer may write such a time, and Python cannot hold it."""
+    call = world.account.call(NOW - timedelta(hours=3))
+    world.write_as_viewer(call.sid, "ringing")
+    world.conn.execute("UPDATE messages SET created_at = %s::timestamp", (created_at,))
+    assert 0 == world.hot().exit_code
+    assert "completed" == world.row(call.sid)["status"]
+    assert 0 == world.freeze().exit_code

@@ -155,6 +155,23 @@ def test_what_is_no_sid(run, word):
     assert "CA and 32 hexadecimal digits" in done.err
 
 
+@pytest.mark.parametrize("own", ["local_1700000000_abc", "SM" + 32 * "0", "TJS" + 32 * "0", "vapi:0190-ab"])
+@pytest.mark.parametrize("options", [(), ("--thaw",)])
+def test_a_row_whose_sid_is_no_calls(signed_in, twilio, add_call, conn, own, options):
+    """0, the row, and that Twilio cannot be asked; without such a row it is no SID at all."""
+    unknown = signed_in("call", own)
+    assert (unknown.code, unknown.out) == (64, "")
+    assert "CA and 32 hexadecimal digits, and no row has this one" in unknown.err
+    conn.execute("UPDATE messages SET twilio_sid = %s WHERE twilio_sid = %s", (own, add_call(1)))
+    done = signed_in("call", own, *options)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(own)
+    if not options:
+        assert "Twilio cannot be asked" in done.out
+        assert signed_in("call", own, "--json").result["differs"] is None
+    assert 0 == len(twilio.requests)
+
+
 def test_an_event_of_another_writer_is_harmless(run, add_call, conn):
     """Escape sequences, markup, and a payload nested deeper than JSON can be read."""
     call = add_call(1)

@@ -193,9 +193,10 @@ def test_dates_are_brought_to_utc(date, hour):
         "Tue, 10 Jun 2026 20:11:27", "Mon, 01 Jan 0001 00:00:00 +0000", "Mon, 01 Jan 0001 00:00:00 +2300",
         "Fri, 31 Dec 9999 23:59:59 +0000", "Fri, 31 Dec 9999 23:59:59 -2359", "Sat, 01 Jan 2000 00:30:00 +0100",
         "Fri, 31 Dec 2099 23:30:00 -0100", "Tue, 31 Jun 2026 20:11:27 +0000", "Tue, 10 Jun 2026 24:11:27 +0000",
-        "Tue, 10 Jun 2026 20:11:60 +0000", "Tue, 10 Jun 26 20:11:27 +0000", "Tue, 10xJunx2026x20x11x27 +0000",
+        "Tue, 10 Jun 2026 20:11:61 +0000", "Tue, 10 Jun 26 20:11:27 +0000", "Tue, 10xJunx2026x20x11x27 +0000",
         "Tue, \u0661\u0660 Jun 2026 20:11:27 +0000", "Tue, 1_ Jun 2026 20:11:27 +0000",
         "Tue, 10 Jun 2026 20:11:27 +9999", "Tue, 10 Jun 2026 201127.5 +0000", "Tue, 10 Jun 2026 20:11,27 +0000",
+        "Fri, 31 Dec 9999 23:59:60 +0000", "Thu, 31 Dec 2099 23:59:60 +0000", "Tue, 10 Jun 2026 20:11:60.5 +0000",
         "Tue, 10 Jun 2026 2\u0661:11:27 +0000", "Tue, 10 Jun 2026T20:11:27 +0000",
         "2026-06-10T20:11:27Z", "yesterday", "Tue, 10 Jun 2026 20:11:27 +0000 ", "x" * 100_000, "\0",
     ],
@@ -205,6 +206,14 @@ def test_dates_that_cannot_be_believed_are_refused(date):
     assert reason(start_time=date).startswith("start_time ")
     with pytest.raises(ValueError):
         parse_rfc2822(date)
+
+
+@pytest.mark.parametrize(
+    "date", ["Sat, 31 Dec 2016 23:59:60 +0000", "Sat, 31 Dec 2016 23:59:60 GMT", "Sun, 01 Jan 2017 00:59:60 +0100"]
+)
+def test_a_leap_second_is_the_second_after_it(date):
+    """PostgreSQL and POSIX read it so; a refused date would make a dead letter of a good record."""
+    assert datetime(2017, 1, 1, tzinfo=UTC) == parse_rfc2822(date) == read(start_time=date).start_time
 
 
 @given(st.integers(10_958, 47_480), st.integers(0, 86_399), st.just(0) | st.integers(-1439, 1439))

@@ -30,16 +30,18 @@ WITH dated AS (
     FOR UPDATE SKIP LOCKED
 ),
 undated AS (
-    -- received_at may be null in the Viewer's table; what has no age is due.
+    -- In the Viewer's table received_at may be null or lie in the future. Such a row has no age: it is due.
     SELECT id FROM twilio_webhook_inbox
-    WHERE processing_status IN ('pending', 'processing') AND received_at IS NULL
+    WHERE processing_status IN ('pending', 'processing')
+        AND (received_at IS NULL OR received_at > %(now)s + interval '1 day')
     LIMIT %(batch)s
     FOR UPDATE SKIP LOCKED
 )
 SELECT
     id, source, event_type, call_sid, recording_sid, payload::text,
-    -- Python has no infinity and no year before 1.
-    greatest(coalesce(received_at, %(now)s), timestamptz '2000-01-01 00:00:00+00') AS received_at,
+    -- What lies before Twilio or after tomorrow is no time of receipt, and Python has no infinity and no year 20000.
+    CASE WHEN received_at <= %(now)s + interval '1 day' AND received_at >= '2000-01-01 00:00:00+00'::timestamptz
+        THEN received_at ELSE %(now)s END AS received_at,
     processing_status, retry_count, error
 FROM twilio_webhook_inbox
 WHERE id IN (SELECT id FROM dated UNION ALL SELECT id FROM undated)
@@ -51,13 +53,15 @@ ORDER BY received_at, id
 -- Cost: reads webhook_inbox_unsettled, which holds no completed row.
 SELECT
     id, source, event_type, call_sid, recording_sid, payload::text,
-    greatest(coalesce(received_at, %(now)s), timestamptz '2000-01-01 00:00:00+00') AS received_at,
+    CASE WHEN received_at <= %(now)s + interval '1 day' AND received_at >= '2000-01-01 00:00:00+00'::timestamptz
+        THEN received_at ELSE %(now)s END AS received_at,
     processing_status, retry_count, error
 FROM twilio_webhook_inbox
 WHERE id >= %(first)s
     AND processing_status = 'failed'
     AND (
         received_at IS NULL
+        OR received_at > %(now)s + interval '1 day'
         OR retry_count >= %(max_tries)s
         OR received_at < %(now)s - interval '1 minute' * 2 ^ least(greatest(retry_count, 0), %(max_tries)s)
     )
@@ -69,7 +73,8 @@ FOR UPDATE SKIP LOCKED
 -- Dead letters from `first` on.
 SELECT
     id, source, event_type, call_sid, recording_sid, payload::text,
-    greatest(coalesce(received_at, %(now)s), timestamptz '2000-01-01 00:00:00+00') AS received_at,
+    CASE WHEN received_at <= %(now)s + interval '1 day' AND received_at >= '2000-01-01 00:00:00+00'::timestamptz
+        THEN received_at ELSE %(now)s END AS received_at,
     processing_status, retry_count, error
 FROM twilio_webhook_inbox
 WHERE id >= %(first)s AND processing_status = 'dead_letter'
@@ -80,7 +85,8 @@ FOR UPDATE
 -- name: claim_dead_by_id
 SELECT
     id, source, event_type, call_sid, recording_sid, payload::text,
-    greatest(coalesce(received_at, %(now)s), timestamptz '2000-01-01 00:00:00+00') AS received_at,
+    CASE WHEN received_at <= %(now)s + interval '1 day' AND received_at >= '2000-01-01 00:00:00+00'::timestamptz
+        THEN received_at ELSE %(now)s END AS received_at,
     processing_status, retry_count, error
 FROM twilio_webhook_inbox
 WHERE id = ANY(%(ids)s::bigint[]) AND processing_status = 'dead_letter'
@@ -110,6 +116,40 @@ FROM unnest(
 ) AS r (call_sid, recording_sid, event_time, payload)
 ORDER BY r.call_sid, r.recording_sid
 ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+
+-- name: fill_answered_by
+-- Who answered, as machine detection says: it may say so after the call ended, when the merge refuses the observation
+-- for its status (rule 3). A frozen row stays as it is (rule 7), and a value that is there stays.
+WITH told AS (
+    SELECT DISTINCT ON (call_sid) call_sid, answered_by, said_at
+    FROM unnest(%(call_sids)s::text[], %(answers)s::text[], %(said_ats)s::timestamptz[]) AS t (call_sid, answered_by, said_at)
+    ORDER BY call_sid, said_at DESC
+),
+held AS MATERIALIZED (
+    SELECT m.twilio_sid, told.answered_by, told.said_at
+    FROM told JOIN messages AS m ON m.twilio_sid = told.call_sid
+    WHERE m.answered_by IS NULL AND m.sync_state <> 'frozen'
+    -- In the order of all our writes, so that two of them wait for one another instead of deadlocking.
+    ORDER BY m.twilio_sid
+    FOR UPDATE OF m
+),
+filled AS (
+    UPDATE messages AS m SET answered_by = held.answered_by, updated_at = %(now)s
+    FROM held
+    WHERE m.twilio_sid = held.twilio_sid
+    RETURNING m.twilio_sid, m.status, m.answered_by, held.said_at
+),
+recorded AS (
+    INSERT INTO call_events (
+        call_sid, event_type, event_status, event_time, created_at, source, run_id, payload, dedupe_key
+    )
+    SELECT
+        twilio_sid, 'call.enriched', status, said_at, %(now)s, %(source)s, %(run_id)s,
+        jsonb_build_object('answered_by', answered_by), twilio_sid || ':answered_by:' || answered_by
+    FROM filled
+    ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+)
+SELECT twilio_sid FROM filled
 
 -- name: backlog
 -- How many webhooks are due, and how old the oldest is, in seconds; null if none is.

@@ -9,7 +9,14 @@
 -- Cost: reads messages_open, which holds open rows alone.
 SELECT
     twilio_sid,
-    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s) AS began_at,
+    -- No call began later than now, and Python has no infinity and no year 20000.
+    least(
+        greatest(
+            coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s),
+            '2000-01-01 00:00:00+00'::timestamptz
+        ),
+        %(now)s
+    ) AS began_at,
     false AS is_stray
 FROM messages
 WHERE NOT is_final AND gone_at IS NULL AND account_sid = %(account_sid)s
@@ -17,7 +24,13 @@ WHERE NOT is_final AND gone_at IS NULL AND account_sid = %(account_sid)s
 UNION ALL
 SELECT
     twilio_sid,
-    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s),
+    least(
+        greatest(
+            coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s),
+            '2000-01-01 00:00:00+00'::timestamptz
+        ),
+        %(now)s
+    ),
     NOT %(is_alone)s
 FROM messages
 WHERE NOT is_final AND gone_at IS NULL AND account_sid IS NULL AND %(is_main)s
@@ -40,11 +53,18 @@ WHERE NOT is_final AND gone_at IS NULL AND account_sid IS NULL AND %(is_main)s
 -- Cost: reads messages_unfrozen from `confirmed_since` on, which is before `since` for a first look alone.
 SELECT
     twilio_sid,
-    coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s) AS began_at,
+    -- No call began later than now, and Python has no infinity and no year 20000.
+    least(
+        greatest(
+            coalesce(start_time AT TIME ZONE 'UTC', date_created, created_at AT TIME ZONE 'UTC', %(now)s),
+            '2000-01-01 00:00:00+00'::timestamptz
+        ),
+        %(now)s
+    ) AS began_at,
     account_sid IS NULL AND NOT %(is_alone)s AS is_stray
 FROM messages
 WHERE is_final AND sync_state <> 'frozen' AND gone_at IS NULL
-    AND finalized_at >= %(confirmed_since)s
+    AND finalized_at >= %(confirmed_since)s AND finalized_at < 'infinity'
     -- What REST has confirmed and left open, freeze would seal without its price, however old it is.
     AND (finalized_at >= %(since)s OR observed_via = 'rest')
     AND (account_sid = %(account_sid)s OR (account_sid IS NULL AND %(is_main)s))
@@ -157,12 +177,17 @@ recorded AS (
 SELECT twilio_sid FROM frozen
 
 -- name: stuck_calls
--- Open calls that grew older than `stuck_after` since they were named last; each is named once.
+-- Open calls that grew older than `stuck_after` since they were named last; each is named once. A SID that the Viewer
+-- made itself is no call of Twilio's: nobody can ask about it, so it is neither open nor stuck.
 SELECT
     twilio_sid, account_sid, status,
-    coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') AS began_at
+    greatest(
+        coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC'),
+        '2000-01-01 00:00:00+00'::timestamptz
+    ) AS began_at
 FROM messages
 WHERE NOT is_final AND gone_at IS NULL
+    AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
     AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') <= %(stuck_since)s
     AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC')
         > coalesce(%(named_since)s::timestamptz, '-infinity')
@@ -170,12 +195,19 @@ ORDER BY began_at
 LIMIT %(batch)s
 
 -- name: count_open
--- Open, stuck and unfrozen calls; reads messages_open and messages_unfrozen.
+-- Open, stuck and unfrozen calls of Twilio's; reads messages_open and messages_unfrozen.
 SELECT
-    (SELECT count(*) FROM messages WHERE NOT is_final AND gone_at IS NULL),
     (
         SELECT count(*) FROM messages
-        WHERE NOT is_final AND gone_at IS NULL
+        WHERE NOT is_final AND gone_at IS NULL AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+    ),
+    (
+        SELECT count(*) FROM messages
+        WHERE NOT is_final AND gone_at IS NULL AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
             AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') <= %(stuck_since)s
     ),
-    (SELECT count(*) FROM messages WHERE is_final AND sync_state <> 'frozen' AND finalized_at >= %(kept_since)s)
+    (
+        SELECT count(*) FROM messages
+        WHERE is_final AND sync_state <> 'frozen' AND finalized_at >= %(kept_since)s
+            AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+    )

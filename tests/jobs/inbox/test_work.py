@@ -12,10 +12,11 @@ from structlog.testing import capture_logs
 from reconciler import retry
 from reconciler.database import connection as db
 from reconciler.errors import Unavailable
+from reconciler.jobs.inbox import replay
 from reconciler.simulator.viewer import _EVENT_TYPES
 from reconciler.sync.run import Terms
 
-from .conftest import GRACE, NOW, SAMPLES, T0, recording, sid, webhook
+from .conftest import ACCOUNT, GRACE, NOW, SAMPLES, T0, recording, sid, webhook
 
 RANKS = ("queued", "initiated", "ringing", "in-progress")
 
@@ -133,6 +134,20 @@ def test_a_row_without_a_believable_age_is_due(work, put, state):
     assert (state(undated), state(ancient)) == ("completed", "completed")
 
 
+@pytest.mark.parametrize("received_at", ["infinity", "-infinity", "20000-01-01", "2099-01-01"])
+@pytest.mark.parametrize("status", ["pending", "processing", "failed", "dead_letter"])
+def test_a_time_of_receipt_that_cannot_be_blocks_nobody(work, put, state, store, conn, received_at, status):
+    """Python cannot hold such a time. The row is due, and so are the rows beside it."""
+    odd = put(webhook("ringing"), received_at=received_at, processing_status=status)
+    good = put(webhook(call=2), processing_status=status)
+    if status == "dead_letter":
+        assert replay(store, terms=Terms(clock=lambda: NOW), ids=None).completed == 2
+    else:
+        work()
+    assert (state(odd), state(good)) == ("completed", "completed")
+    assert conn.execute("SELECT observed_at FROM messages WHERE twilio_sid = %s", (sid(1),)).fetchone() == (T0,)
+
+
 @pytest.mark.parametrize(
     ("retry_count", "age_minutes", "is_due"),
     [(1, 1.9, False), (1, 2.1, True), (5, 31, False), (5, 33, True), (7, 129, True)],
@@ -159,9 +174,93 @@ def test_a_timestamp_from_the_future_is_that_of_the_receipt(work, put, conn):
     assert conn.execute("SELECT observed_at FROM messages").fetchone() == (T0 + timedelta(minutes=3),)
 
 
+@pytest.mark.parametrize(("ahead", "is_believed"), [(timedelta(minutes=4), True), (timedelta(minutes=50), False)])
+def test_a_timestamp_may_be_ahead_as_far_as_clocks_differ(work, put, conn, ahead, is_believed):
+    """Fifty minutes ahead of its receipt, a webhook would outrank REST for fifty minutes."""
+    sent = (T0 + ahead).strftime("%a, %d %b %Y %H:%M:%S +0000")
+    put(webhook("ringing", Timestamp=sent))
+    work()
+    assert conn.execute("SELECT observed_at FROM messages").fetchone() == (T0 + ahead if is_believed else T0,)
+
+
+@pytest.mark.parametrize("source", ["Conference", "StartConferenceRecordingAPI", "Trunking"])
+def test_a_recording_of_no_single_call_is_completed(work, put, state, events, source):
+    """Twilio names no CallSid for it. Each event names a call, so it makes none."""
+    payload = {**recording(), "CallSid": None, "ConferenceSid": "CF" + 32 * "0", "RecordingSource": source}
+    without = {name: value for name, value in payload.items() if value}
+    ids = [put(said, source="twilio_recording", event_type="recording-complete") for said in (payload, without)]
+    worked = work()
+    assert ([state(id_) for id_ in ids], worked.dead_letters, events()) == (["completed", "completed"], 0, [])
+
+
+DETECTED = {"CallSid": sid(1), "AccountSid": ACCOUNT, "AnsweredBy": "human", "MachineDetectionDuration": "3200"}
+
+
+@pytest.mark.parametrize("status", ["ringing", "in-progress", "completed", "failed"])
+def test_machine_detection_tells_who_answered(work, put, conn, events, status):
+    """The callback names no status. The row may be open or over; a call that is over stays so."""
+    put(webhook(status))
+    put(DETECTED, minute=1)
+    assert work().dead_letters == 0
+    now = "in-progress" if status == "ringing" else status
+    assert conn.execute("SELECT status, answered_by FROM messages").fetchone() == (now, "human")
+    before = conn.execute("SELECT xmin::text FROM messages").fetchone(), events()
+    put(DETECTED, minute=2)
+    work()
+    assert (conn.execute("SELECT xmin::text FROM messages").fetchone(), events()) == before
+    if status != "ringing":
+        assert ("call.enriched", status) in events()
+
+
+def test_machine_detection_of_an_unknown_call_brings_it(work, put, conn):
+    """Somebody answered, so the call is in progress, and hot looks after it."""
+    put(DETECTED)
+    work()
+    assert conn.execute("SELECT twilio_sid, status, answered_by FROM messages").fetchall() == [
+        (sid(1), "in-progress", "human")
+    ]
+
+
+def test_machine_detection_changes_no_frozen_row(work, put, conn):
+    """Nothing does (rule 7); and a value that is there stays."""
+    put(webhook("completed", AnsweredBy="machine_start"))
+    put(webhook("completed", call=2))
+    work()
+    conn.execute("UPDATE messages SET sync_state = 'frozen' WHERE twilio_sid = %s", (sid(2),))
+    put(DETECTED)
+    put({**DETECTED, "CallSid": sid(2)})
+    assert work().dead_letters == 0
+    assert conn.execute("SELECT answered_by FROM messages ORDER BY twilio_sid").fetchall() == [
+        ("machine_start",), (None,),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"ConferenceSid": "CF" + 32 * "0", "StatusCallbackEvent": "participant-join", "Muted": "false"},
+        {"ConferenceSid": "CF" + 32 * "0", "StatusCallbackEvent": "conference-end", "CallSid": None},
+        {"RecordingSid": "RE" + 32 * "0", "RecordingStatus": "completed"},
+        {"TranscriptionSid": "TR" + 32 * "0", "TranscriptionStatus": "completed"},
+        {"StreamSid": "MZ" + 32 * "0", "StreamEvent": "stream-started"},
+        {"PaymentSid": "PK" + 32 * "0", "Result": "success"},
+    ],
+    ids=lambda said: next(iter(said)),
+)
+@pytest.mark.parametrize("event_type", ["call-status", "call-inbound"])
+def test_a_callback_that_tells_no_status_is_completed(work, put, state, calls, event_type, said):
+    """Twilio has other callbacks about a call, and a Viewer may keep them all in one inbox."""
+    id_ = put({"CallSid": sid(1), "AccountSid": ACCOUNT, **said}, event_type=event_type)
+    assert work().dead_letters == 0
+    assert (state(id_), calls()) == ("completed", {})
+
+
 @pytest.mark.parametrize(
     ("payload", "columns", "why"),
     [
+        ({"CallSid": sid(1), "AccountSid": ACCOUNT}, {}, "missing required field `status`"),
+        ({**DETECTED, "CallSid": "CA1"}, {}, "sid is not CA and 32 hexadecimal digits"),
+        ({**recording(), "CallSid": "CA1"}, {"event_type": "recording-complete"}, "CallSid is not CA"),
         (webhook("exploded"), {}, "unknown status 'exploded'"),
         (webhook(CallSid="CA1"), {}, "sid is not CA and 32 hexadecimal digits"),
         (webhook(Timestamp="yesterday"), {}, "Timestamp is not a date we can believe"),
