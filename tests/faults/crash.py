@@ -37,9 +37,9 @@ from reconciler.simulator.messages import Request
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.twilio.records import read_record
 from tests.bench.servers import server
-from tests.conftest import _database
 from tests.equality import differences, doubled_events, records_of
 from tests.faults.proxy import FORKS, PATIENCE, Moment, Proxy
+from tests.harness.databases import new_database
 
 ACCOUNT = "AC" + 32 * "1"
 TOKEN = "token-of-the-account"
@@ -110,7 +110,7 @@ class Account:
         with (
             patch.object(listing, "MAX_PAGE_SIZE", PAGE_SIZE),
             SimulatedTwilio([account], clock=Clock.running()) as twilio,
-            _database(server_url, migrated) as url,
+            new_database(server_url, migrated) as url,
         ):
             _make_rows(url, account, now)
             with closing(db.connect(url, purpose="test")) as conn:
@@ -126,7 +126,7 @@ class Account:
     def learn(self, *commands: str) -> None:
         """Run each command once, undisturbed, and remember how it ends and where it may die."""
         for command in commands or self.commands:
-            with _database(self.server_url, self.template) as url:
+            with new_database(self.server_url, self.template) as url:
                 self.twilio.requests.clear()
                 proxy = Proxy(url)
                 process = self.start(command, proxy.url)
@@ -151,7 +151,7 @@ class Account:
 
     def die(self, boundary: Boundary) -> list[str]:
         """Kill the command there, run it again to its end, and say what is not as it should be."""
-        with _database(self.server_url, self.template) as url:
+        with new_database(self.server_url, self.template) as url:
             self.twilio.requests.clear()
             code = self._killed(boundary, url)
             if code != -signal.SIGKILL:
@@ -318,7 +318,7 @@ def _make_rows(url: str, account: SimulatedAccount, now: datetime) -> None:
 def at_random(account: Account, kills: int, seed: int) -> tuple[int, list[str]]:
     """Kill commands at any moment, any of them after any other; returns how many were, and what is wrong in the end."""
     rng, killed = Random(seed), 0
-    with _database(account.server_url, account.template) as url:
+    with new_database(account.server_url, account.template) as url:
         # Before its first run nobody waits for warm: freeze would seal what is past its deadline without its price.
         _finish(account.start("warm", url))
         while killed < kills:
@@ -351,7 +351,7 @@ def at_random(account: Account, kills: int, seed: int) -> tuple[int, list[str]]:
 @contextmanager
 def ready() -> Iterator[Account]:
     """A server, and an account on it."""
-    with server() as server_url, _database(server_url) as url:
+    with server() as server_url, new_database(server_url) as url:
         with closing(db.connect(url, purpose="template")) as conn:
             migrate(conn)
             name = conn.info.dbname

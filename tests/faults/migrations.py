@@ -29,9 +29,9 @@ from reconciler.database.migration_files import load_migrations
 from reconciler.database.verify import verify
 from reconciler.errors import ReconcilerError
 from tests.bench.servers import server
-from tests.conftest import FIELD, _database
 from tests.database.migration.conftest import _DUMP
 from tests.faults.proxy import FORKS, PATIENCE, Moment, Proxy
+from tests.harness.databases import FIELD, new_database
 
 Road = Literal["empty", "field"]
 Work = Callable[[str], object]
@@ -99,7 +99,7 @@ class Worlds:
 
     def database(self, road: Road) -> Any:
         """A database as `road` begins."""
-        return _database(self.server_url, self.templates[road])
+        return new_database(self.server_url, self.templates[road])
 
     def learn(self) -> None:
         """Run each road up and down once, undisturbed, and remember."""
@@ -198,7 +198,7 @@ def eight_at_once(worlds: Worlds, road: Road, kills: list[int]) -> tuple[Counter
 @contextmanager
 def field_template(server_url: str) -> Iterator[str]:
     """A database as the Viewer's own scripts and its backend left it."""
-    with _database(server_url) as url:
+    with new_database(server_url) as url:
         with db.connect(url, purpose="field") as conn:
             for file in sorted(FIELD.glob("*.sql")):
                 conn.execute(file.read_bytes())

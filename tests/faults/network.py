@@ -42,8 +42,8 @@ from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.transport import Transport
 from tests.bench.servers import server
-from tests.conftest import _database
 from tests.equality import differences, doubled_events, records_of
+from tests.harness.databases import new_database
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
 DAYS = 7
@@ -290,15 +290,15 @@ def main() -> int:
     args = parser.parse_args()
     failing, requests, faults = [], 0, Counter[str]()
     with server() as server_url, in_a_hurry(), ExitStack() as stack:
-        template = stack.enter_context(_database(server_url))
+        template = stack.enter_context(new_database(server_url))
         with db.connect(template, purpose="template") as conn:
             migrate(conn)
             name = conn.info.dbname
-        with _database(server_url, name) as url:
+        with new_database(server_url, name) as url:
             undisturbed = try_seed(None, url)
         assert not undisturbed.problems, undisturbed.problems
         for seed in range(args.first, args.first + args.runs):
-            with _database(server_url, name) as url:
+            with new_database(server_url, name) as url:
                 outcome = try_seed(seed, url, undisturbed=undisturbed.requests)
             requests += outcome.requests
             faults += outcome.faults

@@ -27,7 +27,7 @@ PATIENCE = 60.0  # seconds until a process that does not end counts as hanging
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([
     "reconciler.cli.main", "reconciler.cli.backfill", "reconciler.cli.jobs", "reconciler.database.migrate",
-    "tests.bench.servers", "tests.conftest", "tests.database.migration.conftest",
+    "tests.bench.servers", "tests.harness.databases", "tests.database.migration.conftest",
 ])  # fmt: skip
 
 _ENDS = b"QSc"  # Query, Sync, CopyDone

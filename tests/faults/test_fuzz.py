@@ -27,7 +27,7 @@ from reconciler.model import Observation, Status
 from reconciler.sync.run import Terms
 from reconciler.twilio.records import decode_page
 from reconciler.twilio.webhooks import read_webhook
-from tests.conftest import _database
+from tests.harness.databases import new_database
 
 SAID = datetime(2026, 6, 10, 20, 11, 28, tzinfo=UTC)
 NOW = SAID + timedelta(hours=1)
@@ -107,7 +107,7 @@ def listing(records: list[str]) -> bytes:
 def base(server_url: str, template: str) -> Iterator[tuple[Store, db.Connection]]:
     """A database for all examples: each has calls of its own."""
     with (
-        _database(server_url, template) as url,
+        new_database(server_url, template) as url,
         Store(url) as store,
         db.connect(url, purpose="test") as conn,
     ):

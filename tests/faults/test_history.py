@@ -19,9 +19,9 @@ A_GROUP = 20
 
 @pytest.fixture(scope="module")
 def ground(server_url: str, template: str) -> Iterator[Ground]:
-    from tests.conftest import _database
+    from tests.harness.databases import new_database
 
-    with _database(server_url, template) as url, Ground.on(url) as ground:
+    with new_database(server_url, template) as url, Ground.on(url) as ground:
         yield ground
 
 

@@ -21,9 +21,9 @@ def _in_a_hurry() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def undisturbed(server_url: str, template: str) -> int:
     """How many requests it takes when nothing goes wrong."""
-    from tests.conftest import _database
+    from tests.harness.databases import new_database
 
-    with _database(server_url, template) as url:
+    with new_database(server_url, template) as url:
         outcome = try_seed(None, url)
     assert outcome.problems == []
     assert not outcome.faults

@@ -20,9 +20,9 @@ GROWING = {"messages", "call_events", "twilio_webhook_inbox", "account_days"}
 @pytest.fixture(scope="module")
 def full(server_url, template) -> Iterator[db.Connection]:
     """A database that has seen a year: 30,000 calls, 90,000 events, 30,000 settled webhooks, 12,000 days."""
-    from tests.conftest import _database
+    from tests.harness.databases import new_database
 
-    with _database(server_url, template) as url, db.connect(url, purpose="test") as conn:
+    with new_database(server_url, template) as url, db.connect(url, purpose="test") as conn:
         conn.execute("SELECT set_config('my.now', %s, false)", (NOW.isoformat(),))
         at = "(current_setting('my.now')::timestamptz - interval '400 days' * n / 30000)"
         conn.execute(

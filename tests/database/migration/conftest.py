@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from reconciler.database import connection as db
-    from tests.conftest import Connect
+    from tests.harness.databases import Connect
 
 _DUMP = """
 SELECT 'column ' || c.relname || '.' || a.attname,

@@ -13,7 +13,7 @@ from reconciler.database.migration_files import load_migrations, split
 
 if TYPE_CHECKING:
     from reconciler.database.connection import Connection
-    from tests.conftest import Connect
+    from tests.harness.databases import Connect
 
 FILE = Path(__file__).parents[3] / "sql" / "008_classify_final_rows.sql"
 CLASSIFY = FILE.read_bytes()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from reconciler.database.connection import Connection
-    from tests.conftest import Connect
+    from tests.harness.databases import Connect
 
     Add = Callable[..., int]
     Read = Callable[..., Any]

@@ -11,7 +11,7 @@ from reconciler.database.verify import verify
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Connect
+    from tests.harness.databases import Connect
 
     Dump = Callable[[str], dict[str, str]]
     Psql = Callable[[str, Path], None]

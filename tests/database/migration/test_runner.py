@@ -24,7 +24,7 @@ from reconciler.errors import Contended, JobHeld, Refused, SchemaError, Unavaila
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.conftest import Connect
+    from tests.harness.databases import Connect
 
     Dump = Callable[[str], dict[str, str]]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from reconciler.database.connection import Connection
-    from tests.conftest import Connect
+    from tests.harness.databases import Connect
 
 ROOT = Path(__file__).parents[3]
 

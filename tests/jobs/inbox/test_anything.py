@@ -61,10 +61,10 @@ VALUES (
 
 @pytest.fixture(scope="module")
 def inbox(server_url, template) -> Iterator[tuple[Store, db.Connection]]:
-    from tests.conftest import _database
+    from tests.harness.databases import new_database
 
     with (
-        _database(server_url, template) as url,
+        new_database(server_url, template) as url,
         Store(url) as store,
         db.connect(url, purpose="test") as conn,
     ):
