@@ -15,7 +15,7 @@ from reconciler.errors import Refused
 
 if TYPE_CHECKING:
     from reconciler.database.connection import Connection
-    from tests.conftest import Connect
+    from tests.harness.databases import Connect
 
 
 def set_for_all(conn: Connection, setting: str, value: str) -> None:
