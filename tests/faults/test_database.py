@@ -112,7 +112,8 @@ class Work:
         window = Window(ACCOUNT, NOW - timedelta(days=4), NOW, {"since": "4d", "until": None})
         credentials = Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=base)
         with closing(TwilioClient(credentials, pacer=Pacer(4), clock=lambda: NOW)) as client:
-            self._until_done(lambda store: backfill(window, source=client.session(stop), store=store, watcher=_Nobody(), terms=terms))
+            source = client.session(stop)
+            self._until_done(lambda store: backfill(window, source=source, store=store, watcher=_Nobody(), terms=terms))
             for name, kind in KINDS.items():
                 job = job_of(name, ACCOUNT if kind.asks_twilio else None, main=ACCOUNT)
                 of = partial(Means, job, settings, terms=terms, source=client.session(stop), account_sid=ACCOUNT)
