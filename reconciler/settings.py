@@ -24,6 +24,13 @@ from reconciler.times import parse_duration
 
 _CONFIG_FILE: Final = "RECONCILER_CONFIG"
 _PASSWORD: Final = re.compile(r"://[^/?#]*?:([^/?#]*)@|password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s&]+))")
+# What RFC 3986 lets stand unencoded. libpq is more patient: in `a:b@c@host` it looks for a host named `c@host`.
+_TEXT_OF_URL: Final = r"(?:[^/?#@%\[\]]|%[0-9A-Fa-f]{2})*"
+_HOST: Final = r"(?:\[[^/?#@\]]*\]|[^/?#@:,\[\]]*)(?::[0-9]*)?"
+_QUERY: Final = r"\?(?:\w+=[^&#]*(?:&|$))*"
+_DATABASE_URL: Final = re.compile(
+    rf"postgres(?:ql)?://(?:{_TEXT_OF_URL}@)?{_HOST}(?:,{_HOST})*(?:/{_TEXT_OF_URL}(?:{_QUERY})?|(?!.*@){_QUERY})?"
+)
 # A Service named reconciler gives every pod beside it these variables
 # (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
 _OF_KUBERNETES: Final = re.compile(r"RECONCILER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_\w+)?)?)")
@@ -83,10 +90,15 @@ def _has_port_or_none(url: str) -> bool:
 
 
 def _database_url(value: str) -> str:
-    is_url = re.match(r"postgres(ql)?://", value) and ("," in value or _has_port_or_none(value))
-    if not is_url and ("=" not in value or "://" in value):
-        raise ValueError("must be postgresql://user@host/database, or libpq's key=value form")
-    return value
+    if _DATABASE_URL.fullmatch(value) or ("=" in value and "://" not in value):
+        return value
+    if "@" in value and re.match(r"postgres(ql)?://", value):
+        # Whatever stands between the slashes now may be a piece of the password: none of it is said.
+        raise ValueError(
+            "cannot be read: a character of the password has to be percent-encoded (@ is %40, / is %2F, # is %23, "
+            "? is %3F, % is %25)"
+        )
+    raise ValueError("must be postgresql://user@host/database, or libpq's key=value form")
 
 
 def _accounts(value: str) -> tuple[str, ...]:

@@ -23,11 +23,10 @@ from typing import Any, Final, LiteralString, cast
 
 import psycopg
 from psycopg import errors as pg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import set_json_loads
 
-from reconciler.database import pooling
-from reconciler.errors import ConfigError, Contended, ReconcilerError, Refused, SchemaError, Unavailable
+from reconciler.database import login, pooling
+from reconciler.errors import Contended, ReconcilerError, Refused, SchemaError, Unavailable
 from reconciler.masking import mask
 
 APPLICATION_NAME = "reconciler"
@@ -67,31 +66,14 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
     not as start-up options, which connection poolers refuse.
 
     Raises:
-        ConfigError: `url` is neither a URL nor libpq's key=value form, or a pooler takes sessions apart.
+        ConfigError: libpq cannot read `url` or refuses a parameter in it, or a pooler takes sessions apart.
         Refused: the server turned the user, password or database away.
         Unavailable: no server answered.
 
     """
-    try:
-        conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # libpq's own words would quote the URL, and so perhaps the password.
-        raise ConfigError("DATABASE_URL: libpq cannot read it", hint="write postgresql://user@host/database") from None
+    login.check_url(url)
     with translated():
-        conn = psycopg.connect(
-            url,
-            autocommit=True,
-            connect_timeout=int(CONNECT_TIMEOUT.total_seconds()),
-            application_name=f"{APPLICATION_NAME}: {purpose}",
-            # Twilio's names are in any script, whatever encoding the server or the machine prefers.
-            client_encoding="utf8",
-            # A server that vanished without a FIN is noticed within about half a minute instead of two hours.
-            keepalives_idle=15,
-            keepalives_interval=5,
-            keepalives_count=3,
-            # The same where it owes us an answer: keepalives rest while what we sent is not confirmed.
-            tcp_user_timeout=30_000,
-        )
+        conn = _open(url, purpose)
         session = {
             # What role or database may set otherwise.
             "timezone": "UTC",
@@ -120,6 +102,26 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
             conn.close()
             raise
     return conn
+
+
+def _open(url: str, purpose: str) -> Connection:
+    try:
+        return psycopg.connect(
+            url,
+            autocommit=True,
+            connect_timeout=int(CONNECT_TIMEOUT.total_seconds()),
+            application_name=f"{APPLICATION_NAME}: {purpose}",
+            # Twilio's names are in any script, whatever encoding the server or the machine prefers.
+            client_encoding="utf8",
+            # A server that vanished without a FIN is noticed within about half a minute instead of two hours.
+            keepalives_idle=15,
+            keepalives_interval=5,
+            keepalives_count=3,
+            # The same where it owes us an answer: keepalives rest while what we sent is not confirmed.
+            tcp_user_timeout=30_000,
+        )
+    except psycopg.OperationalError as exc:
+        raise login.explain(url, exc) from None  # it may be `exc` itself
 
 
 @cache
@@ -164,7 +166,10 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
     reason = exc.diag.message_primary or str(exc).strip().splitlines()[0] if str(exc) else type(exc).__name__
     match exc:
         case pg.InvalidPassword() | pg.InvalidAuthorizationSpecification():
-            return Refused(f"the database refused the login: {reason}", hint="check user and password in DATABASE_URL")
+            return Refused(
+                f"the database refused the login: {reason}",
+                hint="check user and password in DATABASE_URL, or in the file that it is read from",
+            )
         case pg.InvalidCatalogName():
             return Refused(f"there is no such database: {reason}", hint="check its name in DATABASE_URL, or create it")
         case pg.InsufficientPrivilege():
@@ -173,17 +178,12 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
             return SchemaError(f"the schema is not up to date: {reason}", hint="run `reconcile migrate`")
         case pg.DeadlockDetected() | pg.SerializationFailure() | pg.LockNotAvailable():
             return Contended(f"another writer was in the way: {reason}")
-        case psycopg.OperationalError() if exc.sqlstate is None and 'database "' in reason and "exist" in reason:
-            return Refused(f"there is no such database: {reason}", hint="check its name in DATABASE_URL, or create it")
-        case psycopg.OperationalError() if exc.sqlstate is None and _is_login_failure(reason):
-            # While connecting, libpq hands on the server's text without its SQLSTATE.
-            return Refused(f"the database refused the login: {reason}", hint="check DATABASE_URL")
         case pg.ReadOnlySqlTransaction():
             return Unavailable(f"the database takes no writes: {reason}", hint="does DATABASE_URL name a standby?")
         case pg.ProgramLimitExceeded():
             # An OperationalError by its class, but no waiting makes a row smaller.
             return ReconcilerError(f"the database answered: {reason}")
-        case psycopg.OperationalError() if "too many" in reason or "connection slots" in reason:
+        case pg.TooManyConnections():
             hint = "raise max_connections, or the CONNECTION LIMIT of the role or database in DATABASE_URL"
             return Unavailable(f"the database has no connection left: {reason}", hint=hint)
         case psycopg.OperationalError() | psycopg.InterfaceError():
@@ -198,14 +198,6 @@ def refusal(exc: psycopg.Error) -> str | None:
     if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW:
         return None
     return mask(_VALUE.sub("…", exc.diag.message_primary or type(exc).__name__))[:_MAX_REASON]
-
-
-def _is_login_failure(reason: str) -> bool:
-    signs = (
-        "authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied", "not permitted",
-        "permission denied",
-    )  # fmt: skip
-    return any(sign in reason for sign in signs)
 
 
 def _ms(duration: timedelta) -> int:
