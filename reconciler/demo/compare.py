@@ -153,7 +153,7 @@ def twilio_says(record: Mapping[str, Any]) -> Row:
 def describe_road(sent: Sequence[Webhook], arrived: Sequence[Delivery]) -> Road:
     """Count what happened to the webhooks between `sent` and `arrived`, which is in the order of arrival."""
     distinct = {id(delivery.webhook) for delivery in arrived}
-    newest: dict[str, datetime] = {}
+    newest: dict[str | None, datetime] = {}
     overtaken = 0
     for delivery in arrived:
         sid, at = delivery.webhook.call_sid, delivery.webhook.sent_at

@@ -15,7 +15,17 @@ from reconciler.simulator.account import SimulatedAccount
 from reconciler.simulator.calls import SimulatedCall
 from reconciler.simulator.clock import Clock
 from reconciler.simulator.faults import Fault, FaultPlan
+from reconciler.simulator.recordings import Callbacks
 from reconciler.simulator.server import SimulatedTwilio
 from reconciler.simulator.switches import Switches
 
-__all__ = ["Clock", "Fault", "FaultPlan", "SimulatedAccount", "SimulatedCall", "SimulatedTwilio", "Switches"]
+__all__ = [
+    "Callbacks",
+    "Clock",
+    "Fault",
+    "FaultPlan",
+    "SimulatedAccount",
+    "SimulatedCall",
+    "SimulatedTwilio",
+    "Switches",
+]

@@ -1,10 +1,10 @@
-"""A simulated account: its calls, its credentials, its subaccounts."""
+"""A simulated account: its calls and what they leave behind, its credentials, its endpoints, its subaccounts."""
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from reconciler.simulator.alerts import Alert
 from reconciler.simulator.calls import (
     FINAL,
     Call,
@@ -20,8 +21,10 @@ from reconciler.simulator.calls import (
     VerbatimCall,
     scripted,
 )
-from reconciler.simulator.filters import Filters
-from reconciler.simulator.generate import TRUNK_SHARE, lives
+from reconciler.simulator.endpoints import Endpoints
+from reconciler.simulator.filters import Filters, Span
+from reconciler.simulator.generate import NUMBER_SIDS, TRUNK_SHARE, lives
+from reconciler.simulator.recordings import PROCESSING, Callbacks, Recording, recordings_of
 from reconciler.simulator.timeline import Timeline
 from reconciler.simulator.wire import seconds
 
@@ -34,7 +37,7 @@ EVERYTHING = Filters()
 class ApiKey:
     """An API key of one account; a restricted one may read only what `permissions` names.
 
-    Resources are named calls, accounts and usage. Kinds: https://www.twilio.com/docs/iam/api-keys.
+    Resources are named calls, accounts, usage, recordings, endpoints and alerts. Kinds: https://www.twilio.com/docs/iam/api-keys.
     """
 
     sid: str
@@ -54,7 +57,16 @@ class ApiKey:
 
 
 class SimulatedAccount:
-    """An account whose calls may be added, changed and deleted while a server lists them; thread-safe."""
+    """An account whose calls may be added, changed and deleted while a server lists them; thread-safe.
+
+    Attributes:
+        endpoints: its numbers, SIP domains and TwiML apps; those of generated calls are there.
+        callbacks: what it records and what Twilio tells it beyond the status of calls.
+        alerts: what Twilio's Monitor noted (see `raise_alert`).
+        added_recordings: those that follow from no call (see `add_recording`).
+        deleted_recordings: when which recording was deleted.
+
+    """
 
     def __init__(
         self, sid: str, auth_token: str, *, seed: int = 0, friendly_name: str = "Simulated", status: Status = "active"
@@ -66,6 +78,11 @@ class SimulatedAccount:
         self.owner: SimulatedAccount | None = None
         self.subaccounts: dict[str, SimulatedAccount] = {}
         self.keys: dict[str, ApiKey] = {}
+        self.endpoints = Endpoints(sid)
+        self.callbacks = Callbacks()
+        self.alerts: list[Alert] = []
+        self.deleted_recordings: dict[str, int] = {}
+        self.added_recordings: list[Recording] = []
         self._random = random.Random(f"{sid}:{seed}")
         self._lock = threading.RLock()
         self._calls: dict[str, Call] = {}
@@ -93,6 +110,9 @@ class SimulatedAccount:
         """Take in `count` random calls created in [since, until): the same ones for the same seed."""
         with self._lock:
             self._add(lives(self._random, self.sid, count, seconds(since), seconds(until), trunk_share))
+            for number, sid in NUMBER_SIDS.items():
+                if number not in self.endpoints.numbers:
+                    self.endpoints.add_number(number, sid=sid)
 
     def change(self, sid: str, **fields: Any) -> SimulatedCall:
         """Rewrite the script of a call (see the fields of `SimulatedCall`), say the second it ends."""
@@ -158,6 +178,55 @@ class SimulatedAccount:
         """Twilio's record of one call at `now`; None when it cannot be seen then."""
         call = self._calls.get(sid)
         return call.render(seconds(now)) if call is not None and call.is_visible(seconds(now)) else None
+
+    # What calls leave behind
+
+    def add_recording(
+        self, started: datetime, ended: datetime, *, call_sid: str | None = None, conference_sid: str | None = None,
+        source: str = "StartCallRecordingAPI", status: str = "completed",
+    ) -> Recording:  # fmt: skip
+        """Take in a recording that follows from no call."""
+        with self._lock:
+            made = Recording(
+                self.new_sid("RE"), self.sid, call_sid, seconds(started), seconds(ended), source, conference_sid,
+                status=status,
+            )  # fmt: skip
+            self.added_recordings.append(made)
+        return made
+
+    def recordings_of(self, call_sid: str) -> list[Recording]:
+        """The recordings that name the call, or its conference, whether or not they are there yet."""
+        return list(self._recordings_of([self._calls[call_sid]])) + [
+            each for each in self.added_recordings if each.call_sid == call_sid
+        ]
+
+    def recordings_between(self, span: Span, call_sid: str | None = None) -> list[Recording]:
+        """Every recording that may have begun or been ready within a span of time, and some that were not."""
+        with self._lock:
+            since = None if span.since is None else span.since - PROCESSING - 1
+            if call_sid is None:
+                calls: Iterable[Call] = self._timeline.newest_first(since, span.until)
+            else:
+                calls = [self._calls[call_sid]] if call_sid in self._calls else []
+            return [*self._recordings_of(calls), *self.added_recordings]
+
+    def delete_recording(self, sid: str, at: datetime) -> None:
+        """From `at` on the recording is gone; lists that ask for soft-deleted ones show it for 40 days."""
+        self.deleted_recordings[sid] = seconds(at)
+
+    def raise_alert(
+        self, at: datetime, error_code: str, request_url: str, *, resource_sid: str | None = None,
+        log_level: str = "error",
+    ) -> Alert:  # fmt: skip
+        """Note a failure as Twilio's Monitor does; it is listed half a minute later."""
+        made = Alert(self.new_sid("NO"), self.sid, seconds(at), error_code, request_url, resource_sid, log_level)
+        self.alerts.append(made)
+        return made
+
+    def _recordings_of(self, calls: Iterable[Call]) -> Iterator[Recording]:
+        for call in calls:
+            if isinstance(call, SimulatedCall):
+                yield from recordings_of(call, self.callbacks)
 
     def new_sid(self, prefix: str = "CA") -> str:
         """A fresh SID; SIDs have no order in time."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -73,8 +73,8 @@ class Filters:
             from_=given.get("From"),
             to=given.get("To"),
             parent_call_sid=given.get("ParentCallSid"),
-            start=_span("StartTime", given, switches),
-            end=_span("EndTime", given, switches),
+            start=parse_span("StartTime", given, switches),
+            end=parse_span("EndTime", given, switches),
             null_matches=switches.null_start_matches_filters,
         )
 
@@ -104,8 +104,13 @@ class Filters:
         return self.null_matches if time is None else time in span
 
 
-def _span(field: str, given: dict[str, str], switches: Switches) -> Span | None:
-    """One half-open span out of `field`, `field<` and `field>`."""
+def parse_span(field: str, given: Mapping[str, str], switches: Switches) -> Span | None:
+    """One half-open span out of `field`, `field<` and `field>`; None if none of them is given.
+
+    Raises:
+        BadFilter: a time that is none.
+
+    """
     spans = [
         _bound(field, operator, given[field + operator], switches)
         for operator in ("", "<", ">")
@@ -121,7 +126,7 @@ def _span(field: str, given: dict[str, str], switches: Switches) -> Span | None:
 
 def _bound(field: str, operator: str, value: str, switches: Switches) -> Span:
     is_date = _DATE.fullmatch(value) is not None
-    at = _time(field, value)
+    at = parse_time(field, value)
     if switches.time_filters == "day":
         at, is_date = at - at % DAY, True
     match operator:
@@ -134,8 +139,13 @@ def _bound(field: str, operator: str, value: str, switches: Switches) -> Span:
             return Span(at, at + DAY if is_date else at)
 
 
-def _time(field: str, value: str) -> int:
-    """The first whole second at or after `value`; a time without zone is UTC."""
+def parse_time(field: str, value: str) -> int:
+    """The first whole second at or after `value`; a time without zone is UTC.
+
+    Raises:
+        BadFilter: a time that is none.
+
+    """
     try:
         at = datetime.fromisoformat(value)
     except ValueError:

@@ -16,6 +16,8 @@ from reconciler.simulator.clock import Clock
 from reconciler.simulator.filters import BadFilter
 from reconciler.simulator.listing import BadPageToken, OutsideRetention, Paging, envelope, list_calls
 from reconciler.simulator.messages import Answer, Request
+from reconciler.simulator.monitor import list_alerts
+from reconciler.simulator.recording_list import fetch_recording, list_recordings
 from reconciler.simulator.switches import Switches
 from reconciler.simulator.usage import BadDates, daily_usage
 from reconciler.simulator.webhooks import events_of
@@ -44,19 +46,25 @@ class Resources:
         self.accounts = accounts
         self.clock = clock
         self.switches = switches
+        of_account = rf"{API}/Accounts/AC\w+"
         self._routes: tuple[tuple[str, str, _Route], ...] = (
-            (r"Accounts/AC\w+/Calls", "calls", self._calls),
-            (r"Accounts/AC\w+/Calls/(\w+)", "calls", self._call),
-            (r"Accounts/AC\w+/Calls/(\w+)/Events", "calls", self._events),
-            (r"Accounts", "accounts", self._accounts),
-            (r"Accounts/AC\w+", "accounts", self._account),
-            (r"Accounts/AC\w+/Usage/Records/Daily", "usage", self._usage),
+            (rf"{of_account}/Calls\.json", "calls", self._calls),
+            (rf"{of_account}/Calls/(\w+)\.json", "calls", self._call),
+            (rf"{of_account}/Calls/(\w+)/Events\.json", "calls", self._events),
+            (rf"{of_account}/Calls/(\w+)/Recordings\.json", "recordings", self._recordings),
+            (rf"{of_account}/Recordings\.json", "recordings", self._recordings),
+            (rf"{of_account}/Recordings/(\w+)\.json", "recordings", self._recording),
+            (rf"{of_account}/(IncomingPhoneNumbers|SIP/Domains|Applications)\.json", "endpoints", self._endpoints),
+            (rf"{API}/Accounts\.json", "accounts", self._accounts),
+            (rf"{of_account}\.json", "accounts", self._account),
+            (rf"{of_account}/Usage/Records/Daily\.json", "usage", self._usage),
+            (r"/v1/Alerts", "alerts", self._alerts),
         )
 
     def answer(self, request: Request) -> Answer:
         """What Twilio says to this request now."""
         for pattern, resource, route in self._routes:
-            if match := re.fullmatch(rf"{API}/{pattern}\.json", request.path):
+            if match := re.fullmatch(pattern, request.path):
                 return self._routed(request, resource, route, *match.groups())
         return messages.not_found(request.path)
 
@@ -99,6 +107,31 @@ class Resources:
         if asked.account.record(asked.sid, asked.now) is None:
             return messages.not_found(asked.request.path)
         return _page("events", events_of(asked.account, asked.sid, asked.now), asked.request)
+
+    def _recordings(self, asked: _Question) -> Answer:
+        if asked.sid and asked.account.find(asked.sid) is None:
+            return messages.not_found(asked.request.path)
+        params, now = asked.request.params, asked.now
+        return Answer(payload=list_recordings(asked.account, params, now, self.switches, call_sid=asked.sid or None))
+
+    def _recording(self, asked: _Question) -> Answer:
+        record = fetch_recording(asked.account, asked.sid, asked.request.params, asked.now, self.switches)
+        return messages.not_found(asked.request.path) if record is None else Answer(payload=record)
+
+    def _endpoints(self, asked: _Question) -> Answer:
+        endpoints = asked.account.endpoints
+        match asked.sid:
+            case "IncomingPhoneNumbers":
+                records = [number.render() for number in list(endpoints.numbers.values())]
+                return _page("incoming_phone_numbers", records, asked.request)
+            case "SIP/Domains":
+                return _page("domains", [each.render() for each in list(endpoints.sip_domains.values())], asked.request)
+            case _:
+                records = [application.render() for application in list(endpoints.applications.values())]
+                return _page("applications", records, asked.request)
+
+    def _alerts(self, asked: _Question) -> Answer:
+        return Answer(payload=list_alerts(asked.account, asked.request.params, asked.now))
 
     def _accounts(self, asked: _Question) -> Answer:
         name, status = asked.request.param("FriendlyName"), asked.request.param("Status")

@@ -22,6 +22,8 @@ class Switches:
         deleted_cursor: what a page token does whose call has been deleted meanwhile: the listing goes on from its
             place, comes to an empty end, or the token is refused.
         retention_days: a window beginning earlier than so many days ago is refused with 400/20004.
+        recording_created: date_created of a recording: when it is ready, seconds after the call, or when it began;
+            then it is listed as in-progress before, and behind the cursor of whoever reads the newest ones.
         suspended_answer: what a suspended account gets with its own credentials: 401/20003 or 403/20403.
         absolute_next_page_uri: prefix of every next_page_uri, say "https://elsewhere.example".
         extra_keys: unknown keys appear in records and in the envelope.
@@ -39,6 +41,7 @@ class Switches:
     fetch_lag: timedelta = timedelta(0)
     deleted_cursor: Literal["continue", "empty", "refuse"] = "continue"
     retention_days: int | None = None
+    recording_created: Literal["ready", "start"] = "ready"
     suspended_answer: Literal[401, 403] = 403
     absolute_next_page_uri: str | None = None
     extra_keys: bool = False

@@ -23,6 +23,8 @@ _EVENT_TYPES: dict[Kind, str] = {
     "status-callback": "call-status",
     "dial-action": "dial-action",
     "recording": "recording-complete",
+    "machine-detection": "call-status",
+    "participant": "call-status",
 }
 
 _RECEIVE = """
@@ -46,7 +48,7 @@ SELECT DISTINCT ON (call_sid)
        call_sid, payload->>'Direction', payload->>'CallStatus', coalesce(payload->>'From', ''),
        coalesce(payload->>'To', ''), (payload->>'CallDuration')::int, payload->>'ParentCallSid', %(metadata)s
   FROM twilio_webhook_inbox
- WHERE id = ANY(%(ids)s) AND event_type IN ('call-inbound', 'call-status')
+ WHERE id = ANY(%(ids)s) AND event_type IN ('call-inbound', 'call-status') AND payload ? 'CallStatus'
  ORDER BY call_sid, received_at DESC, id DESC
 ON CONFLICT (twilio_sid) DO UPDATE
    SET status = EXCLUDED.status,
@@ -139,6 +141,10 @@ def dedupe_key(webhook: Webhook) -> str:
             return f"inbound:{webhook.call_sid}"
         case "status-callback":
             return f"{webhook.call_sid}:{params['CallStatus']}:{params['Timestamp']}"
+        case "machine-detection":
+            return f"detection:{webhook.call_sid}"
+        case "participant":
+            return f"conference:{params['ConferenceSid']}:{webhook.call_sid}:{params['StatusCallbackEvent']}"
 
 
 def _inbox_row(delivery: Delivery) -> tuple[object, ...]:

@@ -6,8 +6,13 @@ Shapes: tests/data/webhook_samples.json. Which call sends what
   status callback at its end, because a number's status callback URL fires once;
 - an outbound-api call sends initiated, ringing, in-progress (the event `answered`) and its final status;
 - a child leg is silent unless its noun has a statusCallback; its <Dial> reports to the parent's action URL;
-- a recording callback names the parent leg and carries neither CallStatus nor Timestamp;
-- SIP trunking calls send none (https://help.twilio.com/articles/223132267).
+- a recording callback names the parent leg and carries neither CallStatus nor Timestamp; that of a conference names
+  the conference alone;
+- machine detection that runs beside the call tells its result in a callback of its own, without CallStatus
+  (https://www.twilio.com/docs/voice/answering-machine-detection);
+- a conference tells who joins and leaves, with StatusCallbackEvent and without CallStatus
+  (https://www.twilio.com/docs/voice/twiml/conference);
+- SIP trunking calls send none but of their recordings (https://help.twilio.com/articles/223132267).
 """
 
 from __future__ import annotations
@@ -16,17 +21,19 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import chain
 from random import Random
 from typing import Literal
-from zlib import crc32
 
 from reconciler.simulator.account import SimulatedAccount
-from reconciler.simulator.calls import Record, SimulatedCall
-from reconciler.simulator.wire import API, instant, rfc2822, seconds
+from reconciler.simulator.calls import FINAL, Record, SimulatedCall
+from reconciler.simulator.endpoints import HOOKS
+from reconciler.simulator.recordings import Recording, conference_of, recordings_of
+from reconciler.simulator.wire import instant, rfc2822, seconds
 
-Kind = Literal["voice-url", "status-callback", "dial-action", "recording"]
+Kind = Literal["voice-url", "status-callback", "dial-action", "recording", "machine-detection", "participant"]
 
 SIP_RESPONSE_CODES = {"completed": "200", "busy": "486", "no-answer": "487", "failed": "404", "canceled": "487"}
 _PATHS: dict[Kind, str] = {
@@ -34,7 +41,10 @@ _PATHS: dict[Kind, str] = {
     "status-callback": "/twilio/voice/status",
     "dial-action": "/twilio/voice/dial-action",
     "recording": "/twilio/voice/recording",
+    "machine-detection": "/twilio/voice/detection",
+    "participant": "/twilio/voice/conference",
 }
+DETECTION = 3  # seconds that machine detection listens
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +54,22 @@ class Webhook:
     kind: Kind
     sent_at: datetime
     params: Mapping[str, str]
+    configured_url: str | None = None
 
     @property
-    def call_sid(self) -> str:
-        """The call it names: the parent for dial actions and recordings."""
-        return self.params["CallSid"]
+    def call_sid(self) -> str | None:
+        """The call it names: the parent for dial actions and recordings, none for the recording of a conference."""
+        return self.params.get("CallSid")
 
     @property
-    def path(self) -> str:
-        """Where it goes on the receiver's host."""
-        return _PATHS[self.kind]
+    def url(self) -> str:
+        """Where it goes: to the URL that was configured, else to the one that all others of its kind go to."""
+        return self.configured_url or HOOKS + _PATHS[self.kind]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it tells how a call ended."""
+        return self.kind == "status-callback" and self.params["CallStatus"] in FINAL
 
     def signature(self, auth_token: str, url: str) -> str:
         """X-Twilio-Signature: always with the auth token of the account in AccountSid, never with an API key."""
@@ -62,22 +78,23 @@ class Webhook:
 
 
 def webhooks(
-    account: SimulatedAccount, since: datetime, until: datetime, *, child_callbacks: bool = False,
-    recorded: float = 0.1,
-) -> list[Webhook]:  # fmt: skip
+    account: SimulatedAccount, since: datetime, until: datetime, *, child_callbacks: bool = False
+) -> list[Webhook]:
     """Every webhook of the account sent in [since, until), in the order of sending.
 
-    `child_callbacks` makes child legs send status callbacks too, `recorded` is the share of answered parent calls
-    that were recorded. Calls deleted by `until` have sent theirs all the same, but are not looked at.
+    `child_callbacks` makes child legs send status callbacks too. What is told of recordings, conferences and machine
+    detection stands in `account.callbacks`, which number tells what in `account.endpoints`. Calls deleted by `until`
+    have sent theirs all the same, but are not looked at.
     """
     sent = (
         webhook
         for call in account.calls_at(until)
         if isinstance(call, SimulatedCall)
-        for webhook in _of_call(account, call, child_callbacks, recorded)
-        if since <= webhook.sent_at < until
+        for webhook in of_call(account, call, child_callbacks=child_callbacks)
     )
-    return sorted(sent, key=lambda webhook: webhook.sent_at)
+    told = (_recording(each) for each in list(account.added_recordings) if each.status == "completed")
+    within = (webhook for webhook in chain(sent, told) if since <= webhook.sent_at < until)
+    return sorted(within, key=lambda webhook: webhook.sent_at)
 
 
 def events_of(account: SimulatedAccount, sid: str, now: datetime) -> list[Record]:
@@ -89,7 +106,7 @@ def events_of(account: SimulatedAccount, sid: str, now: datetime) -> list[Record
         {
             "request": {
                 "method": "POST",
-                "url": f"https://hooks.example.com{webhook.path}",
+                "url": webhook.url,
                 "parameters": {_snake(name): value for name, value in webhook.params.items()},
             },
             "response": {
@@ -100,7 +117,8 @@ def events_of(account: SimulatedAccount, sid: str, now: datetime) -> list[Record
                 "date_created": rfc2822(seconds(webhook.sent_at)),
             },
         }
-        for webhook in _of_call(account, call, child_callbacks=False, recorded=0)
+        for webhook in of_call(account, call)
+        if webhook.kind in ("voice-url", "status-callback", "dial-action")
     ]
 
 
@@ -146,21 +164,58 @@ class Channel:
         return timedelta(milliseconds=100)
 
 
-def _of_call(
-    account: SimulatedAccount, call: SimulatedCall, child_callbacks: bool, recorded: float
-) -> Iterator[Webhook]:
-    if call.is_trunking:
-        return
+def of_call(account: SimulatedAccount, call: SimulatedCall, *, child_callbacks: bool = False) -> Iterator[Webhook]:
+    """Every webhook that one call sends, in no order."""
+    if not call.is_trunking:
+        yield from _of_progress(account, call, child_callbacks)
+        yield from _of_conference(account, call)
     parent = account.find(call.parent_call_sid) if call.parent_call_sid else None
-    if call.direction == "inbound":
-        yield Webhook("voice-url", instant(call.created), {**_address(call), "CallStatus": "ringing"})
-        yield from _status_callbacks(call, only_final=True)
-    elif call.direction == "outbound-api" or child_callbacks:
-        yield from _status_callbacks(call)
     if isinstance(parent, SimulatedCall) and call.ended is not None:
         yield _dial_action(call, parent)
-    if call.parent_call_sid is None and _is_recorded(call, recorded):
-        yield _recording(call)
+    for recording in recordings_of(call, account.callbacks):
+        yield _recording(recording)
+
+
+def _of_progress(account: SimulatedAccount, call: SimulatedCall, child_callbacks: bool) -> Iterator[Webhook]:
+    """How the call goes on, as far as a URL is configured for it."""
+    if call.direction == "inbound":
+        urls = account.endpoints.urls_of(call)
+        if urls.voice_url:
+            said = {**_address(call), "CallStatus": "ringing"}
+            yield Webhook("voice-url", instant(call.created), said, urls.voice_url)
+        if urls.status_callback:
+            for webhook in _status_callbacks(call, only_final=True):
+                yield replace(webhook, configured_url=urls.status_callback)
+    elif call.direction == "outbound-api" or child_callbacks:
+        yield from _status_callbacks(call)
+        if account.callbacks.asynchronous_detection and call.answered_by and call.answered is not None:
+            yield _machine_detection(call, call.answered)
+
+
+def _machine_detection(call: SimulatedCall, answered: int) -> Webhook:
+    said = {
+        "AccountSid": call.account_sid,
+        "AnsweredBy": call.answered_by or "unknown",
+        "CallSid": call.sid,
+        "MachineDetectionDuration": str(DETECTION * 1000),
+    }
+    return Webhook("machine-detection", instant(answered + DETECTION), said)
+
+
+def _of_conference(account: SimulatedAccount, call: SimulatedCall) -> Iterator[Webhook]:
+    """The participant joins with the answer and leaves with the end."""
+    conference_sid = conference_of(call, account.callbacks)
+    if conference_sid is None:
+        return
+    for number, (event, at) in enumerate((("participant-join", call.answered), ("participant-leave", call.ended)), 1):
+        if at is not None:
+            said = {
+                "AccountSid": call.account_sid, "CallSid": call.sid, "Coaching": "false",
+                "ConferenceSid": conference_sid, "EndConferenceOnExit": "true", "FriendlyName": "Front desk",
+                "Hold": "false", "Muted": "false", "SequenceNumber": str(number),
+                "StartConferenceOnEnter": "true", "StatusCallbackEvent": event, "Timestamp": rfc2822(at),
+            }  # fmt: skip
+            yield Webhook("participant", instant(at), said)
 
 
 def _status_callbacks(call: SimulatedCall, *, only_final: bool = False) -> Iterator[Webhook]:
@@ -218,28 +273,22 @@ def _dial_action(child: SimulatedCall, parent: SimulatedCall) -> Webhook:
     return Webhook("dial-action", instant(ended), params)
 
 
-def _recording(call: SimulatedCall) -> Webhook:
-    ended = call.ended or call.created
-    sid = "RE" + hashlib.md5(call.sid.encode(), usedforsecurity=False).hexdigest()
-    params = {
-        "AccountSid": call.account_sid,
-        "CallSid": call.sid,
-        "RecordingSid": sid,
-        "RecordingUrl": f"https://api.twilio.com{API}/Accounts/{call.account_sid}/Recordings/{sid}",
+def _recording(recording: Recording) -> Webhook:
+    said = {
+        "AccountSid": recording.account_sid,
+        "RecordingSid": recording.sid,
+        "RecordingUrl": recording.media_url,
         "RecordingStatus": "completed",
-        "RecordingDuration": str(call.duration_at(ended) or 0),
-        "RecordingStartTime": rfc2822(call.answered or call.created),
+        "RecordingDuration": str(recording.duration),
+        "RecordingStartTime": rfc2822(recording.started),
         "RecordingChannels": "1",
-        "RecordingSource": "DialVerb" if call.direction == "inbound" else "OutboundAPI",
+        "RecordingSource": recording.source,
         "RecordingTrack": "both",
         "ErrorCode": "0",
     }
-    return Webhook("recording", instant(ended + 3), params)
-
-
-def _is_recorded(call: SimulatedCall, share: float) -> bool:
-    completed = call.status == "completed" and call.ended is not None
-    return completed and crc32(call.sid.encode()) < share * 0x1_0000_0000
+    names = {"ConferenceSid": recording.conference_sid, "CallSid": recording.call_sid}
+    said |= {name: sid for name, sid in names.items() if sid is not None}
+    return Webhook("recording", instant(recording.ready), said)
 
 
 def _address(call: SimulatedCall) -> dict[str, str]:

@@ -42,6 +42,11 @@ def http_date(at: int) -> str:
     return f"{_timestamp(at)} GMT"
 
 
+def iso8601(at: int) -> str:
+    """`2026-06-10T20:11:27Z`: the dates of Twilio's newer APIs, as that of Monitor."""
+    return instant(at).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def parse_rfc2822(text: str) -> int:
     """The second that an RFC 2822 date names."""
     return seconds(parsedate_to_datetime(text))

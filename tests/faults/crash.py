@@ -32,7 +32,7 @@ from reconciler.database.migrate import migrate
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin, Rules
 from reconciler.errors import ExitCode
-from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, listing, viewer
+from reconciler.simulator import Callbacks, Clock, Fault, SimulatedAccount, SimulatedTwilio, listing, viewer
 from reconciler.simulator.messages import Request
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.twilio.records import read_record
@@ -295,7 +295,8 @@ def _make_rows(url: str, account: SimulatedAccount, now: datetime) -> None:
         store.merge([said], origin=Origin("reconcile_hot", "before"), now=now - timedelta(hours=3))
     account.delete(forgotten.sid, now - timedelta(hours=1))
     with closing(db.connect(url, purpose="test")) as conn:
-        sent = webhooks(account, now - 2 * DAY, now - timedelta(minutes=30), child_callbacks=True, recorded=0.5)
+        account.callbacks = Callbacks(recorded=0.5)
+        sent = webhooks(account, now - 2 * DAY, now - timedelta(minutes=30), child_callbacks=True)
         arrived = Channel(seed=1, loss=0.3, duplicate=0.2, reorder=0.3).deliver(sent)
         viewer.receive(conn, arrived[::4])
         viewer.work(conn, viewer.Habits(regress_statuses=True, seal_wrongly=True), now=now)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.simulator import Callbacks
 from reconciler.simulator.viewer import Habits, receive, work
 from reconciler.simulator.webhooks import Channel, Delivery, Webhook, webhooks
 
@@ -30,8 +31,10 @@ def sample(name):
     return next(sample["params"] for sample in SAMPLES["samples"] if sample["name"] == name)
 
 
-def sent(account, **options):
-    """Every webhook of the account up to tomorrow."""
+def sent(account, *, recorded=None, **options):
+    """Every webhook of the account up to tomorrow; `recorded` is the share of recorded calls."""
+    if recorded is not None:
+        account.callbacks = Callbacks(recorded=recorded)
     return webhooks(account, NOON - 30 * DAY, NOON + DAY, **options)
 
 
@@ -210,3 +213,102 @@ def test_clumsy_habits_never_make_its_statements_fail(conn, account):
     stuck = conn.execute("SELECT count(*) FROM twilio_webhook_inbox WHERE processing_status = 'processing'").fetchone()
     assert (claimed,) == stuck
     assert claimed > 0
+
+
+def by_kind(webhooks_, kind):
+    """The webhooks of one kind."""
+    return [webhook for webhook in webhooks_ if webhook.kind == kind]
+
+
+def test_a_trunk_tells_of_its_recordings_alone(account):
+    """The recording of a trunk call comes as a callback, though the call itself sends none."""
+    call = account.call(NOON, direction="trunking-terminating")
+    account.callbacks = Callbacks(recorded_trunks=1)
+    (only,) = sent(account)
+    assert ("recording", call.sid, "Trunking") == (only.kind, only.call_sid, only.params["RecordingSource"])
+
+
+def test_a_conference_tells_of_its_participants_and_of_its_recording(account):
+    """Participant events have no CallStatus; the recording names the conference and no call."""
+    call = account.call(NOON, rings_for=6, talks_for=30)
+    account.callbacks = Callbacks(recorded=0, conferences=1)
+    told = sent(account)
+    joined, left = by_kind(told, "participant")
+    assert [webhook.params["StatusCallbackEvent"] for webhook in (joined, left)] == [
+        "participant-join", "participant-leave",
+    ]  # fmt: skip
+    assert {call.sid} == {joined.call_sid, left.call_sid}
+    assert not {"CallStatus", "RecordingSid"} & (joined.params.keys() | left.params.keys())
+    (recording,) = by_kind(told, "recording")
+    assert recording.call_sid is None
+    assert (joined.params["ConferenceSid"], "Conference") == tuple(
+        recording.params[name] for name in ("ConferenceSid", "RecordingSource")
+    )
+    assert sample("recording-completed").keys() - {"CallSid"} | {"ConferenceSid"} == recording.params.keys()
+
+
+def test_machine_detection_beside_the_call_tells_its_result_alone(account):
+    """AnsweredBy without CallStatus, seconds after the answer; only of calls whose detection found something."""
+    call = account.call(NOON, answered_by="machine_start")
+    account.call(NOON)
+    account.callbacks = Callbacks(recorded=0, asynchronous_detection=True)
+    (told,) = by_kind(sent(account), "machine-detection")
+    assert told.params == {
+        "AccountSid": account.sid, "AnsweredBy": "machine_start", "CallSid": call.sid,
+        "MachineDetectionDuration": "3000",
+    }  # fmt: skip
+    assert NOON + timedelta(seconds=9) == told.sent_at
+
+
+def test_a_recording_that_follows_from_no_call_is_told_too(account):
+    """Added to a conference, it names the conference; one that failed tells nothing."""
+    made = account.add_recording(NOON, NOON + timedelta(minutes=1), conference_sid="CF1", source="Conference")
+    account.add_recording(NOON, NOON + timedelta(minutes=1), call_sid="CA1", status="absent")
+    (told,) = sent(account)
+    assert (made.sid, "CF1", "60") == tuple(
+        told.params[name] for name in ("RecordingSid", "ConferenceSid", "RecordingDuration")
+    )
+
+
+@pytest.mark.parametrize(
+    ("to", "configure"),
+    [
+        ("+12025550100", lambda endpoints, **urls: endpoints.add_number("+12025550100", **urls)),
+        ("sip:desk@pbx.example.com:5061;transport=tls", lambda e, **urls: e.add_sip_domain("pbx.example.com", **urls)),
+        (f"app:AP{7:032x}", lambda e, **urls: e.add_application("desk", sid=f"AP{7:032x}", **urls)),
+        (f"AP{7:032x}", lambda e, **urls: e.add_application("desk", sid=f"AP{7:032x}", **urls)),
+    ],
+)
+def test_an_endpoint_without_a_status_callback_tells_no_end(account, to, configure):
+    """Number, SIP domain and TwiML app: the call asks for TwiML, and its end is told where the URL says, or nowhere."""
+    account.call(NOON, direction="inbound", to=to)
+    kinds = {}
+    for name, url in (("none", ""), ("elsewhere", "https://old.example.net/status?tenant=7")):
+        configure(account.endpoints, status_callback=url)
+        kinds[name] = [(webhook.kind, webhook.url) for webhook in sent(account, recorded=0)]
+    asked = ("voice-url", "https://hooks.example.com/twilio/voice/inbound")
+    assert {
+        "none": [asked], "elsewhere": [asked, ("status-callback", "https://old.example.net/status?tenant=7")],
+    } == kinds  # fmt: skip
+
+
+def test_a_number_with_a_twiml_app_uses_the_urls_of_the_app(account):
+    """Its own are ignored."""
+    account.call(NOON, direction="inbound", to="+12025550100")
+    application = account.endpoints.add_application("desk", voice_url="", status_callback="https://app.example.net/")
+    account.endpoints.add_number("+12025550100", status_callback="", application_sid=application.sid)
+    assert ["https://app.example.net/"] == [webhook.url for webhook in sent(account, recorded=0)]
+
+
+def test_the_viewer_takes_what_is_no_call_status_and_writes_no_call_of_it(conn, account):
+    """A conference's recording has no call_sid; participants and machine detection are call-status rows."""
+    account.call(NOON, answered_by="human")
+    account.callbacks = Callbacks(recorded=0, conferences=1, asynchronous_detection=True)
+    others = [webhook for webhook in sent(account) if "CallStatus" not in webhook.params]
+    receive(conn, [Delivery(NOON, webhook) for webhook in others])
+    assert 4 == work(conn, now=NOON)
+    stored = conn.execute("SELECT event_type, call_sid IS NULL, processing_status FROM twilio_webhook_inbox ORDER BY 1")
+    assert stored.fetchall() == [
+        *[("call-status", False, "completed")] * 3, ("recording-complete", True, "completed"),
+    ]  # fmt: skip
+    assert rows(conn) == {}
