@@ -21,7 +21,7 @@ from structlog.typing import EventDict, FilteringBoundLogger
 from reconciler.masking import mask, redact
 
 # Every event we emit and the fields it carries beside timestamp, level, logger, job, account, run_id.
-# README shows this list, and a test holds every emitted event against it.
+# docs/reference.md shows this list, and a test holds every emitted event against it.
 EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "daemon.started": ("version", "http_port"),
     "daemon.readied": ("leads",),

@@ -4,7 +4,7 @@ Counted where it happens, or set by the job that looked: nothing is counted at s
 
 Names follow Prometheus' conventions (https://prometheus.io/docs/practices/naming/): base units, `_total` on counters.
 The label is `job_name`, as in sync_state: Prometheus itself puts `job` on all it scrapes.
-README shows this list, and a test holds it against what is registered here.
+docs/reference.md shows this list, and a test holds it against what is registered here.
 """
 
 from __future__ import annotations

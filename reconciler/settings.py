@@ -212,7 +212,7 @@ class Settings:
         settings = cls(**values)
         errors += (text for names, text in settings._contradictions() if unread.isdisjoint(names))
         if errors:
-            raise ConfigError("\n".join(errors), hint="README.md and `reconcile man` list all settings")
+            raise ConfigError("\n".join(errors), hint="docs/reference.md and `reconcile man` list all settings")
         return settings
 
     def credentials(self) -> Credentials:

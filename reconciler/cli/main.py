@@ -68,7 +68,7 @@ def _epilog() -> str:
     )
     return "\n".join((
         "exit codes:", *codes, "",
-        "Settings are read from the environment; README.md and `reconcile man` list",
+        "Settings are read from the environment; docs/reference.md and `reconcile man` list",
         "them. Without arguments it says what to do next. To see it work with nothing",
         "set: reconcile demo",
     ))  # fmt: skip

@@ -31,22 +31,30 @@ PROGRAMS = {
     "psql": None,
     "pg_dump": None,
     "pg_restore": None,
-    "sudo": "needs root and a machine of its own",
+    "sudo": "needs root and a machine of its own; tests/deploy/test_installation.py types it",
+    "sudoedit": "needs root, and a person; tests/deploy/test_installation.py types it",
     "systemctl": "needs systemd",
     "journalctl": "needs systemd's journal",
     "curl": "asks a service that is not there",
     "jq": "reads a log that is not there; the questions are tested with the samples of deploy/logs",
     "python3": "the installation and the whole of the tests: .ci/run runs it word for word",
     ".venv/bin/pytest": "these very tests",
+    ".": "a shell of its own for each line does not keep it",
+    "systemd-ask-password": "README's service; tests/deploy/test_installation.py types it",
+    "/opt/reconciler/bin/reconcile": "README's service; tests/deploy/test_installation.py types it",
+    "podman": "needs a registry of images",
+    "podman-compose": "needs a registry of images",
     "make": "developers' tasks, which CI runs",
     "git": "needs a repository",
     "export": "settings; what follows has those of the test",
-    "PATH=/opt/reconciler/bin:$PATH": "settings; what follows has those of the test",
     "cd": "settings; what follows has those of the test",
 }
-SQL = ("SELECT", "BEGIN", "DELETE", "COMMIT", "UPDATE", "WITH", "INSERT")
+SQL = ("SELECT", "BEGIN", "DELETE", "COMMIT", "UPDATE", "WITH", "INSERT", "EXPLAIN")
 # Of what is run: the commands that other tests run to their end.
 ELSEWHERE = {
+    "reconcile": "tests/status/test_advice.py",
+    'DATABASE_URL="$OWNER_URL" reconcile rollback --to 4 --drop-data': "tests/database/migration",
+    """psql "$OWNER_URL" --command='DROP OWNED BY reconciler' --command='DROP ROLE reconciler'""": "other tests' role",
     "reconcile run": "tests/service",
     "reconcile demo": "tests/cli/test_demo.py",
 }
@@ -155,7 +163,8 @@ def test_every_option_in_a_text_is_an_option():
     wrong = []
     lines = [(command.document, command.line) for command in COMMANDS if "reconcile " in command.line]
     for document, code in inline() + lines:
-        words = re.sub(r"[\[\]()|]", " ", code.partition("reconcile")[2]).split()
+        typed = re.split(r"\breconcile\b(?!\.)", code, maxsplit=1)[1]
+        words = re.sub(r"[\[\]()|]", " ", typed).split()
         name = words[0] if words and not words[0].startswith("-") else None
         if name is not None and name not in subparsers.choices and name not in ("is", "can"):
             wrong.append((document, code))
@@ -185,18 +194,24 @@ def bin_folder(conn) -> str:
 
 
 @pytest.fixture
-def others(server_url) -> Iterator[dict[str, str]]:
+def roles_as_they_were(conn) -> Iterator[None]:
+    """The role that documents create is the server's: it goes, if it was not there before."""
+    has_role = "SELECT 1 FROM pg_roles WHERE rolname = 'reconciler'"
+    was_there = conn.execute(has_role).fetchone()
+    yield
+    if not was_there and conn.execute(has_role).fetchone():
+        conn.execute("DROP OWNED BY reconciler")
+        conn.execute("DROP ROLE reconciler")
+
+
+@pytest.fixture
+def others(server_url, roles_as_they_were) -> Iterator[dict[str, str]]:
     """The databases that a document makes, under names of this test's own; by the name it gives them."""
-    names = {name: f"test_{name}_{secrets.token_hex(4)}" for name in ("restored", "refilled")}
+    names = {name: f"test_{name}_{secrets.token_hex(4)}" for name in ("restored", "refilled", "staging")}
     yield names
     with psycopg.connect(server_url, autocommit=True) as conn:
         for name in names.values():
             conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
-def has_role(conn: db.Connection) -> bool:
-    """Whether the server has the role that a document creates."""
-    return bool(conn.execute("SELECT 1 FROM pg_roles WHERE rolname = 'reconciler'").fetchone())
 
 
 def run_in_order(lines: list[Shown], command: Command, folder: Path) -> Iterator[tuple[Shown, int, str]]:
@@ -223,6 +238,7 @@ def test_commands_do_what_they_are_shown_for(
         "DATABASE_URL": database_url, "OWNER_URL": database_url, "RECONCILER_LOG_LEVEL": "error",
         "RESTORED_URL": make_conninfo(server_url, dbname=others["restored"]),
         "REFILLED_URL": make_conninfo(server_url, dbname=others["refilled"]),
+        "STAGING_URL": make_conninfo(server_url, dbname=others["staging"]),
         "PATH": f"{COMMAND.parent}:{bin_folder}:{os.defpath}",
     }  # fmt: skip
     # A letter that `inbox show 123` finds.
@@ -237,25 +253,19 @@ def test_commands_do_what_they_are_shown_for(
         for typed in COMMANDS
         if PROGRAMS[typed.program] is None and typed.line not in ELSEWHERE
     ]
-    made_role = not has_role(conn)
-    try:
-        failed = [
-            (typed, code, said)
-            for typed, code, said in run_in_order(lines, cli, tmp_path)
-            # A role is the server's, and may be there.
-            if code not in (0, 1) or (code == 1 and typed.program != "reconcile" and "CREATE ROLE" not in typed.line)
-        ]
-        assert failed == []
-        with db.connect(cli.env["REFILLED_URL"], purpose="test") as refilled:
-            count = "SELECT count(*), max(id) < nextval('messages_id_seq') FROM messages"
-            held = conn.execute("SELECT count(*) FROM messages").fetchone()
-            assert held is not None
-            assert refilled.execute(count).fetchone() == (held[0], True)
-            assert held[0] == account.call_count
-    finally:
-        if made_role and has_role(conn):
-            conn.execute("DROP OWNED BY reconciler")
-            conn.execute("DROP ROLE reconciler")
+    failed = [
+        (typed, code, said)
+        for typed, code, said in run_in_order(lines, cli, tmp_path)
+        # A role is the server's, and may be there.
+        if code not in (0, 1) or (code == 1 and typed.program != "reconcile" and "CREATE ROLE" not in typed.line)
+    ]
+    assert failed == []
+    with db.connect(cli.env["REFILLED_URL"], purpose="test") as refilled:
+        count = "SELECT count(*), max(id) < nextval('messages_id_seq') FROM messages"
+        held = conn.execute("SELECT count(*) FROM messages").fetchone()
+        assert held is not None
+        assert refilled.execute(count).fetchone() == (held[0], True)
+        assert held[0] == account.call_count
 
 
 def test_sql_is_understood(conn):

@@ -94,24 +94,27 @@ def test_the_exposure_is_low(installed, unit):
 
 
 def test_both_units_are_hardened_alike():
-    """The hardening, the user, the credentials and the limits: what one has, the other has."""
+    """The hardening, the user, the settings and the limits: what one has, the other has."""
     of_one = {
         DAEMON: {
-            "Type", "NotifyAccess", "ExecStart", "ExecReload", "TimeoutStartSec", "WatchdogSec", "Environment",
-            "RestartSec", "RestartPreventExitStatus",
+            "Type", "NotifyAccess", "ExecStart", "ExecReload", "TimeoutStartSec", "WatchdogSec", "RestartSec",
+            "RestartPreventExitStatus",
         },
         BACKFILL: {"Type", "ExecStart", "RestartSec", "RestartPreventExitStatus", "Nice", "CPUWeight", "IOWeight"},
     }  # fmt: skip
     daemon, backfill = ([pair for pair in assignments(unit) if pair[0] not in of_one[unit]] for unit in UNITS)
+    daemon.remove(("Environment", "PYTHONFAULTHANDLER=1"))
     assert daemon == backfill
     assert {"ProtectSystem", "SystemCallFilter", "MemoryDenyWriteExecute", "LimitCORE"} <= {name for name, _ in daemon}
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_every_secret_is_a_credential(unit):
-    """And none of them must exist: a name without a path may be missing, a path may not (systemd.exec(5))."""
-    secrets = [f.metadata["name"] for f in dataclasses.fields(Settings) if f.metadata["secret"]]
-    assert [f"{name}:reconciler.{name}" for name in secrets] == values(unit, "LoadCredential")
+def test_the_daemon_reads_its_settings_itself(unit):
+    """systemd reads EnvironmentFile= and LoadCredential= at a start only: a reload would not see a rotated token."""
+    assert "RECONCILER_CONFIG=/etc/reconciler/reconciler.env" in values(unit, "Environment")
+    assert values(unit, "EnvironmentFile") + values(unit, "LoadCredential") == []
+    assert (["reconciler"], ["reconciler"]) == (values(unit, "User"), values(unit, "Group"))
+    assert values(DAEMON, "ExecReload") == ["kill -HUP $MAINPID"]
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -126,25 +129,25 @@ def test_what_only_a_person_can_mend_is_not_tried_again(unit):
 
 
 def test_the_example_of_the_settings_is_the_code():
-    """Every setting with its meaning and default, in the code's order; of a secret where it belongs."""
+    """Every setting with its meaning and default, in the code's order; of a secret the file that holds it."""
     expected = [
-        (meta["meaning"], meta["name"], "secret" if meta["secret"] else f"={meta['default'] or ''}")
+        (meta["meaning"], f"{meta['name']}_FILE=/etc/reconciler/{meta['name']}")
+        if meta["secret"]
+        else (meta["meaning"], f"{meta['name']}={meta['default'] or ''}")
         for meta in (field.metadata for field in dataclasses.fields(Settings))
     ]
     _, *blocks = EXAMPLE.strip().split("\n\n")
-    actual = []
-    for block in blocks:
-        meaning, setting = block.splitlines()
-        name, rest = re.fullmatch(r"# ?(\w+)(=.*| is secret: not here, but in .*)", setting).groups()
-        if not rest.startswith("="):
-            assert f"/etc/credstore/reconciler.{name}," in rest
-            rest = "secret"
-        actual.append((meaning.removeprefix("# "), name, rest))
-    assert expected == actual
+    pairs = [block.splitlines() for block in blocks]
+    assert expected == [(meaning.removeprefix("# "), setting.removeprefix("#")) for meaning, setting in pairs]
 
 
-def test_the_example_changes_nothing():
-    """As it is, all is commented out; uncommented, all is as if it were not there."""
-    assert all(line.startswith("#") for line in EXAMPLE.splitlines() if line)
-    pairs = re.findall(r"^#(\w+)=(.*)$", EXAMPLE, re.MULTILINE)
-    assert Settings.read({}) == Settings.read(dict(pairs))
+def test_the_example_sets_what_every_service_needs():
+    """The account, and the files of two secrets; all else is commented out, and uncommented it changes nothing."""
+    lines = [line for line in EXAMPLE.splitlines() if line and not line.startswith("#")]
+    assert [line.partition("=")[0] for line in lines] == [
+        "DATABASE_URL_FILE",
+        "TWILIO_ACCOUNT_SID",
+        "TWILIO_AUTH_TOKEN_FILE",
+    ]
+    pairs = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+    assert Settings.read({}) == Settings.read({name: value for name, value in pairs.items() if "_FILE" not in name})

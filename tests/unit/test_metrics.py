@@ -1,4 +1,4 @@
-"""Metrics: each has a name that says so, a help text, and a line in README."""
+"""Metrics: each has a name that says so, a help text, and a line in docs/reference.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from reconciler import metrics
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+REFERENCE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
 METRICS = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
 
 # What the exposition format makes of a name, by kind.
@@ -23,9 +23,9 @@ def scraped_name(metric: MetricWrapperBase) -> str:
     return metric._name + SUFFIX[type(metric)]
 
 
-def test_the_table_in_readme_is_the_registry():
+def test_the_table_in_the_reference_is_the_registry():
     """Every metric, its labels and its meaning, in the order of the code."""
-    after = README.split("| metric | labels | meaning |", 1)[1].split("\n\n", 1)[0]
+    after = REFERENCE.split("| metric | labels | meaning |", 1)[1].split("\n\n", 1)[0]
     listed = [[cell.strip() for cell in line.strip("|").split("|")] for line in after.splitlines()[2:]]
     assert listed == [
         [f"`{scraped_name(metric)}`", ", ".join(metric._labelnames), metric._documentation] for metric in METRICS

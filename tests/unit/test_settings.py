@@ -40,7 +40,7 @@ def write(tmp_path):
 
 
 def test_an_empty_environment_is_a_valid_one():
-    """Everything has a default or may be missing; the defaults are those of the README."""
+    """Everything has a default or may be missing; the defaults are those of docs/reference.md."""
     settings = Settings.read({})
     assert None is settings.database_url
     assert ("this",) == settings.accounts
@@ -372,7 +372,7 @@ def test_all_secrets_are_named_for_the_logs():
 
 
 def test_every_setting_says_what_it_means():
-    """The README's table is made of these; names are unique."""
+    """The table in docs/reference.md is made of these; names are unique."""
     metadata = [field.metadata for field in dataclasses.fields(Settings)]
     assert all(each["meaning"] for each in metadata)
     assert len(metadata) == len({each["name"] for each in metadata})

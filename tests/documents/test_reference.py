@@ -1,4 +1,4 @@
-"""What README promises is what the code does."""
+"""What docs/reference.md lists is what the code has."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 from reconciler.cli.main import get_parser
 from reconciler.errors import ExitCode
+from reconciler.jobs.registry import KINDS
 from reconciler.logs import EVENTS
 from reconciler.settings import Settings
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+REFERENCE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
 
 
 def _table(heading: str) -> list[list[str]]:
     """The rows of the table whose first column is called `heading`."""
-    after = README.split(f"| {heading} |", 1)[1].split("\n\n", 1)[0]
+    after = REFERENCE.split(f"| {heading} |", 1)[1].split("\n\n", 1)[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in after.splitlines()[2:]]
 
 
@@ -39,8 +40,13 @@ def test_the_exit_codes_are_the_code():
     assert [int(code) for code, _ in _table("code")] == [int(code) for code in ExitCode]
 
 
+def test_the_jobs_are_the_code():
+    """Every job, once."""
+    assert [job for job, _, _ in _table("job")] == [f"`{name}`" for name in KINDS]
+
+
 def test_every_command_is_in_the_table_and_has_help():
-    """What the parser knows is what README lists."""
+    """What the parser knows is what the table lists."""
     (commands,) = [a for a in get_parser()._actions if isinstance(a, argparse._SubParsersAction)]
     listed = {match[1] for row in _table("command") if (match := re.match(r"`reconcile (\w+)", row[0]))}
     assert listed == set(commands.choices)
