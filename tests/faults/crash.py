@@ -371,11 +371,14 @@ def main() -> int:
     with ready() as account:
         if args.every:
             account.learn(*args.commands)
-            for boundary in account.boundaries[:: args.every]:
+            boundaries = account.boundaries[:: args.every]
+            for number, boundary in enumerate(boundaries, 1):
                 found = account.die(boundary)
                 died[f"{boundary.command} {boundary.moment}"] += 1
                 problems += found
                 print(*(problem[:1000] for problem in found), sep="\n", end="\n" if found else "", flush=True)
+                if number % 100 == 0 or number == len(boundaries):
+                    print(f"{number} of {len(boundaries)} deaths, {len(problems)} problems", flush=True)
         if args.random:
             died["at any moment"], found = at_random(account, args.random, args.seed)
             problems += found

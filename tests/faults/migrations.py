@@ -222,6 +222,7 @@ def main() -> int:
                     for problem in killed_at(worlds, road, way, at, moment):
                         problems.append(problem)
                         print(problem, flush=True)
+            print(f"{road} {way}: {kills[f'{road} {way}']} killed, {len(problems)} problems", flush=True)
         longest = {road: len(worlds.statements[road, "up"]) for road in worlds.templates}
         for road, length in longest.items():
             for first in range(1, length + 1, 8 * args.every):

@@ -297,7 +297,7 @@ def main() -> int:
         with new_database(server_url, name) as url:
             undisturbed = try_seed(None, url)
         assert not undisturbed.problems, undisturbed.problems
-        for seed in range(args.first, args.first + args.runs):
+        for number, seed in enumerate(range(args.first, args.first + args.runs), 1):
             with new_database(server_url, name) as url:
                 outcome = try_seed(seed, url, undisturbed=undisturbed.requests)
             requests += outcome.requests
@@ -305,6 +305,8 @@ def main() -> int:
             if outcome.problems:
                 failing.append(seed)
                 print(f"seed {seed}: {len(outcome.problems)} problems", *outcome.problems[:5], sep="\n    ", flush=True)
+            if number % 5 == 0 or number == args.runs:
+                print(f"{number} of {args.runs} runs, {len(failing)} failed", flush=True)
     print(f"{args.runs} runs, {requests} requests ({undisturbed.requests} a run without faults)")
     print("injected:", ", ".join(f"{name} {number}" for name, number in faults.most_common()))
     print("failing seeds:", failing or "none")

@@ -32,7 +32,7 @@ def _end_session(conn, store: Store) -> None:
     """Have the server end the store's session, and wait until it has."""
     with store.session() as ours:
         pid = ours.info.backend_pid
-    assert conn.execute("SELECT pg_terminate_backend(%s, 10_000)", (pid,)).fetchone() == (True,)
+    assert conn.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,)).fetchone() == (True,)
 
 
 def _lose_connection(store: Store) -> int:
@@ -113,7 +113,7 @@ def test_a_session_that_was_lost_keeps_the_lock_until_the_server_notices(databas
                 store.merge([make_observation()], origin=ORIGIN, now=T0)
         assert _locks(conn) == 1
         os.close(server)
-        assert conn.execute("SELECT pg_terminate_backend(%s, 10_000)", (pid,)).fetchone()  # at once, or it has ended
+        assert conn.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,)).fetchone()  # at once, or it has ended
         assert store.merge([make_observation()], origin=ORIGIN, now=T0).inserted == 1
         assert _locks(conn) == 1
 
