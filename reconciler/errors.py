@@ -6,7 +6,7 @@
     ├── Refused              77  credentials or privileges: a person must act; NotFound (404) is one of them
     ├── Retriable            75  the same request again, with backoff; a one-off run that gives up ends so
     │   ├── RateLimited          carries retry_after
-    │   ├── Unavailable      69  network, timeout, 5xx, database away; ConnectionLost is one of them
+    │   ├── Unavailable      69  network, timeout, 5xx, database away; ConnectionLost, ReadOnlyDatabase are two
     │   ├── FilterIgnored    75  a listing holds what was not asked for
     │   ├── CredentialsDoubted 77  401 for credentials that worked a moment ago
     │   └── Contended        75  another writer was in the way; nothing was committed
@@ -130,6 +130,13 @@ class ConnectionLost(Unavailable):
     """The peer closed a connection that may have been idle for long; a new one may work at once."""
 
     at_once = True
+
+
+class ReadOnlyDatabase(Unavailable):
+    """The server at the other end takes no writes: a standby, or a primary that was replaced.
+
+    The connection is of no use any more. The same address may lead to the new primary by now.
+    """
 
 
 class FilterIgnored(Retriable):

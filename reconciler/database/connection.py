@@ -26,7 +26,7 @@ from psycopg import errors as pg
 from psycopg.types.json import set_json_loads
 
 from reconciler.database import login, pooling
-from reconciler.errors import Contended, ReconcilerError, Refused, SchemaError, Unavailable
+from reconciler.errors import Contended, ReadOnlyDatabase, ReconcilerError, Refused, SchemaError, Unavailable
 from reconciler.masking import mask
 
 APPLICATION_NAME = "reconciler"
@@ -46,6 +46,8 @@ FROM pg_catalog.unnest(pg_catalog.current_schemas(false)::text[]) WITH ORDINALIT
 WHERE name <> 'pg_catalog' AND name !~ '^pg_temp_'
 HAVING pg_catalog.count(*) > 0
 """
+
+STANDBY_HINT: Final = "does DATABASE_URL name a standby?"
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -147,6 +149,18 @@ def is_alive(conn: Connection) -> bool:
     return True
 
 
+def require_writable(conn: Connection) -> None:
+    """Make sure that this session may write, now: a server can become a standby or be fenced under it.
+
+    Raises:
+        ReadOnlyDatabase: it may not.
+
+    """
+    row = conn.execute("SELECT current_setting('transaction_read_only')").fetchone()
+    if row == ("on",):
+        raise ReadOnlyDatabase("the database takes no writes: it is a standby, or was replaced", hint=STANDBY_HINT)
+
+
 def name_connection(conn: Connection, *, purpose: str) -> None:
     """Show in pg_stat_activity what the connection is used for now."""
     conn.execute("SELECT set_config('application_name', %s, false)", (f"{APPLICATION_NAME}: {purpose}",))
@@ -179,7 +193,7 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
         case pg.DeadlockDetected() | pg.SerializationFailure() | pg.LockNotAvailable():
             return Contended(f"another writer was in the way: {reason}")
         case pg.ReadOnlySqlTransaction():
-            return Unavailable(f"the database takes no writes: {reason}", hint="does DATABASE_URL name a standby?")
+            return ReadOnlyDatabase(f"the database takes no writes: {reason}", hint=STANDBY_HINT)
         case pg.ProgramLimitExceeded():
             # An OperationalError by its class, but no waiting makes a row smaller.
             return ReconcilerError(f"the database answered: {reason}")

@@ -22,7 +22,7 @@ import psycopg
 from reconciler.database import connection as db
 from reconciler.database import locks
 from reconciler.database.transaction import Cursor, Merged, Origin, Rules, Transaction
-from reconciler.errors import Contended, JobHeld, ReconcilerError, Unavailable
+from reconciler.errors import Contended, JobHeld, ReadOnlyDatabase, ReconcilerError, Unavailable
 from reconciler.logs import get_logger
 from reconciler.model import DeadLetter, Observation
 
@@ -200,11 +200,14 @@ class Store:
 
     @contextmanager
     def session(self) -> Iterator[db.Connection]:
-        """Lend the connection; drop it if it broke, so that the next use opens a new one and takes the lock again."""
+        """Lend the connection; drop one that broke or became read-only. The next use opens a new one and its lock."""
         conn = self._connected()
         try:
             with db.translated():
                 yield conn
+        except ReadOnlyDatabase:
+            self.close()
+            raise
         finally:
             self._used_at = time.monotonic()
             if conn.broken:

@@ -31,7 +31,7 @@ class Leadership:
         """Take the lead if it is free, or make sure that it is still ours.
 
         Raises:
-            Unavailable: the database is away, and the lead with it.
+            Unavailable: the database is away or takes no writes, and the lead is gone with the connection.
             Refused: the database turned us away.
 
         """
@@ -42,20 +42,15 @@ class Leadership:
                     self._conn = db.connect(
                         self._url, purpose=LOCK, settings={"idle_session_timeout": timeout, "statement_timeout": "5s"}
                     )
-                    self._require_primary(self._conn)
-                if self.leads:
-                    self._conn.execute("SELECT 1")
-                else:
+                # Also while we lead: a failover leaves the lock, and every session, on a server that nobody writes to.
+                # A lock on a standby keeps nobody from leading on the primary.
+                db.require_writable(self._conn)
+                if not self.leads:
                     self.leads = locks.try_advisory_lock(self._conn, LOCK) is not None
         except Unavailable:
             self.resign()
             raise
         return self.leads
-
-    def _require_primary(self, conn: db.Connection) -> None:
-        """A lock on a standby keeps nobody from leading on the primary, and nothing can be written there."""
-        if conn.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
-            raise Unavailable("the database takes no writes: it is a standby", hint="does DATABASE_URL name a standby?")
 
     def resign(self) -> None:
         """Give the lead to another."""

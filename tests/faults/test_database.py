@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -26,6 +27,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from reconciler import logs, retry
 from reconciler.database import connection as db
+from reconciler.database.migrate import migrate
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import JobHeld, Refused, Retriable, Unavailable
@@ -44,7 +46,7 @@ from tests.equality import differences, doubled_events, records_of
 from tests.faults.network import _Nobody
 from tests.faults.proxy import Moment, Proxy
 from tests.faults.server import GUARDED, Server, folder
-from tests.service.conftest import QUIET, Daemon, eventually
+from tests.service.conftest import QUIET, Daemon, Database, eventually
 
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
 ACCOUNT = "AC" + 32 * "1"
@@ -393,7 +395,7 @@ def test_a_standby_is_named_and_works_once_it_is_promoted(server, url):
 
 
 def test_a_database_that_takes_no_writes_for_a_while(server, url):
-    """As managed servers do when their disk is full; the same connection goes on when it takes them again."""
+    """As managed servers do when their disk is full; it goes on when it takes them again."""
     with Store(url) as store:
         server.on("ALTER SYSTEM SET default_transaction_read_only = on")
         server.on("SELECT pg_reload_conf()")
@@ -403,6 +405,38 @@ def test_a_database_that_takes_no_writes_for_a_while(server, url):
             server.on("ALTER SYSTEM RESET default_transaction_read_only")
             server.on("SELECT pg_reload_conf()")
         until_merged(store)
+
+
+@pytest.mark.slow
+def test_a_failover_under_a_daemon(server, url, tmp_path, connect):
+    """The endpoint moves; the old server is fenced and keeps its sessions. Lead and jobs go to the new one."""
+    name = str(conninfo_to_dict(url)["dbname"])
+    with folder() as home, folder() as entrance, ExitStack() as stack:
+        new = Server(home)
+        stack.callback(new.stop)
+        new.on("CREATE DATABASE {}", name)
+        there = make_conninfo(new.url, dbname=name)
+        migrate(connect(there))
+        endpoint = Database(url, entrance)
+        endpoint.up()
+        stack.callback(endpoint.down)
+        account = SimulatedAccount(ACCOUNT, TOKEN, seed=5)
+        twilio = stack.enter_context(SimulatedTwilio([account], clock=Clock.running()))
+        daemon = Daemon({**environment(twilio, tmp_path), "DATABASE_URL": endpoint.url}, tmp_path)
+        stack.callback(daemon.close)
+        daemon.settle()
+        endpoint.lead_to(there)
+        server.on("ALTER SYSTEM SET default_transaction_read_only = on")
+        server.on("SELECT pg_reload_conf()")
+        try:
+            assert "takes no writes" in daemon.wait_for("lead.dropped")["error"]
+            daemon.wait_for("lead.acquired", count=2)
+            hot = "SELECT FROM sync_state WHERE job_name = 'hot' AND last_success_at IS NOT NULL"
+            eventually(lambda: connect(there).execute(hot).fetchall(), within=60)
+            assert daemon.stop() == 0
+        finally:
+            server.on("ALTER SYSTEM RESET default_transaction_read_only")
+            server.on("SELECT pg_reload_conf()")
 
 
 def test_no_connection_left(server, url, connect):
@@ -438,6 +472,14 @@ def test_a_changed_password(server, url):
         assert store.merge([make_observation()], origin=ORIGIN, now=T0).unchanged == 1
 
 
+def environment(twilio: SimulatedTwilio, home: Path) -> dict[str, str]:
+    """What a daemon of these tests needs, but for its database."""
+    return {
+        **QUIET, "PATH": os.defpath, "HOME": str(home), "TWILIO_ACCOUNT_SID": ACCOUNT,
+        "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_BASE_URL": twilio.base_url,
+    }  # fmt: skip
+
+
 def test_the_daemon_lives_through_all_of_it(server, url, tmp_path):
     """Sessions ended, a crash, no writes, no connections, a new password told by SIGHUP: no restart of ours, and a call
     made during each is a row within ten seconds of its end."""
@@ -449,11 +491,7 @@ def test_the_daemon_lives_through_all_of_it(server, url, tmp_path):
     account = SimulatedAccount(ACCOUNT, TOKEN, seed=5)
     name = str(conninfo_to_dict(url)["dbname"])
     with SimulatedTwilio([account], clock=Clock.running()) as twilio:
-        env = {
-            **QUIET, "PATH": os.defpath, "HOME": str(tmp_path), "TWILIO_ACCOUNT_SID": ACCOUNT,
-            "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_BASE_URL": twilio.base_url, "DATABASE_URL_FILE": str(secret),
-        }  # fmt: skip
-        daemon = Daemon(env, tmp_path)
+        daemon = Daemon({**environment(twilio, tmp_path), "DATABASE_URL_FILE": str(secret)}, tmp_path)
         try:
             daemon.wait_for_runs(2)
 
@@ -474,7 +512,7 @@ def test_the_daemon_lives_through_all_of_it(server, url, tmp_path):
             well_again()
             server.on("ALTER SYSTEM SET default_transaction_read_only = on")
             server.on("SELECT pg_reload_conf()")
-            daemon.wait_for("database.retried", count=len(daemon.said("database.retried")) + 1)
+            daemon.wait_for("lead.dropped", count=len(daemon.said("lead.dropped")) + 1)
             server.on("ALTER SYSTEM RESET default_transaction_read_only")
             server.on("SELECT pg_reload_conf()")
             well_again()

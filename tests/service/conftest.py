@@ -208,14 +208,18 @@ class Database:
     """A way to the database that can be cut: a socket that hands on what comes."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        to = conninfo_to_dict(url)
-        host, port = str(to.get("host", "localhost")), int(to.get("port") or 5432)
-        self._target: Any = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
-        self._family = socket.AF_UNIX if host.startswith("/") else socket.AF_INET
+        self.lead_to(url)
         self._path = folder / ".s.PGSQL.5432"
         self.url = make_conninfo(url, host=str(folder), port=5432)
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
+
+    def lead_to(self, url: str) -> None:
+        """Lead new connections to the server of `url`, as an endpoint does after a failover; the old ones stay."""
+        to = conninfo_to_dict(url)
+        host, port = str(to.get("host", "localhost")), int(to.get("port") or 5432)
+        self._target: Any = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
+        self._family = socket.AF_UNIX if host.startswith("/") else socket.AF_INET
 
     def up(self) -> None:
         """Let it be reached."""
