@@ -16,6 +16,7 @@ from reconciler.simulator.calls import SimulatedCall
 from reconciler.simulator.clock import Clock
 from reconciler.simulator.faults import Fault, FaultPlan
 from reconciler.simulator.recordings import Callbacks
+from reconciler.simulator.road import Outage, Road
 from reconciler.simulator.server import SimulatedTwilio
 from reconciler.simulator.switches import Switches
 
@@ -24,6 +25,8 @@ __all__ = [
     "Clock",
     "Fault",
     "FaultPlan",
+    "Outage",
+    "Road",
     "SimulatedAccount",
     "SimulatedCall",
     "SimulatedTwilio",

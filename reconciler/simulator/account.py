@@ -24,6 +24,7 @@ from reconciler.simulator.calls import (
 from reconciler.simulator.endpoints import Endpoints
 from reconciler.simulator.filters import Filters, Span
 from reconciler.simulator.generate import NUMBER_SIDS, TRUNK_SHARE, lives
+from reconciler.simulator.losses import Loss
 from reconciler.simulator.recordings import PROCESSING, Callbacks, Recording, recordings_of
 from reconciler.simulator.timeline import Timeline
 from reconciler.simulator.wire import seconds
@@ -64,6 +65,7 @@ class SimulatedAccount:
         callbacks: what it records and what Twilio tells it beyond the status of calls.
         alerts: what Twilio's Monitor noted (see `raise_alert`).
         added_recordings: those that follow from no call (see `add_recording`).
+        losses: the webhooks that were lost, with the cause of each (see `road`).
         deleted_recordings: when which recording was deleted.
 
     """
@@ -81,6 +83,7 @@ class SimulatedAccount:
         self.endpoints = Endpoints(sid)
         self.callbacks = Callbacks()
         self.alerts: list[Alert] = []
+        self.losses: list[Loss] = []
         self.deleted_recordings: dict[str, int] = {}
         self.added_recordings: list[Recording] = []
         self._random = random.Random(f"{sid}:{seed}")
@@ -169,6 +172,13 @@ class SimulatedAccount:
                 if call.is_visible(at) and filters.matches(call, at)
             )
             return list(islice(found, limit))[::-1]
+
+    def alive_between(self, since: datetime, until: datetime) -> list[Call]:
+        """Every call visible at `until` that lived at some moment of [since, until), and some others; newest first."""
+        first, last = seconds(since), seconds(until)
+        with self._lock:
+            found = [call for call in self._timeline.newest_first(first, last + 1) if call.is_visible(last)]
+        return sorted(found, key=lambda call: (call.created, call.sid), reverse=True)
 
     def find(self, sid: str) -> Call | None:
         """The call of that SID, whether or not it can be seen at present."""

@@ -71,6 +71,15 @@ UPDATE messages SET is_final = true, finalized_at = %(now)s
    AND twilio_sid IN (SELECT call_sid FROM twilio_webhook_inbox WHERE id = ANY(%(ids)s))
 """
 
+_FAIL = """
+UPDATE twilio_webhook_inbox
+   SET processing_status = 'failed', retry_count = retry_count + 1,
+       error = format('no such call status: %%s', payload->>'CallStatus')
+ WHERE id = ANY(%(ids)s) AND event_type IN ('call-inbound', 'call-status')
+   AND payload->>'CallStatus' <> ALL (%(ranks)s)
+RETURNING id
+"""
+
 _COMPLETE = """
 UPDATE twilio_webhook_inbox SET processing_status = 'completed', processed_at = %(now)s WHERE id = ANY(%(ids)s)
 """
@@ -106,7 +115,10 @@ def receive(conn: Connection, deliveries: Iterable[Delivery]) -> int:
 
 
 def work(conn: Connection, habits: Habits | None = None, *, now: datetime, batch: int = 5000) -> int:
-    """Claim pending rows received by `now`, write them to `messages`, complete them. Returns how many."""
+    """Claim pending rows received by `now`, write them to `messages`, complete them. Returns how many.
+
+    A row whose CallStatus nobody knows is failed, as by a handler that raises.
+    """
     habits = habits or Habits()
     ids = [row[0] for row in conn.execute(_CLAIM, {"now": now, "batch": batch}).fetchall()]
     if not ids or habits.never_release:
@@ -121,6 +133,8 @@ def work(conn: Connection, habits: Habits | None = None, *, now: datetime, batch
         "final": _FINAL,
     }
     with conn.transaction():
+        failed = {row[0] for row in conn.execute(_FAIL, params).fetchall()}
+        params["ids"] = [each for each in ids if each not in failed]
         conn.execute(_UPSERT, params)
         conn.execute(_RECORDINGS, params)
         if habits.seal_wrongly:

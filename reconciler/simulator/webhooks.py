@@ -30,7 +30,7 @@ from typing import Literal
 from reconciler.simulator.account import SimulatedAccount
 from reconciler.simulator.calls import FINAL, Record, SimulatedCall
 from reconciler.simulator.endpoints import HOOKS
-from reconciler.simulator.recordings import Recording, conference_of, recordings_of
+from reconciler.simulator.recordings import PROCESSING, Recording, conference_of, recordings_of
 from reconciler.simulator.wire import instant, rfc2822, seconds
 
 Kind = Literal["voice-url", "status-callback", "dial-action", "recording", "machine-detection", "participant"]
@@ -88,7 +88,7 @@ def webhooks(
     """
     sent = (
         webhook
-        for call in account.calls_at(until)
+        for call in account.alive_between(since - timedelta(seconds=PROCESSING + 1), until)
         if isinstance(call, SimulatedCall)
         for webhook in of_call(account, call, child_callbacks=child_callbacks)
     )
