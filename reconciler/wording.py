@@ -1,44 +1,48 @@
-"""Numbers, durations and SIDs as people read them."""
+"""How figures are written for people: the one wording of terminal, page, checks and advice."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
-
-def counted(number: int, noun: str) -> str:
-    """`1 dead letter`, `2 dead letters`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+_SID: Final = re.compile(r"\b((?:AC|CA)[0-9a-fA-F]{4})[0-9a-fA-F]{24}([0-9a-fA-F]{4})\b")
+_SIZES: Final = ("kB", "MB", "GB", "TB")  # powers of a thousand
 
 
-def rough(duration: timedelta) -> str:
-    """`duration` for a person: `4 s`, `3 min`, `2 h` or `5 d`, rounded down; what is negative counts as nothing."""
-    seconds = max(0, int(duration.total_seconds()))
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 dead letter`, `2 dead letters`; `plural` where an s is not enough."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def rough(duration: timedelta | float) -> str:
+    """A duration (seconds, or a timedelta) as `4 s`, `3 min`, `2 h` or `5 d`, rounded down; a negative one is `0 s`."""
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    seconds = max(0, int(seconds))
     for unit, size, from_ in (("d", 86_400, 172_800), ("h", 3_600, 7_200), ("min", 60, 120)):
         if seconds >= from_:
             return f"{seconds // size:,} {unit}"
     return f"{seconds} s"
 
 
-_SID: Final = re.compile(r"\bAC[0-9a-fA-F]{32}\b")
+def byte_size(count: int) -> str:
+    """`999 B`, `1.5 kB`, `2.4 GB`: units of a thousand, one decimal beyond bytes."""
+    if count < 1_000:
+        return f"{count} B"
+    amount, units = count / 1_000, iter(_SIZES)
+    unit = next(units)
+    # 999,950 bytes would be rounded to 1,000.0 kB.
+    while round(amount, 1) >= 1_000 and unit != _SIZES[-1]:
+        amount, unit = amount / 1_000, next(units)
+    return f"{amount:,.1f} {unit}"
 
 
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+def short_sids(text: str) -> str:
+    """`text` with the beginning and end of each account's and call's SID in it: `AC7e57…26c5`."""
+    return _SID.sub(r"\1…\2", text)
 
 
-def _shortened(sid: re.Match[str]) -> str:
-    return f"{sid[0][:6]}…{sid[0][-4:]}"
-
-
-def _age(seconds: float) -> str:
-    return rough(timedelta(seconds=seconds))
-
-
-def _bytes(size: int) -> str:
-    amount = float(size)
-    for unit in _UNITS[:-1]:
-        if amount < 1_000:
-            return f"{amount:.0f} {unit}"
-        amount /= 1_000
-    return f"{amount:,.1f} {_UNITS[-1]}"
+def differences(counts: Mapping[str, int]) -> str:
+    """What differed on a day: `3 missing, 1 billed not held`."""
+    return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts.items())

@@ -13,7 +13,7 @@ from reconciler.database import connection as db
 from reconciler.database import migrate as runner
 from reconciler.errors import ExitCode, ReconcilerError
 from reconciler.settings import Settings
-from reconciler.status import snapshot as report
+from reconciler.status.snapshot import Snapshot, take_snapshot
 from reconciler.terminal.printing import complain
 from reconciler.wording import counted, rough
 
@@ -79,13 +79,13 @@ def _in_database(settings: Settings) -> Advice | str:
                 f"{counted(len(behind), 'migration')} not applied yet",
                 "back the database up, look at `reconcile migrate --dry-run`, then `reconcile migrate`",
             )
-        status = report.status(
+        status = take_snapshot(
             conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace
         )
     return _next_step(status)
 
 
-def _next_step(status: report.Status) -> Advice | str:
+def _next_step(status: Snapshot) -> Advice | str:
     if all(job.last_success_at is None and job.last_error_at is None for job in status.jobs):
         return Advice(
             "no job has run yet", "see what would change: `reconcile --since 7d --dry-run`; then `reconcile --since 7d`"

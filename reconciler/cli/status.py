@@ -20,10 +20,11 @@ from reconciler.errors import ExitCode, UsageError
 from reconciler.masking import mask
 from reconciler.model import Gap
 from reconciler.status import html_page as status_page
+from reconciler.status import report as reports
 from reconciler.status import snapshot as facts
 from reconciler.terminal import console
 from reconciler.terminal.printing import harmless, print_json
-from reconciler.wording import _SID, _age, _bytes, _shortened, rough
+from reconciler.wording import byte_size, differences, rough, short_sids
 
 # A day that is proven complete, one that is proven not to be, and one that nothing is known of.
 _DAYS: Final = (("█", "green"), ("░", "red"), ("·", "dim"))
@@ -36,7 +37,7 @@ def print_status(args: argparse.Namespace) -> int:
     settings = read_settings()
     with connect(settings, purpose="status") as conn:
         require_schema(conn)
-        status = facts.status(
+        status = facts.take_snapshot(
             conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace
         )
     if args.json:
@@ -57,7 +58,7 @@ def print_report(args: argparse.Namespace) -> int:
     settings = read_settings()
     with connect(settings, purpose="report") as conn:
         require_schema(conn)
-        report = facts.report(conn, since=since, now=now, webhook_grace=settings.webhook_grace)
+        report = reports.read_report(conn, since=since, now=now, webhook_grace=settings.webhook_grace)
     if args.json:
         print_json(asdict(report))
     else:
@@ -81,7 +82,7 @@ def _write_page(target: str) -> int:
     return int(ExitCode.DONE)
 
 
-def show_status(status: facts.Status) -> None:
+def show_status(status: facts.Snapshot) -> None:
     """Print it for a person."""
     leader = status.leader
     if leader is None:
@@ -107,7 +108,7 @@ def show_status(status: facts.Status) -> None:
     console.out.print(_tables(status.tables))
 
 
-def show_report(report: facts.Report) -> None:
+def show_report(report: reports.Report) -> None:
     """Print it for a person."""
     console.out.print(Text(f"Completeness since {report.since:%Y-%m-%d}", "bold"))
     if report.days:
@@ -131,7 +132,7 @@ def show_report(report: facts.Report) -> None:
         )
 
 
-def _jobs(status: facts.Status) -> Table:
+def _jobs(status: facts.Snapshot) -> Table:
     table = _table("job", "last success", "behind", "")
     for job in status.jobs:
         remark = Text()
@@ -140,7 +141,7 @@ def _jobs(status: facts.Status) -> Table:
         if job.is_running:
             remark = Text.assemble("running", "; " if remark else "", remark)
         table.add_row(
-            Text(_SID.sub(_shortened, _plain(job.job))),
+            Text(short_sids(_plain(job.job))),
             Text("never", "dim") if job.last_success_at is None else f"{rough(status.at - job.last_success_at)} ago",
             "" if job.read_until is None else rough(status.at - job.read_until),
             remark,
@@ -148,14 +149,14 @@ def _jobs(status: facts.Status) -> Table:
     return table
 
 
-def _calls(status: facts.Status) -> Iterator[tuple[str, Text]]:
+def _calls(status: facts.Snapshot) -> Iterator[tuple[str, Text]]:
     calls = status.calls
     yield "open", Text(f"{calls.open:,}")
     yield "stuck", Text(f"{calls.stuck:,}", "yellow" if calls.stuck else "")
     yield "unfrozen", Text(f"{calls.unfrozen:,} ended, and something is still expected of them")
 
 
-def _stuck(status: facts.Status) -> Table:
+def _stuck(status: facts.Snapshot) -> Table:
     table = _table("stuck call", "status", "open for")
     for call in status.calls.stuck_calls:
         table.add_row(Text(_plain(call.call_sid)), Text(_plain(call.status)), rough(status.at - call.began_at))
@@ -167,13 +168,13 @@ def _stuck(status: facts.Status) -> Table:
 def _inbox(inbox: facts.Inbox) -> Iterator[tuple[str, Text]]:
     for name, count in (("pending", inbox.pending), ("processing", inbox.processing), ("failed", inbox.failed)):
         yield name, Text(f"{count:,}")
-    oldest = "" if inbox.oldest_due_seconds is None else f", the oldest {_age(inbox.oldest_due_seconds)} old"
+    oldest = "" if inbox.oldest_due_seconds is None else f", the oldest {rough(inbox.oldest_due_seconds)} old"
     yield "due", Text(f"{inbox.due:,}{oldest}", "yellow" if inbox.due else "")
     hint = ": `reconcile inbox list`" if inbox.dead_letters else ""
     yield "dead letters", Text(f"{inbox.dead_letters:,}{hint}", "yellow" if inbox.dead_letters else "")
 
 
-def _proven(days: facts.Days) -> Iterator[tuple[str, Text]]:
+def _proven(days: facts.ProvenDays) -> Iterator[tuple[str, Text]]:
     yield "verified", Text(f"{days.verified:,} account days of the last {facts.DAYS_SHOWN.days}")
     hint = ": `reconcile report`" if days.incomplete else ""
     yield "incomplete", Text(f"{days.incomplete:,}{hint}", "red" if days.incomplete else "")
@@ -184,11 +185,11 @@ def _proven(days: facts.Days) -> Iterator[tuple[str, Text]]:
 def _tables(sizes: Sequence[facts.TableSize]) -> Table:
     table = _table("table", "size", "rows, about", right=2)
     for size in sizes:
-        table.add_row(size.table, _bytes(size.bytes), "?" if size.rows is None else f"{size.rows:,}")
+        table.add_row(size.table, byte_size(size.bytes), "?" if size.rows is None else f"{size.rows:,}")
     return table
 
 
-def _calendar(account: str, days: Sequence[facts.Day], report: facts.Report) -> None:
+def _calendar(account: str, days: Sequence[facts.AccountDay], report: reports.Report) -> None:
     """A line a month, a column a day."""
     proven = {day.day: day.is_complete for day in days}
     complete, incomplete, unknown = _PLAIN_DAYS if console.is_plain(console.out) else _DAYS
@@ -215,23 +216,22 @@ def _legend() -> Text:
     )
 
 
-def _differing(days: Sequence[facts.Day]) -> Table:
+def _differing(days: Sequence[facts.AccountDay]) -> Table:
     table = _table("day", "account", "listed", "held", "billed", "what differed")
     for day in days:
-        differences = ", ".join(f"{count:,} {kind}" for kind, count in day.differences.items())
         billed = "" if day.billed is None else f"{day.billed:,}"
         table.add_row(
             f"{day.day}",
-            _SID.sub(_shortened, _plain(day.account_sid)),
+            short_sids(_plain(day.account_sid)),
             f"{day.listed:,}",
             f"{day.held:,}",
             billed,
-            Text(_plain(differences)),
+            Text(_plain(differences(day.differences))),
         )
     return table
 
 
-def _gaps(gaps: Sequence[facts.GapsOfDay]) -> Table:
+def _gaps(gaps: Sequence[reports.GapsOfDay]) -> Table:
     kinds = [gap.value for gap in Gap]
     table = _table("day", *kinds, "found by", "", right=len(kinds))
     most = max(sum(of_day.kinds.values()) for of_day in gaps)

@@ -7,6 +7,7 @@ from typing import Final
 
 from reconciler import metrics
 from reconciler.database import connection as db
+from reconciler.database.migration_files import TABLES
 from reconciler.database.store import Store
 from reconciler.logs import get_logger
 from reconciler.model import Job
@@ -42,16 +43,15 @@ def keep_house(store: Store, *, terms: Terms, inbox_retention: timedelta | None,
 
 
 def _measure(this: Run) -> None:
-    [(messages, call_events, inbox, sync_state, account_days)] = this.ask(_queries, "measure")
-    log.info(
-        "tables.measured", messages_bytes=messages, call_events_bytes=call_events, inbox_bytes=inbox,
-        sync_state_bytes=sync_state, account_days_bytes=account_days,
-    )  # fmt: skip
-    metrics.table_bytes.labels("messages").set(messages)
-    metrics.table_bytes.labels("call_events").set(call_events)
-    metrics.table_bytes.labels("twilio_webhook_inbox").set(inbox)
-    metrics.table_bytes.labels("sync_state").set(sync_state)
-    metrics.table_bytes.labels("account_days").set(account_days)
+    sizes: dict[str, int] = dict(this.ask(_queries, "measure", {"tables": list(TABLES)}))
+    log.info("tables.measured", **{measured_field(table): size for table, size in sizes.items()})
+    for table, size in sizes.items():
+        metrics.table_bytes.labels(table).set(size)
+
+
+def measured_field(table: str) -> str:
+    """The field of `tables.measured` that holds the size of `table`."""
+    return f"{table.removeprefix('twilio_webhook_')}_bytes"
 
 
 def _prune(this: Run, received_before: datetime, batch: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from reconciler.database import connection as db
@@ -11,16 +11,12 @@ from reconciler.database import migrate, pooling
 from reconciler.database.verify import verify
 from reconciler.errors import ExitCode, SchemaError
 from reconciler.settings import Settings
-from reconciler.status import snapshot as report
 from reconciler.status.check_line import Check, compare_clocks, fail, failed, ok, warn
-from reconciler.times import format_duration
-from reconciler.wording import counted, rough
+from reconciler.status.check_work import check_work
+from reconciler.status.snapshot import take_snapshot
 
 TESTED: Final = range(14, 19)  # major versions of PostgreSQL
 FEW: Final = 3  # migrations that are named one by one
-INBOX_OLD: Final = timedelta(minutes=15)  # beyond the grace: what is due goes within a run or two
-INBOX_LARGE: Final = 1_000_000_000  # bytes
-PROVEN_WITHIN: Final = timedelta(days=3)  # a day is over, the job is daily, and Twilio may have been away for one
 
 _QUERIES = db.load_queries("check")
 
@@ -45,8 +41,8 @@ def check_database(url: str, settings: Settings) -> Iterator[Check]:
         if any(check.hint for check in found):
             return
         now = datetime.now(UTC)
-        status = report.status(conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
-        yield from check_work(status, settings)
+        snapshot = take_snapshot(conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
+        yield from check_work(snapshot, settings)
 
 
 def check_server(conn: db.Connection) -> Iterator[Check]:
@@ -103,71 +99,6 @@ def check_schema(conn: db.Connection, *, prunes_inbox: bool = False) -> Iterator
     yield _lacking(conn, "lacking_privileges", prunes_inbox=prunes_inbox) or ok(
         "privileges", f"{conn.info.user} may read and write what a run does"
     )
-
-
-def check_work(status: report.Status, settings: Settings) -> Iterator[Check]:
-    """Who leads, which jobs fail, what the inbox holds and keeps, which days are not complete, what is stuck."""
-    if status.leader is None:
-        hint = "start one: `systemctl start reconciler`, or `reconcile run`"
-        yield warn("daemon", "none leads: jobs run only when somebody starts them", hint)
-    else:
-        yield ok("daemon", f"one leads (database process {status.leader.pid})")
-    yield from _jobs(status)
-    yield from _inbox(status, settings)
-    yield _days(status)
-    if status.calls.stuck:
-        detail = f"{status.calls.stuck:,} open for longer than {format_duration(settings.stuck_after)}"
-        oldest = status.calls.stuck_calls[0].call_sid
-        yield warn("calls", detail, f"the oldest: `reconcile call {oldest}`")
-    else:
-        yield ok("calls", f"none is open for longer than {format_duration(settings.stuck_after)}")
-
-
-def _jobs(status: report.Status) -> Iterator[Check]:
-    failing = [job for job in status.jobs if job.last_error_at is not None]
-    for job in failing:
-        assert job.last_error_at
-        when = rough(status.at - job.last_error_at)
-        hint = "the next run goes on where it stopped; `reconcile status` shows since when"
-        yield warn("jobs", f"{job.job} failed {when} ago: {job.last_error}", hint)
-    if not failing:
-        yield ok("jobs", "none failed since its last success" if status.jobs else "none has run yet")
-
-
-def _inbox(status: report.Status, settings: Settings) -> Iterator[Check]:
-    inbox = status.inbox
-    oldest = timedelta(seconds=inbox.oldest_due_seconds or 0)
-    waiting = f"{counted(inbox.due, 'webhook')} {'waits' if inbox.due == 1 else 'wait'}"
-    if oldest > settings.inbox_grace + INBOX_OLD:
-        hint = "does the daemon run? `reconcile once inbox` takes them up now"
-        yield warn("inbox", f"{waiting}, the oldest for {rough(oldest)}", hint)
-    elif not inbox.dead_letters:
-        yield ok("inbox", f"{waiting}, no dead letter")
-    if inbox.dead_letters:
-        detail = counted(inbox.dead_letters, "dead letter")
-        yield warn("inbox", detail, "see `reconcile inbox list`", ExitCode.UNRECONCILED)
-    size = next((table.bytes for table in status.tables if table.table == "twilio_webhook_inbox"), 0)
-    if settings.inbox_retention is not None:
-        yield ok("retention", f"processed webhooks go after {format_duration(settings.inbox_retention)}")
-    elif size > INBOX_LARGE:
-        detail = f"the inbox takes {size / 1e9:.1f} GB, and nothing ever goes"
-        yield warn("retention", detail, "set RECONCILER_INBOX_RETENTION, say to 30d")
-    else:
-        yield ok("retention", f"processed webhooks stay for good; the inbox takes {size / 1e6:,.1f} MB")
-
-
-def _days(status: report.Status) -> Check:
-    days = status.days
-    if days.incomplete:
-        newest = max(days.incomplete_days, key=lambda day: day.day)
-        detail = f"{counted(days.incomplete, 'account day')} not proven complete, the newest {newest.day}"
-        return warn("days", detail, "see `reconcile report`", ExitCode.UNRECONCILED)
-    if days.newest_verified is None:
-        return ok("days", "none is proven yet: the daemon does it daily, `reconcile once cold` now")
-    if status.at.date() - days.newest_verified > PROVEN_WITHIN:
-        detail = f"none later than {days.newest_verified} is proven complete"
-        return warn("days", detail, "does the daemon run? `reconcile once cold` proves them now")
-    return ok("days", f"{days.verified:,} account days proven complete, up to {days.newest_verified}")
 
 
 def _lacking(conn: db.Connection, query: str, **params: bool) -> Check | None:

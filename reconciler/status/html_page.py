@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
@@ -25,9 +24,9 @@ from reconciler.database import connection as db
 from reconciler.masking import mask
 from reconciler.model import Gap
 from reconciler.settings import Settings
-from reconciler.status import snapshot as report
-from reconciler.status.snapshot import DAYS_SHOWN, Day, GapsOfHour, JobState, Report, Status
-from reconciler.wording import rough
+from reconciler.status.report import GapsOfHour, Report, read_gaps_by_hour, read_report
+from reconciler.status.snapshot import DAYS_SHOWN, AccountDay, JobState, Snapshot, take_snapshot
+from reconciler.wording import byte_size, differences, rough, short_sids
 
 _STYLE: Final = files("reconciler.status").joinpath("html_page.css").read_text(encoding="utf-8")
 _HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -37,7 +36,6 @@ CONTENT_SECURITY_POLICY: Final = (
 
 _KINDS: Final = tuple(gap.value for gap in Gap)
 _HOUR: Final = timedelta(hours=1)
-_ACCOUNT: Final = re.compile(r"\b(AC[0-9a-fA-F]{4})[0-9a-fA-F]{24}([0-9a-fA-F]{4})\b")
 _HOURS: Final = 48
 _BAR: Final = 15  # units of the chart for an hour
 _CELL: Final = 18  # pixels of a day
@@ -54,14 +52,14 @@ def read_page(url: str, settings: Settings, *, state: str, is_well: bool | None)
     grace = settings.webhook_grace
     conn = db.connect(url, purpose="status page", settings={"statement_timeout": "10s"})
     with closing(conn):
-        status = report.status(conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
-        days = report.report(conn, since=now - DAYS_SHOWN, now=now, webhook_grace=grace)
-        hours = report.gaps_by_hour(conn, since=now - _HOURS * _HOUR, now=now, webhook_grace=grace)
+        status = take_snapshot(conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
+        days = read_report(conn, since=now - DAYS_SHOWN, now=now, webhook_grace=grace)
+        hours = read_gaps_by_hour(conn, since=now - _HOURS * _HOUR, now=now, webhook_grace=grace)
     return render(status, days, hours, state=state, is_well=is_well)
 
 
 def render(
-    status: Status, completeness: Report, hours: Sequence[GapsOfHour], *, state: str, is_well: bool | None
+    status: Snapshot, completeness: Report, hours: Sequence[GapsOfHour], *, state: str, is_well: bool | None
 ) -> str:
     """The page: how the daemon is (`state`, in words; None if nobody asked it), and what is known at `status.at`."""
     verdict, sign, kind = {
@@ -86,9 +84,9 @@ def render(
     )
 
 
-def _tiles(status: Status) -> str:
+def _tiles(status: Snapshot) -> str:
     calls, inbox, days = status.calls, status.inbox, status.days
-    oldest = "" if inbox.oldest_due_seconds is None else f"oldest {_age(inbox.oldest_due_seconds)}"
+    oldest = "" if inbox.oldest_due_seconds is None else f"oldest {rough(inbox.oldest_due_seconds)}"
     tiles = [
         ("open calls", calls.open, "", ""),
         ("stuck calls", calls.stuck, "warn", ""),
@@ -118,10 +116,10 @@ def _jobs(jobs: Sequence[JobState], now: datetime) -> str:
             state = "not yet"
         if job.is_running:
             state += ", running"
-        success = "never" if job.age_seconds is None else f"{_age(job.age_seconds)} ago"
+        success = "never" if job.age_seconds is None else f"{rough(job.age_seconds)} ago"
         rows.append(
             f"<tr class='{'failed' if has_failed else ''}'><th scope='row'>{_code(job.job)}</th><td>{state}</td>"
-            f"<td class='n'>{success}</td><td class='n'>{_age(job.lag_seconds)}</td></tr>"
+            f"<td class='n'>{success}</td><td class='n'>{'' if job.lag_seconds is None else rough(job.lag_seconds)}</td></tr>"
         )
         if has_failed:
             rows.append(f"<tr><td colspan='4'><div class='soft fit'>{_text(job.last_error or '')}</div></td></tr>")
@@ -184,9 +182,9 @@ def _gaps(hours: Sequence[GapsOfHour], now: datetime) -> str:
     )
 
 
-def _completeness(days: Sequence[Day], now: datetime) -> str:
+def _completeness(days: Sequence[AccountDay], now: datetime) -> str:
     """A calendar for each account: the last 35 days that are over, proven, incomplete or not proven."""
-    by_account: dict[str, dict[date, Day]] = {}
+    by_account: dict[str, dict[date, AccountDay]] = {}
     for day in days:
         by_account.setdefault(day.account_sid, {})[day.day] = day
     if not by_account:
@@ -197,7 +195,7 @@ def _completeness(days: Sequence[Day], now: datetime) -> str:
     ]
     rows = [
         f"<tr><th scope='row'>{day.day.isoformat()}</th><td>{_code(day.account_sid)}</td><td class='n'>{day.listed:,}</td>"
-        f"<td class='n'>{day.held:,}</td><td class='why'>{_text(_differences(day.differences))}</td></tr>"
+        f"<td class='n'>{day.held:,}</td><td class='why'>{_text(differences(day.differences))}</td></tr>"
         for day in days
         if not day.is_complete
     ]
@@ -215,7 +213,7 @@ _DAY_KINDS: Final = (
 )
 
 
-def _calendar(known: Mapping[date, Day], shown: Sequence[date]) -> str:
+def _calendar(known: Mapping[date, AccountDay], shown: Sequence[date]) -> str:
     """A square a day, and below in words what a square cannot say: which days nothing is proven of."""
     cells = []
     for place, day in enumerate(shown):
@@ -255,9 +253,9 @@ def _swatch(kind: str, sign: str = "") -> str:
     )
 
 
-def _stuck(status: Status) -> str:
+def _stuck(status: Snapshot) -> str:
     rows = [
-        f"<tr><th scope='row'>{_code(call.call_sid)}</th><td>{_text(call.status)}</td>"
+        f"<tr><th scope='row'><code>{_text(call.call_sid)}</code></th><td>{_text(call.status)}</td>"
         f"<td class='n'>{rough(status.at - call.began_at)}</td><td>{_code(call.account_sid or '')}</td></tr>"
         for call in status.calls.stuck_calls
     ]
@@ -267,9 +265,9 @@ def _stuck(status: Status) -> str:
     return _section("Stuck calls", _table(caption, ("call", "status", ("open for", True), "account"), rows))
 
 
-def _tables(status: Status) -> str:
+def _tables(status: Snapshot) -> str:
     rows = [
-        f"<tr><th scope='row'>{_text(table.table)}</th><td class='n'>{_size(table.bytes)}</td>"
+        f"<tr><th scope='row'>{_text(table.table)}</th><td class='n'>{byte_size(table.bytes)}</td>"
         f"<td class='n'>{'?' if table.rows is None else f'{table.rows:,}'}</td></tr>"
         for table in status.tables
     ]
@@ -302,20 +300,5 @@ def _text(value: str) -> str:
 
 def _code(value: str) -> str:
     """A name; of an account's SID in it beginning and end, the whole of it where one points."""
-    whole, short = _text(value), _text(_ACCOUNT.sub(r"\1…\2", value))
+    whole, short = _text(value), _text(short_sids(value))
     return f"<code>{whole}</code>" if whole == short else f"<code title='{whole}'>{short}</code>"
-
-
-def _differences(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts.items())
-
-
-def _age(seconds: float | None) -> str:
-    return "" if seconds is None else rough(timedelta(seconds=seconds))
-
-
-def _size(count: int) -> str:
-    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"

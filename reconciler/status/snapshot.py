@@ -1,33 +1,27 @@
-"""What the database knows of the jobs and of completeness, as facts; read only.
+"""How jobs, calls, inbox and proven days stand at one moment, read from the database; read only.
 
-Times are aware UTC, ages and lags seconds, sizes bytes. Everything is plain data: `dataclasses.asdict` of a fact is
-what `--json` prints, and a contract.
+Times are aware UTC, ages and lags are seconds, sizes are bytes. All classes are plain data: `reconcile status --json`
+prints `dataclasses.asdict` of a snapshot, and that shape is a contract.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from reconciler.database import connection as db
 from reconciler.database.locks import LOCK
-from reconciler.database.migration_files import load_migrations
+from reconciler.database.migration_files import TABLES, load_migrations
 from reconciler.jobs.inbox import STUCK_AFTER as INBOX_STUCK_AFTER
-from reconciler.model import Gap
-from reconciler.times import midnight
 from reconciler.twilio.listing import RETENTION
 
 DAYS_SHOWN: Final = timedelta(days=35)  # as far back as the weekly cold sweep proves
 STUCK_NAMED: Final = 20
 
-_TABLES: Final = ("messages", "call_events", "twilio_webhook_inbox", "sync_state", "account_days")
-# Jobs whose records come by REST: what they found, webhooks had not told. The inbox job merges webhooks.
-_FINDERS: Final = ("hot", "warm", "cold", "backfill", "call")
-_SOURCE: Final = "reconcile_"
 
 _queries = db.load_queries("report")
 _messages = db.load_queries("messages")
@@ -59,7 +53,7 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class StuckCall:
-    """A call open for longer than it should be."""
+    """A call that has been open for longer than RECONCILER_STUCK_AFTER."""
 
     call_sid: str
     account_sid: str | None
@@ -69,7 +63,7 @@ class StuckCall:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Calls that something is still expected of; `stuck_calls` are the oldest of those stuck."""
+    """Counts of calls that may still change; `stuck_calls` are the oldest ones that are stuck."""
 
     open: int
     stuck: int
@@ -79,7 +73,7 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """Rows of the inbox that are not settled; `due` are those our job would take up now."""
+    """Counts of inbox rows that are not settled; `due` counts those that our inbox job would take up now."""
 
     pending: int
     processing: int
@@ -90,8 +84,8 @@ class Inbox:
 
 
 @dataclass(frozen=True, slots=True)
-class Day:
-    """What the cold job found of an account and UTC day."""
+class AccountDay:
+    """What the cold job found for one account and UTC day."""
 
     account_sid: str
     day: date
@@ -104,13 +98,13 @@ class Day:
 
 
 @dataclass(frozen=True, slots=True)
-class Days:
-    """How many account days of the last 35 are proven complete, how many are not, and which."""
+class ProvenDays:
+    """How many account days of the last 35 are proven complete, how many are not, and the latter themselves."""
 
     verified: int
     incomplete: int
     newest_verified: date | None
-    incomplete_days: list[Day]
+    incomplete_days: list[AccountDay]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +117,8 @@ class TableSize:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """How things stand at `at`."""
+class Snapshot:
+    """The state of the work at the moment `at`."""
 
     at: datetime
     schema_version: int
@@ -132,42 +126,12 @@ class Status:
     jobs: list[JobState]
     calls: Calls
     inbox: Inbox
-    days: Days
+    days: ProvenDays
     tables: list[TableSize]
 
 
-@dataclass(frozen=True, slots=True)
-class GapsOfDay:
-    """Gaps found on a UTC day, by kind, and by the job that found them."""
-
-    day: date
-    kinds: dict[str, int]
-    jobs: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class GapsOfHour:
-    """Gaps found in the hour that begins at `hour`, by kind."""
-
-    hour: datetime
-    kinds: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Completeness and gaps; `calls` we hold of the time, of which webhooks lost something of `calls_with_losses`."""
-
-    since: datetime
-    until: datetime
-    days: list[Day]
-    gaps: list[GapsOfDay]
-    calls: int
-    calls_with_losses: int
-    share_lost: float | None
-
-
-def status(conn: db.Connection, *, now: datetime, stuck_after: timedelta, inbox_grace: timedelta) -> Status:
-    """How the jobs, the calls, the inbox and the proven days stand.
+def take_snapshot(conn: db.Connection, *, now: datetime, stuck_after: timedelta, inbox_grace: timedelta) -> Snapshot:
+    """Read how the jobs, the calls, the inbox and the proven days stand.
 
     Raises:
         SchemaError: the database's schema is older than this program's.
@@ -176,66 +140,16 @@ def status(conn: db.Connection, *, now: datetime, stuck_after: timedelta, inbox_
     """
     with db.translated():
         jobs, leader = _jobs(conn, now)
-        return Status(
+        return Snapshot(
             at=now,
             schema_version=len(load_migrations()) - 1,
             leader=leader,
             jobs=jobs,
             calls=_calls(conn, now, stuck_after),
             inbox=_unsettled(conn, now, inbox_grace),
-            days=_proven(_days(conn, (now - DAYS_SHOWN).date())),
-            tables=[TableSize(*row) for row in conn.execute(_queries["table_sizes"], {"tables": list(_TABLES)})],
+            days=_proven(account_days(conn, since=(now - DAYS_SHOWN).date())),
+            tables=[TableSize(*row) for row in conn.execute(_queries["table_sizes"], {"tables": list(TABLES)})],
         )
-
-
-def report(conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta) -> Report:
-    """What is proven of each account and UTC day, and what webhooks lost, from the UTC day of `since` on.
-
-    Raises:
-        SchemaError: the database's schema is older than this program's.
-        Refused, Unavailable: the database does not answer.
-
-    """
-    since = midnight(since)
-    window = {"since": since, "now": now}
-    with db.translated():
-        days = _days(conn, since.date())
-        found = _gaps_found(conn, window, "day", webhook_grace)
-        (calls,) = conn.execute(_queries["count_calls"], window).fetchone() or (0,)
-    lost = min(found[-1][-1], calls)  # the row of all days; some of these calls began before them
-    gaps: dict[date, GapsOfDay] = {}
-    for found_in, source, kind, count, _ in found[:-1]:
-        day = found_in.date()
-        of_day = gaps.setdefault(day, GapsOfDay(day, {gap.value: 0 for gap in Gap}, {}))
-        job = source.removeprefix(_SOURCE)
-        of_day.kinds[kind] += count
-        of_day.jobs[job] = of_day.jobs.get(job, 0) + count
-    share = round(lost / calls, 6) if calls else None
-    return Report(since, now, days, list(gaps.values()), calls, lost, share)
-
-
-def gaps_by_hour(conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta) -> list[GapsOfHour]:
-    """The gaps found since `since`, by hour; hours without one are left out.
-
-    Raises:
-        SchemaError: the database's schema is older than this program's.
-        Refused, Unavailable: the database does not answer.
-
-    """
-    hours: dict[datetime, GapsOfHour] = {}
-    with db.translated():
-        for hour, _, kind, count, _ in _gaps_found(conn, {"since": since, "now": now}, "hour", webhook_grace)[:-1]:
-            kinds = hours.setdefault(hour, GapsOfHour(hour, {gap.value: 0 for gap in Gap})).kinds
-            kinds[kind] += count
-    return list(hours.values())
-
-
-def _gaps_found(
-    conn: db.Connection, window: Mapping[str, datetime], unit: str, webhook_grace: timedelta
-) -> list[tuple[Any, ...]]:
-    sources = [_SOURCE + job for job in _FINDERS]
-    params = {**window, "unit": unit, "sources": sources, "webhook_grace": webhook_grace}
-    return conn.execute(_queries["gaps_found"], params).fetchall()
 
 
 def _jobs(conn: db.Connection, now: datetime) -> tuple[list[JobState], Leader | None]:
@@ -284,13 +198,14 @@ def _unsettled(conn: db.Connection, now: datetime, grace: timedelta) -> Inbox:
     return Inbox(*by_status, *backlog)
 
 
-def _days(conn: db.Connection, since: date) -> list[Day]:
-    return [Day(*row) for row in conn.execute(_queries["account_days"], {"since": since})]
+def account_days(conn: db.Connection, *, since: date) -> list[AccountDay]:
+    """What the cold job wrote of each account and UTC day, from `since` on; by account, then by day."""
+    return [AccountDay(*row) for row in conn.execute(_queries["account_days"], {"since": since})]
 
 
-def _proven(days: Sequence[Day]) -> Days:
+def _proven(days: Sequence[AccountDay]) -> ProvenDays:
     counts = Counter(day.is_complete for day in days)
-    return Days(
+    return ProvenDays(
         counts[True],
         counts[False],
         max((day.day for day in days if day.is_complete), default=None),
@@ -299,7 +214,7 @@ def _proven(days: Sequence[Day]) -> Days:
 
 
 def _moment(text: str | None) -> datetime | None:
-    """A cursor's moment; None if there is none or it cannot be read, of which the job itself complains."""
+    """The moment in a cursor; None if it holds none or cannot be read (the job itself reports that)."""
     with suppress(ValueError):
         moment = datetime.fromisoformat(text or "")
         return moment if moment.tzinfo else None

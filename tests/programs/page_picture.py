@@ -21,8 +21,9 @@ from reconciler.jobs.registry import KINDS, Means, job_of
 from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, webhooks
-from reconciler.status import snapshot as report
 from reconciler.status.html_page import render
+from reconciler.status.report import read_gaps_by_hour, read_report
+from reconciler.status.snapshot import DAYS_SHOWN, take_snapshot
 from reconciler.sync.run import Terms
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
@@ -83,9 +84,9 @@ def live(conn: db.Connection, url: str) -> str:
                     run("housekeeping")
                 run("freeze")
     conn.execute("ANALYZE")
-    status = report.status(conn, now=NOW, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
-    days = report.report(conn, since=NOW - report.DAYS_SHOWN, now=NOW, webhook_grace=settings.webhook_grace)
-    hours = report.gaps_by_hour(conn, since=NOW - 48 * HOUR, now=NOW, webhook_grace=settings.webhook_grace)
+    status = take_snapshot(conn, now=NOW, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
+    days = read_report(conn, since=NOW - DAYS_SHOWN, now=NOW, webhook_grace=settings.webhook_grace)
+    hours = read_gaps_by_hour(conn, since=NOW - 48 * HOUR, now=NOW, webhook_grace=settings.webhook_grace)
     return render(status, days, hours, state="leading, hot 40 s ago", is_well=True)
 
 

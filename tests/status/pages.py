@@ -6,16 +6,15 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
+from reconciler.status.report import GapsOfHour, Report
 from reconciler.status.snapshot import (
+    AccountDay,
     Calls,
-    Day,
-    Days,
-    GapsOfHour,
     Inbox,
     JobState,
     Leader,
-    Report,
-    Status,
+    ProvenDays,
+    Snapshot,
     StuckCall,
     TableSize,
 )
@@ -42,9 +41,9 @@ def make_job(job: str = "hot", age: float | None = 12.0, lag: float | None = 40.
     )  # fmt: skip
 
 
-def make_day(ago: int, account: str = ACCOUNT, **fields: Any) -> Day:
+def make_day(ago: int, account: str = ACCOUNT, **fields: Any) -> AccountDay:
     """A day that is proven complete."""
-    return Day(
+    return AccountDay(
         **{
             "account_sid": account, "day": (NOW - timedelta(days=ago)).date(), "listed": 4_210, "held": 4_210,
             "billed": None, "differences": {}, "is_complete": True, "verified_at": NOW, **fields,
@@ -52,25 +51,25 @@ def make_day(ago: int, account: str = ACCOUNT, **fields: Any) -> Day:
     )  # fmt: skip
 
 
-def make_status(**fields: Any) -> Status:
+def make_status(**fields: Any) -> Snapshot:
     """A daemon that leads, and nothing to complain of."""
-    return Status(
+    return Snapshot(
         **{
             "at": NOW, "schema_version": 13, "leader": Leader(4_711, "reconciler: daemon", NOW - 30 * HOUR),
             "jobs": [make_job()], "calls": Calls(41, 0, 212, []), "inbox": Inbox(3, 0, 0, 0, 0, None),
-            "days": Days(35, 0, NOW.date() - timedelta(days=1), []),
+            "days": ProvenDays(35, 0, NOW.date() - timedelta(days=1), []),
             "tables": [TableSize("messages", 812_000_000, 1_204_331)],
             **fields,
         }
     )  # fmt: skip
 
 
-def make_report(*days: Day) -> Report:
+def make_report(*days: AccountDay) -> Report:
     """Completeness of those days."""
     return Report(NOW - timedelta(days=35), NOW, list(days), [], 4_210, 0, 0.0)
 
 
-def troubled() -> tuple[Status, Report, list[GapsOfHour]]:
+def troubled() -> tuple[Snapshot, Report, list[GapsOfHour]]:
     """Two accounts, gaps of every kind over two days, failing jobs, stuck calls, days that are not complete."""
     chance = Random(5)
     missing = make_day(9, listed=4_210, held=4_207, differences={"missing": 3}, is_complete=False)
@@ -105,7 +104,7 @@ def troubled() -> tuple[Status, Report, list[GapsOfHour]]:
     ]  # fmt: skip
     status = make_status(
         jobs=jobs, calls=Calls(41, 3, 212, stuck), inbox=Inbox(23, 1, 2, 4, 19, 1_200.0),
-        days=Days(31 + 23, 2, NOW.date() - timedelta(days=1), [missing, billed]),
+        days=ProvenDays(31 + 23, 2, NOW.date() - timedelta(days=1), [missing, billed]),
         tables=[
             TableSize("messages", 812_000_000, 1_204_331), TableSize("call_events", 2_412_000_000, 6_120_221),
             TableSize("twilio_webhook_inbox", 96_000, None), TableSize("sync_state", 49_152, 9),

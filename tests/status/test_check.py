@@ -16,9 +16,10 @@ from reconciler.settings import Settings, secret_files
 from reconciler.status import check_database as checks
 from reconciler.status import check_line
 from reconciler.status.check import check_secrets
-from reconciler.status.check_database import check_schema, check_server, check_work
+from reconciler.status.check_database import check_schema, check_server
 from reconciler.status.check_line import Severity, fail, ok, warn
-from reconciler.status.snapshot import Calls, Days, Inbox, StuckCall, TableSize
+from reconciler.status.check_work import check_work
+from reconciler.status.snapshot import Calls, Inbox, ProvenDays, StuckCall, TableSize
 
 from .conftest import NOW, sid
 from .pages import make_day, make_job, make_status
@@ -194,7 +195,7 @@ def test_work_that_goes_well():
         ok("daemon", "one leads (database process 4711)"),
         ok("jobs", "none failed since its last success"),
         ok("inbox", "0 webhooks wait, no dead letter"),
-        ok("retention", "processed webhooks stay for good; the inbox takes 0.0 MB"),
+        ok("retention", "processed webhooks stay for good; the inbox takes 0 B"),
         ok("days", "35 account days proven complete, up to 2026-06-09"),
         ok("calls", "none is open for longer than 1d"),
     ]  # fmt: skip
@@ -202,7 +203,7 @@ def test_work_that_goes_well():
 
 def test_nothing_has_run_yet():
     """No cause for alarm but that nobody leads."""
-    found = work(leader=None, jobs=[], days=Days(0, 0, None, []))
+    found = work(leader=None, jobs=[], days=ProvenDays(0, 0, None, []))
     assert [line.name for line in found.values() if line.severity is not Severity.OK] == ["daemon"]
     assert "`reconcile run`" in found["daemon"].hint
     assert found["jobs"] == ok("jobs", "none has run yet")
@@ -251,7 +252,7 @@ def test_an_inbox_that_grows():
 def test_days_that_are_not_complete():
     """Not reconciled, as the exit code says."""
     days = [make_day(9, is_complete=False), make_day(4, is_complete=False)]
-    found = work(days=Days(30, 2, NOW.date(), days))["days"]
+    found = work(days=ProvenDays(30, 2, NOW.date(), days))["days"]
     detail = "2 account days not proven complete, the newest 2026-06-06"
     assert found == warn("days", detail, "see `reconcile report`", ExitCode.UNRECONCILED)
 
@@ -260,7 +261,7 @@ def test_days_that_are_not_complete():
 def test_days_that_nobody_proves(ago, severity):
     """Cold is daily, and a day's proof may wait for Twilio."""
     newest = NOW.date() - timedelta(days=ago)
-    found = work(days=Days(30, 0, newest, []))["days"]
+    found = work(days=ProvenDays(30, 0, newest, []))["days"]
     assert (found.severity, str(newest) in found.detail) == (severity, True)
 
 

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from reconciler.cli.status import show_report
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin, Rules
-from reconciler.status import snapshot as report
+from reconciler.status import report
 from tests.database.merge.conftest import make_observation, make_webhook
 
 from .conftest import ACCOUNT, NOW, sid
@@ -23,7 +23,7 @@ NONE = {"missing": 0, "stale": 0, "incomplete": 0, "conflict": 0}
 @pytest.fixture
 def made(conn):
     """The report of so many days."""
-    return lambda days=30, **more: report.report(
+    return lambda days=30, **more: report.read_report(
         conn, **{"since": NOW - timedelta(days=days), "now": NOW, "webhook_grace": GRACE, **more}
     )
 

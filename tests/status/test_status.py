@@ -11,7 +11,7 @@ import pytest
 from reconciler.cli.status import show_status
 from reconciler.database import connection as db
 from reconciler.database import locks
-from reconciler.database.migration_files import load_migrations
+from reconciler.database.migration_files import TABLES, load_migrations
 from reconciler.database.store import Store
 from reconciler.status import snapshot as report
 
@@ -59,7 +59,7 @@ def jobs(conn):
 @pytest.mark.usefixtures("jobs")
 def test_jobs_by_age_lag_and_error(conn):
     """An error counts only until the next success, and a cursor that cannot be read is no moment."""
-    states = {job.job: job for job in report.status(conn, now=NOW, **RULES).jobs}
+    states = {job.job: job for job in report.take_snapshot(conn, now=NOW, **RULES).jobs}
     assert (states["hot"].age_seconds, states["hot"].lag_seconds, states["hot"].last_error) == (4, 120, None)
     assert (states["warm"].lag_seconds, states["warm"].last_error_at) == (3600, ago(minutes=3))
     assert (states["cold"].last_error, states["cold"].last_error_at) == (None, None)
@@ -69,24 +69,24 @@ def test_jobs_by_age_lag_and_error(conn):
 @pytest.mark.usefixtures("jobs")
 def test_who_leads_and_what_runs(conn, connect, database_url):
     """Told from the locks, which are left alone."""
-    before = report.status(conn, now=NOW, **RULES)
+    before = report.take_snapshot(conn, now=NOW, **RULES)
     assert (before.leader, [job.job for job in before.jobs if job.is_running]) == (None, [])
     leader = connect(database_url)
     assert locks.try_advisory_lock(leader, "daemon")
     db.name_connection(leader, purpose="daemon")
     with Store(database_url) as store, store.holding("hot"):
-        status = report.status(conn, now=NOW, **RULES)
+        status = report.take_snapshot(conn, now=NOW, **RULES)
     assert status.leader is not None
     assert (status.leader.pid, status.leader.application_name) == (leader.info.backend_pid, "reconciler: daemon")
     assert [job.job for job in status.jobs if job.is_running] == ["hot"]
     locks.release_advisory_lock(leader, "daemon")
-    assert report.status(conn, now=NOW, **RULES).leader is None
+    assert report.take_snapshot(conn, now=NOW, **RULES).leader is None
 
 
 def test_a_leader_in_another_database_is_none_of_ours(conn, connect, server_url):
     """Advisory locks are of one database."""
     assert locks.try_advisory_lock(connect(server_url), "daemon")
-    assert report.status(conn, now=NOW, **RULES).leader is None
+    assert report.take_snapshot(conn, now=NOW, **RULES).leader is None
 
 
 def test_calls_that_something_is_expected_of(conn, add_call):
@@ -96,7 +96,7 @@ def test_calls_that_something_is_expected_of(conn, add_call):
     add_call(30, account_sid=ACCOUNT, date_created=ago(hours=23))
     add_call(31, status="completed", finalized_at=ago(hours=1))
     add_call(32, status="completed", finalized_at=ago(hours=1), sync_state="frozen")
-    calls = report.status(conn, now=NOW, **RULES).calls
+    calls = report.take_snapshot(conn, now=NOW, **RULES).calls
     assert (calls.open, calls.stuck, calls.unfrozen) == (26, 25, 1)
     assert [call.call_sid for call in calls.stuck_calls] == [sid(number) for number in range(24, 4, -1)]
 
@@ -111,7 +111,7 @@ def test_the_inbox_by_status_and_age(conn):
             " VALUES ('twilio_voice', 'call-status', %s, '{}', %s, %s)",
             (str(number), ago(minutes=minutes), status),
         )
-    inbox = report.status(conn, now=NOW, **RULES).inbox
+    inbox = report.take_snapshot(conn, now=NOW, **RULES).inbox
     assert asdict(inbox) == {
         "pending": 2, "processing": 1, "failed": 1, "dead_letters": 1, "due": 1, "oldest_due_seconds": 420.0,
     }  # fmt: skip
@@ -123,7 +123,7 @@ def test_days_of_the_last_five_weeks(conn, add_day):
         add_day(days)
     add_day(3, is_complete=False, held=99)
     add_day(2, account="AC" + 32 * "2")
-    days = report.status(conn, now=NOW, **RULES).days
+    days = report.take_snapshot(conn, now=NOW, **RULES).days
     assert (days.verified, days.incomplete, days.newest_verified) == (3, 1, ago(days=1).date())
     assert [(day.day, day.listed, day.held) for day in days.incomplete_days] == [(ago(days=3).date(), 100, 99)]
 
@@ -132,10 +132,13 @@ def test_table_sizes_are_estimates(conn, add_call):
     """What the planner knows, without counting."""
     for number in range(10):
         add_call(number)
-    assert {size.table: size.rows for size in report.status(conn, now=NOW, **RULES).tables}["messages"] in (None, 0)
+    assert {size.table: size.rows for size in report.take_snapshot(conn, now=NOW, **RULES).tables}["messages"] in (
+        None,
+        0,
+    )
     conn.execute("ANALYZE messages")
-    sizes = {size.table: size for size in report.status(conn, now=NOW, **RULES).tables}
-    assert list(sizes) == ["messages", "call_events", "twilio_webhook_inbox", "sync_state", "account_days"]
+    sizes = {size.table: size for size in report.take_snapshot(conn, now=NOW, **RULES).tables}
+    assert tuple(sizes) == TABLES
     assert sizes["messages"].rows == 10
     assert all(size.bytes > 0 for size in sizes.values())
 
@@ -161,7 +164,7 @@ def test_for_a_person(conn, connect, database_url, add_call, paper):
     written = paper(80)
     assert locks.try_advisory_lock(connect(database_url), "daemon")
     add_call(1, date_created=ago(days=3))
-    show_status(report.status(conn, now=NOW, **RULES))
+    show_status(report.take_snapshot(conn, now=NOW, **RULES))
     lines = [" ".join(line.split()) for line in written.getvalue().splitlines()]
     assert "A daemon leads" in lines[0]
     assert "hot 4 s ago 2 min" in lines
@@ -177,7 +180,7 @@ def test_every_width_shows_everything(conn, add_call, add_day, paper, width):
     written = paper(width)
     add_call(1, date_created=ago(days=3))
     add_day(1)
-    show_status(report.status(conn, now=NOW, **RULES))
+    show_status(report.take_snapshot(conn, now=NOW, **RULES))
     text = written.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text

@@ -1,13 +1,10 @@
 -- Sizes, and what may go.
 
 -- name: measure
--- Our five tables with their indexes, in bytes.
-SELECT
-    pg_total_relation_size('messages'),
-    pg_total_relation_size('call_events'),
-    pg_total_relation_size('twilio_webhook_inbox'),
-    pg_total_relation_size('sync_state'),
-    pg_total_relation_size('account_days')
+-- Tables with their indexes, in bytes.
+SELECT name, pg_total_relation_size(name::regclass)
+FROM unnest(%(tables)s::text[]) WITH ORDINALITY AS asked (name, place)
+ORDER BY place
 
 -- name: prune_inbox
 -- The oldest webhooks that are done with. MATERIALIZED: the planner may not choose the rows of a batch twice.

@@ -1,0 +1,107 @@
+"""Which days are proven complete and what webhooks lost, over a span of time, read from the database; read only.
+
+`reconcile report --json` prints `dataclasses.asdict` of a report, and that shape is a contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+from reconciler.database import connection as db
+from reconciler.model import Gap
+from reconciler.status.snapshot import AccountDay, account_days
+from reconciler.times import midnight
+
+# Jobs that read records by REST: webhooks had not told what these found. The inbox job merges webhooks.
+_FINDERS: Final = ("hot", "warm", "cold", "backfill", "call")
+_SOURCE: Final = "reconcile_"
+
+_queries = db.load_queries("report")
+
+
+@dataclass(frozen=True, slots=True)
+class GapsOfDay:
+    """Gaps found on a UTC day, by kind, and by the job that found them."""
+
+    day: date
+    kinds: dict[str, int]
+    jobs: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class GapsOfHour:
+    """Gaps found in the hour that begins at `hour`, by kind."""
+
+    hour: datetime
+    kinds: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Completeness and gaps of a span of time.
+
+    `calls` is how many calls we hold of that time. For `calls_with_losses` of them, webhooks lost something.
+    """
+
+    since: datetime
+    until: datetime
+    days: list[AccountDay]
+    gaps: list[GapsOfDay]
+    calls: int
+    calls_with_losses: int
+    share_lost: float | None
+
+
+def read_report(conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta) -> Report:
+    """Read what is proven of each account and UTC day, and what webhooks lost, from the UTC day of `since` on.
+
+    Raises:
+        SchemaError: the database's schema is older than this program's.
+        Refused, Unavailable: the database does not answer.
+
+    """
+    since = midnight(since)
+    window = {"since": since, "now": now}
+    with db.translated():
+        days = account_days(conn, since=since.date())
+        found = _gaps_found(conn, window, "day", webhook_grace)
+        (calls,) = conn.execute(_queries["count_calls"], window).fetchone() or (0,)
+    lost = min(found[-1][-1], calls)  # the row of all days; some of these calls began before them
+    gaps: dict[date, GapsOfDay] = {}
+    for found_in, source, kind, count, _ in found[:-1]:
+        day = found_in.date()
+        of_day = gaps.setdefault(day, GapsOfDay(day, {gap.value: 0 for gap in Gap}, {}))
+        job = source.removeprefix(_SOURCE)
+        of_day.kinds[kind] += count
+        of_day.jobs[job] = of_day.jobs.get(job, 0) + count
+    share = round(lost / calls, 6) if calls else None
+    return Report(since, now, days, list(gaps.values()), calls, lost, share)
+
+
+def read_gaps_by_hour(
+    conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta
+) -> list[GapsOfHour]:
+    """Read the gaps found since `since`, by hour; hours without a gap are left out.
+
+    Raises:
+        SchemaError: the database's schema is older than this program's.
+        Refused, Unavailable: the database does not answer.
+
+    """
+    hours: dict[datetime, GapsOfHour] = {}
+    with db.translated():
+        for hour, _, kind, count, _ in _gaps_found(conn, {"since": since, "now": now}, "hour", webhook_grace)[:-1]:
+            kinds = hours.setdefault(hour, GapsOfHour(hour, {gap.value: 0 for gap in Gap})).kinds
+            kinds[kind] += count
+    return list(hours.values())
+
+
+def _gaps_found(
+    conn: db.Connection, window: Mapping[str, datetime], unit: str, webhook_grace: timedelta
+) -> list[tuple[Any, ...]]:
+    sources = [_SOURCE + job for job in _FINDERS]
+    params = {**window, "unit": unit, "sources": sources, "webhook_grace": webhook_grace}
+    return conn.execute(_queries["gaps_found"], params).fetchall()
