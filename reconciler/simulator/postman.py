@@ -1,0 +1,139 @@
+"""Webhooks as time passes: once a second what was sent meanwhile reaches the Viewer, whose database this is.
+
+Behind the road stands the Viewer: it stores what arrives in its inbox and works it off. While its database does not
+answer, it answers Twilio with 500: such a webhook is lost for good, and Twilio's Monitor notes it as 11200
+(https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides: one retry, and only where none connects).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+from reconciler.simulator import viewer
+from reconciler.simulator.access import all_accounts
+from reconciler.simulator.account import SimulatedAccount
+from reconciler.simulator.clock import Clock
+from reconciler.simulator.losses import Loss
+from reconciler.simulator.road import Road
+from reconciler.simulator.webhooks import Delivery
+
+PACE = 1.0  # seconds
+BATCH = 5_000  # rows
+
+
+class NoInbox(Exception):
+    """The database has none of the Viewer's tables."""
+
+
+class Postman:
+    """Hands out the webhooks of accounts, their subaccounts included, from `since` on; a context manager.
+
+    Attributes:
+        delivered: how many have arrived.
+
+    """
+
+    def __init__(
+        self, database_url: str, accounts: Sequence[SimulatedAccount], *, clock: Clock, road: Road, since: datetime
+    ) -> None:
+        self.delivered = 0
+        self._database_url = database_url
+        self._accounts = accounts
+        self._clock = clock
+        self._road = road
+        self._sent_until = since
+        self._under_way: list[Delivery] = []
+        self._conn: psycopg.Connection | None = None
+        self._stopping = threading.Event()
+        self._stepped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def step(self) -> None:
+        """Send what calls have to tell by now, deliver what is due, have the Viewer work it off."""
+        now = self._clock.now()
+        for account in all_accounts(self._accounts).values():
+            self._under_way += self._road.deliver(account, self._sent_until, now)
+        # Another seed for each step: by one alone the first webhook of every second would meet the same fate.
+        self._road = replace(self._road, channel=replace(self._road.channel, seed=self._road.channel.seed + 1))
+        self._sent_until = now
+        due = [delivery for delivery in self._under_way if delivery.received_at <= now]
+        self._under_way = [delivery for delivery in self._under_way if delivery.received_at > now]
+        try:
+            self._hand_over(due, now)
+        except psycopg.OperationalError:
+            self.close()
+            self._lose(due)
+
+    def _hand_over(self, due: list[Delivery], now: datetime) -> None:
+        conn = self._connected()
+        viewer.receive(conn, due)
+        self.delivered += len(due)
+        while viewer.work(conn, now=now, batch=BATCH):
+            pass
+
+    def _connected(self) -> psycopg.Connection:
+        if self._conn is None:
+            self._conn = psycopg.connect(self._database_url, autocommit=True, connect_timeout=5)
+            self._conn.execute("SET TIME ZONE 'UTC'")
+        return self._conn
+
+    def _lose(self, due: list[Delivery]) -> None:
+        accounts = all_accounts(self._accounts)
+        for delivery in due:
+            webhook = delivery.webhook
+            account = accounts[webhook.params["AccountSid"]]
+            resource_sid = webhook.call_sid or webhook.params["RecordingSid"]
+            account.raise_alert(delivery.received_at, "11200", webhook.url, resource_sid=resource_sid)
+            account.losses.append(
+                Loss("alert", webhook.call_sid, webhook.kind, webhook.sent_at, "11200", is_final=webhook.is_final)
+            )
+
+    def _run(self) -> None:
+        while not self._stopping.wait(PACE):
+            begun = self._stepped
+            self.step()
+            self._stepped = threading.Event()
+            begun.set()
+
+    def wait_for_step(self, timeout: float = 10.0) -> bool:
+        """Wait until the thread has done a step, in full, that it began from now on; False if none came in time."""
+        return self._stepped.wait(timeout) and self._stepped.wait(timeout)
+
+    def close(self) -> None:
+        """Close its connection; the next step opens another one."""
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    def prepare(self) -> None:
+        """Look at the database.
+
+        Raises:
+            NoInbox: it has no twilio_webhook_inbox.
+            psycopg.Error: it does not answer, or its URL cannot be read.
+
+        """
+        inbox = self._connected().execute("SELECT to_regclass('twilio_webhook_inbox')").fetchone()
+        if inbox == (None,):
+            self.close()
+            raise NoInbox
+
+    def __enter__(self) -> Self:
+        """Deliver what was sent since the beginning, then go on in the background."""
+        self.step()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self.close()
