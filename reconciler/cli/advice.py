@@ -13,31 +13,40 @@ from reconciler.database import connection as db
 from reconciler.database import migrate as runner
 from reconciler.errors import ExitCode, ReconcilerError
 from reconciler.settings import Settings
+from reconciler.status.check_work import troubles
 from reconciler.status.snapshot import Snapshot, take_snapshot
 from reconciler.terminal.printing import complain
 from reconciler.wording import counted, rough
 
 
 class Advice(NamedTuple):
-    """What is in the way, and what to do about it."""
+    """What is in the way, and what to do about it; `more` things wait behind it."""
 
     situation: str
     step: str
+    exit_code: ExitCode = ExitCode.USAGE
+    more: int = 0
 
 
 def advise(_: argparse.Namespace) -> int:
-    """Say the first thing that is not as it should be, and what to do; exit 0 only if there is none."""
+    """Say the first thing that is not as it should be, and what to do; exit 0 only if there is none.
+
+    Something to be done is exit code 1; what keeps us from looking ends as it does elsewhere.
+    """
     try:
         settings = read_settings()
         found = _unset(settings) or _in_database(settings)
     except ReconcilerError as exc:
-        found = Advice(str(exc), exc.hint or "`reconcile check` looks at one thing after the other")
-    if isinstance(found, Advice):
-        complain(found.situation, found.step)
-        print("  All commands: reconcile --help", file=sys.stderr)
-        return int(ExitCode.USAGE)
-    print(found)
-    return int(ExitCode.DONE)
+        step = exc.hint or "`reconcile check` looks at one thing after the other"
+        found = Advice(str(exc), step, ExitCode(exc.exit_code))
+    if isinstance(found, str):
+        print(found)
+        return int(ExitCode.DONE)
+    complain(found.situation, found.step)
+    if found.more:
+        print(f"  And {counted(found.more, 'other thing')}: `reconcile check` lists all.", file=sys.stderr)
+    print("  All commands: reconcile --help", file=sys.stderr)
+    return int(found.exit_code)
 
 
 def _unset(settings: Settings) -> Advice | None:
@@ -78,31 +87,19 @@ def _in_database(settings: Settings) -> Advice | str:
             return Advice(
                 f"{counted(len(behind), 'migration')} not applied yet",
                 "back the database up, look at `reconcile migrate --dry-run`, then `reconcile migrate`",
+                ExitCode.UNRECONCILED,
             )
-        status = take_snapshot(
+        snapshot = take_snapshot(
             conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace
         )
-    return _next_step(status)
+    return _next_step(snapshot, settings)
 
 
-def _next_step(status: Snapshot) -> Advice | str:
-    if all(job.last_success_at is None and job.last_error_at is None for job in status.jobs):
-        return Advice(
-            "no job has run yet", "see what would change: `reconcile --since 7d --dry-run`; then `reconcile --since 7d`"
-        )
-    if status.leader is None:
-        return Advice(
-            "no daemon leads: nothing runs by itself", "start it: `systemctl start reconciler`, or `reconcile run`"
-        )
-    for job in status.jobs:
-        if job.last_error_at is not None:
-            when = rough(status.at - job.last_error_at)
-            return Advice(f"{job.job} failed {when} ago: {job.last_error}", "`reconcile check` looks for the cause")
-    if status.inbox.dead_letters:
-        return Advice(
-            f"{counted(status.inbox.dead_letters, 'dead letter')} could not be read", "see `reconcile inbox list`"
-        )
-    if status.days.incomplete:
-        return Advice(f"{counted(status.days.incomplete, 'account day')} not proven complete", "see `reconcile report`")
-    newest = min((job.age_seconds for job in status.jobs if job.age_seconds is not None), default=0.0)
-    return f"All is well: a daemon leads, and a job ended {newest:.0f} s ago. `reconcile status` shows more."
+def _next_step(snapshot: Snapshot, settings: Settings) -> Advice | str:
+    """The first line of `check` on the work that is not OK."""
+    if found := troubles(snapshot, settings):
+        first = found[0]
+        step = first.hint or "`reconcile check` looks at one thing after the other"
+        return Advice(f"{first.name}: {first.detail}", step, ExitCode.UNRECONCILED, len(found) - 1)
+    newest = min((job.age_seconds for job in snapshot.jobs if job.age_seconds is not None), default=0.0)
+    return f"All is well: a daemon leads, and a job ended {rough(newest)} ago. `reconcile status` shows more."

@@ -1,4 +1,9 @@
-"""`reconcile check` on the work: the daemon, the jobs, the inbox, the proven days and the open calls; pure."""
+"""`reconcile check` on the work: the daemon, the jobs, the inbox, the proven days and the open calls; pure.
+
+Bare `reconcile` and the status page show the same lines, so that no two of them advise differently. The first line that
+is no OK is what to do first: a refusal comes before a missing daemon, because a daemon that starts again is refused
+again (docs/runbook.md, ReconcilerRefused). Each hint ends in a command to type.
+"""
 
 from __future__ import annotations
 
@@ -8,42 +13,84 @@ from typing import Final
 
 from reconciler.errors import ExitCode
 from reconciler.settings import Settings
-from reconciler.status.check_line import Check, ok, warn
+from reconciler.status.causes import Cause, causes
+from reconciler.status.check_line import Check, Severity, ok, warn
 from reconciler.status.snapshot import Snapshot
 from reconciler.times import format_duration
-from reconciler.wording import byte_size, counted, rough
+from reconciler.wording import byte_size, counted, rough, short_sids
 
 INBOX_OLD: Final = timedelta(minutes=15)  # beyond the grace: what is due goes within a run or two
 INBOX_LARGE: Final = 1_000_000_000  # bytes
 PROVEN_WITHIN: Final = timedelta(days=3)  # a day is over, the job is daily, and Twilio may have been away for one
+CAUSES_NAMED: Final = 5
+
+_NEW_TOKEN: Final = (
+    "put the right token into /etc/reconciler/TWILIO_AUTH_TOKEN, then `reconcile check`; if that says OK: "
+)
 
 
 def check_work(snapshot: Snapshot, settings: Settings) -> Iterator[Check]:
-    """Who leads, which jobs fail, what the inbox holds and keeps, which days are not complete, what is stuck."""
-    if snapshot.leader is None:
-        hint = "start one: `systemctl start reconciler`, or `reconcile run`"
-        yield warn("daemon", "none leads: jobs run only when somebody starts them", hint)
-    else:
-        yield ok("daemon", f"one leads (database process {snapshot.leader.pid})")
-    yield from _jobs(snapshot)
+    """One line for each thing that was looked at; what a person should do first comes first."""
+    found = causes(snapshot.jobs)
+    refusals = [cause for cause in found if cause.is_refusal_by_twilio or cause.is_refusal_by_database]
+    ended = next((cause for cause in refusals if cause.is_of_main_account and snapshot.leader is None), None)
+    for cause in refusals:
+        yield _refusal(snapshot, cause, has_ended=cause is ended)
+    if ended is None:
+        yield _daemon(snapshot)
+    yield from _jobs(snapshot, [cause for cause in found if cause not in refusals], has_refusals=bool(refusals))
     yield from _inbox(snapshot, settings)
     yield _days(snapshot)
-    if snapshot.calls.stuck:
-        detail = f"{snapshot.calls.stuck:,} open for longer than {format_duration(settings.stuck_after)}"
-        oldest = snapshot.calls.stuck_calls[0].call_sid
-        yield warn("calls", detail, f"the oldest: `reconcile call {oldest}`")
-    else:
-        yield ok("calls", f"none is open for longer than {format_duration(settings.stuck_after)}")
+    yield _open_calls(snapshot, settings)
 
 
-def _jobs(snapshot: Snapshot) -> Iterator[Check]:
-    failing = [job for job in snapshot.jobs if job.last_error_at is not None]
-    for job in failing:
-        assert job.last_error_at
-        when = rough(snapshot.at - job.last_error_at)
-        hint = "the next run goes on where it stopped; `reconcile status` shows since when"
-        yield warn("jobs", f"{job.job} failed {when} ago: {job.last_error}", hint)
-    if not failing:
+def troubles(snapshot: Snapshot, settings: Settings) -> list[Check]:
+    """The lines of `check_work` that ask for something to be done."""
+    return [line for line in check_work(snapshot, settings) if line.severity is not Severity.OK]
+
+
+def _refusal(snapshot: Snapshot, cause: Cause, *, has_ended: bool) -> Check:
+    newest = cause.jobs[0].last_error_at
+    when = "" if newest is None else f"{rough(snapshot.at - newest)} ago: "
+    detail = f"{when}{short_sids(cause.error)} ({short_sids(cause.named())})"
+    if has_ended:
+        detail += "; no daemon leads: it ended with 77 and stays down on purpose"
+    if cause.is_refusal_by_database:
+        return warn("refused", detail, "run deploy/grants.sql again; then `reconcile check`")
+    if has_ended:
+        return warn("refused", detail, f"{_NEW_TOKEN}`systemctl start reconciler`")
+    if cause.is_of_main_account:
+        return warn("refused", detail, f"{_NEW_TOKEN}`systemctl reload reconciler`")
+    hint = "is the subaccount suspended? See Twilio's console; the others go on; `reconcile check` asks again"
+    return warn("refused", detail, hint)
+
+
+def _daemon(snapshot: Snapshot) -> Check:
+    if snapshot.leader is None:
+        if all(job.last_success_at is None for job in snapshot.jobs):
+            hint = "see what would change: `reconcile --since 7d --dry-run`; then `reconcile run`"
+        else:
+            hint = "start it: `systemctl start reconciler`, or `reconcile run`"
+        return warn("daemon", "none leads: jobs run only when somebody starts them", hint)
+    return ok("daemon", f"one leads (database process {snapshot.leader.pid})")
+
+
+def _jobs(snapshot: Snapshot, found: list[Cause], *, has_refusals: bool) -> Iterator[Check]:
+    """A line for each cause: one outage is one line, however many jobs it stops."""
+    for cause in found[:CAUSES_NAMED]:
+        times = [job.last_error_at for job in cause.jobs if job.last_error_at is not None]
+        name = short_sids(cause.named())
+        if len(cause.jobs) == 1:
+            detail = f"{name} failed {rough(snapshot.at - times[0])} ago: {cause.error}"
+        else:
+            since = f"since {min(times):%H:%M}"
+            detail = f"{len(cause.jobs)} of {len(snapshot.jobs):,} fail {since}: {cause.error} ({name})"
+        hint = "nothing is lost, the next run goes on where this one stopped; `reconcile status` shows since when"
+        yield warn("jobs", detail, hint)
+    if len(found) > CAUSES_NAMED:
+        rest = counted(len(found) - CAUSES_NAMED, "other cause")
+        yield warn("jobs", f"jobs fail of {rest} too", "`reconcile status --json` holds each job's error")
+    if not found and not has_refusals:
         yield ok("jobs", "none failed since its last success" if snapshot.jobs else "none has run yet")
 
 
@@ -51,19 +98,20 @@ def _inbox(snapshot: Snapshot, settings: Settings) -> Iterator[Check]:
     inbox = snapshot.inbox
     oldest = timedelta(seconds=inbox.oldest_due_seconds or 0)
     waiting = f"{counted(inbox.due, 'webhook')} {'waits' if inbox.due == 1 else 'wait'}"
+    if inbox.dead_letters:
+        detail = f"{counted(inbox.dead_letters, 'dead letter')} could not be read"
+        hint = "their reasons: `reconcile inbox list`; after an upgrade `reconcile inbox replay --all`"
+        yield warn("inbox", detail, hint, ExitCode.UNRECONCILED)
     if oldest > settings.inbox_grace + INBOX_OLD:
-        hint = "does the daemon run? `reconcile once inbox` takes them up now"
+        hint = "is the Viewer's worker running? `reconcile once inbox` works them off now"
         yield warn("inbox", f"{waiting}, the oldest for {rough(oldest)}", hint)
     elif not inbox.dead_letters:
         yield ok("inbox", f"{waiting}, no dead letter")
-    if inbox.dead_letters:
-        detail = counted(inbox.dead_letters, "dead letter")
-        yield warn("inbox", detail, "see `reconcile inbox list`", ExitCode.UNRECONCILED)
     size = next((table.bytes for table in snapshot.tables if table.table == "twilio_webhook_inbox"), 0)
     if settings.inbox_retention is not None:
         yield ok("retention", f"processed webhooks go after {format_duration(settings.inbox_retention)}")
     elif size > INBOX_LARGE:
-        detail = f"the inbox takes {byte_size(size)}, and nothing ever goes"
+        detail = f"the inbox takes {byte_size(size)}, and processed webhooks are never deleted"
         yield warn("retention", detail, "set RECONCILER_INBOX_RETENTION, say to 30d")
     else:
         yield ok("retention", f"processed webhooks stay for good; the inbox takes {byte_size(size)}")
@@ -72,12 +120,24 @@ def _inbox(snapshot: Snapshot, settings: Settings) -> Iterator[Check]:
 def _days(snapshot: Snapshot) -> Check:
     days = snapshot.days
     if days.incomplete:
-        newest = max(days.incomplete_days, key=lambda day: day.day)
-        detail = f"{counted(days.incomplete, 'account day')} not proven complete, the newest {newest.day}"
-        return warn("days", detail, "see `reconcile report`", ExitCode.UNRECONCILED)
+        newest = max(days.incomplete_days, key=lambda day: day.day).day
+        detail = f"{counted(days.incomplete, 'account day')} not proven complete, the newest {newest}"
+        again = f"`reconcile --since {newest} --until {newest + timedelta(days=1)}`"
+        hint = f"read the day again: {again}; then `reconcile once cold`; all of them: `reconcile report --since 35d`"
+        return warn("days", detail, hint, ExitCode.UNRECONCILED)
     if days.newest_verified is None:
         return ok("days", "none is proven yet: the daemon does it daily, `reconcile once cold` now")
     if snapshot.at.date() - days.newest_verified > PROVEN_WITHIN:
         detail = f"none later than {days.newest_verified} is proven complete"
         return warn("days", detail, "does the daemon run? `reconcile once cold` proves them now")
-    return ok("days", f"{days.verified:,} account days proven complete, up to {days.newest_verified}")
+    return ok("days", f"{counted(days.verified, 'account day')} proven complete, up to {days.newest_verified}")
+
+
+def _open_calls(snapshot: Snapshot, settings: Settings) -> Check:
+    longer = f"open for longer than {format_duration(settings.stuck_after)}"
+    if snapshot.calls.stuck:
+        oldest = snapshot.calls.stuck_calls[0].call_sid
+        verb = "is" if snapshot.calls.stuck == 1 else "are"
+        hint = f"what Twilio says of the oldest: `reconcile call {oldest}`; if it is over: `reconcile once hot`"
+        return warn("calls", f"{counted(snapshot.calls.stuck, 'call')} {verb} {longer}", hint)
+    return ok("calls", f"none is {longer}")

@@ -22,8 +22,8 @@ def advised(run):
         if done.code == 0:
             assert done.err == ""
             return 0, done.out.strip(), ""
-        situation, step, more = done.err.splitlines()
-        assert (done.out, more) == ("", "  All commands: reconcile --help")
+        situation, step, *more = done.err.splitlines()
+        assert (done.out, more[-1]) == ("", "  All commands: reconcile --help")
         return done.code, situation.removeprefix("reconcile: "), step.removeprefix("  → ")
 
     return ask
@@ -66,21 +66,21 @@ def test_no_database(advised):
 def test_no_credentials(advised):
     """The settings that are missing."""
     code, situation, _ = advised(TWILIO_AUTH_TOKEN="")
-    assert code == 64
+    assert code == 78
     assert "TWILIO_AUTH_TOKEN" in situation
 
 
 def test_a_setting_that_cannot_be_read(advised):
     """Named, before anything is connected to."""
     code, situation, _ = advised(RECONCILER_OVERLAP="soon")
-    assert code == 64
+    assert code == 78
     assert situation.startswith("RECONCILER_OVERLAP")
 
 
 def test_a_database_that_is_away(advised):
     """With the server's reason."""
     code, situation, step = advised(DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
-    assert (code, situation.partition(":")[0]) == (64, "the database is unavailable")
+    assert (code, situation.partition(":")[0]) == (69, "the database is unavailable")
     assert "DATABASE_URL" in step
 
 
@@ -88,22 +88,32 @@ def test_behind_on_migrations(advised, empty_database_url):
     """Looked at first, then applied; nothing is migrated by asking."""
     for _ in range(2):
         code, situation, step = advised(DATABASE_URL=empty_database_url)
-        assert code == 64
+        assert code == 1
         assert situation.endswith("not applied yet")
         assert "`reconcile migrate --dry-run`" in step
 
 
 def test_never_run(advised):
     """A backfill that only shows what it would do."""
-    assert advised()[:2] == (64, "no job has run yet")
+    code, situation, step = advised()
+    assert (code, situation) == (1, "daemon: none leads: jobs run only when somebody starts them")
+    assert "`reconcile --since 7d --dry-run`" in step
 
 
 def test_no_daemon(advised, ran):
     """What ran was started by somebody."""
     ran()
-    assert advised() == (
-        64, "no daemon leads: nothing runs by itself", "start it: `systemctl start reconciler`, or `reconcile run`",
-    )  # fmt: skip
+    code, _, step = advised()
+    assert (code, step) == (1, "start it: `systemctl start reconciler`, or `reconcile run`")
+
+
+def test_credentials_that_were_refused(advised, ran):
+    """Before that no daemon leads: it ended because of them, and to start it again would lock the account."""
+    ran(error="Twilio refused the credentials (HTTP 401, Twilio error 20003: Authenticate)")
+    code, situation, step = advised()
+    assert code == 1
+    assert "Twilio refused the credentials" in situation
+    assert "start it" not in step and "`reconcile check`" in step
 
 
 @pytest.mark.usefixtures("leader")
@@ -111,25 +121,26 @@ def test_a_job_that_fails(advised, ran):
     """With its reason, in which numbers are masked."""
     ran()
     ran("warm", error="no word from +15005550100")
-    assert advised() == (
-        64, "warm failed 0 s ago: no word from ***00", "`reconcile check` looks for the cause",
-    )  # fmt: skip
+    code, situation, _ = advised()
+    assert (code, situation) == (1, "jobs: warm failed 0 s ago: no word from ***00")
 
 
 @pytest.mark.usefixtures("leader")
 def test_dead_letters(advised, ran, conn):
-    """Where to see them."""
+    """Where to see them, and how to read them again."""
     ran()
     conn.execute(
         "INSERT INTO twilio_webhook_inbox (source, event_type, dedupe_key, payload, processing_status)"
         " VALUES ('twilio_voice', 'call-status', '1', '{}', 'dead_letter')"
     )
-    assert advised() == (64, "1 dead letter could not be read", "see `reconcile inbox list`")
+    code, situation, step = advised()
+    assert (code, situation) == (1, "inbox: 1 dead letter could not be read")
+    assert "`reconcile inbox list`" in step
 
 
 @pytest.mark.usefixtures("leader")
-def test_days_that_are_not_complete(advised, ran, conn):
-    """Where to see them."""
+def test_what_waits_behind_the_first_thing(run, ran, conn):
+    """Is counted: a call that is stuck is no "all is well", and a day that is not complete comes before it."""
     ran()
     conn.execute(
         "INSERT INTO account_days (account_sid, day, listed, held, digest, differences, is_complete, verified_at)"
@@ -137,11 +148,14 @@ def test_days_that_are_not_complete(advised, ran, conn):
         (ACCOUNT,),
     )
     conn.execute(
-        "INSERT INTO messages (twilio_sid, account_sid, direction, status, from_number, to_number)"
-        " VALUES ('CA1', %s, 'inbound', 'queued', '', '')",
+        "INSERT INTO messages (twilio_sid, account_sid, direction, status, from_number, to_number, date_created)"
+        " VALUES ('CA11111111111111111111111111111111', %s, 'inbound', 'queued', '', '', now() - interval '3 days')",
         (ACCOUNT,),
     )
-    assert advised() == (64, "1 account day not proven complete", "see `reconcile report`")
+    done = run(**SIGNED)
+    assert done.code == 1
+    assert done.err.splitlines()[0].startswith("reconcile: days: 1 account day not proven complete, the newest 2")
+    assert "  And 1 other thing: `reconcile check` lists all." in done.err.splitlines()
 
 
 @pytest.mark.usefixtures("leader")

@@ -15,14 +15,17 @@ from reconciler.errors import ExitCode
 from reconciler.settings import Settings, secret_files
 from reconciler.status import check_database as checks
 from reconciler.status import check_line
+from reconciler.status.causes import causes
 from reconciler.status.check import check_secrets
 from reconciler.status.check_database import check_schema, check_server
 from reconciler.status.check_line import Severity, fail, ok, warn
-from reconciler.status.check_work import check_work
+from reconciler.status.check_work import check_work, troubles
 from reconciler.status.snapshot import Calls, Inbox, ProvenDays, StuckCall, TableSize
+from reconciler.twilio import client
+from reconciler.twilio.transport import Answer
 
 from .conftest import NOW, sid
-from .pages import make_day, make_job, make_status
+from .pages import OTHER, make_day, make_job, make_status
 
 GRANTS = Path(__file__).parents[2] / "deploy" / "grants.sql"
 
@@ -210,15 +213,88 @@ def test_nothing_has_run_yet():
     assert found["days"].severity is Severity.OK
 
 
-def test_jobs_that_fail():
-    """A line each, with the reason."""
-    failing = [make_job(kind, last_error="why", last_error_at=NOW - timedelta(minutes=3)) for kind in ("hot", "cold")]
-    found = [
-        line for line in check_work(make_status(jobs=[make_job("warm"), *failing]), SETTINGS) if line.name == "jobs"
-    ]
-    assert [(line.severity, line.detail) for line in found] == [
-        (Severity.WARN, "hot failed 3 min ago: why"), (Severity.WARN, "cold failed 3 min ago: why"),
+def failing(*jobs, error="HTTP 503", minutes=3):
+    return [make_job(job, last_error=error, last_error_at=NOW - timedelta(minutes=minutes)) for job in jobs]
+
+
+def lines_of(name, **fields):
+    return [line for line in check_work(make_status(**fields), SETTINGS) if line.name == name]
+
+
+def test_an_outage_is_one_line():
+    """However many jobs fail of it: how many, since when, why, and which."""
+    jobs = failing("hot", f"hot:{OTHER}", "warm") + failing("cold", minutes=70) + [make_job("freeze")]
+    (line,) = lines_of("jobs", jobs=jobs)
+    assert line.severity is Severity.WARN
+    assert line.detail == "4 of 5 fail since 10:50: HTTP 503 (cold, hot, warm of 2 accounts)"
+    assert line.hint.startswith("nothing is lost")
+
+
+def test_each_cause_is_a_line():
+    """What most jobs fail of first; of many causes some."""
+    jobs = failing("warm", error="why") + failing("hot", "cold")
+    assert [line.detail for line in lines_of("jobs", jobs=jobs)] == [
+        "2 of 3 fail since 11:57: HTTP 503 (cold, hot)", "warm failed 3 min ago: why",
     ]  # fmt: skip
+    many = [job for n in range(9) for job in failing(f"hot:AC{n:032}", error=f"error {n}")]
+    assert [line.detail for line in lines_of("jobs", jobs=many)][-1] == "jobs fail of 4 other causes too"
+
+
+REFUSED = "Twilio refused the credentials (HTTP 401, Twilio error 20003: Authenticate)"
+
+
+def test_after_a_refusal_nobody_says_start_it():
+    """The credentials come first; that no daemon leads is the consequence, and no advice of its own."""
+    found = troubles(make_status(leader=None, jobs=failing("hot", "warm", error=REFUSED)), SETTINGS)
+    assert found[0].name == "refused"
+    assert "it ended with 77 and stays down on purpose" in found[0].detail
+    assert re.findall(r"`([^`]+)`", found[0].hint) == ["reconcile check", "systemctl start reconciler"]
+    assert not [line for line in found if "start it" in (line.hint or "")]
+
+
+def test_a_subaccount_that_is_refused():
+    """Stops no other, and is no reason to change the token."""
+    (found,) = troubles(make_status(jobs=[make_job(), *failing(f"hot:{OTHER}", error=REFUSED)]), SETTINGS)
+    assert (found.name, "token" in found.hint) == ("refused", False)
+    assert f"hot:{OTHER[:6]}…" in found.detail
+    found = troubles(make_status(leader=None, jobs=[make_job(), *failing(f"hot:{OTHER}", error=REFUSED)]), SETTINGS)
+    assert [line.name for line in found] == ["refused", "daemon"]
+
+
+@pytest.mark.parametrize(
+    ("status", "is_refusal"), [(401, True), (403, True), (404, False), (429, False), (500, False), (503, False)]
+)
+def test_a_refusal_is_known_by_its_words(status, is_refusal):
+    """By those that the client says of the answer."""
+    answer = Answer(status, b'{"code": 20003, "message": "Authenticate"}', {})
+    error = client._meaning(answer, now=NOW, worked_before=False, is_foreign=False)
+    (cause,) = causes(failing("hot", error=str(error)))
+    assert cause.is_refusal_by_twilio is is_refusal
+
+
+def test_advice_and_runbook_agree():
+    """Each command in a hint stands in the runbook, whatever SIDs and days it names."""
+    runbook = _without_names((GRANTS.parents[1] / "docs" / "runbook.md").read_text(encoding="utf-8"))
+    stuck = StuckCall(sid(1), None, "ringing", NOW - timedelta(days=3))
+    day = make_day(4, is_complete=False)
+    situations = [
+        make_status(
+            leader=None, jobs=failing("hot", error=REFUSED), inbox=Inbox(7, 0, 0, 4, 7, 9_000.0),
+            days=ProvenDays(30, 1, NOW.date(), [day]), calls=Calls(3, 2, 0, [stuck]),
+        ),
+        make_status(leader=None), make_status(jobs=failing("hot", error=REFUSED)),
+        make_status(jobs=failing("hot", "warm")),
+        make_status(days=ProvenDays(30, 0, NOW.date() - timedelta(days=9), [])),
+    ]  # fmt: skip
+    hints = {line.hint for snapshot in situations for line in troubles(snapshot, SETTINGS)}
+    commands = {command for hint in hints for command in re.findall(r"`([^`]+)`", _without_names(hint))}
+    assert len(commands) >= 9
+    assert {command for command in commands if command not in runbook} == set()
+
+
+def _without_names(text: str) -> str:
+    text = re.sub(r"CA[0-9a-f]{32}", "CA…", text)
+    return re.sub(r"\d{4}-\d\d-\d\d", "DAY", text)
 
 
 @pytest.mark.parametrize(("minutes", "severity"), [(20, Severity.OK), (21, Severity.WARN)])
@@ -234,7 +310,10 @@ def test_webhooks_that_wait(minutes, severity):
 def test_dead_letters():
     """Not reconciled, as the exit code says."""
     found = work(inbox=Inbox(0, 0, 0, 4, 0, None))["inbox"]
-    assert found == warn("inbox", "4 dead letters", "see `reconcile inbox list`", ExitCode.UNRECONCILED)
+    assert found == warn(
+        "inbox", "4 dead letters could not be read",
+        "their reasons: `reconcile inbox list`; after an upgrade `reconcile inbox replay --all`", ExitCode.UNRECONCILED,
+    )  # fmt: skip
 
 
 def test_an_inbox_that_grows():
@@ -243,7 +322,7 @@ def test_an_inbox_that_grows():
     found = work(tables=tables)["retention"]
     assert found.severity is Severity.WARN
     assert (found.detail, "RECONCILER_INBOX_RETENTION" in found.hint) == (
-        "the inbox takes 1.2 GB, and nothing ever goes", True,
+        "the inbox takes 1.2 GB, and processed webhooks are never deleted", True,
     )  # fmt: skip
     keeping = replace(SETTINGS, inbox_retention=timedelta(days=30))
     assert work(keeping, tables=tables)["retention"] == ok("retention", "processed webhooks go after 30d")
@@ -254,7 +333,9 @@ def test_days_that_are_not_complete():
     days = [make_day(9, is_complete=False), make_day(4, is_complete=False)]
     found = work(days=ProvenDays(30, 2, NOW.date(), days))["days"]
     detail = "2 account days not proven complete, the newest 2026-06-06"
-    assert found == warn("days", detail, "see `reconcile report`", ExitCode.UNRECONCILED)
+    assert found[:3] == ("days", Severity.WARN, detail)
+    assert found.exit_code is ExitCode.UNRECONCILED
+    assert "`reconcile --since 2026-06-06 --until 2026-06-07`" in found.hint
 
 
 @pytest.mark.parametrize(("ago", "severity"), [(3, Severity.OK), (4, Severity.WARN)])

@@ -1,0 +1,67 @@
+"""Why jobs fail, read from the errors that they leave in `sync_state`; pure.
+
+`sync_state.last_error` is text. The words that begin a refusal are ours (`twilio.client`, `database.connection`), and a
+test holds this list against them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from reconciler.model import Job
+from reconciler.status.snapshot import JobState
+from reconciler.wording import counted
+
+_REFUSED_BY_TWILIO: Final = (
+    "Twilio refused the credentials",
+    "Twilio does not allow this",
+    "the key in TWILIO_API_KEY",
+)
+_REFUSED_BY_DATABASE: Final = (
+    "the database refused the login",
+    "the role lacks a privilege",
+    "there is no such database",
+)
+
+
+class Cause(NamedTuple):
+    """One error, and the jobs whose newest run ended in it, the one that failed last first."""
+
+    error: str
+    jobs: list[JobState]
+
+    @property
+    def is_refusal_by_twilio(self) -> bool:
+        """Whether Twilio refused the credentials, or what they ask for."""
+        return self.error.startswith(_REFUSED_BY_TWILIO)
+
+    @property
+    def is_refusal_by_database(self) -> bool:
+        """Whether PostgreSQL refused the login or a privilege."""
+        return self.error.startswith(_REFUSED_BY_DATABASE)
+
+    @property
+    def is_of_main_account(self) -> bool:
+        """Whether a job fails of it that belongs to no subaccount alone."""
+        return any(":" not in job.job for job in self.jobs)
+
+    def named(self) -> str:
+        """`hot`, `hot, warm of 3 accounts`: the kinds of the jobs, and of how many accounts where there are several."""
+        kinds = sorted({Job(job.job).kind for job in self.jobs})
+        accounts = {job.job.partition(":")[2] for job in self.jobs}
+        if len(self.jobs) == 1:
+            return self.jobs[0].job
+        return ", ".join(kinds) + (f" of {counted(len(accounts), 'account')}" if len(accounts) > 1 else "")
+
+
+def causes(jobs: Iterable[JobState]) -> list[Cause]:
+    """The errors of the jobs that failed since their last success; refusals first, then what most jobs fail of."""
+    failing = sorted(
+        (job for job in jobs if job.last_error_at is not None), key=lambda job: str(job.last_error_at), reverse=True
+    )
+    by_error: dict[str, list[JobState]] = {}
+    for job in failing:
+        by_error.setdefault(job.last_error or "", []).append(job)
+    found = [Cause(error, those) for error, those in by_error.items()]
+    return sorted(found, key=lambda c: (not (c.is_refusal_by_twilio or c.is_refusal_by_database), -len(c.jobs)))
