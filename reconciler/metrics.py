@@ -39,7 +39,7 @@ gaps: Final = Counter(
     ["kind", "job_name", "account"], registry=REGISTRY,
 )  # fmt: skip
 repair_seconds: Final = Histogram(
-    "reconciler_repair_seconds", "From the end of a call, where Twilio told it before a webhook did, to its row.",
+    "reconciler_repair_seconds", "Seconds from a call's end to its final row, for ends that the API told before a webhook did.",
     registry=REGISTRY, buckets=(30, 60, 90, 120, 180, 300, 600, 3600, 86400),
 )  # fmt: skip
 drift: Final = Counter(
@@ -62,17 +62,17 @@ missed_runs: Final = Counter(
 )  # fmt: skip
 last_success: Final = Gauge(
     "reconciler_last_success_timestamp_seconds",
-    "When the last run that finished its work ended, or else the first began, as Unix time.",
+    "End of the last run that finished its work, or the begin of the first run, as Unix time.",
     ["job_name", "account"], registry=REGISTRY,
 )  # fmt: skip
 lag: Final = Gauge(
-    "reconciler_lag_seconds", "Between the end of what the last run read and its end.", ["job_name", "account"],
+    "reconciler_lag_seconds", "Seconds from the newest call time that the last run covered to the end of that run.", ["job_name", "account"],
     registry=REGISTRY,
 )  # fmt: skip
 interval: Final = Gauge("reconciler_interval_seconds", "How often a job is due.", ["job_name"], registry=REGISTRY)
 
-days_incomplete: Final = Gauge(
-    "reconciler_days_incomplete", "Account days of the last cold sweeps that are not proven complete.", ["account"],
+incomplete_proofs: Final = Gauge(
+    "reconciler_incomplete_proofs", "Account days of the last cold sweeps that are not proven complete.", ["account"],
     registry=REGISTRY,
 )  # fmt: skip
 day_verified: Final = Gauge(
@@ -85,7 +85,7 @@ stuck_calls: Final = Gauge(
     "reconciler_stuck_calls", "Calls open for longer than RECONCILER_STUCK_AFTER.", registry=REGISTRY
 )
 unfrozen_calls: Final = Gauge(
-    "reconciler_unfrozen_calls", "Calls that ended, and that something is still expected of.", registry=REGISTRY
+    "reconciler_unfrozen_calls", "Calls that ended and are not frozen yet.", registry=REGISTRY
 )  # fmt: skip
 inbox_rows: Final = Gauge(
     "reconciler_inbox_rows", "Webhooks in the inbox by status: pending, processing, failed, dead_letter.", ["status"],
@@ -98,11 +98,11 @@ table_bytes: Final = Gauge(
     "reconciler_table_bytes", "Size of a table with its indexes.", ["table"], registry=REGISTRY
 )  # fmt: skip
 
-leading: Final = Gauge("reconciler_leading", "1 if this daemon runs the jobs, 0 if it stands by.", registry=REGISTRY)
+leading: Final = Gauge("reconciler_leading", "1 if this daemon leads, 0 if it stands by.", registry=REGISTRY)
 build: Final = Info("reconciler_build", "Version of reconciler and of what it runs on.", registry=REGISTRY)
 
 _BY_ACCOUNT: Final = (
-    calls_seen, gaps, drift, runs, run_seconds, missed_runs, last_success, lag, days_incomplete, day_verified,
+    calls_seen, gaps, drift, runs, run_seconds, missed_runs, last_success, lag, incomplete_proofs, day_verified,
 )  # fmt: skip
 
 

@@ -218,6 +218,6 @@ def _show(this: Run, account_sid: str, sweep: _Sweep) -> None:
     """Set the metrics of the days that deep sweeps prove."""
     params = {"account_sid": account_sid, "first": (midnight(sweep.until) - DEEP).date()}
     [(incomplete, verified_until)] = this.ask(_queries, "sum_up", params)
-    metrics.days_incomplete.labels(account_sid).set(incomplete)
+    metrics.incomplete_proofs.labels(account_sid).set(incomplete)
     if verified_until is not None:
         metrics.day_verified.labels(account_sid).set(verified_until.timestamp())

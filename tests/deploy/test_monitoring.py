@@ -30,6 +30,10 @@ SAMPLE = [json.loads(line) for line in (LOGS / "sample.jsonl").read_text(encodin
 
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
+ANNOTATIONS = [note["expr"] for note in DASHBOARD["annotations"]["list"] if "expr" in note]
+ALERTMANAGER = (PROMETHEUS / "alertmanager.yml").read_text(encoding="utf-8")
+# Whoever installs the rules puts an address of his own in its place.
+RUNBOOK_URL = "https://runbook.example/runbook.md"
 # Rules without their comments, each alert with its text.
 BARE_RULES = re.sub(r"^\s*#.*$", "", RULES, flags=re.MULTILINE)
 ALERTS = {
@@ -62,13 +66,14 @@ def exposed() -> dict[str, set[str]]:
                 suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
                 found[family.name + suffix] = labels
     found["reconciler_build_info"] |= {"version", "python"}
+    found["ALERTS"] = {"alertname", "alertstate", "severity"}
     found |= {record: {"job_name", "account"} for record in re.findall(r"record: (\S+)", BARE_RULES)}
     return found
 
 
 def names_in(expression: str) -> set[str]:
     """The metrics that an expression reads."""
-    return set(re.findall(r"(?<![\w:$])(?:reconciler(?:_\w+|:[\w:]+)|up(?=\{))", expression))
+    return set(re.findall(r"(?<![\w:$])(?:reconciler(?:_\w+|:[\w:]+)|(?:up|ALERTS)(?=\{))", expression))
 
 
 def labels_in(expression: str) -> set[str]:
@@ -100,7 +105,7 @@ def test_promtool_finds_nothing_wrong(arguments):
     assert 0 == verdict.returncode, verdict.stdout + verdict.stderr
 
 
-@pytest.mark.parametrize("expression", expressions_of_rules() + EXPRESSIONS)
+@pytest.mark.parametrize("expression", expressions_of_rules() + EXPRESSIONS + ANNOTATIONS)
 def test_every_metric_and_label_that_is_asked_for_exists(expression):
     """In the registry, or by a recording rule; labels are those of the metrics asked for, or a target's."""
     known = exposed()
@@ -143,7 +148,73 @@ def test_every_alert_says_what_it_means(name):
         assert re.search(r"severity: (critical|warning)\n", text)
         assert re.search(r"summary: [A-Z][^\n]{10,80}[^.\n]\n", text) or re.search(r"summary: hot[^\n]+\n", text)
         assert re.search(r"description: >-\n {12}\S", text)
-        assert f"runbook_url: docs/runbook.md#{name.lower()}\n" in text + "\n"
+        assert f"runbook_url: {RUNBOOK_URL}#{name.lower()}\n" in text + "\n"
+
+
+def test_an_alert_stands_for_a_cause_and_not_for_an_account():
+    """A thousand accounts that fail for one reason are one message: no alert keeps the label."""
+    fired = re.findall(r"exp_labels: \{([^}]+)\}", RULE_TESTS)
+    assert fired
+    assert [labels for labels in fired if "account" in labels] == []
+
+
+@with_promtool
+def test_promtool_likes_the_metrics():
+    """Names, units and help texts are as Prometheus' own conventions have them."""
+    verdict = subprocess.run(
+        ["promtool", "check", "metrics"], input=generate_latest(metrics.REGISTRY), capture_output=True, check=False
+    )
+    assert (0, "") == (verdict.returncode, (verdict.stdout + verdict.stderr).decode())
+
+
+def test_what_is_silenced_and_by_what_are_alerts():
+    """The example for Alertmanager names alerts that exist; both sides carry the labels that must be equal."""
+    named = {name for text in re.findall(r'alertname=~?"([^"]+)"', ALERTMANAGER) for name in text.split("|")}
+    assert named
+    assert named <= ALERT_NAMES
+    equal = {label for text in re.findall(r"equal: \[(.+)\]", ALERTMANAGER) for label in text.split(", ")}
+    assert equal == {"alertname", "job"}
+    labels = re.findall(r"exp_labels: \{([^}]+)\}", RULE_TESTS)
+    assert all("job: reconciler" in text for text in labels)
+
+
+@pytest.mark.skipif(shutil.which("amtool") is None, reason="amtool is not installed")
+def test_alertmanager_understands_the_example():
+    """As its own tool says."""
+    verdict = subprocess.run(
+        ["amtool", "check-config", "alertmanager.yml"], cwd=PROMETHEUS, capture_output=True, text=True, check=False
+    )
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+
+
+@with_promtool
+def test_a_backfill_does_not_slow_the_repairs_that_the_dashboard_shows(tmp_path):
+    """Ends told more than a day late lie beyond the last finite bucket: a quantile over them would say 86,400 s."""
+    (panel,) = (panel for panel in PANELS if panel["title"] == "Time to repair")
+    buckets = {"60.0": 9, "120.0": 10, "86400.0": 10, "+Inf": 5000}
+    series = [
+        {"series": f'reconciler_repair_seconds_bucket{{job="reconciler", le="{le}"}}', "values": f"0+{count}x60"}
+        for le, count in buckets.items()
+    ]
+    asked = [
+        {"expr": f"round({target['expr']})".replace("$scrape", "reconciler"), "eval_time": "1h",
+         "exp_samples": [{"labels": "{}", "value": value}]}
+        for target, value in zip(panel["targets"], (33, 114), strict=True)
+    ]  # fmt: skip
+    case = {"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": asked}]}
+    (tmp_path / "panel.json").write_text(json.dumps(case), encoding="utf-8")  # JSON is YAML
+    verdict = subprocess.run(
+        ["promtool", "test", "rules", "panel.json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+
+
+def test_the_dashboard_says_what_fires_and_what_happened():
+    """Firing alerts on top, starts and changes of the lead as annotations, links to runbook and Twilio's status."""
+    first = sorted(PANELS, key=lambda panel: panel["gridPos"]["y"])[:2]
+    assert {"alertlist", "table"} == {panel["type"] for panel in first}
+    assert {"Leader", "Start", "Alerts"} <= {note["name"] for note in DASHBOARD["annotations"]["list"]}
+    assert {RUNBOOK_URL, "https://status.twilio.com"} <= {link["url"] for link in DASHBOARD["links"]}
 
 
 def test_every_alert_has_a_test_that_fires_and_one_that_is_silent():

@@ -502,7 +502,7 @@ def test_the_metrics_tell_of_incomplete_days_and_of_the_newest_that_is_proven(bu
     busy.twilio.faults.when(is_usage, usage_of(1000))
     busy.cold()
     labels = {"account": ACCOUNT}
-    assert REGISTRY.get_sample_value("reconciler_days_incomplete", labels) == 2
+    assert REGISTRY.get_sample_value("reconciler_incomplete_proofs", labels) == 2
     assert REGISTRY.get_sample_value("reconciler_day_verified_timestamp_seconds", labels) == day(0).timestamp()
 
 
