@@ -127,13 +127,14 @@ def parse_span(field: str, given: Mapping[str, str], switches: Switches) -> Span
 def _bound(field: str, operator: str, value: str, switches: Switches) -> Span:
     is_date = _DATE.fullmatch(value) is not None
     at = parse_time(field, value)
-    if switches.time_filters == "day":
+    counts = (switches.end_time_filters if field == "EndTime" else None) or switches.time_filters
+    if counts == "day":
         at, is_date = at - at % DAY, True
     match operator:
         case ">":
             return Span(at, None)
         case "<":
-            reach = 0 if not switches.before_is_inclusive else DAY if switches.time_filters == "day" else 1
+            reach = 0 if not switches.before_is_inclusive else DAY if counts == "day" else 1
             return Span(None, at + reach)
         case _:
             return Span(at, at + DAY if is_date else at)

@@ -12,7 +12,8 @@ class Switches:
     """How this Twilio behaves where the sources disagree or are silent; the defaults are the likeliest.
 
     Attributes:
-        time_filters: whether datetimes in StartTime and EndTime count, or only their UTC date.
+        time_filters: whether datetimes in StartTime, EndTime and DateCreated count, or only their UTC date.
+        end_time_filters: the same for EndTime alone; None: as `time_filters` says.
         before_is_inclusive: whether `<` includes the very midnight (with "day": the whole day) it names.
         null_start_matches_filters: whether a call without start_time (or end_time) passes a filter on it.
         ignore_filters: every filter is ignored in silence and the whole log comes back.
@@ -33,6 +34,7 @@ class Switches:
     """
 
     time_filters: Literal["instant", "day"] = "instant"
+    end_time_filters: Literal["instant", "day"] | None = None
     before_is_inclusive: bool = False
     null_start_matches_filters: bool = False
     ignore_filters: bool = False

@@ -98,7 +98,7 @@ def webhooks(
 
 
 def events_of(account: SimulatedAccount, sid: str, now: datetime) -> list[Record]:
-    """Events.json of one call: what was sent; to be had from 15 minutes after the end of the call."""
+    """Events.json of one call: what was sent and answered; to be had from 15 minutes after the end of the call."""
     call = account.find(sid)
     if not isinstance(call, SimulatedCall) or call.ended is None or now < instant(call.ended) + timedelta(minutes=15):
         return []
@@ -109,17 +109,32 @@ def events_of(account: SimulatedAccount, sid: str, now: datetime) -> list[Record
                 "url": webhook.url,
                 "parameters": {_snake(name): value for name, value in webhook.params.items()},
             },
-            "response": {
-                "response_code": 200,
-                "request_duration": 50,
-                "content_type": "text/xml",
-                "response_body": "<Response/>",
-                "date_created": rfc2822(seconds(webhook.sent_at)),
-            },
+            "response": _response(account, webhook),
         }
         for webhook in of_call(account, call)
         if webhook.kind in ("voice-url", "status-callback", "dial-action")
     ]
+
+
+def _response(account: SimulatedAccount, webhook: Webhook) -> Record:
+    """What the receiver answered: 500 where Monitor says 11200, nothing where no connection came about."""
+    failed = next(
+        (
+            loss.detail
+            for loss in account.losses
+            if loss.cause == "alert"
+            and (loss.call_sid, loss.kind, loss.at) == (webhook.call_sid, webhook.kind, webhook.sent_at)
+        ),
+        None,
+    )
+    has_answer = failed in (None, "11200")
+    return {
+        "response_code": 200 if failed is None else 500 if has_answer else None,
+        "request_duration": 50 if has_answer else 10_000,
+        "content_type": "text/xml" if has_answer else None,
+        "response_body": "<Response/>" if failed is None else "",
+        "date_created": rfc2822(seconds(webhook.sent_at)),
+    }
 
 
 @dataclass(frozen=True, slots=True)

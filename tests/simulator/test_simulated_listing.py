@@ -196,6 +196,28 @@ def test_end_time_filter_shows_only_calls_that_ended(serve, account):
     assert [ended.sid] == client.sids(EndTime_after="2026-06-10")
 
 
+@pytest.mark.parametrize(
+    ("switches", "expected"),
+    [
+        (Switches(), ["trunk"]),
+        (Switches(time_filters="day"), ["evening", "trunk", "morning"]),
+        (Switches(end_time_filters="day"), ["evening", "trunk", "morning"]),
+        (Switches(time_filters="day", end_time_filters="instant"), ["trunk"]),
+    ],
+)
+def test_end_time_counts_as_an_instant_or_as_its_day(serve, account, switches, expected):
+    """By its end a trunk call of three hours is found; by days the whole day comes with it, yesterday does not."""
+    calls = {
+        "yesterday": account.call(NOON - DAY),
+        "morning": account.call(NOON - 4 * HOUR),
+        "trunk": account.call(NOON - 3 * HOUR, direction="trunking-terminating", talks_for=3 * 3600 - 60),
+        "evening": account.call(NOON - 2 * HOUR),
+    }
+    _, client = serve(switches=switches)
+    names = {call.sid: name for name, call in calls.items()}
+    assert expected == [names[sid] for sid in client.sids(EndTime_after="2026-06-10T11:50:00Z")]
+
+
 def test_time_filter_finds_a_call_that_waited_for_hours(serve, account):
     """start_time is what counts, not date_created: a call queued before midnight starts after it."""
     account.generate(50, NOON - 3 * DAY, NOON - 2 * DAY)

@@ -10,7 +10,7 @@ import pytest
 from reconciler.simulator import Callbacks, Outage, Road
 from reconciler.simulator.road import causes_of_gaps
 from reconciler.simulator.viewer import receive, work
-from reconciler.simulator.webhooks import Channel
+from reconciler.simulator.webhooks import Channel, events_of
 from reconciler.simulator.wire import seconds
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -97,6 +97,16 @@ def test_an_outage_of_the_receiver_leaves_an_alert_for_each_webhook_it_costs(day
     assert {"11205"} == {alert.error_code for alert in day.alerts}
     assert {alert.request_url.rpartition("/")[0] for alert in day.alerts} == {"https://hooks.example.com/twilio/voice"}
     assert sorted(seconds(loss.at) + 10 for loss in lost) == sorted(alert.generated for alert in day.alerts)
+
+
+@pytest.mark.parametrize(("code", "answered"), [("11205", None), ("11200", 500)])
+def test_the_events_of_a_call_tell_how_the_receiver_failed(account, code, answered):
+    """Of the webhook that was lost: no answer, or 500; of all others 200."""
+    call = account.call(NOON, rings_for=6, talks_for=3600)
+    last = Outage(NOON + HOUR, NOON + 2 * HOUR, code)
+    Road(outages=(last,)).deliver(account, MORNING, MORNING + DAY)
+    events = events_of(account, call.sid, MORNING + DAY)
+    assert [200, 200, 200, answered] == [event["response"]["response_code"] for event in events]
 
 
 def test_an_outage_may_hit_one_url_alone(day):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,13 +16,11 @@ NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
+DATA = Path(__file__).parent.parent / "data"
 MAIN, SUB = f"AC{1:032x}", f"AC{2:032x}"
-RECORDING = {
-    "account_sid", "api_version", "call_sid", "channels", "conference_sid", "date_created", "date_updated", "duration",
-    "encryption_details", "error_code", "media_url", "price", "price_unit", "sid", "source", "start_time", "status",
-    "subresource_uris", "uri",
-}  # fmt: skip
-OF_CALL = RECORDING - {"media_url", "subresource_uris"} | {"track"}
+SCHEMAS = json.loads((DATA / "twilio_api_v2010.calls.json").read_text(encoding="utf-8"))["components"]["schemas"]
+RECORDING = SCHEMAS["api.v2010.account.recording"]["properties"].keys()
+OF_CALL = SCHEMAS["api.v2010.account.call.call_recording"]["properties"].keys()
 NUMBER = {
     "account_sid", "address_requirements", "address_sid", "api_version", "beta", "bundle_sid", "capabilities",
     "date_created", "date_updated", "emergency_address_sid", "emergency_address_status", "emergency_status",
