@@ -118,6 +118,11 @@ class Page(NamedTuple):
     next_uri: str | None
     observed_at: datetime
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no record at all, read or unread."""
+        return not self.observations and not self.dead_letters
+
     def __repr__(self) -> str:
         return f"<Page of {len(self.observations)} calls>"
 

@@ -23,8 +23,6 @@ PATIENCE: Final = timedelta(seconds=10)
 SAMPLE: Final = 200  # calls, from which the volume is told
 A_PAGE_TAKES: Final = timedelta(seconds=1)  # to fetch and merge, and then some
 
-_NOT_TOLD: Final = datetime.fromtimestamp(0, UTC)  # stands for a missing `Date`
-
 
 def check_twilio(settings: Settings) -> Iterator[Check]:
     """Ask a few requests' worth.
@@ -38,17 +36,18 @@ def check_twilio(settings: Settings) -> Iterator[Check]:
     patience = threading.Event()
     timer = threading.Timer(PATIENCE.total_seconds(), patience.set)
     timer.start()
-    client = TwilioClient(credentials, pacer=Pacer(1), clock=lambda: _NOT_TOLD)
+    client = TwilioClient(credentials, pacer=Pacer(1))
     source = client.session(patience)
     try:
         before = datetime.now(UTC)
         page = source.page(Listing(main, page_size=SAMPLE))
         after = datetime.now(UTC)
+        said_at = client.server_clock.told
         yield ok("Twilio", f"the calls of {main} can be read")
         yield from _accounts(settings, source, main)
         yield _usage(source, main)
         yield _volume(page, settings, now=after)
-        yield _clock(page.observed_at, before, after)
+        yield _clock(said_at, before, after)
     finally:
         timer.cancel()
         client.close()
@@ -106,8 +105,8 @@ def _volume(page: Page, settings: Settings, *, now: datetime) -> Check:
     return warn("volume", detail, "set RECONCILER_HOT_INTERVAL higher, or RECONCILER_OVERLAP lower")
 
 
-def _clock(said_at: datetime, before: datetime, after: datetime) -> Check:
-    if said_at == _NOT_TOLD:
+def _clock(said_at: datetime | None, before: datetime, after: datetime) -> Check:
+    if said_at is None:
         detail = "cannot be compared with Twilio's: its answer came without a Date header"
         return warn("clock", detail, "find out what on the way to Twilio drops it")
     # `Date` has whole seconds, so the true time lies in [Date, Date + 1 s).

@@ -1,4 +1,4 @@
-"""Twilio's wire form of what belongs to an account, decoded strictly: its subaccounts, its usage records; no I/O."""
+"""Twilio's wire form of an account's subaccounts and usage records, decoded strictly; no I/O."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class _Usage(msgspec.Struct, gc=False):
 
 class _UsageRecords(msgspec.Struct, gc=False):
     usage_records: list[_Usage]
+    next_page_uri: str | None = None
 
 
 _accounts = msgspec.json.Decoder(_Accounts).decode
@@ -54,14 +55,19 @@ def decode_accounts(body: bytes) -> tuple[list[Account], str | None]:
     return [Account(account.sid, account.status) for account in page.accounts], page.next_page_uri
 
 
-def decode_usage(body: bytes) -> dict[date, int]:
-    """The counts of `Usage/Records/Daily.json` by UTC day (OpenAPI `ListUsageRecordDaily`).
+def decode_usage(body: bytes) -> tuple[dict[date, int], str | None]:
+    """The counts of `Usage/Records/Daily.json` by UTC day, and the URI of the page after them.
+
+    The form is that of OpenAPI `ListUsageRecordDaily`.
 
     Raises:
-        Unavailable: these are no such records.
+        Unavailable: the body is no page of such records.
 
     """
     try:
-        return {date.fromisoformat(record.start_date): int(record.count or 0) for record in _usage(body).usage_records}
+        page = _usage(body)
+        return {
+            date.fromisoformat(each.start_date): int(each.count or 0) for each in page.usage_records
+        }, page.next_page_uri
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
         raise Unavailable("Twilio's answer is not a list of usage records") from None

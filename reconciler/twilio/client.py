@@ -10,13 +10,12 @@ Design rules
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Final, TypeVar
 from urllib.parse import urlencode
 
@@ -24,10 +23,9 @@ from twilio.rest import Client
 
 from reconciler import __version__, metrics
 from reconciler.errors import (
-    CredentialsDoubted,
+    ConnectionLost,
     FilterIgnored,
     NotFound,
-    OutsideRetention,
     RateLimited,
     ReconcilerError,
     Refused,
@@ -40,14 +38,15 @@ from reconciler.model import Page
 from reconciler.retry import retrying
 from reconciler.settings import Credentials, Settings
 from reconciler.twilio.account_records import Account, decode_accounts, decode_usage
+from reconciler.twilio.answers import date_of, load_of, meaning, outcome
 from reconciler.twilio.concurrency import Pacer
-from reconciler.twilio.dates import parse_rfc2822
-from reconciler.twilio.listing import API_PATH, PAGE_SIZE, Listing, own_path
+from reconciler.twilio.listing import API_PATH, PAGE_SIZE, Listing, call_of_token, own_path, page_size_of, resized
+from reconciler.twilio.page_sizes import PageSizes
 from reconciler.twilio.records import decode_call, decode_page
+from reconciler.twilio.server_clock import ServerClock
 from reconciler.twilio.transport import Answer, Transport
 
 _API: Final = "https://api.twilio.com"
-_OUTSIDE_RETENTION: Final = 20004
 
 log = get_logger(__name__)
 
@@ -78,6 +77,8 @@ class TwilioClient:
         self.page_size = page_size  # calls, of the largest page that is asked for
         self._account_sid = credentials.account_sid
         self.has_key = credentials.username != credentials.account_sid  # an API key's, which reads one account
+        self.page_sizes = PageSizes()
+        self.server_clock = ServerClock(clock)
         self._has_worked = threading.Event()
 
     @classmethod
@@ -138,14 +139,11 @@ class TwilioClient:
                 hint="the auth token of the main account reads its subaccounts, an API key never does; with "
                 "RECONCILER_ACCOUNTS=this its own account is enough",
             )
-        return _meaning(answer, now=self.said_at(answer), worked_before=self.has_worked, is_foreign=is_foreign)
+        return meaning(answer, now=self.clock(), worked_before=self.has_worked, is_foreign=is_foreign)
 
     def said_at(self, answer: Answer) -> datetime:
-        """The response's `Date` on Twilio's clock; ours if a proxy dropped it."""
-        try:
-            return parse_rfc2822(answer.headers["Date"])
-        except (KeyError, ValueError):
-            return self.clock().replace(microsecond=0)
+        """When Twilio said this, by its own clock as far as that can be believed; see `ServerClock`."""
+        return self.server_clock.read(date_of(answer))
 
 
 class Session:
@@ -182,16 +180,37 @@ class Session:
         return self.client.page_size
 
     def page(self, listing: Listing, path: str | None = None) -> Page:
-        """The first page of `listing`, or the one that `path` (from the page before) names."""
-        path = path or replace(listing, page_size=min(listing.page_size, self.page_size)).path
+        """The first page of `listing`, or the one that `path` (from the page before) names.
 
-        def read(answer: Answer) -> Page:
+        Raises:
+            TwilioAnswerError: the page leads nowhere, or the call that its token names is gone. The listing can be read
+                from its first page again.
+
+        """
+        wanted = min(listing.page_size, self.page_size)
+
+        def read(answer: Answer, sent: str) -> Page:
             page = decode_page(answer.body, observed_at=self.client.said_at(answer))
             if not listing.holds(page.observations):
                 raise FilterIgnored("Twilio's answer holds calls that were not asked for: a filter was ignored")
-            return page._replace(next_uri=listing.next_path(page.next_uri, after=path)) if page.next_uri else page
+            return page._replace(next_uri=listing.next_path(page.next_uri, after=sent)) if page.next_uri else page
 
-        return self._fetch(path, read)
+        page = self._fetch(path or replace(listing, page_size=wanted).path, read, wanted=wanted)
+        if path is not None and page.is_empty and page.next_uri is None and not self._is_end(listing, path):
+            raise TwilioAnswerError("a promised page came empty, and the call that it continues after is gone")
+        return page
+
+    def _is_end(self, listing: Listing, path: str) -> bool:
+        """Whether an empty page is the end of its listing. Twilio promises one after a last page that is full.
+
+        The page's token names the call that it continues after. A call that is still there, and still in the listing,
+        leads to the true end; the token of one that is gone may lead to nothing.
+        """
+        call_sid = call_of_token(path)
+        if call_sid is None:
+            return True
+        found = self.call(listing.account_sid, call_sid)
+        return bool(found.dead_letters) or (bool(found.observations) and listing.holds(found.observations))
 
     def call(self, account_sid: str, call_sid: str) -> Page:
         """One call, as a page that holds it; an empty page if Twilio has no such call (any more).
@@ -200,7 +219,7 @@ class Session:
         may not see, every call is unknown (https://www.twilio.com/docs/api/errors/20404).
         """
 
-        def read(answer: Answer) -> Page:
+        def read(answer: Answer, _: str) -> Page:
             page = decode_call(answer.body, observed_at=self.client.said_at(answer))
             if any(observation.call_sid != call_sid for observation in page.observations):
                 raise TwilioAnswerError(f"Twilio answered with another call than {call_sid}")
@@ -214,35 +233,62 @@ class Session:
     def billed_calls(self, account_sid: str, first: date, last: date) -> dict[date, int]:
         """How many calls Twilio's usage records count for each UTC day from `first` to `last`, without subaccounts.
 
-        Counted are calls that were billed, by the day of their start
-        (https://www.twilio.com/docs/usage/api/usage-record); yesterday's may still grow.
+        Twilio counts billed calls, by the day of their start (https://www.twilio.com/docs/usage/api/usage-record).
+        Yesterday's count may still grow.
         """
+        days = (last - first).days + 1
         query = {
             "Category": "calls",
             "StartDate": first.isoformat(),
             "EndDate": last.isoformat(),
             "IncludeSubaccounts": "false",
-            "PageSize": "1000",
+            "PageSize": str(min(days, PAGE_SIZE)),  # one record a day
         }
-        path = f"{API_PATH}/{account_sid}/Usage/Records/Daily.json?{urlencode(query)}"
-        return self._fetch(path, lambda answer: decode_usage(answer.body))
+        resource = f"{API_PATH}/{account_sid}/Usage/Records/Daily.json"
+        counts: dict[date, int] = {}
+        path: str | None = f"{resource}?{urlencode(query)}"
+        while path is not None and len(counts) < days:
+            found, next_uri = self._fetch(path, lambda answer, _: decode_usage(answer.body), wanted=days)
+            counts |= found
+            path = own_path(next_uri, resource=resource, after=path) if next_uri and found else None
+        return counts
 
     def accounts(self) -> list[Account]:
         """The account of these credentials and its subaccounts, the closed ones too.
 
         Beside the account token, only a main API key may ask this (https://www.twilio.com/docs/iam/api-keys).
         """
-        accounts: list[Account] = []
+        accounts: dict[str, Account] = {}  # a page that was asked again in a smaller size may repeat some
         path: str | None = f"{API_PATH}.json?PageSize=1000"
         while path is not None:
-            found, next_uri = self._fetch(path, lambda answer: decode_accounts(answer.body))
-            accounts += found
+            found, next_uri = self._fetch(path, lambda answer, _: decode_accounts(answer.body), wanted=PAGE_SIZE)
+            accounts |= {account.sid: account for account in found}
             path = own_path(next_uri, resource=f"{API_PATH}.json", after=path) if next_uri else None
-        return accounts
+        return list(accounts.values())
 
-    def _fetch(self, path: str, read: Callable[[Answer], T]) -> T:
-        """Ask until `read` makes sense of the answer, or no repeat helps."""
-        return self._retrying.copy()(lambda: read(self._get(path)))
+    def _fetch(self, path: str, read: Callable[[Answer, str], T], *, wanted: int | None = None) -> T:
+        """Ask until `read` makes sense of the answer, or no repeat helps; `read` is told the path that was asked.
+
+        A page of a listing has a `wanted` size. What Twilio cannot answer so is asked again in smaller pages.
+        """
+        return self._retrying.copy()(lambda: self._ask(path, read, wanted))
+
+    def _ask(self, path: str, read: Callable[[Answer, str], T], wanted: int | None) -> T:
+        if wanted is None:
+            return read(self._get(path), path)
+        sizes, resource = self.client.page_sizes, path.partition("?")[0]
+        if (limit := sizes.limit(resource)) is not None:
+            path = resized(path, min(wanted, limit))
+        size = page_size_of(path) or wanted
+        try:
+            result = read(self._get(path), path)
+        except Unavailable as exc:
+            # The peer closes an idle connection whatever is asked.
+            if not isinstance(exc, ConnectionLost):
+                sizes.failed(resource, size)
+            raise
+        sizes.answered(resource, size)
+        return result
 
     def _get(self, path: str) -> Answer:
         with self.client.pacer.slot(is_bulk=self._is_bulk) as ticket:
@@ -270,11 +316,12 @@ class Session:
                     twilio_request_id=answer.headers.get("Twilio-Request-Id"),
                 )
             elif error is not None:
-                metrics.requests.labels(_outcome(error)).inc()
+                metrics.requests.labels(outcome(error)).inc()
             if error is not None:
                 raise error
             metrics.requests.labels("answered").inc()
             self.client.accept()
+            self.client.pacer.hear(load_of(answer))
             self.client.pacer.succeeded(ticket)
             return answer
 
@@ -297,70 +344,3 @@ def _sdk_client(credentials: Credentials, transport: Transport | None) -> Client
         user_agent_extensions=[f"reconciler/{__version__}"],
         http_client=transport,
     )
-
-
-def _meaning(answer: Answer, *, now: datetime, worked_before: bool, is_foreign: bool) -> ReconcilerError | None:
-    """What an answer means for us (https://www.twilio.com/docs/usage/twilios-response, docs/api/errors)."""
-    status = answer.status_code
-    if status == 200:
-        return None
-    code, text = _error_body(answer)
-    said = f"HTTP {status}" + (f", Twilio error {code}" if code else "") + (f": {text}" if text else "")
-    if status == 429:
-        return RateLimited(said, retry_after=_retry_after(answer, now))
-    if status == 401:
-        if worked_before:
-            return CredentialsDoubted(
-                f"Twilio refused the credentials ({said})",
-                hint="they worked a moment ago: were they revoked?"
-                + (" Or is this subaccount suspended?" if is_foreign else ""),
-            )
-        return Refused(
-            f"Twilio refused the credentials ({said})",
-            hint="check TWILIO_ACCOUNT_SID with TWILIO_AUTH_TOKEN, or TWILIO_API_KEY with TWILIO_API_SECRET, "
-            "and TWILIO_REGION: credentials are per region",
-        )
-    if status == 403:
-        return Refused(
-            f"Twilio does not allow this ({said})",
-            hint="the account may be suspended, or the API key in TWILIO_API_KEY lacks a permission",
-        )
-    if status == 404:
-        return NotFound(
-            f"Twilio knows no such account for these credentials ({said})",
-            hint="check TWILIO_ACCOUNT_SID, or --account; an API key cannot read subaccounts",
-        )
-    if status == 400 and code == _OUTSIDE_RETENTION:  # with 405 it says that the method is not allowed
-        return OutsideRetention(f"Twilio no longer keeps calls of this window ({said})")
-    if status >= 500 or status == 408:
-        return Unavailable(said)
-    return TwilioAnswerError(f"Twilio did not understand the question, or is not what answered ({said})")
-
-
-def _outcome(error: ReconcilerError) -> str:
-    """The label of `reconciler_requests_total`."""
-    match error:
-        case NotFound():
-            return "not_found"
-        case Refused() | CredentialsDoubted():
-            return "refused"
-    return "failed"
-
-
-def _error_body(answer: Answer) -> tuple[int | None, str]:
-    """Twilio's error code and message; gateways answer with HTML or nothing, which is not quoted."""
-    try:
-        body = json.loads(answer.body)
-        code, text = body.get("code"), body.get("message") or body.get("title") or ""  # title: RFC 9457
-        return (code if isinstance(code, int) else None), str(text)[:200]
-    except (ValueError, AttributeError, RecursionError):
-        return None, ""
-
-
-def _retry_after(answer: Answer, now: datetime) -> timedelta | None:
-    """`Retry-After` in seconds or as a date on the answer's own clock. Not promised by Twilio; obeyed if it comes."""
-    value = (answer.headers.get("Retry-After") or "").strip()
-    try:
-        return timedelta(seconds=int(value)) if value.isdecimal() else max(timedelta(0), parse_rfc2822(value) - now)
-    except (ValueError, OverflowError):
-        return None

@@ -26,6 +26,7 @@ class Pacer:
         self._running_in_bulk = 0
         self._successes = 0
         self._lowerings = 0
+        self._others = 0
         self._changed = threading.Condition()
         metrics.concurrency.set(limit)
 
@@ -33,6 +34,11 @@ class Pacer:
     def limit(self) -> int:
         """The concurrency in force."""
         return self._limit
+
+    @property
+    def others(self) -> int:
+        """Requests of the account that were not ours, by Twilio's last word on it."""
+        return self._others
 
     @contextmanager
     def slot(self, *, is_bulk: bool = False) -> Iterator[int]:
@@ -54,6 +60,15 @@ class Pacer:
         if self._running >= self._limit:
             return False
         return not is_bulk or self._running_in_bulk < max(1, self._limit - max(1, self._limit // 4))
+
+    def hear(self, load: int | None) -> None:
+        """Note how many requests of the account were under way at Twilio, if an answer said so.
+
+        Of these as many are ours as are under way here; the rest is others' (`Twilio-Concurrent-Requests`).
+        """
+        if load is not None:
+            with self._changed:
+                self._others = max(0, load - self._running)
 
     def throttled(self, ticket: int) -> None:
         """Halve the limit, once for all requests that were under way together: one burst is one sign."""

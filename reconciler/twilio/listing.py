@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 from reconciler.errors import TwilioAnswerError
-from reconciler.model import Observation, Status
+from reconciler.model import CALL_SID, Observation, Status
 from reconciler.times import midnight
 
 # Calls older than 13 months leave the API (https://www.twilio.com/docs/voice/api/archived-calls); error 20004
@@ -19,6 +20,9 @@ PAGE_SIZE: Final = 1000  # the most Twilio gives
 API_PATH: Final = "/2010-04-01/Accounts"
 
 _ONE_DAY: Final = timedelta(days=1)
+_PAGE_SIZE: Final = re.compile(r"(?<=[?&]PageSize=)[1-9][0-9]{0,3}(?=&|$)")
+_PAGE: Final = re.compile(r"(?<=[?&]Page=)[0-9]{1,9}(?=&|$)")
+_TOKEN: Final = re.compile(r"[?&]PageToken=([^&]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +99,35 @@ def own_path(uri: str, *, resource: str, after: str) -> str:
     if path == after:
         raise TwilioAnswerError("next_page_uri leads back to its own page")
     return path
+
+
+def page_size_of(path: str) -> int | None:
+    """The page size that `path` asks for, if it names one."""
+    found = _PAGE_SIZE.search(path)
+    return int(found[0]) if found else None
+
+
+def resized(path: str, size: int) -> str:
+    """`path` with pages of `size`, or of a size between its own and `size`.
+
+    Calls are paged by a token that names the record before the page (`PA` and its SID): a page may have any size. Lists
+    that `Page` alone counts through must lose nothing either. Smaller pages of the same number begin earlier. Larger
+    ones are asked for only where one begins at the very record, with the number that it has.
+    """
+    own = page_size_of(path)
+    if own is None or size == own:
+        return path
+    number = _PAGE.search(path)
+    if size < own or number is None:
+        return _PAGE_SIZE.sub(str(size), path)
+    offset, grown = int(number[0]) * own, own
+    while 2 * grown <= size and offset % (2 * grown) == 0:
+        grown *= 2
+    return _PAGE.sub(str(offset // grown), _PAGE_SIZE.sub(str(grown), path))
+
+
+def call_of_token(path: str) -> str | None:
+    """The call that the page of `path` continues after, if its token names one."""
+    token = _TOKEN.search(path)
+    call_sid = token[1].removeprefix("PA") if token else ""
+    return call_sid if CALL_SID.fullmatch(call_sid) else None

@@ -180,8 +180,8 @@ def test_a_thousand_calls_of_an_hour_are_listed(world):
     totals = world.warm_after(6 * HOUR)
     assert (totals.frozen, totals.updated) == (1_000, 1_000)
     assert world.differences() == []
-    assert world.asked_singly() == []
-    assert totals.requests == len(world.asked()) <= 3
+    assert len(world.asked_singly()) == 1  # the page is full: a look at its last call proves that the next one is empty
+    assert totals.requests == len(world.asked()) <= 4
 
 
 def test_a_call_that_is_gone_is_marked_once_and_left_alone(world):

@@ -28,12 +28,14 @@ from reconciler.errors import (
 )
 from reconciler.model import Status
 from reconciler.settings import Credentials
-from reconciler.simulator import Fault, SimulatedAccount, SimulatedTwilio, Switches
+from reconciler.simulator import Fault, FaultPlan, SimulatedAccount, SimulatedTwilio, Switches
 from reconciler.simulator.listing import list_calls
 from reconciler.simulator.messages import Answer
+from reconciler.twilio.answers import load_of
 from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import Listing
+from reconciler.twilio.transport import Answer as HttpAnswer
 
 NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 
@@ -73,9 +75,32 @@ def test_pages_follow_tokens(source, listing, twilio, account):
 
 
 def test_an_empty_last_page_ends_the_listing(source, listing, account):
-    """Thirty calls in pages of ten: Twilio names a fourth page, and it is empty."""
+    """Thirty calls in pages of ten: the fourth page is empty. One request proves that it is the end."""
     assert [call.sid for call in account.calls_at(NOON)] == sids(source, listing)
-    assert 4 == source.requests
+    assert 5 == source.requests
+
+
+@pytest.mark.parametrize("deleted_cursor", ["empty", "refuse"])
+def test_a_page_whose_token_died_is_no_end(source, listing, twilio, account, deleted_cursor):
+    """The call that the token names is gone. Twilio's answer would otherwise prove a listing that has ten of thirty."""
+    twilio.switches = Switches(deleted_cursor=deleted_cursor)
+    first = source.page(listing)
+    account.delete(first.observations[-1].call_sid, NOON)
+    with pytest.raises(TwilioAnswerError):
+        source.page(listing, first.next_uri)
+    assert 29 == len(sids(source, listing))
+
+
+def test_a_page_whose_token_left_the_listing_is_no_end(source, account, plan):
+    """By now its call is over, and a listing of the living may end for it."""
+    for minute in range(12):
+        account.call(NOON - timedelta(minutes=20 + minute), talks_for=None)
+    living = Listing(account.sid, status=Status.IN_PROGRESS, page_size=10)
+    first = source.page(living)
+    account.hang_up(first.observations[-1].call_sid, NOON)
+    plan.next(instead({"calls": [], "next_page_uri": None}))
+    with pytest.raises(TwilioAnswerError, match="promised page came empty"):
+        source.page(living, first.next_uri)
 
 
 def test_filters_have_their_operator_in_the_name(source, twilio, account):
@@ -176,6 +201,55 @@ def test_observed_at_is_our_clock_without_a_believable_date(make_source, twilio,
     assert datetime(2026, 6, 11, 1, 2, 3, tzinfo=UTC) == source.page(listing).observed_at
 
 
+def dated(moment: datetime) -> Fault:
+    """An empty listing with that `Date`."""
+    return instead({"calls": [], "next_page_uri": None}, headers=(("Date", format_datetime(moment, usegmt=True)),))
+
+
+def observed(source: Session, plan: FaultPlan, listing: Listing, *dates: datetime) -> list[datetime]:
+    """The observed_at of answers with these dates."""
+    plan.next(*map(dated, dates))
+    return [source.page(listing).observed_at for _ in dates]
+
+
+@pytest.fixture
+def undated(twilio: SimulatedTwilio) -> SimulatedTwilio:
+    """A Twilio that leaves the date to the test."""
+    twilio.switches = Switches(date_header=False)
+    return twilio
+
+
+@pytest.mark.parametrize("odd", [timedelta(days=26_000), timedelta(minutes=50), timedelta(minutes=6)])
+def test_a_date_in_the_future_is_bounded_by_our_clock(make_source, undated, plan, listing, odd):
+    """Believed, it would outrank all that Twilio says until then."""
+    source = make_source(undated.base_url, clock=lambda: NOON)
+    assert [NOON, NOON, NOON] == observed(source, plan, listing, NOON + odd, NOON, NOON + odd)
+
+
+def test_a_date_in_the_future_is_bounded_by_earlier_answers(make_source, undated, plan, listing):
+    """Our clock may be a day ahead, and then allows too much. A second of testing may pass."""
+    source = make_source(undated.base_url, clock=lambda: NOON + timedelta(hours=25))
+    true, odd, after = observed(source, plan, listing, NOON, NOON + timedelta(minutes=50), NOON)
+    assert (NOON, NOON) == (true, after)
+    assert NOON <= odd < NOON + timedelta(seconds=30)
+
+
+@pytest.mark.parametrize(("ours", "is_found"), [(-timedelta(hours=2), True), (-timedelta(days=26_000), False)])
+def test_answers_that_agree_are_twilios_clock(make_source, undated, plan, listing, ours, is_found):
+    """Our clock may be behind by hours, but not by decades: the third answer that says the same is believed."""
+    source = make_source(undated.base_url, clock=lambda: NOON + ours)
+    first, second, *rest = observed(source, plan, listing, *[NOON] * 5)
+    assert [NOON + ours] * 2 == [first, second]
+    assert [NOON if is_found else NOON + ours] * 3 == rest
+
+
+def test_a_date_in_the_past_is_believed(make_source, undated, plan, listing):
+    """A cache repeats what was said then; and our clock may be ahead."""
+    source = make_source(undated.base_url, clock=lambda: NOON)
+    hours = [NOON, NOON - timedelta(hours=3), NOON]
+    assert hours == observed(source, plan, listing, *hours)
+
+
 # Where next_page_uri may lead
 
 
@@ -183,7 +257,7 @@ def test_no_foreign_host_hears_of_us(source, listing, twilio, account, elsewhere
     """An absolute next_page_uri is followed on our own host."""
     twilio.switches = Switches(absolute_next_page_uri=elsewhere.base_url)
     assert 30 == len(sids(source, listing))
-    assert 4 == len(twilio.requests)
+    assert 5 == len(twilio.requests)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -624,6 +698,19 @@ def test_concurrency_finds_twilios_ceiling_from_below(make_source, twilio, accou
         list(pool.map(lambda _: source.page(listing), range(60)))
     assert 6 == pacer.limit
     assert twilio.requests.max_in_flight <= 6
+
+
+def test_an_answer_tells_what_others_have_under_way(source, plan, listing):
+    """`Twilio-Concurrent-Requests` counts the account's requests, ours among them."""
+    plan.others = 8
+    source.page(listing)
+    assert 8 == source.client.pacer.others
+
+
+@pytest.mark.parametrize("said", ["", "many", "-3", "9" * 5_000, "\xb2"])
+def test_a_load_that_is_no_number_tells_nothing(said):
+    """A proxy may have spoilt it."""
+    assert load_of(HttpAnswer(200, b"", {"Twilio-Concurrent-Requests": said})) is None
 
 
 def test_a_burst_of_429_halves_the_concurrency_once(make_source, twilio, plan, listing):

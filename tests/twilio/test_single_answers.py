@@ -105,7 +105,7 @@ def test_billed_calls_are_counted_by_day(source, account, twilio, busy_days):
     assert f"/2010-04-01/Accounts/{account.sid}/Usage/Records/Daily.json" == request.path
     assert {
         "Category": "calls", "StartDate": "2026-06-01", "EndDate": "2026-06-03", "IncludeSubaccounts": "false",
-        "PageSize": "1000",
+        "PageSize": "3",
     } == dict(request.params)  # fmt: skip
 
 

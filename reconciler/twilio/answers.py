@@ -1,0 +1,111 @@
+"""What an HTTP answer of Twilio's means: its error, its date. No I/O.
+
+Errors: https://www.twilio.com/docs/api/errors. Gateways in front of Twilio answer with HTML, or with nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Final
+
+from reconciler.errors import (
+    CredentialsDoubted,
+    NotFound,
+    OutsideRetention,
+    RateLimited,
+    ReconcilerError,
+    Refused,
+    TwilioAnswerError,
+    Unavailable,
+)
+from reconciler.twilio.dates import parse_rfc2822
+from reconciler.twilio.transport import Answer
+
+_OUTSIDE_RETENTION: Final = 20004
+_LONGEST_LOAD: Final = 6  # digits
+
+
+def date_of(answer: Answer) -> datetime | None:
+    """The `Date` of an answer; None if a proxy dropped it or spoilt it."""
+    try:
+        return parse_rfc2822(answer.headers["Date"])
+    except (KeyError, ValueError):
+        return None
+
+
+def load_of(answer: Answer) -> int | None:
+    """How many requests of the account were under way at Twilio, this one included; None if the answer does not say."""
+    value = answer.headers.get("Twilio-Concurrent-Requests") or ""
+    return int(value) if value.isascii() and value.isdecimal() and len(value) <= _LONGEST_LOAD else None
+
+
+def meaning(answer: Answer, *, now: datetime, worked_before: bool, is_foreign: bool) -> ReconcilerError | None:
+    """The error that an answer is, or None for the answer that was asked for (https://www.twilio.com/docs/usage/twilios-response).
+
+    `now` stands in where the answer has no date. `worked_before`: Twilio accepted these credentials once. `is_foreign`:
+    the request was for another account than that of the credentials.
+    """
+    status = answer.status_code
+    if status == 200:
+        return None
+    code, text = _error_body(answer)
+    said = f"HTTP {status}" + (f", Twilio error {code}" if code else "") + (f": {text}" if text else "")
+    if status == 429:
+        return RateLimited(said, retry_after=_retry_after(answer, date_of(answer) or now))
+    if status == 401:
+        if worked_before:
+            return CredentialsDoubted(
+                f"Twilio refused the credentials ({said})",
+                hint="they worked a moment ago: were they revoked?"
+                + (" Or is this subaccount suspended?" if is_foreign else ""),
+            )
+        return Refused(
+            f"Twilio refused the credentials ({said})",
+            hint="check TWILIO_ACCOUNT_SID with TWILIO_AUTH_TOKEN, or TWILIO_API_KEY with TWILIO_API_SECRET, "
+            "and TWILIO_REGION: credentials are per region",
+        )
+    if status == 403:
+        return Refused(
+            f"Twilio does not allow this ({said})",
+            hint="the account may be suspended, or the API key in TWILIO_API_KEY lacks a permission",
+        )
+    if status == 404:
+        return NotFound(
+            f"Twilio knows no such account for these credentials ({said})",
+            hint="check TWILIO_ACCOUNT_SID, or --account; an API key cannot read subaccounts",
+        )
+    if status == 400 and code == _OUTSIDE_RETENTION:  # with 405 it says that the method is not allowed
+        return OutsideRetention(f"Twilio no longer keeps calls of this window ({said})")
+    if status >= 500 or status == 408:
+        return Unavailable(said)
+    return TwilioAnswerError(f"Twilio did not understand the question, or is not what answered ({said})")
+
+
+def outcome(error: ReconcilerError) -> str:
+    """The label of `reconciler_requests_total`."""
+    match error:
+        case NotFound():
+            return "not_found"
+        case Refused() | CredentialsDoubted():
+            return "refused"
+    return "failed"
+
+
+def _error_body(answer: Answer) -> tuple[int | None, str]:
+    """Twilio's error code and message; gateways answer with HTML or nothing, which is not quoted."""
+    try:
+        body = json.loads(answer.body)
+        code, text = body.get("code"), body.get("message") or body.get("title") or ""  # title: RFC 9457
+        return (code if isinstance(code, int) else None), str(text)[:200]
+    except (ValueError, AttributeError, RecursionError):
+        return None, ""
+
+
+def _retry_after(answer: Answer, now: datetime) -> timedelta | None:
+    """`Retry-After` in seconds or as a date on the answer's own clock. Not promised by Twilio; obeyed if it comes."""
+    value = (answer.headers.get("Retry-After") or "").strip()
+    try:
+        return timedelta(seconds=int(value)) if value.isdecimal() else max(timedelta(0), parse_rfc2822(value) - now)
+    except (ValueError, OverflowError):
+        return None
