@@ -20,6 +20,7 @@ from reconciler.simulator.account import SimulatedAccount
 from reconciler.simulator.clock import Clock
 from reconciler.simulator.faults import Fault, FaultPlan
 from reconciler.simulator.postman import NoInbox, Postman
+from reconciler.simulator.recordings import Callbacks
 from reconciler.simulator.road import Road
 from reconciler.simulator.server import SimulatedTwilio
 from reconciler.simulator.switches import Switches
@@ -57,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
         "webhooks are sent)")  # fmt: skip
     add("--subaccounts", type=int, default=0, metavar="N", help="subaccounts, which share the calls with the account")
     add("--trunks", type=share, default="6%", metavar="SHARE", help="of the calls, those of SIP trunks (default 6%%)")
+    add("--recorded", type=share, default="10%", metavar="SHARE", help="of the completed calls, those with a recording "
+        "(default 10%%)")  # fmt: skip
     add("--seed", type=int, default=0, help="another seed makes other calls")
     add = made.add_argument_group("the server").add_argument
     add("--port", type=int, default=8080, help="0 takes any free port (default %(default)s)")
@@ -68,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument_group("what goes wrong").add_argument
     add("--fail", type=fault, action="append", default=[], metavar="WHAT[:SHARE]",
         help=f"spoil every request, or a share as in 503:10%%; repeatable: {', '.join(_FAULTS)}")  # fmt: skip
+    add("--fail-pages-above", type=int, metavar="N", help="500 for each page of more than N records")
     add("--page-delay", type=duration, default="0ms", metavar="50ms", help="real time that each answer takes")
     add("--record-delay", type=duration, default="0ms", metavar="1ms", help="and each listed record")
     add("--max-concurrent", type=int, metavar="N", help="429 above so many requests of an account at once")
@@ -146,6 +150,7 @@ def _account(options: argparse.Namespace) -> SimulatedAccount:
         count = options.calls // len(accounts) + (index < options.calls % len(accounts))
         since, until = now - timedelta(days=options.days), now + timedelta(hours=ahead)
         account.generate(count, since, until, trunk_share=options.trunks)
+        account.callbacks = Callbacks(recorded=options.recorded)
     # A million calls are there to stay: let the collector look at young objects alone.
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
@@ -156,6 +161,8 @@ def _server(options: argparse.Namespace, account: SimulatedAccount) -> Simulated
     plan = FaultPlan(seed=options.seed, max_concurrent=options.max_concurrent, others=options.others)
     plan.rates({each: rate for each, rate in options.fail if rate < 1})
     plan.always(next((each for each, rate in options.fail if rate == 1), None))
+    if options.fail_pages_above is not None:
+        plan.large_pages(options.fail_pages_above)
     try:
         return SimulatedTwilio(
             [account],

@@ -38,7 +38,8 @@ EVERYTHING = Filters()
 class ApiKey:
     """An API key of one account; a restricted one may read only what `permissions` names.
 
-    Resources are named calls, accounts, usage, recordings, endpoints and alerts. Kinds: https://www.twilio.com/docs/iam/api-keys.
+    Resources are named calls, accounts, usage, recordings, endpoints and alerts.
+    Kinds: https://www.twilio.com/docs/iam/api-keys.
     """
 
     sid: str

@@ -251,18 +251,10 @@ def scripted(
     if trunk_sid is None:
         trunk_sid = TRUNK_SID if direction.startswith("trunking") else ""
     created = seconds(date_created)
-    dialled = answered = ended = None
-    queue_ends = None if queued_for is None else created + queued_for
-    if never_dialled:
-        ended = queue_ends
-    elif queue_ends is not None:
-        dialled = queue_ends
-        ringing_ends = None if rings_for is None else dialled + rings_for
-        if status == "completed":
-            answered = ringing_ends
-            ended = None if answered is None or talks_for is None else answered + talks_for
-        else:
-            ended = ringing_ends
+    is_answered = status == "completed"
+    dialled, answered, ended = _phases(
+        created, queued_for, rings_for, talks_for, never_dialled, is_answered=is_answered
+    )
     if status != "completed":
         price = "0.00000" if status == "failed" and to.startswith("sip:") else None
     return SimulatedCall(
@@ -272,6 +264,21 @@ def scripted(
         parent_call_sid=parent_call_sid, phone_number_sid=phone_number_sid, trunk_sid=trunk_sid,
         answered_by=answered_by, fields=fields,
     )  # fmt: skip
+
+
+def _phases(
+    created: int, queued_for: int | None, rings_for: int | None, talks_for: int | None, never_dialled: bool, *,
+    is_answered: bool,
+) -> tuple[int | None, int | None, int | None]:  # fmt: skip
+    """When the call is dialled, answered and over; each None if never."""
+    queue_ends = None if queued_for is None else created + queued_for
+    if never_dialled or queue_ends is None:
+        return None, None, queue_ends
+    ringing_ends = None if rings_for is None else queue_ends + rings_for
+    if not is_answered:
+        return queue_ends, None, ringing_ends
+    ended = None if ringing_ends is None or talks_for is None else ringing_ends + talks_for
+    return queue_ends, ringing_ends, ended
 
 
 class VerbatimCall:

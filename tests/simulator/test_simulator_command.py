@@ -79,6 +79,20 @@ def test_faults_of_all_requests_or_of_a_share():
         assert {200, 429, 503} == set(statuses)
 
 
+def test_large_pages_fail_and_calls_are_recorded():
+    """`--fail-pages-above` and `--recorded`."""
+    with running("--calls", "30", "--days", "2", "--fail-pages-above", "100", "--recorded", "100%") as (_, settings):
+        pages = [ask(settings, f"Accounts/{{sid}}/Calls.json?PageSize={size}") for size in (100, 101)]
+        recordings = ask(settings, "Accounts/{sid}/Recordings.json").json()["recordings"]
+    assert [200, 500] == [page.status_code for page in pages]
+    calls = {call["sid"]: call for call in pages[0].json()["calls"]}
+    assert {
+        sid
+        for sid, call in calls.items()
+        if call["status"] == "completed" and not call["parent_call_sid"] and "trunk" not in call["direction"]
+    } == {recording["call_sid"] for recording in recordings}
+
+
 def test_webhooks_reach_the_viewer_and_some_are_lost(conn, database_url):
     """Those of the past days have become rows before it says what to type; with a share lost, some stay behind."""
     options = ("--calls", "400", "--days", "2", "--lose", "30%", "--trunks", "0%")
