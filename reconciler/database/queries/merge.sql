@@ -163,6 +163,20 @@ WITH decided AS MATERIALIZED (
         -- no-answer, canceled and failed calls have no price to wait for.
         SELECT CASE
             WHEN s.via <> 'rest' OR ended.finalized_at IS NULL OR judged.is_frozen THEN NULL
+            -- Dates have whole seconds, so of two answers of one second nobody knows which is the newer one. Where they
+            -- disagree, the row holds something of each: the next answer decides, and then it freezes.
+            WHEN NOT judged.is_newer
+                AND (
+                    coalesce(s.parent_call_sid, new.parent_call_sid), coalesce(s.from_number, new.from_number),
+                    coalesce(s.to_number, new.to_number), coalesce(s.duration, new.duration),
+                    coalesce(s.price, new.price), coalesce(s.price_unit, new.price_unit),
+                    coalesce(s.start_time, new.start_time), coalesce(s.end_time, new.end_time),
+                    coalesce(s.answered_by, new.answered_by)
+                ) IS DISTINCT FROM (
+                    new.parent_call_sid, new.from_number, new.to_number, new.duration, new.price, new.price_unit,
+                    new.start_time, new.end_time, new.answered_by
+                )
+                THEN NULL
             WHEN new.status <> 'completed' THEN 'complete'
             WHEN new.price IS NOT NULL AND new.end_time IS NOT NULL AND new.duration IS NOT NULL THEN 'complete'
             WHEN ended.finalized_at + %(freeze_after)s <= %(now)s THEN 'deadline'

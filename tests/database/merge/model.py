@@ -74,7 +74,9 @@ class Call:
         elif changed - set(BOOKKEEPING):
             told = tuple((name, row[name]) for name in sorted(changed))
             self._record(("enriched", said.observed_at, told), "call.enriched", row["status"], said.observed_at)
-        self._freeze(said, now, freeze_after, unwritten=row == old)
+        disagrees = any(values[name] not in (None, row[name]) for name in FIELDS if name not in BOOKKEEPING)
+        if newer or not disagrees:  # else the row holds something of two answers, and nobody knows which is newer
+            self._freeze(said, now, freeze_after, unwritten=row == old)
 
     def _finalize(self, old: dict[str, Any] | None, said: Observation) -> None:
         row = self.row

@@ -321,6 +321,23 @@ def test_rule_12_a_recording_is_no_status():
     assert read_webhook("recording-complete", payload, received_at=T0) is None
 
 
+def test_freeze_no_mixture_of_two_answers_of_one_second(merge, row):
+    """One has no price, the other another duration: the row waits for the next answer."""
+    priced = {"duration": 61, "end_time": T0 + timedelta(seconds=61), "price": Decimal("-0.01")}
+    merge(make_observation())
+    merge(make_observation(**priced))
+    assert row()["sync_state"] == "active"
+    merge(make_observation(minute=11, **priced))
+    assert (row()["sync_state"], row()["duration"]) == ("frozen", 61)
+
+
+def test_freeze_what_two_answers_of_one_second_agree_on(merge, row):
+    """The second one only adds the price."""
+    merge(make_observation())
+    merge(make_observation(price=Decimal("-0.01")))
+    assert row()["sync_state"] == "frozen"
+
+
 @pytest.mark.parametrize("status", [Status.BUSY, Status.NO_ANSWER, Status.CANCELED, Status.FAILED])
 def test_freeze_what_was_never_answered_has_no_price_to_wait_for(merge, row, status):
     """REST's word on it is the last one."""
