@@ -19,12 +19,11 @@ import pytest
 from reconciler.cli.main import main
 from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
-from tests.done import Done
-from tests.equality import differences, records_of
+from tests.harness.done import Done
+from tests.harness.equality import differences, records_of
+from tests.harness.names import ACCOUNT, TOKEN
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "reconcile"
-ACCOUNT = "AC" + 32 * "1"
-TOKEN = "token-of-the-account"
 PATIENCE = 60.0  # seconds until a command that does not end fails its test
 
 _PLAIN_NUMBER = re.compile(r"\+\d{7,}")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ import pytest
 
 from reconciler.demo.compare import Row, State, compare, examine
 from reconciler.simulator import SimulatedAccount
+from tests.harness.names import NOW
 
 COMMAND = (sys.executable, "-m", "reconciler", "demo")
 
@@ -147,10 +147,9 @@ def test_it_leaves_nothing_behind_when_ended_early(temporary, tmp_path, ending, 
     assert left_in(temporary) == []
 
 
-NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 RIGHT = Row(
     "CA1", "AC1", None, "inbound", "completed", "+12025550100", "+13125550123", 30, Decimal("-0.00850"), "USD",
-    NOON, NOON, None, NOON,
+    NOW, NOW, None, NOW,
 )  # fmt: skip
 
 
@@ -180,8 +179,8 @@ def test_a_zero_that_only_a_webhook_tells_is_no_difference():
 def test_rows_unknown_to_twilio_and_calls_without_a_row_are_differences():
     """Neither too few nor too many rows pass for equal; each counts with all its fields."""
     account = SimulatedAccount("AC" + 32 * "0", "token")
-    account.generate(2, NOON, NOON.replace(hour=13))
-    records = [call.render(int(NOON.timestamp()) + 90_000) for call in account.calls_at(NOON.replace(day=12))]
+    account.generate(2, NOW, NOW.replace(hour=13))
+    records = [call.render(int(NOW.timestamp()) + 90_000) for call in account.calls_at(NOW.replace(day=12))]
     comparison = examine([RIGHT], records)
     assert 3 * len(Row._fields) == comparison.differences == comparison.compared
     assert (comparison.strangers, comparison.held, comparison.states[State.MISSING]) == (1, 1, 2)

@@ -13,7 +13,7 @@ import pytest
 from reconciler.database import connection as db
 from reconciler.database.migration_files import load_migrations
 from reconciler.simulator import Fault, listing
-from tests.equality import doubled_events, versions
+from tests.harness.equality import doubled_events, versions
 
 from .conftest import PATIENCE, wait_for_requests
 

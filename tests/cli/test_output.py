@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 
 from reconciler.database.migration_files import load_migrations
 from reconciler.jobs.backfill import Summary
-from tests.equality import versions
+from tests.harness.equality import versions
+from tests.harness.names import ACCOUNT
 
-from .conftest import ACCOUNT, COMMAND
+from .conftest import COMMAND
 
 COUNTS = {
     "calls_seen", "inserted", "updated", "unchanged", "gaps_missing", "gaps_stale", "gaps_incomplete", "gaps_conflict",

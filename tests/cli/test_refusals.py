@@ -13,8 +13,7 @@ from psycopg.conninfo import make_conninfo
 from reconciler.database.store import Store
 from reconciler.jobs.backfill import job_name
 from reconciler.simulator import Fault
-
-from .conftest import ACCOUNT, TOKEN
+from tests.harness.names import ACCOUNT, TOKEN
 
 # A run waits minutes for Twilio to come back; the waits, and nothing else, are shortened.
 IMPATIENT = (

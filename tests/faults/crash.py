@@ -37,12 +37,11 @@ from reconciler.simulator.messages import Request
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.twilio.records import read_record
 from tests.bench.servers import server
-from tests.equality import differences, doubled_events, records_of
 from tests.faults.proxy import FORKS, PATIENCE, Moment, Proxy
 from tests.harness.databases import new_database
+from tests.harness.equality import differences, doubled_events, records_of
+from tests.harness.names import ACCOUNT, TOKEN
 
-ACCOUNT = "AC" + 32 * "1"
-TOKEN = "token-of-the-account"
 PAGE_SIZE = 5
 CALLS = 24
 MAY_TAKE = 3  # runs of the same command until it comes to its end

@@ -46,10 +46,10 @@ from reconciler.twilio.concurrency import Pacer
 from tests.bench.servers import database
 from tests.faults.lives import ACCOUNTS, SPAN, START, History, Step, deliveries, draw
 from tests.faults.promises import Broken, Watch
+from tests.harness.names import TOKEN
 
 SEEDS = Path(__file__).with_name("seeds.txt")
 OWNER = "AC" + 32 * "0"
-TOKEN = "token-of-the-account"
 PAGE_SIZE = 3  # calls, at most: so that a handful of calls have pages
 SHRINKING_FOR = 60.0  # seconds
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import count
 from typing import Any
@@ -42,13 +42,11 @@ from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.transport import Transport
 from tests.bench.servers import server
-from tests.equality import differences, doubled_events, records_of
 from tests.harness.databases import new_database
+from tests.harness.equality import differences, doubled_events, records_of
+from tests.harness.names import ACCOUNT, NOW, TOKEN
 
-NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
 DAYS = 7
-ACCOUNT = "AC" + 32 * "1"
-TOKEN = "token-of-the-account"
 CALLS = 3_000
 PAGE_SIZE = 50  # some ten pages a day
 CONCURRENCY = 6

@@ -10,7 +10,7 @@ from reconciler.database import connection as db
 from reconciler.jobs.inbox import MAX_TRIES
 from reconciler.settings import Settings
 from reconciler.simulator import Clock, SimulatedAccount
-from tests.equality import FINAL, differences, doubled_events, expected_row, records_of, versions
+from tests.harness.equality import FINAL, differences, doubled_events, expected_row, records_of, versions
 
 if TYPE_CHECKING:
     from tests.faults.lives import Step

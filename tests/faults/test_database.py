@@ -41,16 +41,14 @@ from reconciler.sync import slices
 from reconciler.sync.run import Terms
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
-from tests.database.merge.conftest import ORIGIN, T0, make_observation
-from tests.equality import differences, doubled_events, records_of
 from tests.faults.network import _Nobody
 from tests.faults.proxy import Moment, Proxy
 from tests.faults.server import GUARDED, Server, folder
+from tests.harness.equality import differences, doubled_events, records_of
+from tests.harness.names import ACCOUNT, NOW, TOKEN
+from tests.harness.rows import ORIGIN, T0, make_observation
 from tests.service.conftest import QUIET, Daemon, Database, eventually
 
-NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
-ACCOUNT = "AC" + 32 * "1"
-TOKEN = "token-of-the-account"
 OURS = (
     "datname = current_database() AND application_name LIKE 'reconciler: %' AND application_name <> 'reconciler: test'"
 )

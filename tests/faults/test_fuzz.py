@@ -28,10 +28,10 @@ from reconciler.sync.run import Terms
 from reconciler.twilio.records import decode_page
 from reconciler.twilio.webhooks import read_webhook
 from tests.harness.databases import new_database
+from tests.harness.names import ACCOUNT
 
 SAID = datetime(2026, 6, 10, 20, 11, 28, tzinfo=UTC)
 NOW = SAID + timedelta(hours=1)
-ACCOUNT = f"AC{1:032x}"
 START, END = "Wed, 10 Jun 2026 20:11:00 +0000", "Wed, 10 Jun 2026 20:11:27 +0000"
 ORIGIN = Origin("reconcile_backfill", "fuzz")
 

@@ -17,9 +17,9 @@ from reconciler.database.store import Store
 from reconciler.errors import ConfigError, ExitCode
 from reconciler.settings import Settings
 from reconciler.status.check import check
-from tests.database.merge.conftest import ORIGIN, T0, make_observation
 from tests.faults.proxy import Proxy
 from tests.faults.server import pooler
+from tests.harness.rows import ORIGIN, T0, make_observation
 
 needs_pgbouncer = pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
 

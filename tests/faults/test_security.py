@@ -41,14 +41,13 @@ from reconciler.twilio.account_records import Account
 from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import Listing
-from tests.equality import differences, records_of
+from tests.harness.equality import differences, records_of
+from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN
 
 PACKAGE = Path(reconciler.__file__).parent
 GRANTS = Path(__file__).parents[2] / "deploy" / "grants.sql"
-NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
-ACCOUNT, SUBACCOUNT = f"AC{1:032x}", f"AC{2:032x}"
-TOKEN, SUB_TOKEN, PASSWORD = "token-0f-the-account", "token-0f-the-subaccount", "p4ssw0rd-of-the-base"
-BASE64 = "QUMwMDAw"  # how "AC0000…" begins in an Authorization header
+SUB_TOKEN, PASSWORD = "token-of-the-subaccount", "p4ssw0rd-of-the-base"
+BASE64 = "QUMxMTEx"  # how "AC1111…" begins in an Authorization header
 SECRETS = (TOKEN, SUB_TOKEN, PASSWORD, BASE64)
 
 

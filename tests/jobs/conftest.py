@@ -10,8 +10,9 @@ import structlog
 from reconciler import retry
 from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+from tests.harness.names import ACCOUNT, NOW, TOKEN
 
-from .world import ACCOUNT, NOW, TOKEN, World, day
+from .world import World, day
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from reconciler.simulator import Fault
 from reconciler.simulator.messages import Answer
 from reconciler.sync import day_proof as proof
 from reconciler.twilio.listing import Listing
-from tests.equality import records_of, versions
+from tests.harness.equality import records_of, versions
+from tests.harness.names import ACCOUNT, NOW
 
-from .world import ACCOUNT, NOW, day
+from .world import day
 
 DAYS = ["2026-06-07", "2026-06-08", "2026-06-09"]
 

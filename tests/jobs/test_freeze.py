@@ -11,15 +11,10 @@ from reconciler.database import connection as db
 from reconciler.jobs import freeze
 from reconciler.metrics import REGISTRY
 from reconciler.twilio.listing import RETENTION
-from tests.equality import versions
-
-from .world import ACCOUNT, NOW
+from tests.harness.equality import versions
+from tests.harness.names import ACCOUNT, NOW, sid
 
 HOUR = timedelta(hours=1)
-
-
-def sid(number):
-    return f"CA{number:032x}"
 
 
 @pytest.fixture

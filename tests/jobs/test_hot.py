@@ -11,9 +11,10 @@ import pytest
 from reconciler.database.transaction import Transaction
 from reconciler.errors import ConfigError, JobHeld, Refused, Retriable, TwilioAnswerError
 from reconciler.simulator import Fault
-from tests.equality import doubled_events, versions
+from tests.harness.equality import doubled_events, versions
+from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN
 
-from .world import ACCOUNT, MINUTE, NOW, SUBACCOUNT, TOKEN
+from .world import MINUTE
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)

@@ -10,8 +10,7 @@ from psycopg.types.json import Jsonb
 from reconciler.database import connection as db
 from reconciler.database.store import _MERGE_SESSION
 from reconciler.metrics import REGISTRY
-
-from .world import NOW
+from tests.harness.names import NOW
 
 DAY = timedelta(days=1)
 

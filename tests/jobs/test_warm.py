@@ -8,9 +8,10 @@ import pytest
 
 from reconciler.errors import ConfigError, Refused, Retriable
 from reconciler.simulator import Fault
-from tests.equality import versions
+from tests.harness.equality import versions
+from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN
 
-from .world import ACCOUNT, FREEZE_AFTER, MINUTE, NOW, SUBACCOUNT, TOKEN
+from .world import FREEZE_AFTER, MINUTE
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)

@@ -27,12 +27,9 @@ from reconciler.sync.run import Terms, Totals
 from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.records import read_record
-from tests.equality import differences, records_of
+from tests.harness.equality import differences, records_of
+from tests.harness.names import ACCOUNT, TOKEN
 
-NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
-ACCOUNT = "AC" + 32 * "1"
-SUBACCOUNT = "AC" + 32 * "2"
-TOKEN = "token-of-the-account"
 MINUTE = timedelta(minutes=1)
 OVERLAP = timedelta(minutes=10)
 FREEZE_AFTER = timedelta(hours=24)

@@ -29,10 +29,9 @@ from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import PAGE_SIZE
 from tests.bench.servers import database
-from tests.equality import FINAL, differences, doubled_events, records_of
+from tests.harness.equality import FINAL, differences, doubled_events, records_of
+from tests.harness.names import ACCOUNT, TOKEN
 
-ACCOUNT = "AC" + 32 * "5"
-TOKEN = "token-of-the-account"
 START = datetime(2026, 6, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 TALKING = 60  # minutes after the last call was made, by when all have ended

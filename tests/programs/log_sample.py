@@ -31,9 +31,8 @@ from reconciler.sync.run import Terms
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from tests.bench.servers import database
+from tests.harness.names import ACCOUNT, TOKEN
 
-ACCOUNT = "AC" + 32 * "5"
-TOKEN = "token-of-the-account"
 START = datetime(2026, 6, 10, 12, tzinfo=UTC)
 MINUTES = 60
 DAY = timedelta(days=1)

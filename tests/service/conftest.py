@@ -29,10 +29,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+from tests.harness.names import ACCOUNT, TOKEN
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "reconcile"
-ACCOUNT = "AC" + 32 * "1"
-TOKEN = "token-of-the-account"
 PATIENCE = 20.0  # seconds for an event that should come at once
 
 _PLAIN_NUMBER = re.compile(r"\+\d{7,}")

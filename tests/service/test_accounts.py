@@ -26,9 +26,10 @@ from reconciler.simulator import Fault
 from reconciler.twilio.accounts import named_accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
-from tests.equality import differences, doubled_events, records_of
+from tests.harness.equality import differences, doubled_events, records_of
+from tests.harness.names import ACCOUNT, TOKEN
 
-from .conftest import ACCOUNT, COMMAND, TOKEN, eventually
+from .conftest import COMMAND, eventually
 
 HOUR = timedelta(hours=1)
 FIRST, SECOND, THIRD = ("AC" + 32 * digit for digit in "234")

@@ -7,8 +7,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.errors import ConfigError
 from reconciler.service.http_server import Health, StatusPage, Web
+from tests.harness.names import ACCOUNT
 
-from .conftest import ACCOUNT, eventually
+from .conftest import eventually
 
 FINE = Health(is_alive=True, is_ready=True, reason="fine")
 

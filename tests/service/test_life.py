@@ -13,9 +13,10 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from reconciler.simulator import Fault
-from tests.equality import differences, doubled_events, records_of
+from tests.harness.equality import differences, doubled_events, records_of
+from tests.harness.names import TOKEN
 
-from .conftest import TOKEN, eventually
+from .conftest import eventually
 
 HOUR = timedelta(hours=1)
 SIGNALS = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.simulator import Fault
-from tests.equality import differences, doubled_events, records_of
+from tests.harness.equality import differences, doubled_events, records_of
 
 from .conftest import eventually
 

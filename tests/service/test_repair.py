@@ -14,9 +14,10 @@ from reconciler.database.store import Store
 from reconciler.database.transaction import Origin
 from reconciler.simulator import Fault
 from reconciler.twilio.records import read_record
-from tests.equality import differences, doubled_events, records_of
+from tests.harness.equality import differences, doubled_events, records_of
+from tests.harness.names import ACCOUNT
 
-from .conftest import ACCOUNT, PATIENCE, eventually
+from .conftest import PATIENCE, eventually
 
 HOUR = timedelta(hours=1)
 FIRST, SECOND, CLOSED = ("AC" + 32 * digit for digit in "234")

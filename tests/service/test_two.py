@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.equality import differences, doubled_events, records_of
+from tests.harness.equality import differences, doubled_events, records_of
 
 from .conftest import eventually
 

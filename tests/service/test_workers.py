@@ -26,8 +26,9 @@ from reconciler.sync.run import Totals, run
 from reconciler.twilio.accounts import Accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
+from tests.harness.names import ACCOUNT, TOKEN
 
-from .conftest import ACCOUNT, TOKEN, eventually
+from .conftest import eventually
 
 Work = Callable[[Means], Totals]
 

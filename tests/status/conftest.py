@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from io import StringIO
 from typing import Any
 
@@ -16,16 +16,11 @@ from reconciler.cli.main import main
 from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.terminal import console
-from tests.done import Done
+from tests.harness.done import Done
+from tests.harness.names import ACCOUNT, NOW, TOKEN, sid
+from tests.harness.rows import insert_call, insert_row
 
-NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
-ACCOUNT = "AC" + 32 * "1"
-TOKEN = "token-of-the-account"
 RULES = {"stuck_after": timedelta(hours=24), "inbox_grace": timedelta(minutes=5)}
-
-
-def sid(call: int) -> str:
-    return f"CA{call:032x}"
 
 
 Run = Callable[..., Done]
@@ -80,11 +75,7 @@ def add_call(conn: db.Connection) -> Callable[..., str]:
     """Inserts a call with only the columns that matter; returns its SID."""
 
     def insert(call: int = 1, **columns: Any) -> str:
-        values = {
-            "twilio_sid": sid(call), "direction": "inbound", "status": "ringing", "from_number": "+15005550100",
-            "to_number": "+15005550101", **columns,
-        }  # fmt: skip
-        _insert(conn, "messages", values)
+        insert_call(conn, call, **columns)
         return sid(call)
 
     return insert
@@ -100,7 +91,7 @@ def add_event(conn: db.Connection) -> Callable[..., None]:
             "event_time": created_at - timedelta(hours=1), "created_at": created_at, "payload": Jsonb({}),
             "dedupe_key": f"{call}:{event_type}:{created_at}:{columns.get('source')}", **columns,
         }  # fmt: skip
-        _insert(conn, "call_events", values)
+        insert_row(conn, "call_events", **values)
 
     return insert
 
@@ -114,7 +105,7 @@ def add_day(conn: db.Connection) -> Callable[..., None]:
             "account_sid": account, "day": (NOW - timedelta(days=ago)).date(), "listed": 100, "held": 100, "digest": "",
             "is_complete": is_complete, "verified_at": NOW, **columns,
         }  # fmt: skip
-        _insert(conn, "account_days", values)
+        insert_row(conn, "account_days", **values)
 
     return insert
 
@@ -134,9 +125,3 @@ def paper(monkeypatch) -> Callable[..., StringIO]:
 
 class _Paper(StringIO):
     encoding: Any = "utf-8"
-
-
-def _insert(conn: db.Connection, table: str, values: dict[str, Any]) -> None:
-    conn.execute(
-        f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(values))})", list(values.values())
-    )

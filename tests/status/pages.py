@@ -18,8 +18,7 @@ from reconciler.status.snapshot import (
     StuckCall,
     TableSize,
 )
-
-from .conftest import ACCOUNT, NOW, sid
+from tests.harness.names import ACCOUNT, NOW, sid
 
 OTHER = "AC" + 32 * "2"
 HOUR = timedelta(hours=1)

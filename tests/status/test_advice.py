@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from reconciler.database import locks
-
-from .conftest import ACCOUNT, TOKEN
+from tests.harness.names import ACCOUNT, TOKEN
 
 SIGNED = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN}
 

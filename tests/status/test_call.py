@@ -12,9 +12,8 @@ from reconciler.cli import call as command
 from reconciler.database import locks
 from reconciler.jobs.thaw import JOB
 from reconciler.status import call as call_facts
-from tests.equality import differences, records_of, versions
-
-from .conftest import ACCOUNT, sid
+from tests.harness.equality import differences, records_of, versions
+from tests.harness.names import ACCOUNT, sid
 
 NUMBER = "+12025550100"
 SHAPE = ["call_sid", "row", "twilio", "fields", "differs", "thawed", "note", "events", "has_older_events"]

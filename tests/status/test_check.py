@@ -23,8 +23,8 @@ from reconciler.status.check_work import check_work, troubles
 from reconciler.status.snapshot import Calls, Inbox, ProvenDays, StuckCall, TableSize
 from reconciler.twilio import client
 from reconciler.twilio.transport import Answer
+from tests.harness.names import NOW, sid
 
-from .conftest import NOW, sid
 from .pages import OTHER, make_day, make_job, make_status
 
 GRANTS = Path(__file__).parents[2] / "deploy" / "grants.sql"

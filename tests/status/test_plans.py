@@ -10,8 +10,7 @@ import pytest
 
 from reconciler.database import connection as db
 from reconciler.twilio.listing import RETENTION
-
-from .conftest import ACCOUNT, NOW, sid
+from tests.harness.names import ACCOUNT, NOW, sid
 
 ROWS = 30_000  # over 400 days
 GROWING = {"messages", "call_events", "twilio_webhook_inbox", "account_days"}

@@ -12,9 +12,8 @@ from reconciler.cli.status import show_report
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin, Rules
 from reconciler.status import report
-from tests.database.merge.conftest import make_observation, make_webhook
-
-from .conftest import ACCOUNT, NOW, sid
+from tests.harness.names import ACCOUNT, NOW, sid
+from tests.harness.rows import make_observation, make_webhook
 
 GRACE = timedelta(seconds=60)
 NONE = {"missing": 0, "stale": 0, "incomplete": 0, "conflict": 0}

@@ -14,8 +14,9 @@ from reconciler.database import locks
 from reconciler.database.migration_files import TABLES, load_migrations
 from reconciler.database.store import Store
 from reconciler.status import snapshot as report
+from tests.harness.names import ACCOUNT, NOW, sid
 
-from .conftest import ACCOUNT, NOW, RULES, sid
+from .conftest import RULES
 
 JOB = """
 INSERT INTO sync_state (job_name, cursor, last_success_at, last_error_at, last_error) VALUES (%s, %s, %s, %s, %s)

@@ -22,9 +22,9 @@ from reconciler.service.http_server import Health, StatusPage, Web
 from reconciler.settings import Settings
 from reconciler.status.html_page import CONTENT_SECURITY_POLICY, read_page, render
 from reconciler.status.snapshot import Calls, StuckCall, TableSize
+from tests.harness.names import ACCOUNT, NOW, sid
 from tests.programs.browser import CHROMIUM, browser
 
-from .conftest import ACCOUNT, NOW, sid
 from .pages import OTHER, make_day, make_job, make_report, make_status, troubled
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)> &amp; call +15005550123"""

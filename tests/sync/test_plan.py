@@ -13,8 +13,8 @@ from reconciler.model import Observation, Page, Status, Via
 from reconciler.sync.fetch import Fetched
 from reconciler.sync.plan import Plan
 from reconciler.sync.slices import Slice, slice_of_days
+from tests.harness.names import ACCOUNT
 
-ACCOUNT = "AC" + 32 * "1"
 NOW = datetime(2026, 6, 10, 12, 30, 15, 500_000, tzinfo=UTC)
 DAY = timedelta(days=1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,22 +18,20 @@ from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import Listing
 from reconciler.twilio.transport import Transport
-
-NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
-TOKEN = "auth-token-of-the-account"
+from tests.harness.names import ACCOUNT, NOW, TOKEN
 
 
 @pytest.fixture
 def clock() -> Clock:
     """A clock that stands at noon of 10 June 2026."""
-    return Clock(NOON)
+    return Clock(NOW)
 
 
 @pytest.fixture
 def account() -> SimulatedAccount:
     """An account with 30 calls of the two days before noon."""
-    account = SimulatedAccount(f"AC{1:032x}", TOKEN)
-    account.generate(30, NOON - timedelta(days=2), NOON - timedelta(hours=1))
+    account = SimulatedAccount(ACCOUNT, TOKEN)
+    account.generate(30, NOW - timedelta(days=2), NOW - timedelta(hours=1))
     return account
 
 

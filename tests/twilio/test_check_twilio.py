@@ -13,10 +13,8 @@ from reconciler.simulator import Clock, Fault, Switches
 from reconciler.status import check_twilio as checks
 from reconciler.status.check import check, exit_code
 from reconciler.status.check_line import Check, Severity, fail, ok, warn
+from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT
 
-from .conftest import NOON
-
-SUBACCOUNT = f"AC{2:032x}"
 KEY = f"SK{1:032x}"
 
 
@@ -94,7 +92,7 @@ def test_subaccounts_that_the_main_token_reads(found, account):
     assert ok("accounts", "the 2 in RECONCILER_ACCOUNTS can be read") == named
 
 
-@pytest.mark.parametrize("accounts", ["all", f"AC{1:032x},AC{2:032x}"])
+@pytest.mark.parametrize("accounts", ["all", f"{ACCOUNT},{SUBACCOUNT}"])
 def test_a_key_reads_its_own_account_alone(found, account, accounts):
     """And is named."""
     account.add_subaccount(SUBACCOUNT, "its-own-token")
@@ -132,8 +130,8 @@ def test_a_key_that_may_not_read_usage_records(found, account):
 
 def test_an_account_without_calls(twilio, account, found):
     """Nothing to count."""
-    for call in account.calls_at(NOON):
-        account.delete(call.sid, NOON)
+    for call in account.calls_at(NOW):
+        account.delete(call.sid, NOW)
     assert ok("volume", "no call yet") == found("volume")
 
 

@@ -36,8 +36,7 @@ from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import Listing
 from reconciler.twilio.transport import Answer as HttpAnswer
-
-NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
+from tests.harness.names import NOW
 
 
 def instead(payload: object = None, **answer: object) -> Fault:
@@ -65,9 +64,9 @@ def sids(source: Session, listing: Listing) -> list[str]:
 
 def test_pages_follow_tokens(source, listing, twilio, account):
     """Every call once, in Twilio's order, by the tokens of next_page_uri; calls that arrive meanwhile shift nothing."""
-    expected = [call.sid for call in account.calls_at(NOON)]
+    expected = [call.sid for call in account.calls_at(NOW)]
     first = source.page(listing)
-    account.call(NOON - timedelta(minutes=1))
+    account.call(NOW - timedelta(minutes=1))
     second = source.page(listing, first.next_uri)
     assert expected[:10] == [observation.call_sid for observation in first.observations]
     assert expected[10:20] == [observation.call_sid for observation in second.observations]
@@ -76,7 +75,7 @@ def test_pages_follow_tokens(source, listing, twilio, account):
 
 def test_an_empty_last_page_ends_the_listing(source, listing, account):
     """Thirty calls in pages of ten: the fourth page is empty. One request proves that it is the end."""
-    assert [call.sid for call in account.calls_at(NOON)] == sids(source, listing)
+    assert [call.sid for call in account.calls_at(NOW)] == sids(source, listing)
     assert 5 == source.requests
 
 
@@ -85,7 +84,7 @@ def test_a_page_whose_token_died_is_no_end(source, listing, twilio, account, del
     """The call that the token names is gone. Twilio's answer would otherwise prove a listing that has ten of thirty."""
     twilio.switches = Switches(deleted_cursor=deleted_cursor)
     first = source.page(listing)
-    account.delete(first.observations[-1].call_sid, NOON)
+    account.delete(first.observations[-1].call_sid, NOW)
     with pytest.raises(TwilioAnswerError):
         source.page(listing, first.next_uri)
     assert 29 == len(sids(source, listing))
@@ -94,10 +93,10 @@ def test_a_page_whose_token_died_is_no_end(source, listing, twilio, account, del
 def test_a_page_whose_token_left_the_listing_is_no_end(source, account, plan):
     """By now its call is over, and a listing of the living may end for it."""
     for minute in range(12):
-        account.call(NOON - timedelta(minutes=20 + minute), talks_for=None)
+        account.call(NOW - timedelta(minutes=20 + minute), talks_for=None)
     living = Listing(account.sid, status=Status.IN_PROGRESS, page_size=10)
     first = source.page(living)
-    account.hang_up(first.observations[-1].call_sid, NOON)
+    account.hang_up(first.observations[-1].call_sid, NOW)
     plan.next(instead({"calls": [], "next_page_uri": None}))
     with pytest.raises(TwilioAnswerError, match="promised page came empty"):
         source.page(living, first.next_uri)
@@ -105,7 +104,7 @@ def test_a_page_whose_token_left_the_listing_is_no_end(source, account, plan):
 
 def test_filters_have_their_operator_in_the_name(source, twilio, account):
     """`StartTime>=…` on the wire is the name `StartTime>`; times are UTC instants, and pages are as large as can be."""
-    listing = Listing(account.sid, since=NOON - timedelta(days=1), until=NOON)
+    listing = Listing(account.sid, since=NOW - timedelta(days=1), until=NOW)
     source.page(listing)
     source.page(Listing(account.sid, status=Status.IN_PROGRESS, page_size=5))
     first, second = twilio.requests
@@ -137,7 +136,7 @@ def test_an_api_key_signs_in_for_its_account(make_source, twilio, account, listi
 def test_the_account_reads_its_subaccounts(make_source, twilio, account):
     """With its own credentials and the subaccount in the path; an API key may not."""
     sub = account.add_subaccount(f"AC{9:032x}", "sub-token")
-    call = sub.call(NOON - timedelta(hours=3))
+    call = sub.call(NOW - timedelta(hours=3))
     assert [call.sid] == sids(make_source(twilio.base_url), Listing(sub.sid))
     account.add_key(f"SK{3:032x}", "key-secret")
     with pytest.raises(Refused):
@@ -187,8 +186,8 @@ def test_gzip_and_unknown_keys_change_nothing(source, listing, twilio):
 def test_observed_at_is_twilios_date(source, listing, clock):
     """Not our clock, which may be wrong."""
     page = source.page(listing)
-    assert NOON == page.observed_at
-    assert {NOON} == {observation.observed_at for observation in page.observations}
+    assert NOW == page.observed_at
+    assert {NOW} == {observation.observed_at for observation in page.observations}
 
 
 @pytest.mark.parametrize("date", [None, "", "soon", "Wed, 10 Jun 2026 12:00:00", "Mon, 01 Jan 0001 00:00:00 GMT"])
@@ -222,31 +221,31 @@ def undated(twilio: SimulatedTwilio) -> SimulatedTwilio:
 @pytest.mark.parametrize("odd", [timedelta(days=26_000), timedelta(minutes=50), timedelta(minutes=6)])
 def test_a_date_in_the_future_is_bounded_by_our_clock(make_source, undated, plan, listing, odd):
     """Believed, it would outrank all that Twilio says until then."""
-    source = make_source(undated.base_url, clock=lambda: NOON)
-    assert [NOON, NOON, NOON] == observed(source, plan, listing, NOON + odd, NOON, NOON + odd)
+    source = make_source(undated.base_url, clock=lambda: NOW)
+    assert [NOW, NOW, NOW] == observed(source, plan, listing, NOW + odd, NOW, NOW + odd)
 
 
 def test_a_date_in_the_future_is_bounded_by_earlier_answers(make_source, undated, plan, listing):
     """Our clock may be a day ahead, and then allows too much. A second of testing may pass."""
-    source = make_source(undated.base_url, clock=lambda: NOON + timedelta(hours=25))
-    true, odd, after = observed(source, plan, listing, NOON, NOON + timedelta(minutes=50), NOON)
-    assert (NOON, NOON) == (true, after)
-    assert NOON <= odd < NOON + timedelta(seconds=30)
+    source = make_source(undated.base_url, clock=lambda: NOW + timedelta(hours=25))
+    true, odd, after = observed(source, plan, listing, NOW, NOW + timedelta(minutes=50), NOW)
+    assert (NOW, NOW) == (true, after)
+    assert NOW <= odd < NOW + timedelta(seconds=30)
 
 
 @pytest.mark.parametrize(("ours", "is_found"), [(-timedelta(hours=2), True), (-timedelta(days=26_000), False)])
 def test_answers_that_agree_are_twilios_clock(make_source, undated, plan, listing, ours, is_found):
     """Our clock may be behind by hours, but not by decades: the third answer that says the same is believed."""
-    source = make_source(undated.base_url, clock=lambda: NOON + ours)
-    first, second, *rest = observed(source, plan, listing, *[NOON] * 5)
-    assert [NOON + ours] * 2 == [first, second]
-    assert [NOON if is_found else NOON + ours] * 3 == rest
+    source = make_source(undated.base_url, clock=lambda: NOW + ours)
+    first, second, *rest = observed(source, plan, listing, *[NOW] * 5)
+    assert [NOW + ours] * 2 == [first, second]
+    assert [NOW if is_found else NOW + ours] * 3 == rest
 
 
 def test_a_date_in_the_past_is_believed(make_source, undated, plan, listing):
     """A cache repeats what was said then; and our clock may be ahead."""
-    source = make_source(undated.base_url, clock=lambda: NOON)
-    hours = [NOON, NOON - timedelta(hours=3), NOON]
+    source = make_source(undated.base_url, clock=lambda: NOW)
+    hours = [NOW, NOW - timedelta(hours=3), NOW]
     assert hours == observed(source, plan, listing, *hours)
 
 
@@ -289,7 +288,7 @@ def test_the_transport_refuses_other_hosts_before_sending(source, twilio, elsewh
         ("https://elsewhere.example/", "another resource"),
         ("//elsewhere.example/x", "another resource"),
         ("http://[::1", "not a URI"),
-        ("/2010-04-01/Accounts/AC00000000000000000000000000000001/Calls.json?To=\ud800", "not a URI"),
+        ("/2010-04-01/Accounts/AC11111111111111111111111111111111/Calls.json?To=\ud800", "not a URI"),
         ("{self}", "back to its own page"),
         ("https://api.twilio.com{self}", "back to its own page"),
     ],
@@ -309,7 +308,7 @@ def test_a_next_page_that_is_none_is_refused(source, listing, plan, uri, why):
 @pytest.fixture
 def today(account) -> Listing:
     """The calls since midnight; the account has older ones."""
-    return Listing(account.sid, since=NOON.replace(hour=0), until=NOON)
+    return Listing(account.sid, since=NOW.replace(hour=0), until=NOW)
 
 
 def test_an_ignored_window_is_loud(source, today, twilio, account):
@@ -332,7 +331,7 @@ def test_an_ignored_filter_heals_if_it_was_passing(source, today, twilio, accoun
     plan.next(whole_log(account, twilio))
     page = source.page(today)
     assert page.observations
-    assert all(NOON.replace(hour=0) <= observation.start_time < NOON for observation in page.observations)
+    assert all(NOW.replace(hour=0) <= observation.start_time < NOW for observation in page.observations)
     assert 1 == source.retries
 
 
@@ -347,7 +346,7 @@ def test_every_reading_of_the_filters_is_taken_for_an_answer(
         account.call(datetime(2026, 6, 9, hour, 59, 59, tzinfo=UTC))
     account.call(datetime(2026, 6, 9, tzinfo=UTC), rings_for=0)
     account.call(datetime(2026, 6, 10, tzinfo=UTC), rings_for=0)
-    account.call(NOON - timedelta(days=2), status="canceled", never_dialled=True)
+    account.call(NOW - timedelta(days=2), status="canceled", never_dialled=True)
     twilio.switches = Switches(
         time_filters=time_filters, null_start_matches_filters=null_matches, before_is_inclusive=inclusive
     )
@@ -356,20 +355,20 @@ def test_every_reading_of_the_filters_is_taken_for_an_answer(
     for since, until in ((day, tomorrow), (day + timedelta(hours=7), day + timedelta(hours=9))):
         page = source.page(Listing(account.sid, since=since, until=tomorrow + timedelta(minutes=10)))
         found = {observation.call_sid for observation in page.observations}
-        wanted = {call.sid for call in account.calls_at(NOON) if _starts_within(call, since, until)}
+        wanted = {call.sid for call in account.calls_at(NOW) if _starts_within(call, since, until)}
         assert wanted <= found
 
 
 def _starts_within(call, since: datetime, until: datetime) -> bool:
-    start = call.start_at(int(NOON.timestamp()))
+    start = call.start_at(int(NOW.timestamp()))
     return start is not None and since.timestamp() <= start < until.timestamp()
 
 
 def test_a_call_that_changed_while_listed_by_status_is_no_ignored_filter(source, account, plan):
     """A listing of the living may show one that ended in the same moment."""
-    living = account.call(NOON - timedelta(minutes=1), talks_for=None)
-    ended = account.call(NOON - timedelta(minutes=2), talks_for=5)
-    plan.next(instead({"calls": [living.record(NOON), ended.record(NOON)], "next_page_uri": None}))
+    living = account.call(NOW - timedelta(minutes=1), talks_for=None)
+    ended = account.call(NOW - timedelta(minutes=2), talks_for=5)
+    plan.next(instead({"calls": [living.record(NOW), ended.record(NOW)], "next_page_uri": None}))
     page = source.page(Listing(account.sid, status=Status.IN_PROGRESS))
     assert [living.sid, ended.sid] == [observation.call_sid for observation in page.observations]
 
@@ -454,7 +453,7 @@ def test_a_window_before_the_retention_is_not_an_outage(source, account, twilio)
     """Twilio's own answer to a window too old."""
     twilio.switches = Switches(retention_days=400)
     with pytest.raises(OutsideRetention):
-        source.page(Listing(account.sid, since=NOON - timedelta(days=500), until=NOON - timedelta(days=499)))
+        source.page(Listing(account.sid, since=NOW - timedelta(days=500), until=NOW - timedelta(days=499)))
 
 
 @pytest.mark.parametrize("answer", [401, 403])
@@ -657,15 +656,13 @@ def test_retry_after_in_seconds_is_obeyed(source, listing, plan, events):
 
 def test_retry_after_as_a_date_is_on_twilios_clock(source, listing, plan, events):
     """Ours may be wrong by hours, and the simulated Twilio's is by years."""
-    later = format_datetime(NOON + timedelta(seconds=1), usegmt=True)
+    later = format_datetime(NOW + timedelta(seconds=1), usegmt=True)
     plan.next(instead(status=429, body=b"", headers=(("Retry-After", later),)))
     source.page(listing)
     assert 1 == wait_of(events)
 
 
-@pytest.mark.parametrize(
-    "value", ["soon", "-5", "1.5", "9" * 5_000, "²", "", format_datetime(NOON - timedelta(days=9))]
-)
+@pytest.mark.parametrize("value", ["soon", "-5", "1.5", "9" * 5_000, "²", "", format_datetime(NOW - timedelta(days=9))])
 def test_a_retry_after_that_makes_no_sense_is_left_out(source, listing, plan, events, value):
     """The usual backoff then."""
     plan.next(instead(status=429, body=b"", headers=(("Retry-After", value.encode().decode("latin-1")),)))

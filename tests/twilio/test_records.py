@@ -8,7 +8,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime, parsedate_to_datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,23 +19,8 @@ from reconciler.model import Page, Status, Via
 from reconciler.simulator.breakage import BREAKAGES, Breakage
 from reconciler.twilio.dates import parse_rfc2822
 from reconciler.twilio.records import bury, decode_call, decode_page, read_record
-
-DATA = Path(__file__).parent.parent / "data"
-SAID = datetime(2026, 6, 10, 20, 11, 28, tzinfo=UTC)
-START, END = "Tue, 10 Jun 2026 20:11:00 +0000", "Tue, 10 Jun 2026 20:11:27 +0000"
-
-REAL_CALLS = [json.loads(line) for line in (DATA / "real_calls.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def make_record(number: int = 0, **fields: Any) -> dict[str, Any]:
-    """A completed call in wire form; `from_` stands for `from`."""
-    record = {
-        "sid": f"CA{number:032x}", "account_sid": f"AC{1:032x}", "parent_call_sid": None, "status": "completed",
-        "direction": "inbound", "from": "+12025550100", "to": "+13125550123", "duration": "27", "price": "-0.00850",
-        "price_unit": "USD", "start_time": START, "end_time": END, "answered_by": None, "date_created": START,
-        "date_updated": END,
-    }  # fmt: skip
-    return record | {name.rstrip("_"): value for name, value in fields.items()}
+from tests.harness.recorded import REAL_CALLS
+from tests.harness.rows import END, SAID, START, make_record
 
 
 def encode(*records: Any, **envelope: Any) -> bytes:

@@ -15,8 +15,8 @@ from reconciler.simulator import Fault
 from reconciler.simulator.messages import Answer
 from reconciler.twilio.account_records import Account
 from reconciler.twilio.listing import Listing
+from tests.harness.names import NOW
 
-NOON = datetime(2026, 6, 10, 12, tzinfo=UTC)
 ACCOUNTS = "/2010-04-01/Accounts.json"
 
 
@@ -32,16 +32,16 @@ def test_one_call_is_read_as_in_a_listing(source, listing, account, twilio):
     """The same observation, said at the answer's date, for one request."""
     listed = source.page(listing).observations[0]
     page = source.call(account.sid, listed.call_sid)
-    assert ([listed], [], None, NOON) == page
+    assert ([listed], [], None, NOW) == page
     assert f"/2010-04-01/Accounts/{account.sid}/Calls/{listed.call_sid}.json" == twilio.requests[-1].path
     assert (2, 0) == (source.requests, source.retries)
 
 
 def test_a_call_that_twilio_has_no_more_is_an_empty_page(source, account):
     """404 is an answer: not repeated, no error, and no observation of any status."""
-    sid = account.call(NOON - timedelta(hours=1)).sid
+    sid = account.call(NOW - timedelta(hours=1)).sid
     assert 1 == len(source.call(account.sid, sid).observations)
-    account.delete(sid, NOON - timedelta(minutes=1))
+    account.delete(sid, NOW - timedelta(minutes=1))
     page = source.call(account.sid, sid)
     assert ([], [], None) == page[:3]
     assert (2, 0) == (source.requests, source.retries)
@@ -49,15 +49,15 @@ def test_a_call_that_twilio_has_no_more_is_an_empty_page(source, account):
 
 def test_another_call_than_the_one_asked_for_is_no_answer(source, account, plan):
     """A proxy that mixes answers up must not make one call of another."""
-    asked, other = (account.call(NOON - timedelta(hours=1)) for _ in range(2))
-    plan.next(instead(dict(account.record(other.sid, NOON))))
+    asked, other = (account.call(NOW - timedelta(hours=1)) for _ in range(2))
+    plan.next(instead(dict(account.record(other.sid, NOW))))
     with pytest.raises(TwilioAnswerError, match=asked.sid):
         source.call(account.sid, asked.sid)
 
 
 def test_a_call_that_cannot_be_read_is_a_dead_letter(source, account, plan):
     """With the reason and the call it speaks of."""
-    record = account.call(NOON - timedelta(hours=1)).record(NOON)
+    record = account.call(NOW - timedelta(hours=1)).record(NOW)
     plan.next(instead({**record, "status": "exploded"}), instead([record]))
     page, shapeless = (source.call(account.sid, record["sid"]) for _ in range(2))
     assert [] == page.observations == shapeless.observations
@@ -68,7 +68,7 @@ def test_a_call_that_cannot_be_read_is_a_dead_letter(source, account, plan):
 @pytest.mark.parametrize("fault", [Fault.server_error(503), Fault.truncated_json(), Fault.html_with_200()])
 def test_a_call_is_asked_for_again(source, account, plan, fault):
     """As a page is."""
-    sid = account.call(NOON - timedelta(hours=1)).sid
+    sid = account.call(NOW - timedelta(hours=1)).sid
     plan.next(fault)
     assert [sid] == [observation.call_sid for observation in source.call(account.sid, sid).observations]
     assert 1 == source.retries
@@ -162,7 +162,7 @@ def test_accounts_are_read_page_by_page(source, plan, family):
 @pytest.mark.parametrize(
     ("uri", "why"),
     [
-        ("/2010-04-01/Accounts/AC00000000000000000000000000000001/Calls.json", "another resource"),
+        ("/2010-04-01/Accounts/AC11111111111111111111111111111111/Calls.json", "another resource"),
         (f"{ACCOUNTS}?PageSize=1000", "back to its own page"),
         ("http://[::1", "not a URI"),
     ],

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from reconciler.errors import ConfigError
 from reconciler.settings import Credentials, Settings
+from tests.harness.names import ACCOUNT
 
-ACCOUNT, KEY = f"AC{1:032x}", f"SK{2:032x}"
+KEY = f"SK{2:032x}"
 TOKEN, SECRET, PASSWORD = "0123456789abcdef-token", "s3cr3t-of-the-key", "p4ssw0rd-of-the-base"
 URL = f"postgresql://viewer:{PASSWORD}@db.example/viewer"
 

@@ -12,8 +12,7 @@ import pytest
 from reconciler.database.store import Store
 from reconciler.database.transaction import Cursor
 from reconciler.model import Status
-
-from .conftest import ORIGIN, T0, make_observation, make_webhook
+from tests.harness.rows import ORIGIN, T0, make_observation, make_webhook
 
 PRICED = Decimal("-0.00850")
 

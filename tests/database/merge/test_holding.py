@@ -13,8 +13,7 @@ from reconciler.database.store import Store
 from reconciler.database.transaction import NOTIFIED_AT_MOST, Cursor
 from reconciler.errors import JobHeld, Unavailable
 from reconciler.model import Status
-
-from .conftest import ORIGIN, T0, make_observation, make_webhook
+from tests.harness.rows import ORIGIN, T0, make_observation, make_webhook
 
 LOCKS = (
     "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"

@@ -16,8 +16,9 @@ from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.model import Observation, Status, Via
+from tests.harness.names import ACCOUNT
+from tests.harness.rows import ORIGIN, T0, make_observation
 
-from .conftest import ORIGIN, T0, make_observation
 from .model import FIELDS, Call
 
 # Few values and whole seconds, so that ties, repetitions and conflicts are common.
@@ -42,7 +43,7 @@ def observations(draw: st.DrawFn) -> Observation:
         status,
         call=draw(st.integers(0, 2)),
         via=via,
-        account_sid=draw(st.none() | st.just("AC" + 32 * "0")),
+        account_sid=draw(st.none() | st.just(ACCOUNT)),
         parent_call_sid=draw(st.none() | st.just("CA" + 32 * "f")),
         from_number=draw(st.none() | st.sampled_from(["client:a", "sip:b@example.com"])),
         to_number=draw(st.none() | st.just("+15005550101")),

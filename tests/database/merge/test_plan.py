@@ -11,8 +11,7 @@ import pytest
 from reconciler.database import connection as db
 from reconciler.database.store import _MERGE_SESSION
 from reconciler.database.transaction import _STAGED_TYPES, Rules
-
-from .conftest import ORIGIN, T0, make_observation
+from tests.harness.rows import ORIGIN, T0, make_observation
 
 ROWS = 30_000
 MERGE = db.load_queries("merge")

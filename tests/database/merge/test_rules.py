@@ -11,8 +11,8 @@ import pytest
 from reconciler.model import Gap, Status, Via
 from reconciler.twilio import records as wire
 from reconciler.twilio.webhooks import read_webhook
-
-from .conftest import T0, make_observation, make_webhook
+from tests.harness.names import ACCOUNT
+from tests.harness.rows import T0, make_observation, make_webhook
 
 PRICED = Decimal("-0.00850")
 
@@ -24,9 +24,9 @@ def test_rule_1_an_unknown_call_is_inserted(merge, row, events):
     found = row()
     assert found["status"] == "completed"
     assert found["price"] == PRICED
-    assert found["start_time"] == "2026-06-10T20:00:00"
-    assert found["end_time"] == "2026-06-10T20:01:00"
-    assert found["account_sid"] == "AC" + 32 * "0"
+    assert found["start_time"] == "2026-06-10T11:00:00"
+    assert found["end_time"] == "2026-06-10T11:01:00"
+    assert found["account_sid"] == ACCOUNT
     assert events()[0] == ("call.created", "completed")
 
 
@@ -127,7 +127,7 @@ def test_rule_5_start_time_moves_until_the_call_is_answered(merge, row):
     """The start of an outbound call becomes the moment of its answer."""
     merge(make_observation(Status.RINGING, minute=1))
     merge(make_observation(Status.IN_PROGRESS, start_time=T0 + timedelta(seconds=8), minute=1))
-    assert row()["start_time"] == "2026-06-10T20:00:08"
+    assert row()["start_time"] == "2026-06-10T11:00:08"
 
 
 def test_rule_5_seconds_are_call_duration_not_duration():
@@ -145,15 +145,15 @@ def test_rule_6_last_event_time_is_the_greatest_applied(merge, row):
     """It never goes back, also when a further status was reached by an earlier clock."""
     merge(make_webhook(Status.RINGING, minute=9))
     merge(make_webhook(Status.COMPLETED, minute=8))
-    assert row()["last_event_time"] == "2026-06-10T20:09:00+00:00"
+    assert row()["last_event_time"] == "2026-06-10T11:09:00+00:00"
 
 
 def test_rule_6_finalized_at_is_when_the_call_ended(merge, row):
     """On Twilio's clock: the webhook's time until REST tells the end."""
     merge(make_webhook(Status.COMPLETED, minute=1.1))
-    assert row()["finalized_at"] == "2026-06-10T20:01:06+00:00"
+    assert row()["finalized_at"] == "2026-06-10T11:01:06+00:00"
     merge(make_observation(Status.COMPLETED))
-    assert row()["finalized_at"] == "2026-06-10T20:01:00+00:00"
+    assert row()["finalized_at"] == "2026-06-10T11:01:00+00:00"
 
 
 @pytest.mark.parametrize(

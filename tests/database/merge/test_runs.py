@@ -15,8 +15,7 @@ from reconciler.database.transaction import Cursor
 from reconciler.errors import ExitCode, JobHeld, Refused, TwilioAnswerError
 from reconciler.model import Job, Page, Status
 from reconciler.sync.run import Terms, Totals, run
-
-from .conftest import ORIGIN, T0, make_observation, make_webhook
+from tests.harness.rows import ORIGIN, T0, make_observation, make_webhook
 
 HOT = Job("hot")
 

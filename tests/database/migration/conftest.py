@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from psycopg import sql
 
+from tests.harness.rows import insert_call
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -86,19 +88,7 @@ def add_call(conn: db.Connection) -> Callable[..., int]:
     """Inserts a call as the Viewer would, with only the columns that matter; returns its id."""
 
     def insert(**columns: Any) -> int:
-        row = {
-            "twilio_sid": f"CA{next(_numbers):032x}",
-            "direction": "inbound",
-            "status": "ringing",
-            "from_number": "+15550100001",
-            "to_number": "+15550200000",
-        } | columns
-        statement = sql.SQL("INSERT INTO messages ({}) VALUES ({}) RETURNING id").format(
-            sql.SQL(", ").join(map(sql.Identifier, row)), sql.SQL(", ").join(sql.Placeholder() * len(row))
-        )
-        inserted = conn.execute(statement, list(row.values())).fetchone()
-        assert inserted is not None
-        return int(inserted[0])
+        return int(insert_call(conn, next(_numbers), **columns)["id"])
 
     return insert
 

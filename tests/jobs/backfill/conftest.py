@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,10 +21,8 @@ from reconciler.sync.run import Terms
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.transport import Transport
-from tests.equality import differences, records_of
-
-NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
-ACCOUNT = "AC" + 32 * "1"
+from tests.harness.equality import differences, records_of
+from tests.harness.names import ACCOUNT, NOW
 
 
 @dataclass

@@ -20,9 +20,10 @@ from reconciler.sync.fetch import Failed
 from reconciler.sync.slices import slice_of_days
 from reconciler.times import next_midnight
 from reconciler.twilio.listing import Listing
-from tests.equality import differences, doubled_events, expected_row, records_of, versions
+from tests.harness.equality import differences, doubled_events, expected_row, records_of, versions
+from tests.harness.names import ACCOUNT, NOW
 
-from .conftest import ACCOUNT, NOW, World
+from .conftest import World
 
 REAL = Path(__file__).parents[2] / "data" / "real_calls.jsonl"
 

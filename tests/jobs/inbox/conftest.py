@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,21 +14,12 @@ from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.jobs.inbox import Worked, work_inbox
 from reconciler.sync.run import Terms
+from tests.harness.names import ACCOUNT, NOW, sid
+from tests.harness.rows import T0, insert_row
 
-T0 = datetime(2026, 6, 10, 20, 0, 0, tzinfo=UTC)
-NOW = T0 + timedelta(hours=1)
 GRACE = timedelta(minutes=5)
-ACCOUNT = "AC" + 32 * "0"
-
-_FILE = Path(__file__).parents[2] / "data" / "webhook_samples.json"
-SAMPLES = json.loads(_FILE.read_text(encoding="utf-8"))["samples"]
-
 Put = Callable[..., int]
 Work = Callable[..., Worked]
-
-
-def sid(call: int) -> str:
-    return f"CA{call:032x}"
 
 
 def webhook(status: str = "completed", *, call: int = 1, minute: float = 0, **more: Any) -> dict[str, Any]:
@@ -70,13 +59,7 @@ def insert(conn: db.Connection, payload: Any, *, minute: float | None = 0, **col
         "received_at": None if minute is None else T0 + timedelta(minutes=minute),
         **columns,
     }
-    row = conn.execute(
-        f"INSERT INTO twilio_webhook_inbox ({', '.join(values)}) VALUES ({', '.join(['%s'] * len(values))})"
-        " RETURNING id",
-        list(values.values()),
-    ).fetchone()
-    assert row
-    return row[0]
+    return int(insert_row(conn, "twilio_webhook_inbox", **values)["id"])
 
 
 _numbers = count()

@@ -13,8 +13,9 @@ from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.jobs.inbox import replay, work_inbox
 from reconciler.sync.run import Terms
+from tests.harness.names import NOW, sid
 
-from .conftest import GRACE, NOW, recording, sid, webhook
+from .conftest import GRACE, recording, webhook
 
 # What jsonb can hold: any character but NUL and halves of surrogate pairs.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)

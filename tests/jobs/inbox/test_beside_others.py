@@ -18,8 +18,10 @@ from reconciler.errors import JobHeld, Unavailable
 from reconciler.jobs.inbox import JOB, replay, work_inbox
 from reconciler.simulator import viewer
 from reconciler.sync.run import Terms
+from tests.harness.names import NOW, sid
+from tests.harness.rows import T0
 
-from .conftest import GRACE, NOW, T0, recording, sid, webhook
+from .conftest import GRACE, recording, webhook
 
 FILL = """
 INSERT INTO twilio_webhook_inbox (source, event_type, call_sid, dedupe_key, payload, received_at, processing_status)

@@ -13,8 +13,10 @@ from reconciler.jobs.inbox import replay
 from reconciler.model import DeadLetter
 from reconciler.sync.run import Terms
 from reconciler.twilio.records import bury
+from tests.harness.names import ACCOUNT, NOW, sid
+from tests.harness.rows import T0
 
-from .conftest import ACCOUNT, NOW, T0, recording, sid, webhook
+from .conftest import recording, webhook
 
 RECORD = {
     "sid": sid(9),
@@ -25,8 +27,8 @@ RECORD = {
     "direction": "inbound",
     "duration": "60",
     "price": "-0.00850",
-    "start_time": "Wed, 10 Jun 2026 20:00:00 +0000",
-    "end_time": "Wed, 10 Jun 2026 20:01:00 +0000",
+    "start_time": "Wed, 10 Jun 2026 11:00:00 +0000",
+    "end_time": "Wed, 10 Jun 2026 11:01:00 +0000",
 }
 DEAD = {"processing_status": "dead_letter", "error": "an older version could not read it"}
 

@@ -15,8 +15,11 @@ from reconciler.errors import Unavailable
 from reconciler.jobs.inbox import replay
 from reconciler.simulator.viewer import _EVENT_TYPES
 from reconciler.sync.run import Terms
+from tests.harness.names import ACCOUNT, NOW, sid
+from tests.harness.recorded import REAL_WEBHOOKS
+from tests.harness.rows import T0
 
-from .conftest import ACCOUNT, GRACE, NOW, SAMPLES, T0, recording, sid, webhook
+from .conftest import GRACE, recording, webhook
 
 RANKS = ("queued", "initiated", "ringing", "in-progress")
 
@@ -29,7 +32,7 @@ def _event_type(kind: str) -> str:
 def test_every_sample_webhook_is_merged(work, put, calls, conn):
     """Each call they speak of ends with the highest status told of it; the recording is an event."""
     told: dict[str, list[str]] = {}
-    for sample in SAMPLES:
+    for sample in REAL_WEBHOOKS:
         params, event_type = sample["params"], _event_type(sample["kind"])
         put(params, event_type=event_type, received_at=NOW - timedelta(hours=1))
         if event_type == "dial-action":
@@ -37,12 +40,12 @@ def test_every_sample_webhook_is_merged(work, put, calls, conn):
         elif event_type != "recording-complete":
             told.setdefault(params["CallSid"], []).append(params["CallStatus"])
     worked = work()
-    assert (worked.rows, worked.dead_letters) == (len(SAMPLES), 0)
+    assert (worked.rows, worked.dead_letters) == (len(REAL_WEBHOOKS), 0)
     assert calls() == {
         call: max(statuses, key=lambda s: RANKS.index(s) if s in RANKS else 4) for call, statuses in told.items()
     }
     recorded = conn.execute("SELECT call_sid, payload FROM call_events WHERE event_type = 'recording.ready'").fetchall()
-    (sample,) = [s["params"] for s in SAMPLES if "RecordingStatus" in s["params"]]
+    (sample,) = [s["params"] for s in REAL_WEBHOOKS if "RecordingStatus" in s["params"]]
     assert [(call, payload["recording_sid"]) for call, payload in recorded] == [
         (sample["CallSid"], sample["RecordingSid"])
     ]

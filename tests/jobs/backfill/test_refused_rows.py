@@ -11,9 +11,10 @@ from reconciler.errors import ExitCode
 from reconciler.jobs.inbox import replay
 from reconciler.sync.run import Terms
 from reconciler.twilio.records import bury_observation, read_record
-from tests.equality import records_of
-from tests.jobs.backfill.conftest import NOW, account, only_warnings, quick_retries, world  # noqa: F401 - fixtures
-from tests.twilio.test_records import REAL_CALLS, SAID, make_record
+from tests.harness.equality import records_of
+from tests.harness.names import NOW
+from tests.harness.recorded import REAL_CALLS
+from tests.harness.rows import SAID, make_record
 
 REFUSALS = {
     "constraint": "ALTER TABLE messages ADD CONSTRAINT viewers CHECK (twilio_sid <> '{sid}')",
@@ -26,7 +27,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("how", REFUSALS)
-def test_one_refused_row_stops_nothing(world, conn, how):  # noqa: F811
+def test_one_refused_row_stops_nothing(world, conn, how):
     """It is a dead letter with its reason, met again it is the same one, and replayed when the Viewer allows it."""
     sids = sorted(record["sid"] for record in records_of(world.account, NOW))
     conn.execute(REFUSALS[how].format(sid=sids[500], other=sids[501]).encode())
