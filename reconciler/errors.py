@@ -3,7 +3,7 @@
     ReconcilerError
     ├── ConfigError          78  names the setting and the rule it breaks
     ├── UsageError           64  an argument that cannot be read
-    ├── Refused              77  credentials or privileges: a person must act; NotFound (404) is one of them
+    ├── Refused              77  credentials or privileges: a person must act; NotFound, LoginRefused are two
     ├── Retriable            75  the same request again, with backoff; a one-off run that gives up ends so
     │   ├── RateLimited          carries retry_after
     │   ├── Unavailable      69  network, timeout, 5xx, database away; ConnectionLost, ReadOnlyDatabase are two
@@ -92,6 +92,10 @@ class Refused(ReconcilerError):
 
 class NotFound(Refused):
     """404: Twilio has no such thing, or shows it to others only."""
+
+
+class LoginRefused(Refused):
+    """The database let this user with this password not in. The daemon tries a few times more: it may pass."""
 
 
 class SchemaError(ReconcilerError):

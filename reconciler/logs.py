@@ -28,6 +28,8 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "daemon.failed": ("error", "kind", "hint"),
     "daemon.stopping": ("exit_code", "running"),
     "daemon.stopped": ("exit_code", "unfinished", "uptime_seconds"),
+    "clock.stepped": ("seconds",),
+    "login.refused": ("error", "hint", "wait_seconds"),
     "lead.acquired": (),
     "lead.dropped": ("error",),
     "configuration.reloaded": ("changed",),

@@ -244,6 +244,10 @@ class Settings:
             self.twilio_account_sid, username, secret, self.twilio_region, self.twilio_edge, self.twilio_base_url
         )
 
+    def logins(self) -> tuple[str | None, ...]:
+        """All that Twilio and the database let us in by."""
+        return self.twilio_auth_token, self.twilio_api_key, self.twilio_api_secret, self.database_url
+
     def secrets(self) -> list[str]:
         """Every secret value, to be kept out of the logs; of the database's URL its password."""
         values = [self.twilio_auth_token, self.twilio_api_secret]

@@ -23,7 +23,7 @@ from reconciler.cli.wiring import (
 from reconciler.errors import CredentialsDoubted, JobHeld, ReconcilerError, Refused, UsageError
 from reconciler.jobs.registry import KINDS, Means, job_of
 from reconciler.model import Job
-from reconciler.service.daemon import serve
+from reconciler.service.startup import serve
 from reconciler.service.systemd import Notifier
 from reconciler.settings import Settings
 from reconciler.sync.run import Terms, Totals

@@ -26,7 +26,15 @@ from psycopg import errors as pg
 from psycopg.types.json import set_json_loads
 
 from reconciler.database import login, pooling
-from reconciler.errors import Contended, ReadOnlyDatabase, ReconcilerError, Refused, SchemaError, Unavailable
+from reconciler.errors import (
+    Contended,
+    LoginRefused,
+    ReadOnlyDatabase,
+    ReconcilerError,
+    Refused,
+    SchemaError,
+    Unavailable,
+)
 from reconciler.masking import mask
 
 APPLICATION_NAME = "reconciler"
@@ -180,7 +188,7 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
     reason = exc.diag.message_primary or str(exc).strip().splitlines()[0] if str(exc) else type(exc).__name__
     match exc:
         case pg.InvalidPassword() | pg.InvalidAuthorizationSpecification():
-            return Refused(
+            return LoginRefused(
                 f"the database refused the login: {reason}",
                 hint="check user and password in DATABASE_URL, or in the file that it is read from",
             )

@@ -4,36 +4,39 @@ Design rules
 - No business rule is here: what a job does is its own matter, and what becomes of its failure the crew's.
 - The main thread only watches: the lead, signals, hung jobs, the watchdog. It waits for nobody for longer than a
   tick: whatever is asked of Twilio here is asked in another thread (`_await`), while the watch goes on.
-- What heals is waited for: a database or a Twilio that is away fails runs, and the next ones go on. What does not heal
-  ends the process with the exit code that says so: credentials, privileges, a schema that is not ours.
+- What heals is waited for: a database or a Twilio that is away fails runs, and the next ones go on.
+- What does not heal ends the process with the exit code that says so: credentials, privileges, a schema that is not
+  ours. A refusal may pass, or a secret may have been rotated: the settings are read again, and a login is tried three
+  times, before it counts.
+- APScheduler plans by the wall clock. When that is set, the schedule is moved with it (`ClockWatch`).
 - Ready means that the database is there, migrated, and that Twilio accepted the credentials.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import platform
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
-from reconciler import __version__, metrics
-from reconciler.errors import ConfigError, ExitCode, ReconcilerError, Retriable, Unavailable
+from reconciler import metrics
+from reconciler.errors import ConfigError, ExitCode, LoginRefused, ReconcilerError, Refused, Retriable
 from reconciler.logs import get_logger
-from reconciler.service.http_server import Health, StatusPage, Web
+from reconciler.service.clock import ClockWatch
+from reconciler.service.http_server import Health
 from reconciler.service.leadership import Leadership
+from reconciler.service.patience import Patience
 from reconciler.service.systemd import Notifier
 from reconciler.service.workers import Crew, Setup
 from reconciler.settings import Settings
-from reconciler.status.html_page import CONTENT_SECURITY_POLICY, read_page
 from reconciler.twilio.accounts import find_accounts, named_accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.listing import Listing
@@ -43,9 +46,10 @@ GRACE_TO_STOP: Final = 8.0  # seconds for the pages in hand; systemd waits 15
 STATUS_EVERY: Final = 10.0  # seconds
 ACCOUNTS_READ_EVERY: Final = 1800.0  # seconds: a new subaccount is looked after within the hour
 TRIED_AGAIN_AFTER: Final = 5.0  # seconds, what the main thread wants to know of Twilio and did not learn
+STEP_IS_SAID_FOR: Final = 600.0  # seconds, by /readyz
 PATIENCE_GROWS: Final = 2.0  # times, each time the accounts could not be read
 
-_A_WHILE: Final = timedelta(minutes=5)  # that systemd is asked to wait; said again long before it is over
+A_WHILE: Final = timedelta(minutes=5)  # that systemd is asked to wait; said again long before it is over
 
 _ONCE: Final = threading.Event()  # as the `stop` of a source: no repeats, the next tick will do
 _ONCE.set()
@@ -53,87 +57,6 @@ _ONCE.set()
 log = get_logger(__name__)
 
 T = TypeVar("T")
-
-
-def serve(read_settings: Callable[[], Settings], prepare: Callable[[Settings], str], notifier: Notifier) -> ExitCode:
-    """Run until a signal, or something that cannot heal, ends it; returns how it ended.
-
-    `read_settings` reads them, and for a reload again, also the files they name. `prepare` gives the database's URL,
-    migrated.
-
-    Raises:
-        ConfigError: the settings, or an address that cannot be listened on.
-        Refused: the database turned us away, or lacks privileges for the migrations.
-        SchemaError: the schema is not one that this version can work with.
-
-    """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    # The default would end nothing where we are the first process of a container.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = read_settings()
-    credentials = settings.credentials()
-    daemon: Daemon | None = None
-    awaited = Health(is_alive=True, is_ready=False, reason="not ready: waiting for the database")
-    web = None
-    if settings.http_listen is not None:
-        page = StatusPage(lambda: _status_page(daemon), CONTENT_SECURITY_POLICY)
-        web = Web(settings.http_listen, health=lambda: awaited if daemon is None else daemon.health(), status_page=page)
-        web.start()
-    metrics.build.info({"version": __version__, "python": platform.python_version()})
-    log.info("daemon.started", version=__version__, http_port=None if web is None else web.port)
-    try:
-        with _patience_of(notifier):
-            url = _until_prepared(lambda: prepare(settings), notifier)
-        client = TwilioClient.from_settings(settings)
-        setup = Setup(settings, url, client, named_accounts(settings, credentials.account_sid))
-        daemon = Daemon(setup, read_settings, prepare, notifier)
-        code = daemon.run()
-    except KeyboardInterrupt:  # before there was anything to finish; a migration heals
-        notifier.stopping("told to, while waiting for the database")
-        log.info("daemon.stopped", exit_code=0, unfinished=[], uptime_seconds=0)
-        code = ExitCode.DONE
-    if web is not None:
-        web.close()
-    if daemon is not None and daemon.unfinished:
-        # The interpreter would wait for their threads.
-        sys.stderr.flush()
-        os._exit(code)
-    return code
-
-
-def _status_page(daemon: Daemon | None) -> str:
-    if daemon is None:
-        raise Unavailable("waiting for the database")
-    setup, health = daemon.setup(), daemon.health()
-    return read_page(setup.url, setup.settings, state=health.reason, is_well=health.is_ready)
-
-
-@contextmanager
-def _patience_of(notifier: Notifier) -> Iterator[None]:
-    """Ask systemd to go on waiting, also in the middle of a long migration."""
-    is_over = threading.Event()
-
-    def ask() -> None:
-        while not is_over.wait(_A_WHILE.total_seconds() / 5):
-            notifier.extend_timeout(_A_WHILE)
-
-    notifier.extend_timeout(_A_WHILE)
-    threading.Thread(target=ask, name="patience", daemon=True).start()
-    try:
-        yield
-    finally:
-        is_over.set()
-
-
-def _until_prepared(prepare: Callable[[], str], notifier: Notifier) -> str:
-    """Wait for the database."""
-    while True:
-        try:
-            return prepare()
-        except Retriable as exc:
-            notifier.status(f"waiting for the database: {exc}")
-            log.warning("database.awaited", error=str(exc))
-        time.sleep(2)
 
 
 class _Leaving(Exception):
@@ -156,7 +79,13 @@ class Daemon:
         self._notifier = notifier
         self._signals: SimpleQueue[int] = SimpleQueue()  # its put may interrupt itself, an Event's set may not
         self._lead = Leadership(setup.url)
-        self._crew = Crew(self.setup, on_fatal=self._end)
+        # Refusals, with the seconds until the next try; None: it was the last. From any thread.
+        self._doubts: SimpleQueue[tuple[ReconcilerError, float | None]] = SimpleQueue()
+        self._database_login, self._twilio_login = Patience(), Patience()
+        self._lead_due = 0.0
+        self._clock = ClockWatch()
+        self._step, self._stepped_at = timedelta(0), -math.inf
+        self._crew = Crew(self.setup, on_fatal=lambda error: self._doubts.put((error, None)))
         self._exit_code: ExitCode | None = None
         self._is_ready = False
         self._lead_trouble = self._twilio_trouble = ""
@@ -179,6 +108,7 @@ class Daemon:
         try:
             while self._exit_code is None:
                 self._watch()
+                self._face_doubts()
                 self._look_around()
                 if self._next_signal(wait=TICK) == signal.SIGHUP:
                     self._reload()
@@ -191,6 +121,13 @@ class Daemon:
 
     def health(self) -> Health:
         """How we are; from memory."""
+        health = self._health()
+        if time.monotonic() - self._stepped_at > STEP_IS_SAID_FOR:
+            return health
+        said = f"this machine's clock was set by {self._step.total_seconds():+,.0f} s"
+        return health._replace(reason=f"{health.reason}; {said}")
+
+    def _health(self) -> Health:
         is_alive = time.monotonic() - self._ticked_at < 60
         if (stalled := self._crew.stalled()) is not None:
             return Health(is_alive=False, is_ready=False, reason=f"{stalled} makes no progress")
@@ -213,7 +150,12 @@ class Daemon:
     def _watch(self) -> None:
         """The lead, the watchdog, the line of status."""
         self._ticked_at = now = time.monotonic()
-        self._check_lead()
+        if (step := self._clock.step()) is not None:
+            log.warning("clock.stepped", seconds=round(step.total_seconds(), 1))
+            self._step, self._stepped_at = step, now
+            self._crew.shift(step)
+        if now >= self._lead_due:
+            self._check_lead()
         watchdog = self._notifier.watchdog
         is_due = watchdog is not None and now - self._told_alive > watchdog.total_seconds() / 3
         if is_due and self._crew.stalled() is None:
@@ -228,8 +170,14 @@ class Daemon:
         led, self._lead_trouble = self._lead.leads, ""
         try:
             leads = self._lead.check()
+            self._database_login.renew()
         except Retriable as exc:
             leads, self._lead_trouble = False, str(exc)
+        except LoginRefused as exc:
+            leads, self._lead_trouble = False, str(exc)
+            pause = self._database_login.wait()
+            self._lead_due = time.monotonic() + (pause or 0)
+            self._doubts.put((exc, pause))
         except ReconcilerError as exc:
             self._end(exc)
             return
@@ -272,7 +220,7 @@ class Daemon:
         if self._is_ready:
             return
         setup = self._setup
-        self._notifier.extend_timeout(_A_WHILE)
+        self._notifier.extend_timeout(A_WHILE)
         # Who leads learns it by its first run of hot.
         main = setup.accounts.main
         is_told = self._lead.leads and main in setup.accounts.sids
@@ -282,6 +230,10 @@ class Daemon:
                 self._await(lambda: _try_credentials(setup.client, main))
             except Retriable as exc:
                 self._twilio_trouble = str(exc)
+            except Refused as exc:
+                self._twilio_trouble, pause = str(exc), self._twilio_login.wait()
+                self._credentials_due = time.monotonic() + (pause or 0)
+                self._doubts.put((exc, pause))
             except ReconcilerError as exc:
                 self._end(exc)
         if setup.client.has_worked:
@@ -303,17 +255,38 @@ class Daemon:
         self._crew.reschedule()
         return True
 
+    def _face_doubts(self) -> None:
+        """After a refusal, read the secrets again: they may be others now. The last of the tries ends the daemon."""
+        try:
+            error, pause = self._doubts.get_nowait()
+        except Empty:
+            return
+        if self._take_settings(only_other_logins=True):
+            self._lead_due = self._credentials_due = 0.0
+        elif pause is None:
+            self._end(error)
+        else:
+            log.warning("login.refused", error=str(error), hint=error.hint, wait_seconds=pause)
+
     def _reload(self) -> None:
-        """Read the settings anew; one that cannot be used leaves everything as it was."""
+        """Read the settings anew, and let systemd know."""
         self._notifier.reloading()
+        self._take_settings()
+        self._notifier.ready(self.health().reason)
+
+    def _take_settings(self, *, only_other_logins: bool = False) -> bool:
+        """Read the settings anew. True if they are taken; one that cannot be used leaves all as it was."""
         before = self._setup
         client: TwilioClient | None = None
         try:
             settings = self._read_settings()
-            client = TwilioClient.from_settings(settings)
+            if only_other_logins and settings.logins() == before.settings.logins():
+                return False
+            settings.credentials()
             for name in ("twilio_account_sid", "http_listen"):
                 if getattr(settings, name) != getattr(before.settings, name):
                     raise ConfigError(f"{_name_of(name)} is another now", hint="this takes a restart")
+            client = TwilioClient.from_settings(settings)
             with suppress(Retriable):  # a Twilio that is away says nothing against them
                 self._await(lambda: _try_credentials(client, before.accounts.main))
             url = before.url
@@ -323,21 +296,28 @@ class Daemon:
             if client is not None:
                 client.close()
             log.error("configuration.refused", error=str(exc), hint=exc.hint)
-        else:
-            is_same = settings.accounts == before.settings.accounts
-            accounts = before.accounts if is_same else named_accounts(settings, before.accounts.main)
-            self._setup = Setup(settings, url, client, accounts)
-            before.client.close()  # who still asks it opens a connection anew
-            self._crew.forgive()
-            log.info("configuration.reloaded", changed=_changed(before.settings, settings))
-            if url != before.url:
-                self._crew.rest()
-                self._lead.resign()
-                self._lead = Leadership(url)
-            elif self._lead.leads:
-                self._accounts_due = 0.0
-                self._crew.reschedule()
-        self._notifier.ready(self.health().reason)
+            return False
+        self._use(settings, url, client)
+        return True
+
+    def _use(self, settings: Settings, url: str, client: TwilioClient) -> None:
+        """Work with these settings from now on."""
+        before = self._setup
+        is_same = settings.accounts == before.settings.accounts
+        accounts = before.accounts if is_same else named_accounts(settings, before.accounts.main)
+        self._setup = Setup(settings, url, client, accounts)
+        before.client.close()  # a run that still asks it opens a connection anew
+        self._crew.forgive()
+        for login in (self._database_login, self._twilio_login):
+            login.renew()
+        log.info("configuration.reloaded", changed=_changed(before.settings, settings))
+        if url != before.url:
+            self._crew.rest()
+            self._lead.resign()
+            self._lead = Leadership(url)
+        elif self._lead.leads:
+            self._accounts_due = 0.0
+            self._crew.reschedule()
 
     # The end
 

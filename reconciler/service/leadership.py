@@ -14,7 +14,7 @@ from typing import Final
 from reconciler.database import connection as db
 from reconciler.database import locks
 from reconciler.database.locks import LOCK
-from reconciler.errors import Unavailable
+from reconciler.errors import ReconcilerError
 
 SILENCE: Final = timedelta(seconds=15)
 
@@ -47,7 +47,7 @@ class Leadership:
                 db.require_writable(self._conn)
                 if not self.leads:
                     self.leads = locks.try_advisory_lock(self._conn, LOCK) is not None
-        except Unavailable:
+        except ReconcilerError:
             self.resign()
             raise
         return self.leads

@@ -124,6 +124,18 @@ class Schedule:
                 self._last.pop(name, None)
                 self._scheduler.modify_job(name, next_run_time=datetime.now(UTC) + delay)
 
+    def shift(self, step: timedelta) -> None:
+        """Move what is planned by `step`, by which the machine's clock was set.
+
+        APScheduler plans by the wall clock: set back by an hour, it would start nothing for an hour
+        (https://github.com/agronholm/apscheduler/issues/351).
+        """
+        with self._guard:
+            self._last = {name: at + step for name, at in self._last.items()}
+            for found in self._scheduler.get_jobs():
+                if found.next_run_time is not None:
+                    self._scheduler.modify_job(found.id, next_run_time=found.next_run_time + step)
+
     def _note_started(self, event: Any) -> None:
         due = self._due.get(event.job_id)
         if due is None:

@@ -2,8 +2,8 @@
 
 Design rules
 - Each thread has a connection of its own; two runs of one job never meet (`Schedule`, `Store.holding`).
-- A failure is left to the next run. What no waiting heals ends the daemon: at once while Twilio has not accepted the
-  credentials yet, else the third time in a row. An account beside the main one then rests alone.
+- A failure is left to the next run. What no waiting heals is told to `on_fatal` the third time in a row. An account
+  beside the main one then rests alone.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from reconciler.twilio.accounts import Accounts
 from reconciler.twilio.client import TwilioClient
 
 STALLED_AFTER: Final = timedelta(minutes=10)  # without progress; longer than any wait for Twilio or a statement
-FAILURES_ALLOWED: Final = 3  # in a row, of what no waiting heals, once it has worked
+FAILURES_ALLOWED: Final = 3  # in a row, of what no waiting heals; a single refusal may pass
 RETRIED_AFTER: Final = timedelta(minutes=15)  # a run that failed, of a job that is due less often
+RETRIED_WITHIN: Final = timedelta(seconds=10)  # a run that was refused, while Twilio has not accepted the credentials
 REST_OF_REFUSED: Final = timedelta(hours=1)  # of an account that is refused while others work
 
 # Threads by kind of job. What asks Twilio waits for the network most of the time; each thread has a connection.
@@ -113,6 +114,10 @@ class Crew:
         self._failures.clear()
         while self._resting:
             self._schedule.postpone(self._resting.pop(), timedelta(0))
+
+    def shift(self, step: timedelta) -> None:
+        """Keep the intervals between runs, although the machine's clock was set by `step`."""
+        self._schedule.shift(step)
 
     def stalled(self) -> Job | None:
         """A job that has made no progress for so long that it must hang."""
@@ -219,8 +224,11 @@ class Crew:
                 self._on_fatal(error)  # not one account is left that they work for
             return
         self._failures[job] += 1
-        if not has_worked or self._failures[job] >= FAILURES_ALLOWED:
+        if self._failures[job] >= FAILURES_ALLOWED:
             self._on_fatal(error)
+        elif not has_worked:
+            # Nothing works before this heals: the last try is not as far away as the schedule has it.
+            self._schedule.postpone(job, min(RETRIED_WITHIN, KINDS[job.kind].interval(self._setup().settings)))
 
     def _retry_soon(self, job: Job) -> None:
         """What is due once a day does not wait for a day because Twilio or the database was away for minutes."""

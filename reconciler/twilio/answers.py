@@ -40,11 +40,15 @@ def load_of(answer: Answer) -> int | None:
     return int(value) if value.isascii() and value.isdecimal() and len(value) <= _LONGEST_LOAD else None
 
 
-def meaning(answer: Answer, *, now: datetime, worked_before: bool, is_foreign: bool) -> ReconcilerError | None:
-    """The error that an answer is, or None for the answer that was asked for (https://www.twilio.com/docs/usage/twilios-response).
+def meaning(
+    answer: Answer, *, now: datetime, login: str, worked_before: bool, is_foreign: bool
+) -> ReconcilerError | None:
+    """The error that an answer is; None for the answer asked for (https://www.twilio.com/docs/usage/twilios-response).
 
-    `now` stands in where the answer has no date. `worked_before`: Twilio accepted these credentials once. `is_foreign`:
-    the request was for another account than that of the credentials.
+    - `now` stands in where the answer has no date.
+    - `login` names the settings that signed the request.
+    - `worked_before`: Twilio accepted these credentials once.
+    - `is_foreign`: the request was for another account than that of the credentials.
     """
     status = answer.status_code
     if status == 200:
@@ -53,17 +57,22 @@ def meaning(answer: Answer, *, now: datetime, worked_before: bool, is_foreign: b
     said = f"HTTP {status}" + (f", Twilio error {code}" if code else "") + (f": {text}" if text else "")
     if status == 429:
         return RateLimited(said, retry_after=_retry_after(answer, date_of(answer) or now))
+    if status in (401, 403) and code is None:
+        # Twilio refuses in JSON, with its code. A proxy's page is no word on the credentials.
+        return Unavailable(
+            f"{said} without Twilio's error code: a proxy or firewall answered instead of Twilio",
+            hint="let this machine reach the host that TWILIO_BASE_URL, TWILIO_REGION and TWILIO_EDGE say",
+        )
     if status == 401:
         if worked_before:
             return CredentialsDoubted(
                 f"Twilio refused the credentials ({said})",
-                hint="they worked a moment ago: were they revoked?"
+                hint=f"{login} worked a moment ago: was it revoked?"
                 + (" Or is this subaccount suspended?" if is_foreign else ""),
             )
         return Refused(
             f"Twilio refused the credentials ({said})",
-            hint="check TWILIO_ACCOUNT_SID with TWILIO_AUTH_TOKEN, or TWILIO_API_KEY with TWILIO_API_SECRET, "
-            "and TWILIO_REGION: credentials are per region",
+            hint=f"check TWILIO_ACCOUNT_SID with {login}, and TWILIO_REGION: credentials are per region",
         )
     if status == 403:
         return Refused(

@@ -24,6 +24,7 @@ from twilio.rest import Client
 from reconciler import __version__, metrics
 from reconciler.errors import (
     ConnectionLost,
+    CredentialsDoubted,
     FilterIgnored,
     NotFound,
     RateLimited,
@@ -132,14 +133,16 @@ class TwilioClient:
     def judge(self, answer: Answer, path: str) -> ReconcilerError | None:
         """What an answer means for us; where credentials would always be refused, the setting that is to blame."""
         is_foreign = not path.startswith(f"{API_PATH}/{self._account_sid}/")
-        if is_foreign and self.has_key and answer.status_code in (401, 403, 404):
+        login = "TWILIO_API_KEY and TWILIO_API_SECRET" if self.has_key else "TWILIO_AUTH_TOKEN"
+        error = meaning(answer, now=self.clock(), login=login, worked_before=self.has_worked, is_foreign=is_foreign)
+        if is_foreign and self.has_key and isinstance(error, Refused | CredentialsDoubted):
             asked = "list accounts" if path.startswith(f"{API_PATH}.json") else "read another account than its own"
             return Refused(
                 f"the key in TWILIO_API_KEY cannot {asked} (HTTP {answer.status_code}): set TWILIO_AUTH_TOKEN instead",
                 hint="the auth token of the main account reads its subaccounts, an API key never does; with "
                 "RECONCILER_ACCOUNTS=this its own account is enough",
             )
-        return meaning(answer, now=self.clock(), worked_before=self.has_worked, is_foreign=is_foreign)
+        return error
 
     def said_at(self, answer: Answer) -> datetime:
         """When Twilio said this, by its own clock as far as that can be believed; see `ServerClock`."""

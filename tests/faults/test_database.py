@@ -470,6 +470,38 @@ def test_a_changed_password(server, url):
         assert store.merge([make_observation()], origin=ORIGIN, now=T0).unchanged == 1
 
 
+@pytest.mark.slow
+def test_a_password_that_is_rotated_in_its_file(server, url, tmp_path):
+    """Nobody sends SIGHUP. A new password in the file, a refusal that passes: no restart. One that stays: 77."""
+    server.on(f"DROP ROLE IF EXISTS {GUARDED}")
+    server.on(f"CREATE ROLE {GUARDED} SUPERUSER LOGIN PASSWORD 'old'")
+    secret = tmp_path / "url"
+    secret.touch(0o600)
+    secret.write_text(make_conninfo(url, user=GUARDED, password="old"))
+    end_sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'reconciler%'"
+    with ExitStack() as stack:
+        account = SimulatedAccount(ACCOUNT, TOKEN, seed=5)
+        twilio = stack.enter_context(SimulatedTwilio([account], clock=Clock.running()))
+        daemon = Daemon({**environment(twilio, tmp_path), "DATABASE_URL_FILE": str(secret)}, tmp_path)
+        stack.callback(daemon.close)
+        daemon.wait_for_runs(2)
+        server.on(f"ALTER ROLE {GUARDED} PASSWORD 'new'")
+        secret.write_text(make_conninfo(url, user=GUARDED, password="new"))
+        server.on(end_sessions)
+        assert daemon.wait_for("configuration.reloaded")["changed"] == ["DATABASE_URL"]
+        daemon.wait_for_runs(2)
+        server.on(f"ALTER ROLE {GUARDED} PASSWORD 'other'")
+        server.on(end_sessions)
+        assert daemon.wait_for("login.refused")["wait_seconds"] == 5
+        server.on(f"ALTER ROLE {GUARDED} PASSWORD 'new'")
+        daemon.wait_for("lead.acquired", count=3)
+        daemon.wait_for_runs(2)
+        server.on(f"ALTER ROLE {GUARDED} PASSWORD 'other'")
+        server.on(end_sessions)
+        assert daemon.wait(40) == 77
+        assert "DATABASE_URL" in daemon.wait_for("daemon.failed", kind="LoginRefused")["hint"]
+
+
 def environment(twilio: SimulatedTwilio, home: Path) -> dict[str, str]:
     """What a daemon of these tests needs, but for its database."""
     return {

@@ -236,6 +236,46 @@ def assert_starved_until(daemon: Daemon, release: Callable[[], None]) -> None:
     eventually(lambda: daemon.health().is_ready and Alive.fed > fed)
 
 
+@pytest.mark.parametrize("seconds", [-3600, -20, 3600])
+def test_a_clock_that_is_set(daemon, log, monkeypatch, twilio, seconds):
+    """The schedule goes on by the interval, whatever the wall clock says; the step is logged and told over HTTP."""
+    from apscheduler.schedulers import base
+
+    class Stepped(base.datetime):  # type: ignore[name-defined,misc]
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return super().now(tz) + timedelta(seconds=seconds)
+
+    monkeypatch.setattr(base, "datetime", Stepped)
+    monkeypatch.setattr(daemon._clock, "_wall", lambda: time.time() + seconds)
+    assert abs(eventually(lambda: said(log, "clock.stepped"))[0]["seconds"] - seconds) < 1
+    asked = len(twilio.requests)
+    eventually(lambda: len(twilio.requests) >= asked + 3, within=8)
+    assert f"this machine's clock was set by {seconds:+,} s" in daemon.health().reason
+    assert daemon.health().is_ready
+    assert len(said(log, "clock.stepped")) == 1
+
+
+def test_a_clock_that_is_fast_for_a_moment(daemon, log, monkeypatch, twilio):
+    """There and back again: both steps are made up for."""
+    from apscheduler.schedulers import base
+
+    off = timedelta(0)
+
+    class Stepped(base.datetime):  # type: ignore[name-defined,misc]
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return super().now(tz) + off
+
+    monkeypatch.setattr(base, "datetime", Stepped)
+    monkeypatch.setattr(daemon._clock, "_wall", lambda: time.time() + off.total_seconds())
+    for off in (timedelta(seconds=20), timedelta(0)):  # noqa: B007 - read by the clocks
+        steps = len(said(log, "clock.stepped"))
+        eventually(lambda before=steps: len(said(log, "clock.stepped")) > before)
+        asked = len(twilio.requests)
+        eventually(lambda before=asked: len(twilio.requests) >= before + 3, within=8)
+
+
 # Not a lock: a job gives up waiting for one after a moment, says so and tries again, which is progress.
 HANG = """
     CREATE TABLE hanging AS SELECT 1;
