@@ -71,14 +71,27 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
+_FIRST_FIELDS: Final = ("timestamp", "level", "event", "job", "account")
+
+
 def get_logger(name: str) -> FilteringBoundLogger:
     """The logger of one module; its name goes into the field `logger`."""
     logger: FilteringBoundLogger = structlog.get_logger(name)
     return logger
 
 
-def configure(*, form: str, level: str, pii: str, stream: TextIO | None = None) -> None:
-    """Set logging up for the process: `form` json, console or auto (console on a terminal), `pii` masked or plain."""
+def configure(
+    *,
+    form: str,
+    level: str,
+    pii: str,
+    stream: TextIO | None = None,
+    lines: structlog.typing.Processor | None = None,
+) -> None:
+    """Set logging up for the process: `form` json, console or auto (console on a terminal), `pii` masked or plain.
+
+    `lines` renders an event for a person, where the form is console; without it structlog's own renderer does.
+    """
     stream = stream or sys.stderr
     colours = stream.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
     console = form == "console" or (form == "auto" and stream.isatty())
@@ -89,15 +102,13 @@ def configure(*, form: str, level: str, pii: str, stream: TextIO | None = None) 
         structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ" if console else "iso", utc=True),
         structlog.processors.format_exc_info,
         _scrubber(masked=pii != "plain"),
-        *([_shorten] if console else []),
+        *([] if lines and console else [_shorten if console else _put_names_first]),
     ]
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    if console:
+        renderer = lines or structlog.dev.ConsoleRenderer(
             colors=colours, pad_level=False, pad_event_to=22, exception_formatter=structlog.dev.plain_traceback
         )
-        if console
-        else structlog.processors.JSONRenderer()
-    )
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
@@ -138,6 +149,11 @@ def _shorten(_: Any, __: str, event: EventDict) -> EventDict:
     if event["event"] == "job.finished":
         event = {key: value for key, value in event.items() if value != 0}
     return event
+
+
+def _put_names_first(_: Any, __: str, event: EventDict) -> EventDict:
+    """Begin with what a person looks for in a line that the terminal cuts off (`journalctl -o cat`)."""
+    return {name: event[name] for name in _FIRST_FIELDS if name in event} | dict(event)
 
 
 def _scrubber(*, masked: bool) -> structlog.typing.Processor:

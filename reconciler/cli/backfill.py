@@ -34,6 +34,8 @@ def backfill_window(args: argparse.Namespace) -> int:
     if since >= until:
         end = "now" if args.until is None else f"--until {args.until}"
         raise UsageError(f"--since {args.since} is not before {end}")
+    if args.all and not args.dry_run:
+        raise UsageError("--all goes with --dry-run: it lists each field that would change")
     settings = read_settings()
     with stop_on_signal() as stop, make_client(settings) as client:
         _, accounts = accounts_asked_for(args.account, settings, client.session(stop))
@@ -43,7 +45,9 @@ def backfill_window(args: argparse.Namespace) -> int:
         prepare_schema(url, migrate=not args.dry_run)
         with (
             make_store(url, settings) as store,
-            watching(as_json=args.json, dry_run=args.dry_run, masked=settings.log_pii == "masked") as watcher,
+            watching(
+                as_json=args.json, dry_run=args.dry_run, masked=settings.log_pii == "masked", show_all=args.all
+            ) as watcher,
         ):
 
             def read(window: backfill.Window) -> backfill.Summary:

@@ -56,6 +56,7 @@ def _options() -> argparse.ArgumentParser:
     backfill.add_argument(
         "--dry-run", action="store_true", help="print what would change, field by field, and write nothing"
     )
+    backfill.add_argument("--all", action="store_true", help="with --dry-run: list every field, also on a terminal")
     backfill.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_BACKFILL)
     return parser

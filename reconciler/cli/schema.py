@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any, Final
 
 from reconciler.cli.wiring import connect, log_applied, read_settings
@@ -34,10 +35,12 @@ def migrate(args: argparse.Namespace) -> int:
             ]
     if args.json:
         print_json(rows)
-    elif rows:
-        print_rows([_numbered(row) for row in rows])
-    else:
+    elif not rows:
         print("The schema is up to date.")
+    elif not args.dry_run and sys.stderr.isatty():  # each was told when it was applied
+        print(f"{counted(len(rows), 'migration')} in {sum(row['seconds'] for row in rows):.1f} s.")
+    else:
+        print_rows([_numbered(row) for row in rows])
     return int(ExitCode.DONE)
 
 

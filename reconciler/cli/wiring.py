@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from reconciler.database.transaction import Rules
 from reconciler.errors import ExitCode, SchemaError, UsageError
 from reconciler.model import ACCOUNT_SID
 from reconciler.settings import Settings
+from reconciler.terminal.log_lines import LogLines
 from reconciler.times import parse_moment
 from reconciler.twilio.accounts import Accounts, find_accounts, named_accounts
 from reconciler.twilio.client import Session, TwilioClient
@@ -41,8 +43,18 @@ def read_settings(*, serves: bool = False) -> Settings:
     level = settings.log_level
     if level == "auto":
         level = "warning" if stream.isatty() and not serves else "info"
-    logs.configure(form=settings.log_format, level=level, pii=settings.log_pii, stream=stream)
+    logs.configure(
+        form=settings.log_format, level=level, pii=settings.log_pii, stream=stream, lines=_log_lines(stream)
+    )  # fmt: skip
     return settings
+
+
+def _log_lines(stream: TextIO) -> LogLines:
+    is_terminal = stream.isatty()
+    return LogLines(
+        width=lambda: shutil.get_terminal_size().columns if is_terminal else None,
+        colours=is_terminal and not os.environ.get("NO_COLOR"),  # https://no-color.org
+    )
 
 
 def database_url(settings: Settings) -> str:

@@ -29,7 +29,6 @@ from reconciler.database import connection as db
 from reconciler.database import embedded
 from reconciler.database import migrate as runner
 from reconciler.database.store import Store
-from reconciler.database.transaction import Decision
 from reconciler.demo.compare import Comparison, Road, Row, describe_road, examine
 from reconciler.demo.show import Show
 from reconciler.errors import ConfigError, ExitCode
@@ -108,7 +107,7 @@ def _play(show: Show, stack: ExitStack) -> bool:
         first = _backfill(url, twilio.base_url, watcher, until=until, clock=clock)
     show.backfilled(first)
     with show.step("Once more") as step:
-        second = _backfill(url, twilio.base_url, _Nobody(), until=until, clock=clock)
+        second = _backfill(url, twilio.base_url, Watcher(), until=until, clock=clock)
         step.result = f"a second run: {second.inserted + second.updated:,} written, {second.requests:,} requests"
     after = _compared(conn, records)
     events: dict[str, int] = dict(conn.execute(_QUERIES["events"]).fetchall())
@@ -164,22 +163,6 @@ def _backfill(url: str, twilio_url: str, watcher: Watcher, *, until: datetime, c
     finally:
         stop.set()
         client.close()
-
-
-class _Nobody:
-    """Watches a backfill that is not worth a bar."""
-
-    def turned_to(self, account_sid: str, number: int, of: int) -> None:
-        pass
-
-    def planned(self, slices: int, remaining: int) -> None:
-        pass
-
-    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
-        pass
-
-    def finished(self, summary: Summary) -> None:
-        pass
 
 
 def _compared(conn: db.Connection, records: Sequence[Mapping[str, Any]]) -> Comparison:

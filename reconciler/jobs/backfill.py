@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from reconciler.database.store import Store
 from reconciler.database.transaction import Cursor, Decision, Merged
@@ -96,8 +96,8 @@ class Summary(Totals):
         return done | {account_sid: {"error": str(error)} for account_sid, error in self.unread.items()}
 
 
-class Watcher(Protocol):
-    """Who is told while a backfill runs."""
+class Watcher:
+    """Who is told while a backfill runs; each method does nothing until a subclass has a use for it."""
 
     def turned_to(self, account_sid: str, number: int, of: int) -> None:
         """Told before each account, where there are several."""

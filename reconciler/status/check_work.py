@@ -24,7 +24,7 @@ INBOX_LARGE: Final = 1_000_000_000  # bytes
 PROVEN_WITHIN: Final = timedelta(days=3)  # a day is over, the job is daily, and Twilio may have been away for one
 CAUSES_NAMED: Final = 5
 
-_NEW_TOKEN: Final = (
+_CORRECT_IT: Final = (
     "put the right token into /etc/reconciler/TWILIO_AUTH_TOKEN, then `reconcile check`; if that says OK: "
 )
 
@@ -58,9 +58,9 @@ def _refusal(snapshot: Snapshot, cause: Cause, *, has_ended: bool) -> Check:
     if cause.is_refusal_by_database:
         return warn("refused", detail, "run deploy/grants.sql again; then `reconcile check`")
     if has_ended:
-        return warn("refused", detail, f"{_NEW_TOKEN}`systemctl start reconciler`")
+        return warn("refused", detail, f"{_CORRECT_IT}`systemctl start reconciler`")
     if cause.is_of_main_account:
-        return warn("refused", detail, f"{_NEW_TOKEN}`systemctl reload reconciler`")
+        return warn("refused", detail, f"{_CORRECT_IT}`systemctl reload reconciler`")
     hint = "is the subaccount suspended? See Twilio's console; the others go on; `reconcile check` asks again"
     return warn("refused", detail, hint)
 

@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from reconciler.database.transaction import Decision
 from reconciler.jobs.backfill import Summary, Watcher
 from reconciler.logs import get_logger
-from reconciler.masking import mask
 from reconciler.model import Gap
 from reconciler.terminal.console import err, out, print_figures
-from reconciler.wording import rough
+from reconciler.terminal.differences import DifferencesListed, DifferencesSummed, JsonResult
+from reconciler.wording import counted, rough, short_sids
 
 PROGRESS_EVERY: Final = 10.0  # seconds between log lines where there is no bar
-
-_NUMBERS: Final = ("from_number", "to_number")
-_FIRST: Final = ("status", *_NUMBERS, "start_time", "end_time", "duration", "price", "price_unit")
 
 log = get_logger(__name__)
 
 
 @contextmanager
-def watching(*, as_json: bool, dry_run: bool, masked: bool) -> Iterator[Watcher]:
-    """Show a backfill: a bar where somebody watches, log lines elsewhere; the result as tables or one JSON object."""
-    results = _Json(dry_run=dry_run, masked=masked) if as_json else _Tables(dry_run=dry_run, masked=masked)
-    # Differences that scroll over the same terminal would tear the bar apart.
-    is_free = not (dry_run and out.is_terminal)
-    with _bar() if err.is_terminal and not as_json and is_free else _no_bar() as progress:
+def watching(*, as_json: bool, dry_run: bool, masked: bool, show_all: bool = False) -> Iterator[Watcher]:
+    """Show a backfill: a bar where somebody watches, log lines elsewhere; the result as tables or one JSON object.
+
+    With `dry_run` the differences are shown too. On a terminal they are summed up at the end, unless `show_all`.
+    """
+    scrolls = False
+    results: Watcher
+    if as_json:
+        results = JsonResult(dry_run=dry_run, masked=masked)
+    else:
+        differences: Watcher = Watcher()
+        if dry_run and out.is_terminal and not show_all:
+            differences = DifferencesSummed(out, masked=masked)
+        elif dry_run:
+            differences = DifferencesListed(out, masked=masked)
+            scrolls = out.is_terminal
+        results = _Both(differences, _Tables(dry_run=dry_run))
+    # Lines that scroll over the same terminal would tear the bar apart.
+    with _bar() if err.is_terminal and not as_json and not scrolls else _no_bar() as progress:
         yield _Both(progress, results)
 
 
-class _Both:
-    def __init__(self, progress: Watcher, results: Watcher) -> None:
-        self._watchers = (progress, results)
+class _Both(Watcher):
+    """Hands on what it is told, to one and then to the other."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
 
     def turned_to(self, account_sid: str, number: int, of: int) -> None:
         for watcher in self._watchers:
@@ -76,7 +85,7 @@ def _bar() -> Iterator[Watcher]:
         yield _Bar(progress, progress.add_task("Reconciling", total=None, calls=0, rate=0, left="…"))
 
 
-class _Bar:
+class _Bar(Watcher):
     """Slices done and left, calls, calls per second, time left."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
@@ -111,17 +120,11 @@ def _no_bar() -> Iterator[Watcher]:
     yield _Lines()
 
 
-class _Lines:
+class _Lines(Watcher):
     """A log line now and then; `job.started` and `job.finished` have said the rest."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
-
-    def turned_to(self, account_sid: str, number: int, of: int) -> None:
-        pass
-
-    def planned(self, slices: int, remaining: int) -> None:
-        pass
 
     def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
         if time.monotonic() - self._last >= PROGRESS_EVERY:
@@ -130,48 +133,23 @@ class _Lines:
                 "job.progressed", calls_seen=summary.seen, slices_done=summary.slices_done, slices=summary.slices
             )  # fmt: skip
 
-    def finished(self, summary: Summary) -> None:
-        pass
 
+class _Tables(Watcher):
+    """For a person: what it will cost, and a table of counts at the end."""
 
-class _Tables:
-    """For a person: differences as they are found, and a table at the end."""
-
-    def __init__(self, *, dry_run: bool, masked: bool) -> None:
+    def __init__(self, *, dry_run: bool) -> None:
         self._dry_run = dry_run
-        self._masked = masked
 
     def turned_to(self, account_sid: str, number: int, of: int) -> None:
         if err.is_terminal:
-            err.print(f"Account {number} of {of}: {account_sid}")
+            err.print(f"Account {number} of {of}: {short_sids(account_sid)}")
 
     def planned(self, slices: int, remaining: int) -> None:
-        """Say what it will cost at most: adjacent days with few calls are asked for together."""
+        """Say about what it will cost: adjacent days with few calls are asked for together."""
         resumed = f", {slices - remaining} of them read already" if remaining < slices else ""
         if err.is_terminal:  # in a file, between log lines, `job.started` says it
-            cost = f"at most {remaining:,} requests to Twilio, and one per 1,000 calls"
-            err.print(f"{slices} slices{resumed}: {cost}.")
-
-    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
-        if not self._dry_run or not decisions:
-            return
-        changes = [change for decision in decisions for change in self._changes(decision)]
-        if out.is_terminal:
-            out.print(Text("\n").join(changes), soft_wrap=True)
-        else:  # laying many lines out takes longer than reading the calls
-            out.file.write("".join(f"{change.plain}\n" for change in changes))
-
-    def _changes(self, decision: Decision) -> Iterator[Text]:
-        """A line for each field. On a terminal the SID, which would make them too long, stands above; grep wants it."""
-        absent = "(empty)" if decision.ours else "(no row)"
-        stays = "  frozen, stays" if decision.action == "drift" else ""
-        head = Text(decision.call_sid, "cyan")
-        if out.is_terminal:
-            yield head
-            head = Text()
-        for field, *values in _differences(decision, masked=self._masked):
-            ours, theirs = (absent if value is None else value for value in values)
-            yield Text.assemble(head, f"  {field:<16}", (ours, "red"), " → ", (theirs, "green"), stays)
+            cost = f"about {counted(remaining, 'request')} to Twilio + 1 per 1,000 calls"
+            err.print(f"{counted(slices, 'slice')}{resumed}; {cost}.")
 
     def finished(self, summary: Summary) -> None:
         self._show_accounts(summary)
@@ -200,54 +178,8 @@ class _Tables:
         table.add_column()
         for account_sid, one in summary.accounts.items():
             counts = (one.seen, one.inserted, one.updated, one.unchanged, one.requests)
-            table.add_row(account_sid, *(f"{count:,}" for count in counts), one.problem or "")
+            table.add_row(short_sids(account_sid), *(f"{count:,}" for count in counts), one.problem or "")
         for account_sid, error in summary.unread.items():
-            table.add_row(account_sid, *("-" for _ in columns), str(error))
+            table.add_row(short_sids(account_sid), *("-" for _ in columns), str(error))
         out.print(table)
         out.print()
-
-
-class _Json:
-    """For a program: one object; differences are written as they are found, so that memory stays flat."""
-
-    def __init__(self, *, dry_run: bool, masked: bool) -> None:
-        self._dry_run = dry_run
-        self._masked = masked
-        self._separator = '{"differences": [\n'
-
-    def turned_to(self, account_sid: str, number: int, of: int) -> None:
-        pass
-
-    def planned(self, slices: int, remaining: int) -> None:
-        pass
-
-    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
-        if self._dry_run:
-            for decision in decisions:
-                fields = {f: {"ours": o, "twilio": t} for f, o, t in _differences(decision, masked=self._masked)}
-                sys.stdout.write(self._separator)
-                json.dump({"call_sid": decision.call_sid, "action": decision.action, "fields": fields}, sys.stdout)
-                self._separator = ",\n"
-
-    def finished(self, summary: Summary) -> None:
-        if self._dry_run:
-            if self._separator != ",\n":
-                sys.stdout.write(self._separator)
-            sys.stdout.write("],\n")
-            sys.stdout.write(json.dumps(summary.as_dict(), indent=2).removeprefix("{\n"))
-        else:
-            json.dump(summary.as_dict(), sys.stdout, indent=2)
-        sys.stdout.write("\n")
-
-
-def _differences(decision: Decision, *, masked: bool) -> Iterator[tuple[str, str | None, str | None]]:
-    """(field, our value, Twilio's) for each field that differs, as text, what matters most first; None: no value."""
-
-    def shown(field: str, value: Any) -> str | None:
-        if value is None:
-            return None
-        return mask(str(value)) if masked and field in _NUMBERS else str(value)
-
-    ours, theirs = decision.ours or {}, decision.theirs or {}
-    for field in (*(f for f in _FIRST if f in theirs), *sorted(theirs.keys() - {*_FIRST, "previous_status"})):
-        yield field, shown(field, ours.get(field)), shown(field, theirs[field])

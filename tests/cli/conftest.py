@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sysconfig
 import time
@@ -60,18 +61,24 @@ class Command:
         assert not _PLAIN_NUMBER.search(err), err
         return done
 
-    def on_terminal(self, *args: str, **env: str) -> tuple[int, str]:
-        """Run it with a terminal as stdin, stdout and stderr; returns exit code and what was written there."""
+    def on_terminal(self, *args: str, end_after: tuple[str, ...] = (), **env: str) -> tuple[int, str]:
+        """Run it with a terminal as stdin, stdout and stderr; returns exit code and what was written there.
+
+        It is told to end (SIGTERM) once all patterns of `end_after` were seen.
+        """
         terminal, theirs = pty.openpty()
         environment = self.environment({"TERM": "xterm", "COLUMNS": "120", **env})
         process = subprocess.Popen(
             [COMMAND, *args], env=environment, cwd=self.home, stdin=theirs, stdout=theirs, stderr=theirs
         )
         os.close(theirs)
-        written = []
+        written: list[bytes] = []
         try:
             while part := os.read(terminal, 65_536):
                 written.append(part)
+                if end_after and all(re.search(pattern, b"".join(written).decode()) for pattern in end_after):
+                    process.send_signal(signal.SIGTERM)
+                    end_after = ()
         except OSError:  # Linux says EIO when the other side is gone
             pass
         os.close(terminal)

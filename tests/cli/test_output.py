@@ -130,16 +130,14 @@ def test_a_terminal_sees_a_bar(run, cli, calls):
     """What it will cost, a bar that comes to its end, log lines on lines of their own, and the table."""
     code, seen = cli.on_terminal("--since", "3d", RECONCILER_LOG_LEVEL="info")
     assert code == 0
-    assert "9 slices: at most 9 requests to Twilio" in ESCAPES.sub("", seen)
+    assert "9 slices; about 9 requests to Twilio + 1 per 1,000 calls." in ESCAPES.sub("", seen)
     assert "9/9" in seen
     assert "{" not in seen
     # The bar redraws its line from the start of the line; a log line must not begin where the bar ends.
     lines = re.split(r"[\r\n]+", ESCAPES.sub("", seen))
     assert any("Reconciling" in line for line in lines)
-    logged = [line for line in lines if "job.started" in line or "job.finished" in line]
-    assert len(logged) == 2
-    for line in logged:
-        assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[info\] ", line), line
+    logged = [line for line in lines if re.match(r"\d\d:\d\d:\d\d backfill AC1111…1111: ", line)]
+    assert [line[9:].split(": ")[1].split(",")[0] for line in logged] == ["begins", "300 read"]
     assert re.search(r"^inserted +300", ESCAPES.sub("", seen), re.MULTILINE)
 
 
@@ -168,12 +166,15 @@ def test_a_terminal_sees_complaints_wrapped_at_words(run, cli, calls):
     assert run("call", "CA1").said == ["reconcile: a call's SID is CA and 32 hexadecimal digits"]
 
 
-def test_a_terminal_sees_differences_without_a_bar(run, cli, calls):
-    """Lines that scroll would tear a bar apart; below each SID what would change, so that lines stay short."""
-    code, seen = cli.on_terminal("--since", "3d", "--dry-run")
+def test_all_differences_on_a_terminal(run, cli, calls):
+    """Below each SID what would change, so that lines stay short; no bar, which lines that scroll would tear apart."""
+    code, seen = cli.on_terminal("--since", "3d", "--dry-run", "--all")
     assert code == 1
     assert "Reconciling" not in seen
     assert len(re.findall(r"^CA[0-9a-f]{32}\n  status  ", ESCAPES.sub("", seen), re.MULTILINE)) == 300
+    assert run("--since", "3d", "--all").said[0] == (
+        "reconcile: --all goes with --dry-run: it lists each field that would change"
+    )
 
 
 def test_a_window_before_what_twilio_keeps(run, calls):
@@ -236,4 +237,4 @@ def test_no_color_means_none(cli, calls, database_url):
     assert colour.search(cli.on_terminal(*words)[1])
     code, seen = cli.on_terminal(*words, NO_COLOR="1")
     assert (code, colour.search(seen)) == (1, None)
-    assert "job.started" in seen
+    assert "begins" in seen

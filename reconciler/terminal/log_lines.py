@@ -1,0 +1,139 @@
+"""The log as a person at a terminal follows it: one short line an event, and one line for a run that is over.
+
+    21:45:16 hot AC7e57…26c5: 13,818 read, 13,817 inserted, 12.4 s
+
+Design rules
+- Programs read JSON; these lines are for eyes, and may change. What is a warning or an error keeps its event's name, by
+  which the runbook knows it.
+- A run that fills many gaps names a few and counts the rest, so that the first run of hot is no torrent. Days that are
+  proven complete are counted too.
+- Lines are wrapped between words: no SID is torn apart.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from structlog import DropEvent
+
+from reconciler.wording import byte_size, counted, rough, short_sids
+
+GAPS_NAMED: Final = 5  # of each run
+_LONG: Final = 10.0  # seconds: below this, tenths are shown
+
+_SIGNS: Final = {"warning": ("! ", "\x1b[33m"), "error": ("✗ ", "\x1b[31m"), "critical": ("✗ ", "\x1b[31m")}
+_DIM, _BOLD, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+# What a run did, in the order in which a person asks; what is 0 is left out.
+_COUNTS: Final = (
+    ("calls_seen", "read"), ("inserted", "inserted"), ("updated", "updated"), ("frozen", "frozen"), ("gone", "gone"),
+    ("drifted", "drifted"), ("dead_letters", "dead letters"), ("retries", "requests repeated"),
+)  # fmt: skip
+# Fields that say whose line it is, or that the line shows by other means.
+_SHOWN_ELSEWHERE: Final = frozenset((
+    "timestamp", "level", "event", "logger", "run_id", "job", "account", "exception", "twilio_request_id",
+))  # fmt: skip
+# Jobs of which a run that found nothing to do is no news.
+_QUIET: Final = frozenset(("inbox", "freeze", "warm"))
+
+
+class LogLines:
+    """A structlog renderer; `width` gives the terminal's columns, None where lines are not to be wrapped."""
+
+    def __init__(self, *, width: Callable[[], int | None], colours: bool) -> None:
+        self._width = width
+        self._colours = colours
+        self._gaps: Counter[str] = Counter()  # filled by each run that is at work
+        self._days: Counter[str] = Counter()  # proven by each
+
+    def __call__(self, _logger: object, _method: str, event: Mapping[str, Any]) -> str:
+        """Render one event.
+
+        Raises:
+            DropEvent: it tells a person nothing.
+
+        """
+        said = self._said(event)
+        sign, colour = _SIGNS.get(str(event.get("level")), ("", ""))
+        time = str(event.get("timestamp", ""))[11:19]
+        whose = " ".join(part for part in (event.get("job"), short_sids(str(event.get("account") or ""))) if part)
+        head = f"{sign}{whose}: " if whose else sign
+        line = self._wrapped(f"{time} {head}{said}")
+        if self._colours:
+            line = f"{_DIM}{line[:8]}{_RESET}{line[8:]}"
+            line = line.replace(f" {head}", f" {colour or _BOLD}{head}{_RESET}", 1) if head else line
+        return f"{line}\n{event['exception']}" if "exception" in event else line
+
+    def _said(self, event: Mapping[str, Any]) -> str:
+        match event["event"]:
+            case "job.finished":
+                return self._finished(event)
+            case "job.started":
+                if int(event.get("slices") or 0) < 2:
+                    raise DropEvent
+                return f"begins, {event['slices']:,} slices to read"
+            case "job.progressed":
+                return f"{event['calls_seen']:,} read, {event['slices_done']:,} of {event['slices']:,} slices"
+            case "gap.filled":
+                return self._gap(event)
+            case "tables.measured":
+                return ", ".join(f"{k.removesuffix('_bytes')} {byte_size(v)}" for k, v in _rest(event).items())
+            case "day.verified":
+                self._days[str(event.get("run_id"))] += 1
+                raise DropEvent
+            case name:
+                fields = ", ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in _rest(event).items())
+                return f"{name} {fields}".rstrip()
+
+    def _finished(self, event: Mapping[str, Any]) -> str:
+        run = str(event.get("run_id"))
+        gaps, days = self._gaps.pop(run, 0), self._days.pop(run, 0)
+        parts = [f"{event[name]:,} {word}" for name, word in _COUNTS if event.get(name)]
+        if gaps > GAPS_NAMED:
+            parts.append(f"{gaps - GAPS_NAMED:,} more gaps filled")
+        if days:
+            parts.append(f"{counted(days, 'day')} proven complete")
+        if not parts and event.get("job") in _QUIET:
+            raise DropEvent
+        seconds = float(event.get("duration_seconds") or 0)
+        parts = parts or ["nothing new"]
+        return f"{', '.join(parts)}, {f'{seconds:.1f} s' if seconds < _LONG else rough(seconds)}"
+
+    def _gap(self, event: Mapping[str, Any]) -> str:
+        run = str(event.get("run_id"))
+        self._gaps[run] += 1
+        if self._gaps[run] > GAPS_NAMED:
+            raise DropEvent
+        became = f"{event.get('from_status') or 'no row'} → {event.get('to_status')}"
+        return f"{event['kind']} call {short_sids(str(event['call_sid']))} filled, {became}"
+
+    def _wrapped(self, line: str) -> str:
+        width = self._width()
+        if width is None or len(line) <= width:
+            return line
+        return textwrap.fill(
+            line, width, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False
+        )  # fmt: skip
+
+
+def _rest(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        k: v
+        for k, v in event.items()
+        if k not in _SHOWN_ELSEWHERE and not k.startswith("_") and v not in (None, "", [])
+    }
+
+
+def _shown(value: object) -> str:
+    match value:
+        case float():
+            return f"{value:,.1f}"
+        case int() if not isinstance(value, bool):
+            return f"{value:,}"
+        case dict():
+            return ", ".join(f"{_shown(item)} {str(key).replace('_', ' ')}" for key, item in value.items())
+        case list():
+            return ", ".join(map(_shown, value))
+    return short_sids(str(value))
