@@ -25,12 +25,12 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
+from reconciler.database.catalog import expected_objects, read_objects
 from reconciler.database.connection import Connection, load_queries, translate, translated
 from reconciler.database.migration_files import TABLES, Migration, Script, load_migrations, split
+from reconciler.database.obstacles import require_migratable, require_supported, require_writable
+from reconciler.database.verify import NEWEST_IN_THE_FIELD
 from reconciler.errors import Contended, JobHeld, Refused, SchemaError, Unavailable, UsageError
-
-OLDEST_SERVER = 14
-NEWEST_IN_THE_FIELD = 4  # the Viewer's own script goes so far
 
 LOCK_TIMEOUT = timedelta(milliseconds=400)  # as long as a writer may have to wait behind us
 HARMLESS_LOCK_TIMEOUT = timedelta(minutes=10)  # for locks that make no writer wait
@@ -134,11 +134,11 @@ def rollback(
     done = []
     with translated(), _alone(conn, patience):
         missing = _pending(conn)
-        _check_writable(conn)
+        require_writable(conn)
         due = [m for m in reversed(migrations) if m.version > to and m not in missing]
         if not drop_data:  # before anything is undone; each step looks again under its lock
             for migration in due:
-                _refuse_to_droprows(conn, migration)
+                _refuse_to_drop_rows(conn, migration)
         for migration in due:
             done.append(_run(conn, migration, "undone", drop_data=drop_data))
             on_applied(done[-1])
@@ -148,11 +148,9 @@ def rollback(
 
 
 def _pending(conn: Connection) -> list[Migration]:
-    if conn.info.server_version < OLDEST_SERVER * 10_000:
-        found = conn.info.server_version // 10_000
-        raise SchemaError(f"the server is PostgreSQL {found}; {OLDEST_SERVER} is the oldest that works")
+    require_supported(conn)
     migrations = load_migrations()
-    done = rows(conn, "ledger") if _value(conn, "ledger_exists") else []
+    done = _rows(conn, "ledger") if _value(conn, "ledger_exists") else []
     for version, name, checksum in done:
         if version >= len(migrations):
             raise SchemaError(
@@ -175,30 +173,18 @@ def _plan(conn: Connection) -> list[Step]:
     pending = _pending(conn)
     if not pending:
         return []
-    _check_writable(conn)
-    actual = {(kind, table, name): definition for kind, table, name, definition, _ in rows(conn, "actual_objects")}
-    made: dict[int, list[bool]] = {}
-    for version, kind, table, name, definition in rows(conn, "expected_objects"):
-        # Columns tell whether a table is there; names of indexes and triggers differ in the field. A version that
-        # makes no columns is told by whatever it makes, and 008, which makes nothing, is never adopted.
-        if kind == "column" or version > NEWEST_IN_THE_FIELD:
-            made.setdefault(version, []).append(actual.get((kind, table, name)) == definition)
-    return [Step(m, "adopted" if m.version in made and all(made[m.version]) else "applied") for m in pending]
+    require_migratable(conn)
+    there = {found.key for found in read_objects(conn, functions=())}
+    lacking = {e.version for e in expected_objects() if e.object.kind == "column" and e.object.key not in there}
+    # Columns tell whether the Viewer's script ran: it gave its indexes and triggers names of its own. What comes later
+    # is ours alone; where it was applied by hand it runs again, which is harmless.
+    return [
+        Step(m, "adopted" if m.version <= NEWEST_IN_THE_FIELD and m.version not in lacking else "applied")
+        for m in pending
+    ]
 
 
-def _check_writable(conn: Connection) -> None:
-    if _value(conn, "read_only"):
-        raise Unavailable(
-            "the database takes no writes: it is a standby, or default_transaction_read_only is on",
-            hint="name the primary in DATABASE_URL",
-        )
-    lacking = rows(conn, "lacking_privileges")
-    if lacking:
-        message = f"role {lacking[0][0]} lacks {'; '.join(privilege for _, privilege in lacking)}"
-        raise Refused(message, hint="grant it, or migrate as the owner of the tables")
-
-
-def _refuse_to_droprows(conn: Connection, migration: Migration, *, lock: bool = False) -> None:
+def _refuse_to_drop_rows(conn: Connection, migration: Migration, *, lock: bool = False) -> None:
     table = migration.down.header.get("drops")
     if table is None or not _value(conn, "would_be_dropped", table=table):
         return
@@ -245,7 +231,7 @@ def _run(conn: Connection, migration: Migration, outcome: Outcome, *, drop_data:
                 if script.transactional:
                     _outwait_vacuum(conn, script)
                     if not drop_data:
-                        _refuse_to_droprows(conn, migration, lock=True)
+                        _refuse_to_drop_rows(conn, migration, lock=True)
                     conn.execute(script.text.encode())
                 duration = timedelta(seconds=time.monotonic() - started)
                 _note(conn, migration, outcome, duration)
@@ -274,7 +260,7 @@ def _run_statement(conn: Connection, script: Script, statement: str) -> None:
 
 def _outwait_vacuum(conn: Connection, script: Script) -> None:
     """Take the strongest lock that stands in no writer's way; autovacuum is gone then and stays away."""
-    for (table,) in rows(conn, "existing", tables=script.locked):
+    for (table,) in _rows(conn, "existing", tables=script.locked):
         with _long_lock_timeout(conn):
             name = sql.Identifier(table)
             conn.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(name))
@@ -295,7 +281,7 @@ class _GaveUpError(Exception):
 
 
 def _contended(conn: Connection, script: Script) -> Contended:
-    blockers = rows(conn, "blockers", tables=script.locked or TABLES)
+    blockers = _rows(conn, "blockers", tables=script.locked or TABLES)
     who = "pid {}, {} as {}, {}".format(*blockers[0]) if blockers else "somebody who is gone by now"
     hint = "let it finish or end it, then migrate again"
     return Contended(f"{script.filename} did not get its lock: {who} was in the way", hint=hint)
@@ -323,10 +309,10 @@ def _set(conn: Connection, name: str, value: timedelta | str) -> str:
     return str(_value(conn, "set_setting", name=name, value=text))
 
 
-def rows(conn: Connection, query: str, /, **params: Any) -> list[tuple[Any, ...]]:
+def _rows(conn: Connection, query: str, /, **params: Any) -> list[tuple[Any, ...]]:
     """What a statement of queries/migrations.sql finds about the tables that migrations are for."""
     return conn.execute(_QUERIES[query], {"tables": list(TABLES), **params}).fetchall()
 
 
 def _value(conn: Connection, query: str, /, **params: Any) -> Any:
-    return rows(conn, query, **params)[0][0]
+    return _rows(conn, query, **params)[0][0]

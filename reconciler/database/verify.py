@@ -1,27 +1,26 @@
-"""Whether the schema is what this version needs: the catalog is believed, not the ledger. Changes nothing."""
+"""Whether the schema is what this version needs. The catalog is believed, not the ledger. Changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, LiteralString
+from typing import Final
 
-from psycopg import sql
-
+from reconciler.database.catalog import Expected, SchemaObject, expected_objects, normal, read_objects
 from reconciler.database.connection import Connection, translated
-from reconciler.database.migrate import rows
 from reconciler.database.migration_files import load_migrations
-from reconciler.database.transaction import _merge
 
+NEWEST_IN_THE_FIELD: Final = 4  # as far as the Viewer's own script goes
 
-@dataclass(frozen=True)
-class PlanCheck:
-    """A query that must be able to use the index made for it."""
+# Of these columns of messages nothing is ours: the program neither reads nor writes them.
+VIEWERS_COLUMNS: Final = frozenset({"conversation_id", "recording_url", "metadata"})
+# Columns that may be null in our files and never are in a row that we write.
+_ALWAYS_FILLED: Final = frozenset({"created_at", "received_at", "updated_at"})
 
-    name: str
-    query: LiteralString
-    params: Mapping[str, Any]
-    index: str
+_TYPE: Final = re.compile(r"(?P<base>[a-z ]+?)(?:\((?P<limit>\d+)[\d,]*\))?(?P<zone> with(?:out)? time zone)?(?P<null> NOT NULL)?")
+
+Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -33,60 +32,132 @@ class Finding:
     hint: str = field(default="", compare=False)
 
 
-def verify(conn: Connection, checks: Sequence[PlanCheck] = ()) -> list[Finding]:
-    """What in the catalog is not as this version needs it, and which of `checks` cannot use their index."""
+def verify(conn: Connection) -> list[Finding]:
+    """What in the catalog is not as this version needs it.
+
+    What can hold all our values is as good as ours: a wider type, a unique key of any name. Objects beside ours are
+    the Viewer's and free, save functions that have the names of ours.
+    """
+    expected = expected_objects()
+    functions = {e.object.name.partition("(")[0] for e in expected if e.object.kind == "function"}
     with translated():
-        actual = {(kind, table, name): rest for kind, table, name, *rest in rows(conn, "actual_objects")}
-        expected = rows(conn, "expected_objects")
-        findings = []
-        files = [f"sql/{migration.up.filename}" for migration in load_migrations()]
-        for version, kind, table, name, wanted in expected:
-            subject = f"{kind} {table}.{name}" if table else f"{kind} {name}"
-            again = f'apply the file that makes it again, which is harmless: psql "$DATABASE_URL" < {files[version]}'
-            match actual.get((kind, table, name)):
-                case None:
-                    findings.append(Finding(subject, f"is missing; migration {version:03} makes it", again))
-                case [definition, _] if definition != wanted:
-                    problem = f"is {definition or 'plain'}, not {wanted or 'plain'}"
-                    findings.append(
-                        Finding(subject, problem, f"somebody changed it: make it what {files[version]} does")
-                    )
-                case [_, problem] if problem:
-                    findings.append(Finding(subject, problem, again))
-        known = {tuple(row[1:4]) for row in expected}
-        for kind, table, name in actual.keys() - known:
-            mandatory = kind == "column" and actual[kind, table, name][0].endswith(" NOT NULL")
-            if mandatory and ("default", table, name) not in actual:
-                problem = "is NOT NULL without default: our rows lack it"
-                findings.append(Finding(f"column {table}.{name}", problem, "give it a default, or let it be NULL"))
-        return findings + [finding for check in checks for finding in _explain(conn, check)]
+        actual = {found.key: found for found in read_objects(conn, functions=functions)}
+    findings = [finding for e in expected if e.object.key not in _FREE for finding in _compare(e, actual)]
+    return [*findings, *_in_the_way(actual)]
 
 
-def _explain(conn: Connection, check: PlanCheck) -> Iterator[Finding]:
-    with conn.transaction(force_rollback=True):
-        # On a small table reading all of it is cheapest; the question is whether the index could serve.
-        conn.execute("SET LOCAL enable_seqscan = off")
-        query = sql.SQL("EXPLAIN (FORMAT JSON) ") + sql.SQL(check.query)
-        row = conn.execute(query, check.params).fetchone()
-    if row is None or check.index not in set(_indexes(row[0])):
-        hint = "the statistics may be old: run ANALYZE, then look again"
-        yield Finding(f"query {check.name}", f"does not use index {check.index}", hint)
+def fits(actual: str, wanted: str) -> bool:
+    """Whether a column of the type `actual` holds every value of the type `wanted`."""
+    is_, must = _TYPE.fullmatch(actual), _TYPE.fullmatch(wanted)
+    if actual == wanted or is_ is None or must is None:
+        return actual == wanted
+    limit = float(is_["limit"] or "inf")
+    match must["base"], is_["base"]:
+        case ("character varying" | "text", "character varying" | "text"):
+            return limit >= float(must["limit"] or "inf")
+        case "integer", "bigint":
+            return True
+        case "timestamp", "timestamp":
+            # Only times of Twilio's in whole seconds, and created_at, stand in columns without time zone.
+            return is_["zone"] == must["zone"] == " without time zone"
+    return False
 
 
-def _indexes(plan: Any) -> Iterator[str]:
-    """The names of all indexes in a plan as EXPLAIN (FORMAT JSON) gives it."""
-    match plan:
-        case dict():
-            if "Index Name" in plan:
-                yield plan["Index Name"]
-            for part in plan.values():
-                yield from _indexes(part)
-        case list():
-            for part in plan:
-                yield from _indexes(part)
+def _compare(expected: Expected, actual: Mapping[Key, SchemaObject]) -> Iterator[Finding]:
+    wanted, version = expected
+    found = actual.get(wanted.key)
+    if found is None:
+        if _is_required(wanted, version, actual):
+            yield Finding(str(wanted), f"is missing; migration {version:03} makes it", _how_to_make(wanted, version))
+    elif wanted.kind == "column":
+        yield from _compare_column(found, wanted, actual)
+    elif not _is_same(found, wanted):
+        problem = f"is {found.definition}, not {wanted.definition}"
+        if wanted.kind in ("function", "trigger"):
+            problem = "is not as our file makes it"
+        if _is_required(wanted, version, actual):
+            yield Finding(str(wanted), problem, _how_to_replace(wanted, version))
+    elif found.problem:
+        yield Finding(str(wanted), found.problem, _how_to_make(wanted, version))
 
 
-# What `reconcile verify --explain` asks the planner about.
-PLAN_CHECKS: Final = (
-    PlanCheck("merge_staged", _merge["look_up"], {"call_sid": "CA" + 32 * "0"}, "messages_twilio_sid_key"),
-)
+def _is_required(wanted: SchemaObject, version: int, actual: Mapping[Key, SchemaObject]) -> bool:
+    """Whether we cannot do without it where the Viewer's own script made the table."""
+    match wanted.kind:
+        case "constraint":
+            return version > NEWEST_IN_THE_FIELD
+        case "default":
+            # Where the column may be null, a row that lacks it is no error.
+            column = actual.get(("column", wanted.table, wanted.name))
+            return column is None or column.definition.endswith(" NOT NULL")
+    return True
+
+
+def _is_same(found: SchemaObject, wanted: SchemaObject) -> bool:
+    if wanted.kind == "default" and wanted.definition.startswith("nextval("):
+        return found.definition == "identity" or found.definition.startswith("nextval(")
+    return normal(found.definition) == normal(wanted.definition)
+
+
+def _compare_column(
+    found: SchemaObject, wanted: SchemaObject, actual: Mapping[Key, SchemaObject]
+) -> Iterator[Finding]:
+    is_, must = (definition.removesuffix(" NOT NULL") for definition in (found.definition, wanted.definition))
+    is_mandatory, must_be_mandatory = (o.definition.endswith(" NOT NULL") for o in (found, wanted))
+    alter = f"ALTER TABLE {wanted.table} ALTER COLUMN {wanted.name}"
+    problem = f"is {found.definition}, not {wanted.definition}"
+    if not fits(is_, must):
+        yield Finding(str(wanted), problem, _typed(f"{alter} TYPE {must}"))
+    elif must_be_mandatory and not is_mandatory:
+        yield Finding(str(wanted), problem, _typed(f"{alter} SET NOT NULL"))
+    elif is_mandatory and not must_be_mandatory and wanted.name not in _ALWAYS_FILLED:
+        yield Finding(str(wanted), problem, _typed(f"{alter} DROP NOT NULL"))
+
+
+def _in_the_way(actual: Mapping[Key, SchemaObject]) -> Iterator[Finding]:
+    """Columns that our rows lack, and functions that could be taken for ours."""
+    known = {e.object.key for e in expected_objects()} - _FREE
+    for key in sorted(actual.keys() - known):
+        found = actual[key]
+        if found.kind == "column" and found.definition.endswith(" NOT NULL") and ("default", *key[1:]) not in actual:
+            alter = f"ALTER TABLE {found.table} ALTER COLUMN {found.name} DROP NOT NULL"
+            problem = "is NOT NULL without default: our rows lack it"
+            yield Finding(str(found), problem, f"give it a default, or: {_typed(alter)}")
+        elif found.kind == "function":
+            problem = "has the name of a function of ours, and PostgreSQL may take it for that one"
+            yield Finding(str(found), problem, f"find out who made it, then: {_typed(f'DROP FUNCTION {found.name}')}")
+
+
+def _how_to_make(wanted: SchemaObject, version: int) -> str:
+    match wanted.kind:
+        case "unique":
+            return _typed(f"CREATE UNIQUE INDEX CONCURRENTLY ON {wanted.table} ({wanted.name})")
+        case "default" if wanted.definition.startswith("nextval("):
+            return _typed(f"ALTER TABLE {wanted.table} ALTER COLUMN {wanted.name} ADD GENERATED BY DEFAULT AS IDENTITY")
+        case "default":
+            return _how_to_replace(wanted, version)
+    return f"apply the file that makes it again, which is harmless: {_apply(version)}"
+
+
+def _how_to_replace(wanted: SchemaObject, version: int) -> str:
+    match wanted.kind:
+        case "default":
+            alter = f"ALTER TABLE {wanted.table} ALTER COLUMN {wanted.name}"
+            return _typed(f"{alter} SET DEFAULT {wanted.definition}")
+        case "index":
+            return f"{_typed(f'DROP INDEX CONCURRENTLY {wanted.name}')} && {_apply(version)}"
+        case "constraint":
+            drop = f"ALTER TABLE {wanted.table} DROP CONSTRAINT {wanted.name}"
+            return f"{_typed(drop)} && {_apply(version)}"
+    return _how_to_make(wanted, version)
+
+
+def _typed(statement: str) -> str:
+    return f'psql "$DATABASE_URL" -c "{statement}"'
+
+
+def _apply(version: int) -> str:
+    return f'psql "$DATABASE_URL" < sql/{load_migrations()[version].up.filename}'
+
+
+_FREE: Final = frozenset((kind, "messages", name) for kind in ("column", "default") for name in VIEWERS_COLUMNS)

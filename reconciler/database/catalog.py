@@ -1,0 +1,89 @@
+"""The objects of the schema in PostgreSQL's own words: those of a database, and those that our files make.
+
+Design rules
+- The reference is `schema.jsonl`, a snapshot of what the files of `sql/` make in an empty database. The program
+  `tests/programs/schema_snapshot.py` writes it and a test holds it to the files. It is not made while we run: the
+  role of the daemon may create nothing, and a standby takes no writes.
+- PostgreSQL 14 to 18 describe all these objects with the same words, letter for letter.
+- A column may be wider in the field than ours, text instead of varchar. PostgreSQL then leaves out or adds a cast where
+  an expression names the column, and `normal` evens that out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+from reconciler.database.connection import Connection, load_queries
+from reconciler.database.migration_files import TABLES
+
+_QUERIES = load_queries("catalog")
+
+_TEXT_CAST: Final = re.compile(r"::(?:text|character varying)(?:\(\d+\))?(?:\[\])?")
+_ALONE: Final = re.compile(r"(?<!\w)\(([\w.]+|'[^']*')\)")  # (status), where it is no argument
+_TWICE: Final = re.compile(r"\((\([^()]*\))\)|\((ARRAY\[[^\]]*\])\)(?=\))")
+
+
+class SchemaObject(NamedTuple):
+    """A column, default, unique key, index, constraint, trigger or function; a function has no table."""
+
+    kind: str
+    table: str
+    name: str
+    definition: str = ""
+    problem: str = ""  # what keeps it from working; empty if nothing does
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is, whatever its definition."""
+        return self[:3]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.table}.{self.name}" if self.table else f"{self.kind} {self.name}"
+
+
+class Expected(NamedTuple):
+    """An object that the files make, and the version of the one that makes it as it is in the end."""
+
+    object: SchemaObject
+    version: int
+
+
+def read_objects(conn: Connection, *, functions: Iterable[str] | None = None) -> list[SchemaObject]:
+    """The objects of our tables, and the functions with one of these names, or all."""
+    names = None if functions is None else sorted(functions)
+    return [SchemaObject(*row) for row in conn.execute(_QUERIES["objects"], {"tables": list(TABLES), "functions": names})]
+
+
+@cache
+def expected_objects() -> tuple[Expected, ...]:
+    """What the files make in an empty database."""
+    text = files("reconciler.database").joinpath("schema.jsonl").read_text(encoding="ascii")
+    return tuple(from_line(line) for line in text.splitlines())
+
+
+def to_line(expected: Expected) -> str:
+    """A line of the snapshot."""
+    kind, table, name, definition, _ = expected.object
+    return json.dumps(
+        {"version": expected.version, "kind": kind, "table": table, "name": name, "definition": definition}
+    )
+
+
+def from_line(line: str) -> Expected:
+    """What `to_line` wrote."""
+    fields: dict[str, Any] = json.loads(line)
+    return Expected(version=fields.pop("version"), object=SchemaObject(**fields))
+
+
+def normal(definition: str) -> str:
+    """A definition without casts between text and varchar, and without the parentheses that such casts need."""
+    definition = definition.replace("CURRENT_TIMESTAMP", "now()")
+    definition = _TEXT_CAST.sub("", definition)
+    while (simpler := _TWICE.sub(r"\1\2", _ALONE.sub(r"\1", definition))) != definition:
+        definition = simpler
+    return definition
