@@ -53,7 +53,7 @@ def test_what_differs_is_named(screen, run, calls, conn):
     conn.execute("SELECT set_config('reconciler.thaw', 'on', false)")
     conn.execute("DELETE FROM messages WHERE id IN (SELECT min(id) FROM messages)")
     conn.execute(
-        "UPDATE messages SET sync_state = 'active', price = -7"
+        "UPDATE messages SET sync_state = 'active', price = -7, observed_at = observed_at - interval '1 hour'"
         " WHERE id IN (SELECT max(id) FROM messages WHERE price IS NOT NULL)"
     )
     code, lines = screen("--since", "3d", "--dry-run")
