@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from typing import Any, Final
 
 from reconciler.cli.wiring import connect, log_applied, read_settings
 from reconciler.database import migrate as runner
 from reconciler.database.migration_files import load_migrations
-from reconciler.database.verify import PLAN_CHECKS
+from reconciler.database.plans import Plan, explain
 from reconciler.database.verify import verify as verify_schema
 from reconciler.errors import ExitCode
 from reconciler.terminal.printing import complain, print_json, print_rows
@@ -61,11 +62,17 @@ def verify(args: argparse.Namespace) -> int:
     """Compare the schema itself with what this version needs."""
     with connect(read_settings(), purpose="verify") as conn:
         behind = runner.behind(conn)
-        # The planner cannot be asked about tables that are not there.
-        findings = verify_schema(conn, PLAN_CHECKS if args.explain and not behind else ())
+        findings = verify_schema(conn)
+        plans: list[Plan] = []
+        if args.explain and not behind:
+            plans, bad_plans = explain(conn)
+            findings += bad_plans
     if args.json:
-        print_json([{"subject": f.subject, "problem": f.problem} for f in findings])
+        said = [{"subject": f.subject, "problem": f.problem, "hint": f.hint} for f in findings]
+        print_json({"findings": said, "plans": [asdict(plan) for plan in plans]} if args.explain else said)
     else:
+        if plans:
+            print_rows([_planned(plan) for plan in plans])
         for finding in findings:
             print(f"{finding.subject} {finding.problem}")
             if finding.hint and not behind:
@@ -75,6 +82,15 @@ def verify(args: argparse.Namespace) -> int:
     if behind:
         complain(f"{counted(len(behind), 'migration')} not applied yet", "run `reconcile migrate`")
     return int(ExitCode.CONFIG if findings else ExitCode.DONE)
+
+
+def _planned(plan: Plan) -> dict[str, Any]:
+    """A plan as a row of a table."""
+    reads = [*plan.uses, *(f"all of {table}" for table in plan.reads_whole)]
+    unused = f"not used: {', '.join(plan.unused)}" if plan.unused else ""
+    time = "not run" if plan.milliseconds is None else f"{plan.milliseconds:.1f}"
+    note = plan.note or unused
+    return {"statement": plan.statement, "reads": ", ".join(reads), "rows": plan.rows, "ms": time, "note": note}
 
 
 def _numbered(row: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,9 @@ class Expected(NamedTuple):
 def read_objects(conn: Connection, *, functions: Iterable[str] | None = None) -> list[SchemaObject]:
     """The objects of our tables, and the functions with one of these names, or all."""
     names = None if functions is None else sorted(functions)
-    return [SchemaObject(*row) for row in conn.execute(_QUERIES["objects"], {"tables": list(TABLES), "functions": names})]
+    return [
+        SchemaObject(*row) for row in conn.execute(_QUERIES["objects"], {"tables": list(TABLES), "functions": names})
+    ]
 
 
 @cache

@@ -30,7 +30,7 @@ from reconciler.database.connection import Connection, load_queries, translate, 
 from reconciler.database.migration_files import TABLES, Migration, Script, load_migrations, split
 from reconciler.database.obstacles import require_migratable, require_supported, require_writable
 from reconciler.database.verify import NEWEST_IN_THE_FIELD
-from reconciler.errors import Contended, JobHeld, Refused, SchemaError, Unavailable, UsageError
+from reconciler.errors import Contended, JobHeld, Refused, SchemaError, UsageError
 
 LOCK_TIMEOUT = timedelta(milliseconds=400)  # as long as a writer may have to wait behind us
 HARMLESS_LOCK_TIMEOUT = timedelta(minutes=10)  # for locks that make no writer wait

@@ -96,7 +96,7 @@ def _require_tables(conn: Connection) -> None:
     columns = {found.key: found.definition for found in read_objects(conn, functions=()) if found.kind == "column"}
     wanted = [e for e in expected_objects() if e.object.kind == "column" and e.object.table in taken]
     made_at = {e.object.table: min(o.version for o in wanted if o.object.table == e.object.table) for e in wanted}
-    for (column, version) in wanted:
+    for column, version in wanted:
         table, name = column.table, column.name
         if table == "messages" and name in VIEWERS_COLUMNS:
             continue
@@ -123,7 +123,7 @@ def _require_no_strangers(conn: Connection) -> None:
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise Refused(
             f"{what} belongs to {owner}{more}: PostgreSQL could take it for what our migrations mean",
-            hint="find out who made it and drop it; REVOKE CREATE ON SCHEMA public FROM PUBLIC keeps it from coming back",
+            hint="find out who made it and drop it; then REVOKE CREATE ON SCHEMA public FROM PUBLIC, and migrate again",
         )
 
 

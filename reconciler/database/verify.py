@@ -18,7 +18,9 @@ VIEWERS_COLUMNS: Final = frozenset({"conversation_id", "recording_url", "metadat
 # Columns that may be null in our files and never are in a row that we write.
 _ALWAYS_FILLED: Final = frozenset({"created_at", "received_at", "updated_at"})
 
-_TYPE: Final = re.compile(r"(?P<base>[a-z ]+?)(?:\((?P<limit>\d+)[\d,]*\))?(?P<zone> with(?:out)? time zone)?(?P<null> NOT NULL)?")
+_TYPE: Final = re.compile(
+    r"(?P<base>[a-z ]+?)(?:\((?P<limit>\d+)[\d,]*\))?(?P<zone> with(?:out)? time zone)?(?P<null> NOT NULL)?"
+)
 
 Key = tuple[str, str, str]
 
@@ -70,7 +72,7 @@ def _compare(expected: Expected, actual: Mapping[Key, SchemaObject]) -> Iterator
         if _is_required(wanted, version, actual):
             yield Finding(str(wanted), f"is missing; migration {version:03} makes it", _how_to_make(wanted, version))
     elif wanted.kind == "column":
-        yield from _compare_column(found, wanted, actual)
+        yield from _compare_column(found, wanted)
     elif not _is_same(found, wanted):
         problem = f"is {found.definition}, not {wanted.definition}"
         if wanted.kind in ("function", "trigger"):
@@ -87,9 +89,11 @@ def _is_required(wanted: SchemaObject, version: int, actual: Mapping[Key, Schema
         case "constraint":
             return version > NEWEST_IN_THE_FIELD
         case "default":
-            # Where the column may be null, a row that lacks it is no error.
+            # Where the column may be null, a row that lacks it is no error. Where it is missing, that is the finding.
             column = actual.get(("column", wanted.table, wanted.name))
-            return column is None or column.definition.endswith(" NOT NULL")
+            return column is not None and column.definition.endswith(" NOT NULL")
+        case "unique":
+            return all(("column", wanted.table, name) in actual for name in wanted.name.split(", "))
     return True
 
 
@@ -99,9 +103,7 @@ def _is_same(found: SchemaObject, wanted: SchemaObject) -> bool:
     return normal(found.definition) == normal(wanted.definition)
 
 
-def _compare_column(
-    found: SchemaObject, wanted: SchemaObject, actual: Mapping[Key, SchemaObject]
-) -> Iterator[Finding]:
+def _compare_column(found: SchemaObject, wanted: SchemaObject) -> Iterator[Finding]:
     is_, must = (definition.removesuffix(" NOT NULL") for definition in (found.definition, wanted.definition))
     is_mandatory, must_be_mandatory = (o.definition.endswith(" NOT NULL") for o in (found, wanted))
     alter = f"ALTER TABLE {wanted.table} ALTER COLUMN {wanted.name}"

@@ -253,7 +253,7 @@ def is_ours(node: ast.expr, function: ast.AST, file: str) -> bool:
         case ast.BinOp(op=ast.Add(), left=left, right=right):
             return is_ours(left, function, file) and is_ours(right, function, file)
         case ast.Call(func=ast.Attribute(value=ast.Name(id="sql"), attr="SQL"), args=[argument]):
-            return isinstance(argument, ast.Constant) or ast.unparse(argument) == "check.query"  # a PlanCheck's
+            return isinstance(argument, ast.Constant) or ast.unparse(argument) == "statement.query"  # a Statement's
         case ast.Call(func=ast.Attribute(value=value, attr="format")):
             return isinstance(value, ast.Call) and is_ours(value, function, file)
         case ast.Call(func=ast.Attribute(value=value, attr="encode"), args=[]):

@@ -30,8 +30,9 @@ def take_snapshot(conn: db.Connection) -> str:
     if before:
         raise SystemExit(f"the database is not empty: it has {before[0]}")
     migrate(conn, on_applied=note)
-    lines = [to_line(_with_its_function(made[found.key], made)) for found in read_objects(conn)]
-    return "".join(f"{line}\n" for line in sorted(lines))
+    found = [_with_its_function(made[found.key], made) for found in read_objects(conn)]
+    found.sort(key=lambda expected: (expected.version, expected.object))
+    return "".join(f"{to_line(expected)}\n" for expected in found)
 
 
 def _with_its_function(expected: Expected, made: Mapping[tuple[str, str, str], Expected]) -> Expected:

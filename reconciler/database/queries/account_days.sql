@@ -27,6 +27,8 @@ WHERE account_sid = %(account_sid)s
 
 -- name: held_at_all
 -- Which of some calls we hold, of whatever day.
+--
+-- Cost: reads messages_twilio_sid_key.
 SELECT twilio_sid FROM messages WHERE twilio_sid = ANY(%(call_sids)s) AND gone_at IS NULL
 
 -- name: keep_proof
@@ -43,6 +45,8 @@ ON CONFLICT (account_sid, day) DO UPDATE SET
 
 -- name: sum_up
 -- How many days since `first` are not proven complete, and when the newest that is was over.
+--
+-- Cost: reads account_days_pkey.
 SELECT
     count(*) FILTER (WHERE NOT is_complete),
     (max(day) FILTER (WHERE is_complete) + 1)::timestamp AT TIME ZONE 'UTC'

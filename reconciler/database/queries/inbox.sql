@@ -71,6 +71,8 @@ FOR UPDATE SKIP LOCKED
 
 -- name: claim_dead
 -- Dead letters from `first` on.
+--
+-- Cost: reads webhook_inbox_unsettled.
 SELECT
     id, source, event_type, call_sid, recording_sid, payload::text,
     CASE WHEN received_at <= %(now)s + interval '1 day' AND received_at >= '2000-01-01 00:00:00+00'::timestamptz
@@ -153,6 +155,8 @@ SELECT twilio_sid FROM filled
 
 -- name: backlog
 -- How many webhooks are due, and how old the oldest is, in seconds; null if none is.
+--
+-- Cost: reads webhook_inbox_unprocessed.
 SELECT count(*), extract(epoch FROM %(now)s - min(greatest(received_at, timestamptz '2000-01-01 00:00:00+00')))::float8
 FROM twilio_webhook_inbox
 WHERE processing_status IN ('pending', 'processing')
@@ -160,7 +164,9 @@ WHERE processing_status IN ('pending', 'processing')
     AND (processing_status = 'pending' OR received_at < %(stuck_before)s)
 
 -- name: count_unsettled
--- By status; each part reads the index that holds its rows alone.
+-- By status.
+--
+-- Cost: the first part reads webhook_inbox_unprocessed, the second webhook_inbox_unsettled; they hold no other rows.
 SELECT processing_status, count(*) FROM twilio_webhook_inbox
 WHERE processing_status IN ('pending', 'processing')
 GROUP BY 1
@@ -171,6 +177,8 @@ GROUP BY 1
 
 -- name: list_dead_letters
 -- The newest ones. to_json writes an ISO time, and survives an infinite one.
+--
+-- Cost: reads webhook_inbox_unsettled.
 SELECT id, to_json(received_at) #>> '{}', source, event_type, call_sid, error
 FROM twilio_webhook_inbox
 WHERE processing_status = 'dead_letter'
@@ -178,6 +186,7 @@ ORDER BY id DESC
 LIMIT %(limit)s
 
 -- name: count_dead_letters
+-- Cost: reads webhook_inbox_unsettled.
 SELECT count(*) FROM twilio_webhook_inbox WHERE processing_status = 'dead_letter'
 
 -- name: find

@@ -31,6 +31,8 @@ COPY staged_observations FROM STDIN (FORMAT BINARY)
 
 -- name: look_up
 -- How merge_staged finds a call; `reconcile verify --explain` asks the planner about it.
+--
+-- Cost: reads messages_twilio_sid_key.
 SELECT ctid FROM messages WHERE twilio_sid = %(call_sid)s
 
 -- name: merge_staged

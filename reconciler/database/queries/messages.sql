@@ -92,6 +92,8 @@ WHERE account_sid = %(account_sid)s
 
 -- name: mark_gone
 -- Twilio said that it has no such call. That is no status (rule 11): the row stays as it is and is asked for no more.
+--
+-- Cost: reads messages_twilio_sid_key.
 WITH gone AS (
     UPDATE messages SET gone_at = %(now)s, updated_at = %(now)s
     WHERE twilio_sid = ANY(%(call_sids)s) AND gone_at IS NULL
@@ -179,6 +181,8 @@ SELECT twilio_sid FROM frozen
 -- name: stuck_calls
 -- Open calls that grew older than `stuck_after` since they were named last; each is named once. A SID that the Viewer
 -- made itself is no call of Twilio's: nobody can ask about it, so it is neither open nor stuck.
+--
+-- Cost: reads messages_open.
 SELECT
     twilio_sid, account_sid, status,
     greatest(

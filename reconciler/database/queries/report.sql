@@ -29,7 +29,7 @@ ORDER BY asked.place
 -- name: account_days
 -- What the cold job wrote of each account since a day.
 --
--- Cost: steps through the primary key from account to account, and reads the days asked for.
+-- Cost: steps through account_days_pkey from account to account, and reads the days asked for.
 WITH RECURSIVE accounts AS (
     (SELECT account_sid FROM account_days ORDER BY account_sid LIMIT 1)
     UNION ALL
@@ -107,6 +107,8 @@ WHERE a.account_sid IS NOT NULL
 
 -- name: find_call
 -- One row as JSON: it writes ISO times, and survives an infinite one.
+--
+-- Cost: reads messages_twilio_sid_key.
 SELECT json_build_object(
     'id', id, 'status', status, 'direction', direction, 'from_number', from_number, 'to_number', to_number,
     'start_time', start_time AT TIME ZONE 'UTC', 'end_time', end_time AT TIME ZONE 'UTC',
@@ -121,6 +123,8 @@ WHERE twilio_sid = %(call_sid)s
 
 -- name: events_of_call
 -- The newest ones. A payload comes as text: another writer's may be nested deeper than JSON can be read.
+--
+-- Cost: reads idx_call_events_call_sid.
 SELECT
     to_json(event_time) #>> '{}', event_type, event_status, source, run_id, to_json(created_at) #>> '{}', payload::text
 FROM call_events

@@ -37,14 +37,14 @@ DOCUMENTED_ROLLBACKS = [
 def test_every_file_twice_makes_the_runners_schema(
     empty_database_url: str, database_url: str, connect: Connect, dump: Dump, psql: Psql
 ) -> None:
-    """By hand, each file twice, the schema is the one that the runner makes; the runner then adopts it."""
+    """By hand, each file twice, the schema is the one that the runner makes; the runner's own round changes nothing."""
     for file in MIGRATIONS:
         psql(empty_database_url, file)
         psql(empty_database_url, file)
     conn = connect(empty_database_url)
     assert verify(conn) == []
     assert {a.version: a.outcome for a in migrate(conn)} == {
-        version: "applied" if version == 8 else "adopted" for version in range(len(MIGRATIONS))
+        version: "adopted" if version <= 4 else "applied" for version in range(len(MIGRATIONS))
     }
     assert dump(empty_database_url) == dump(database_url)
 

@@ -16,7 +16,7 @@ import pytest
 from psycopg import sql
 
 from reconciler.database import connection as db
-from reconciler.database import locks, migrate
+from reconciler.database import locks, migrate, obstacles
 from reconciler.database.migration_files import Script, load_migrations, split
 from reconciler.database.verify import verify
 from reconciler.errors import Contended, JobHeld, Refused, SchemaError, Unavailable, UsageError
@@ -398,7 +398,7 @@ def test_database_that_takes_no_writes_is_refused(empty_database_url: str, conne
 
 def test_old_server_is_refused(conn: db.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server older than the oldest we know to work is named with its version."""
-    monkeypatch.setattr(migrate, "OLDEST_SERVER", 99)
+    monkeypatch.setattr(obstacles, "OLDEST_SERVER", 99)
     with pytest.raises(SchemaError, match=r"PostgreSQL \d\d; 99 is the oldest"):
         migrate.behind(conn)
 

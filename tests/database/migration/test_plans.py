@@ -1,0 +1,158 @@
+"""`verify --explain`: whether the statements that poll use the indexes made for them."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from reconciler.database.connection import load_queries
+from reconciler.database.plans import MANY_ROWS, explain, polling_statements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from reconciler.database.connection import Connection
+    from tests.harness.databases import Connect
+
+# Read a table of ours, and are no polls: they go by keys at hand, or read a small table.
+NO_POLLS = {
+    "inbox.claim_dead_by_id", "inbox.complete", "inbox.fill_answered_by", "inbox.find", "inbox.give_up",
+    "inbox.not_dead", "merge.merge_staged", "report.jobs", "sync_state.read_cursor",
+    "sync_state.warm_looks", "thaw.thaw", "migrations.ledger",
+}  # fmt: skip
+
+
+@pytest.fixture
+def conn(shared_database_url: str, connect: Connect) -> Iterator[Connection]:
+    """A connection to the shared database; what a test does is taken back."""
+    conn = connect(shared_database_url)
+    with conn.transaction(force_rollback=True):
+        yield conn
+
+
+def test_every_statement_that_reads_our_tables_names_its_index() -> None:
+    """The comment above a statement is what makes it asked; nothing else lists them."""
+    asked = {statement.name for statement in polling_statements()}
+    read = set()
+    for file in files("reconciler.database").joinpath("queries").iterdir():
+        table = file.name.removesuffix(".sql")
+        for name, query in load_queries(table).items():
+            text = re.sub("--.*", "", query)
+            if table != "demo" and re.search(
+                r"\b(FROM|UPDATE|JOIN) (messages|call_events|twilio_webhook_inbox|account_days|sync_state)\b", text
+            ):
+                read.add(f"{table}.{name}")
+    assert read - asked - NO_POLLS == set()
+    assert asked & NO_POLLS == set()
+
+
+def test_empty_tables_raise_no_alarm(conn: Connection) -> None:
+    """Reading all of an empty table is right. Each statement is asked, and each that only reads has run."""
+    plans, findings = explain(conn)
+    assert findings == []
+    assert [plan.statement for plan in plans] == [statement.name for statement in polling_statements()]
+    assert {plan.note for plan in plans} == {""}
+    has_run = {plan.statement: plan.milliseconds is not None for plan in plans}
+    assert has_run["messages.open_calls"]
+    assert not has_run["messages.freeze_due"]
+    assert not has_run["inbox.claim_due"]
+
+
+def add_calls(conn: Connection, count: int, status: str) -> None:
+    """Calls of one account, all with the same status."""
+    conn.execute(
+        "INSERT INTO messages (twilio_sid, account_sid, direction, status, from_number, to_number, start_time)"
+        " SELECT 'CA' || md5(%(status)s || n), 'AC1', '', %(status)s, '', '', now() - n * interval '1 minute'"
+        " FROM generate_series(1, %(count)s::int) AS n",
+        {"status": status, "count": count},
+    )
+
+
+def test_large_tables_are_read_by_their_indexes(conn: Connection) -> None:
+    """With current statistics the planner takes the indexes made for each statement."""
+    add_calls(conn, 3 * MANY_ROWS, "completed")
+    conn.execute("UPDATE messages SET sync_state = 'frozen'")
+    add_calls(conn, 10, "ringing")
+    conn.execute("ANALYZE messages")
+    plans, findings = explain(conn)
+    assert findings == []
+    used = {plan.statement: plan.uses for plan in plans}
+    assert used["messages.open_calls"] == ["messages_open"]
+    assert used["messages.unfrozen_calls"] == ["messages_unfrozen"]
+    assert used["messages.count_calls"] == ["messages_account_time"]
+    assert {plan.statement: plan.rows for plan in plans}["messages.open_calls"] == 10
+
+
+def test_most_of_a_large_table_may_be_read_whole(conn: Connection) -> None:
+    """Right after an import every call waits to be frozen: no index is better then."""
+    add_calls(conn, 3 * MANY_ROWS, "completed")
+    conn.execute("ANALYZE messages")
+    _, findings = explain(conn)
+    assert findings == []
+
+
+def test_a_large_table_read_in_vain_is_named(conn: Connection) -> None:
+    """An index that could serve and is not used: the statistics are old, and the hint mends them."""
+    add_calls(conn, 2 * MANY_ROWS, "completed")
+    conn.execute("UPDATE messages SET sync_state = 'frozen'")
+    conn.execute("SET LOCAL enable_indexscan = off")
+    conn.execute("SET LOCAL enable_bitmapscan = off")
+    conn.execute("SET LOCAL enable_indexonlyscan = off")
+    conn.execute("ANALYZE messages")
+    plans, findings = explain(conn)
+    by_statement = {finding.subject: finding for finding in findings}
+    assert "reads all of messages" in by_statement["statement messages.open_calls"].problem
+    assert "messages_open" in {plan.statement: plan.unused for plan in plans}["messages.open_calls"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "statement"),
+    [
+        ("DROP INDEX messages_open, idx_messages_active_calls, messages_account_time", "messages.open_calls"),
+        ("DROP INDEX messages_account_time", "messages.count_calls"),
+        ("ALTER TABLE messages DROP CONSTRAINT messages_twilio_sid_key", "merge.look_up"),
+        (
+            "DROP INDEX webhook_inbox_unsettled; CREATE INDEX webhook_inbox_unsettled ON twilio_webhook_inbox (error)",
+            "inbox.count_dead_letters",
+        ),
+    ],
+)
+def test_a_statement_without_an_index_is_named(damage: str, statement: str, conn: Connection) -> None:
+    """On a small table too: it will grow."""
+    conn.execute(damage.encode())
+    _, findings = explain(conn)
+    assert f"statement {statement}" in {finding.subject for finding in findings}
+
+
+def test_unique_keys_have_any_name(conn: Connection) -> None:
+    """What an ORM called the key serves as well."""
+    conn.execute("ALTER TABLE messages RENAME CONSTRAINT messages_twilio_sid_key TO uq_messages_twilio_sid")
+    plans, findings = explain(conn)
+    assert findings == []
+    assert {plan.statement: plan for plan in plans}["merge.look_up"].unused == []
+
+
+def test_what_the_role_may_not_do_is_not_asked(database_url: str, connect: Connect, stranger: str) -> None:
+    """A role without DELETE on the inbox gets the other plans, and is told."""
+    owner = connect(database_url)
+    for table in ("messages", "call_events", "twilio_webhook_inbox", "account_days", "sync_state"):
+        owner.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {stranger}".encode())
+    plans, findings = explain(connect(make_conninfo(database_url, user=stranger)))
+    assert findings == []
+    assert [plan.statement for plan in plans if plan.note] == ["housekeeping.prune_inbox"]
+
+
+def test_nothing_is_changed_or_locked(database_url: str, connect: Connect) -> None:
+    """PostgreSQL keeps each question read-only, and another session may go on with the rows."""
+    conn, other = connect(database_url), connect(database_url)
+    add_calls(conn, 10, "completed")
+    before = conn.execute("SELECT array_agg(m ORDER BY id)::text, array_agg(xmin::text) FROM messages AS m").fetchone()
+    explain(conn)
+    with other.transaction():
+        other.execute("SELECT FROM messages FOR UPDATE NOWAIT")
+    after = conn.execute("SELECT array_agg(m ORDER BY id)::text, array_agg(xmin::text) FROM messages AS m").fetchone()
+    assert before == after
