@@ -6,23 +6,28 @@ status page asks the database, at most once every few seconds, whoever reloads i
 
 from __future__ import annotations
 
+import io
+import ipaddress
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from reconciler import metrics
-from reconciler.errors import ConfigError, ReconcilerError
+from reconciler.errors import ConfigError, ReconcilerError, Unavailable
 from reconciler.logs import get_logger
 from reconciler.masking import mask, redact
+from reconciler.service.http_arrivals import MOST_ARRIVING, Arrivals
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _PAGE_LASTS: Final = 5.0  # seconds
+_PAGE_WAITS: Final = 1.0  # seconds, for another request that makes it
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 log = get_logger(__name__)
@@ -53,16 +58,20 @@ class Web:
             ConfigError: it cannot be bound.
 
         """
+        host, port = address
         try:
-            self._server = _Server(address, health, status_page)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._listener = socket.create_server(address, family=family, backlog=MOST_ARRIVING)
         except OSError as exc:
-            host, port = address
             raise ConfigError(
                 f"RECONCILER_HTTP_LISTEN: {host}:{port} cannot be listened on: {exc.strerror}",
                 hint="another process may have it; or leave the setting out",
             ) from None
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="web", daemon=True)
+        self.port: int = self._listener.getsockname()[1]
+        is_local = ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback
+        site = _Site(health, _CachedPage(status_page), own_names(host), is_local)
+        self._arrivals = Arrivals(self._listener, lambda sock, head: _Handler(sock, head, site).answer())
+        self._thread = threading.Thread(target=self._arrivals.serve, name="web", daemon=True)
 
     def start(self) -> None:
         """Begin to serve."""
@@ -70,58 +79,92 @@ class Web:
 
     def close(self) -> None:
         """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._arrivals.stop()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._listener.close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+def own_names(host: str) -> frozenset[str]:
+    """The names that a request may give us; addresses are always right.
 
-    def __init__(self, address: tuple[str, int], health: Callable[[], Health], status_page: StatusPage) -> None:
-        self.health = health
-        self._status_page = status_page
+    A page of the internet can make its own name lead to 127.0.0.1 and have a browser here read what we answer (DNS
+    rebinding). It cannot make the browser send another name than its own.
+    """
+    return frozenset(name.lower() for name in ("localhost", host, socket.gethostname(), socket.getfqdn()))
+
+
+class _CachedPage:
+    """The page of now or of a few seconds ago: impatience must not become load."""
+
+    def __init__(self, status_page: StatusPage) -> None:
+        self.security_policy = status_page.security_policy
+        self._make = status_page.read
         self._read_at = -_PAGE_LASTS
-        self._page: bytes | ReconcilerError = b""
+        self._page: bytes | ReconcilerError = Unavailable("the page is being made: try again")
         self._reading = threading.Lock()
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, _Handler)
 
-    @property
-    def security_policy(self) -> str:
-        return self._status_page.security_policy
-
-    def status_page(self) -> bytes:
-        """The page, or the reason why there is none, of now or a few seconds ago: impatience must not become load.
+    def read(self) -> bytes:
+        """The page.
 
         Raises:
             ReconcilerError: the database does not answer.
 
         """
-        with self._reading:
-            if time.monotonic() - self._read_at > _PAGE_LASTS:
-                try:
-                    self._page = self._status_page.read().encode()
-                except ReconcilerError as exc:
-                    self._page = exc
-                self._read_at = time.monotonic()
-            if isinstance(self._page, ReconcilerError):
-                raise self._page
-            return self._page
+        # A slow database keeps one handler; the others show what there is, or go on to answer monitoring.
+        if self._reading.acquire(timeout=_PAGE_WAITS):
+            try:
+                if time.monotonic() - self._read_at > _PAGE_LASTS:
+                    self._page = self._made()
+                    self._read_at = time.monotonic()
+            finally:
+                self._reading.release()
+        page = self._page
+        if isinstance(page, ReconcilerError):
+            raise page
+        return page
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever hung up in the middle of an answer is no matter of ours."""
+    def _made(self) -> bytes | ReconcilerError:
+        try:
+            return self._make().encode()
+        except ReconcilerError as exc:
+            return exc
+
+
+class _Site(NamedTuple):
+    """What a request is answered from."""
+
+    health: Callable[[], Health]
+    page: _CachedPage
+    names: frozenset[str]
+    is_local: bool  # nothing but this machine reaches us
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    timeout = 10  # seconds for a request to arrive
+    """Answers one request that has arrived whole; the answer is sent in one go."""
+
     server_version = "reconciler"
     sys_version = ""
 
+    def __init__(self, sock: socket.socket, head: bytes, site: _Site) -> None:
+        self._sock, self._site = sock, site
+        self._answered = io.BytesIO()
+        self.rfile, self.wfile = io.BytesIO(head), self._answered
+
+    def answer(self) -> None:
+        """Answer, within the time that the socket gives."""
+        self.handle_one_request()
+        self._sock.sendall(self._answered.getvalue())
+
     def do_GET(self) -> None:
-        health = self.server.health()
-        match self.path.partition("?")[0]:
+        path = self.path.partition("?")[0]
+        # Where others can reach us anyway, monitoring may ask by the name of a service or of a load balancer.
+        is_checked = self._site.is_local or path == "/"
+        if is_checked and not _is_own(self.headers.get("Host"), self._site.names):
+            self._answer(HTTPStatus.MISDIRECTED_REQUEST, _TEXT, b"ask by an address or a name of this machine\n")
+            return
+        health = self._site.health()
+        match path:
             case "/metrics":
                 self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(metrics.REGISTRY))
             case "/healthz":
@@ -139,14 +182,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _show_status_page(self) -> None:
         try:
-            page = self.server.status_page()
+            page = self._site.page.read()
         except ReconcilerError as exc:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{mask(redact(str(exc)))}\n".encode())
         except Exception as exc:
             log.exception("program.failed", kind=type(exc).__name__)
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"a bug; the log says more\n")
         else:
-            policy = {"Content-Security-Policy": self.server.security_policy}
+            policy = {"Content-Security-Policy": self._site.page.security_policy}
             self._answer(HTTPStatus.OK, "text/html; charset=utf-8", page, policy)
 
     def _answer(
@@ -166,3 +209,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """A scrape every few seconds is no event."""
+
+
+def _is_own(host: str | None, names: frozenset[str]) -> bool:
+    """Whether the value of a Host header is an address or one of our names. Probes may send none."""
+    if host is None:
+        return True
+    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name in names
+    return True

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -55,3 +61,103 @@ def test_an_address_is_taken_once(host):
             Web((host, web.port), health=lambda: FINE, status_page=page)
     finally:
         web.close()
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """What is served to monitoring, without a daemon."""
+    web = Web(("127.0.0.1", 0), health=lambda: FINE, status_page=StatusPage(lambda: "page", "default-src 'none'"))
+    web.start()
+    yield web
+    web.close()
+
+
+def get(web: Web, path: str, host: str = "127.0.0.1") -> int:
+    """The status of an answer."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as sock:
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        with sock.makefile("rb") as answer:
+            return int(answer.readline().split()[1])
+
+
+def test_slow_clients_keep_nobody_from_an_answer(web):
+    """200 that send a part of a request and then nothing, or a byte now and then; no thread is theirs."""
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", web.port))) for _ in range(200)]
+        for sock in slow:
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        threads = threading.active_count()
+        for _ in range(20):
+            begun = time.monotonic()
+            assert get(web, "/metrics") == 200
+            assert time.monotonic() - begun < 2
+            for sock in slow[-50:]:
+                sock.sendall(b"x")
+        assert threading.active_count() - threads <= 8
+        for sock in slow:  # all are closed in the end, the trickling ones too
+            sock.settimeout(10)
+            with suppress(ConnectionResetError):
+                assert sock.recv(1) == b""
+        assert get(web, "/healthz") == 200
+
+
+def test_a_request_without_end(web):
+    """Its head is larger than any of ours: closed, unanswered."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000)
+        with suppress(ConnectionResetError):
+            assert sock.recv(1) == b""
+
+
+def test_a_page_that_takes_its_time_keeps_monitoring_from_nothing():
+    """The database is slow: some wait for the page, /metrics is answered all the while."""
+    go_on = threading.Event()
+    page = StatusPage(lambda: f"{go_on.wait(20)}", "default-src 'none'")
+    web = Web(("127.0.0.1", 0), health=lambda: FINE, status_page=page)
+    web.start()
+    try:
+        seen: list[int] = []
+        people = [threading.Thread(target=lambda: seen.append(get(web, "/"))) for _ in range(7)]
+        for person in people:
+            person.start()
+        assert [get(web, "/metrics") for _ in range(10)] == [200] * 10
+        go_on.set()
+        for person in people:
+            person.join(20)
+        assert 200 in seen
+    finally:
+        go_on.set()
+        web.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:9464", 200), ("[::1]:9464", 200), ("localhost", 200), ("LOCALHOST:1", 200),
+        (socket.gethostname(), 200), ("evil.example", 421), ("localhost.evil.example:9464", 421), ("", 421),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/", "/metrics"])
+def test_a_name_that_is_not_ours(web, host, status, path):
+    """DNS rebinding: a page of the internet whose name leads here reads nothing."""
+    assert get(web, path, host) == status
+
+
+def test_monitoring_may_ask_by_any_name_from_other_machines():
+    """The name of a service or of a load balancer; the page for people stays closed to it."""
+    web = Web(("0.0.0.0", 0), health=lambda: FINE, status_page=StatusPage(lambda: "page", "default-src 'none'"))
+    web.start()
+    try:
+        assert get(web, "/metrics", "reconciler.monitoring.svc") == 200
+        assert get(web, "/", "reconciler.monitoring.svc") == 421
+        assert get(web, "/", "10.0.0.7:9464") == 200
+    finally:
+        web.close()
+
+
+def test_a_probe_of_http_1_0_names_no_host(web):
+    """And is answered."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as sock:
+        sock.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        with sock.makefile("rb") as answer:
+            assert answer.read().endswith(b"alive\n")
