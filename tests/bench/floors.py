@@ -138,7 +138,7 @@ def _write_rows(conn: psycopg.Connection, page: list[Call]) -> None:
 
 
 def _copy(conn: psycopg.Connection, statement: str, rows: list[tuple[str | None, ...]]) -> None:
-    with conn.cursor().copy(statement) as copy:  # type: ignore[arg-type]
+    with conn.cursor().copy(statement) as copy:
         # What the simulated account says holds no tab, no newline and no backslash.
         copy.write("".join("\t".join([r"\N" if v is None else v for v in row]) + "\n" for row in rows))
 

@@ -68,7 +68,9 @@ def main(url: str, rows: int, pages: int) -> None:
 def _measure(url: str, rows: int, pages: int) -> list[float]:
     """Seconds for a page of new calls, of calls that end, and of calls that are as they were."""
     numbers = random.Random()  # other calls in each measurement
-    new, updated, unchanged = [], [], []
+    new: list[float] = []
+    updated: list[float] = []
+    unchanged: list[float] = []
     with Store(url) as store:
         for _ in range(pages):
             ringing = [_observation(numbers.randbytes(16).hex(), Status.RINGING) for _ in range(PAGE)]

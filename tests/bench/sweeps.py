@@ -120,10 +120,10 @@ def _compare(url: str) -> None:
 def _execute(url: str, *statements: str) -> None:
     with psycopg.connect(url, autocommit=True) as conn:
         for statement in statements:
-            conn.execute(statement)  # type: ignore[call-overload]
+            conn.execute(statement)
 
 
 def _ask(url: str, query: str, *params: Any) -> Any:
     with psycopg.connect(url) as conn:
-        row = conn.execute(query, params).fetchone()  # type: ignore[call-overload]
+        row = conn.execute(query, params).fetchone()
         return row[0]

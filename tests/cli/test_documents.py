@@ -169,7 +169,7 @@ def test_every_option_in_a_text_is_an_option():
         if name is not None and name not in subparsers.choices and name not in ("is", "can"):
             wrong.append((document, code))
             continue
-        parser = get_parser() if name is None else subparsers.choices[name]
+        parser = get_parser() if name is None else dict(subparsers.choices)[name]
         for action in parser._actions:
             nested = action.choices.get(words[1]) if name == "inbox" and isinstance(action.choices, dict) else None
             parser = nested or parser

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -76,7 +77,7 @@ class Shell:
         assert self._process.stdout
         self._process.stdin.write(f'{line}\necho "<$?>"\n')
         self._process.stdin.flush()
-        said = []
+        said: list[Any] = []
         for answer in self._process.stdout:
             if end := re.search(r"<(\d+)>\n$", answer):
                 return int(end[1]), "".join(said)

@@ -134,7 +134,9 @@ class Account:
                 self.ends[command] = self._state_after(command, url)
             for at, text in enumerate(proxy.statements, 1):
                 what = " ".join(text.split()[:3])
-                moments: list[Moment] = ["before", "behind", *(["answered"] if _is_written(text) else [])]
+                moments: list[Moment] = ["before", "behind"]
+                if _is_written(text):
+                    moments.append("answered")
                 self.boundaries += [Boundary(command, at, moment, what) for moment in moments]
             self.boundaries += [Boundary(command, at, "asked", "GET") for at, _ in enumerate(self.twilio.requests, 1)]
 

@@ -33,7 +33,7 @@ from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import JobHeld
-from reconciler.jobs.backfill import Window, backfill
+from reconciler.jobs.backfill import Watcher, Window, backfill
 from reconciler.jobs.cold import cold
 from reconciler.jobs.registry import KINDS, Means
 from reconciler.model import Job
@@ -82,7 +82,7 @@ class Ground:
     conn: db.Connection
     twilio: SimulatedTwilio
     owner: SimulatedAccount
-    numbers: Iterator[int]
+    numbers: Iterator[str]
     ran: Counter[str] = field(default_factory=Counter)
 
     @classmethod
@@ -195,7 +195,7 @@ class World:
         viewer.receive(self._conn, here)
 
     def _correct(self, step: Step) -> None:
-        call = self.account.find(step.sid)
+        call: Any = self.account.find(step.sid)
         record = self.account.record(step.sid, self.clock.now())
         if (
             record is None
@@ -268,7 +268,7 @@ class World:
                 since = now - timedelta(seconds=step.seconds)
                 asked = {"since": str(step.seconds), "until": None}
                 window = Window(self.account.sid, since, now, asked)
-                return backfill(window, source=source, store=store, watcher=_Nobody(), terms=terms)
+                return backfill(window, source=source, store=store, watcher=Watcher(), terms=terms)
             case "cold":
                 return cold(self.account.sid, job=Job("cold"), store=store, source=source, terms=terms, deep=False)
             case kind:
@@ -276,14 +276,6 @@ class World:
                     Job(kind), self._settings, store, terms, source, self.account.sid, is_scheduled=step.is_scheduled
                 )
                 return KINDS[kind].work(means)
-
-
-class _Nobody:
-    """Watches no backfill."""
-
-    def planned(self, *_: object) -> None: ...
-    def merged(self, *_: object) -> None: ...
-    def finished(self, *_: object) -> None: ...
 
 
 def shrink(ground: Ground, history: History, broken: Broken) -> History:

@@ -109,7 +109,8 @@ class History:
         for index, life in enumerate(self.lives):
             for name in ("loss", "duplicate", "late", "reorder", "undated", "wrong"):
                 if getattr(life.road, name):
-                    simpler_life = life._replace(road=life.road._replace(**{name: 0.0}))
+                    changed: dict[str, Any] = {name: 0.0}
+                    simpler_life = life._replace(road=life.road._replace(**changed))
                     yield replace(self, lives=[*self.lives[:index], simpler_life, *self.lives[index + 1 :]])
 
 

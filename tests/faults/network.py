@@ -31,7 +31,7 @@ from reconciler.database.migrate import migrate
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import ExitCode, Unavailable
-from reconciler.jobs.backfill import Window, backfill
+from reconciler.jobs.backfill import Watcher, Window, backfill
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, Switches
 from reconciler.simulator.listing import list_calls
@@ -40,6 +40,7 @@ from reconciler.sync import plan, slices
 from reconciler.sync.run import Terms
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.listing import Listing
 from reconciler.twilio.transport import Transport
 from tests.bench.servers import server
 from tests.harness.databases import new_database
@@ -191,16 +192,10 @@ def one_backfill(
     try:
         with Store(database_url, rules=Rules()) as store:
             return backfill(
-                window, source=client.session(stop), store=store, watcher=_Nobody(), terms=Terms(stop, our_clock)
+                window, source=client.session(stop), store=store, watcher=Watcher(), terms=Terms(stop, our_clock)
             ).exit_code
     finally:
         client.close()
-
-
-class _Nobody:
-    def planned(self, *_: object) -> None: ...
-    def merged(self, *_: object) -> None: ...
-    def finished(self, *_: object) -> None: ...
 
 
 def try_seed(
@@ -275,7 +270,7 @@ def in_a_hurry() -> Iterator[None]:
     with (
         patch.object(retry, "FIRST_WAIT", 0.005),
         patch.object(retry, "LONGEST_WAIT", 0.05),
-        patch.object(slices, "Listing", partial(slices.Listing, page_size=PAGE_SIZE)),
+        patch.object(slices, "Listing", partial(Listing, page_size=PAGE_SIZE)),
         patch.object(plan, "PAGE_SIZE", PAGE_SIZE),
     ):
         yield

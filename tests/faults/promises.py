@@ -101,7 +101,7 @@ class Watch:
 
     def _check_deadline(self, sid: str, row: Row, step: Step) -> None:
         """Where warm is at work, a price that came within the day is not lost to the deadline."""
-        call = self._account.find(sid)
+        call: Any = self._account.find(sid)
         deadline = datetime.fromisoformat(row["finalized_at"]) + self._settings.freeze_after
         came_in_time = call.priced is not None and datetime.fromtimestamp(call.priced, UTC) <= deadline
         is_gone = self._account.record(sid, self._clock.now()) is None
@@ -134,7 +134,7 @@ class Watch:
                 _hold("events tell the row", _same(told, held), told, held, step)
 
     def _check_cursors(self, step: Step) -> None:
-        cursors = dict(self._conn.execute("SELECT job_name, cursor FROM sync_state").fetchall())
+        cursors: dict[str, Any] = dict(self._conn.execute("SELECT job_name, cursor FROM sync_state").fetchall())
         if warm := cursors.get("warm"):
             self._warm_looked = datetime.fromisoformat(warm["looked_at"])
             self._warm_since = self._warm_since or self._warm_looked
@@ -147,7 +147,8 @@ class Watch:
             self._check_held("hot's cursor passes what was read", self._first_listed, read_until, step)
 
     def _check_held(self, promise: str, since: datetime, until: datetime, step: Step) -> None:
-        for call in self._account.calls_at(self._clock.now()):
+        calls: list[Any] = list(self._account.calls_at(self._clock.now()))
+        for call in calls:
             # A trunk's calls are listed only when they are over.
             created = datetime.fromtimestamp(call.created, UTC)
             if since <= created < until and not call.is_trunking:

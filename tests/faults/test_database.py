@@ -31,8 +31,8 @@ from reconciler.database.migrate import migrate
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import JobHeld, Refused, Retriable, Unavailable
-from reconciler.jobs.backfill import Window, backfill
-from reconciler.jobs.registry import KINDS, Means, job_of
+from reconciler.jobs.backfill import Watcher, Window, backfill
+from reconciler.jobs.registry import KINDS, Kind, Means, job_of
 from reconciler.model import Status
 from reconciler.service.leadership import Leadership
 from reconciler.settings import Credentials, Settings
@@ -41,7 +41,7 @@ from reconciler.sync import slices
 from reconciler.sync.run import Terms
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
-from tests.faults.network import _Nobody
+from reconciler.twilio.listing import Listing
 from tests.faults.proxy import Moment, Proxy
 from tests.faults.server import GUARDED, Server, folder
 from tests.harness.equality import differences, doubled_events, records_of
@@ -86,7 +86,7 @@ def _in_a_hurry() -> Iterator[None]:
     with (
         patch.object(retry, "FIRST_WAIT", 0.01),
         patch.object(retry, "LONGEST_WAIT", 0.3),
-        patch.object(slices, "Listing", partial(slices.Listing, page_size=20)),
+        patch.object(slices, "Listing", partial(Listing, page_size=20)),
     ):
         yield
 
@@ -113,11 +113,11 @@ class Work:
         credentials = Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=base)
         with closing(TwilioClient(credentials, pacer=Pacer(4), clock=lambda: NOW)) as client:
             source = client.session(stop)
-            self._until_done(lambda store: backfill(window, source=source, store=store, watcher=_Nobody(), terms=terms))
+            self._until_done(lambda store: backfill(window, source=source, store=store, watcher=Watcher(), terms=terms))
             for name, kind in KINDS.items():
                 job = job_of(name, ACCOUNT if kind.asks_twilio else None, main=ACCOUNT)
-                of = partial(Means, job, settings, terms=terms, source=client.session(stop), account_sid=ACCOUNT)
-                self._until_done(lambda store, kind=kind, of=of: kind.work(of(store=store)))
+                means = partial(Means, job, settings, terms=terms, source=client.session(stop), account_sid=ACCOUNT)
+                self._until_done(partial(_work, kind, means))
 
     def _progressed(self) -> None:
         self.on_progress()
@@ -129,6 +129,10 @@ class Work:
                     return
             self.gave_up += 1
         pytest.fail(f"{run} did not succeed in {RUNS} runs")
+
+
+def _work(kind: Kind, means: Callable[..., Means], store: Store) -> object:
+    return kind.work(means(store=store))
 
 
 def left_behind(url: str) -> dict[str, list[Any]]:

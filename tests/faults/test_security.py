@@ -30,7 +30,7 @@ from reconciler.cli.wiring import prepare_schema
 from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.errors import ExitCode, ReconcilerError, Refused
-from reconciler.jobs.backfill import Window, backfill
+from reconciler.jobs.backfill import Watcher, Window, backfill
 from reconciler.jobs.inbox import work_inbox
 from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
@@ -359,16 +359,10 @@ def run_everything(url: str, twilio: SimulatedTwilio) -> None:
         store = stack.enter_context(Store(url, channel="calls"))
         window = Window(ACCOUNT, clock() - timedelta(days=2), clock(), {"since": "2d", "until": None})
         summary = backfill(
-            window, source=client.session(stop), store=store, watcher=_Nobody(), terms=Terms(stop, clock)
+            window, source=client.session(stop), store=store, watcher=Watcher(), terms=Terms(stop, clock)
         )
         assert summary.exit_code in (ExitCode.DONE, ExitCode.UNRECONCILED)
         work_inbox(store, terms=Terms(clock=clock), grace=timedelta(0))
-
-
-class _Nobody:
-    def planned(self, *_: object) -> None: ...
-    def merged(self, *_: object) -> None: ...
-    def finished(self, *_: object) -> None: ...
 
 
 def put_webhooks(conn: db.Connection) -> None:

@@ -165,8 +165,9 @@ def test_a_call_deleted_at_twilio_is_marked_gone_once(busy):
 def test_a_call_held_and_not_listed_that_twilio_still_has_is_said(busy, monkeypatch):
     """It is asked for and not called gone; the listing did not show it, so the day is not proven."""
     busy.cold()
-    hidden = records_of(busy.account, NOW)
-    hidden = next(r for r in hidden if r["status"] == "completed" and "09 Jun" in r["start_time"])
+    hidden = next(
+        r for r in records_of(busy.account, NOW) if r["status"] == "completed" and "09 Jun" in r["start_time"]
+    )
     real = busy.account.calls_at
     monkeypatch.setattr(
         busy.account, "calls_at", lambda *args, **kw: [c for c in real(*args, **kw) if c.sid != hidden["sid"]]

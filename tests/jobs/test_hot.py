@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -52,7 +53,7 @@ class Reversed:
         return msgspec.json.encode(payload)
 
 
-DISORDERED = Fault("disordered", breakage=Reversed())
+DISORDERED = Fault("disordered", breakage=cast("Any", Reversed()))
 
 
 def talking(world, count, *, since=NOW - HOUR, until=NOW, **script):
@@ -602,7 +603,7 @@ def test_a_cursor_that_another_process_moved_is_left_alone(world, conn):
     world.hot()
     world.account.generate(1_500, NOW, NOW + 6 * HOUR)
     moved = {"account": ACCOUNT, "read_until": (NOW + 6 * HOUR).isoformat()}
-    times = []
+    times: list[Any] = []
 
     def take_over():
         if not times:

@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
-from typing import TextIO
+from typing import TextIO, cast
 
 from psycopg.types.json import Jsonb
 
@@ -95,7 +95,7 @@ def tell(conn: db.Connection, url: str, out: TextIO) -> None:
                 "SELECT twilio_sid FROM messages WHERE sync_state = 'frozen' AND price < 0 ORDER BY twilio_sid LIMIT 1"
             ).fetchone() or (None,)
             account.change(str(priced), price="-9.99000")
-            logs.configure(form="json", level="info", pii="masked", stream=SimulatedTime(out, clock))
+            logs.configure(form="json", level="info", pii="masked", stream=cast("TextIO", SimulatedTime(out, clock)))
             for minute in range(MINUTES):
                 for _ in range(2):
                     clock.advance(timedelta(seconds=30))

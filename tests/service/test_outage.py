@@ -7,6 +7,7 @@ import signal
 import tempfile
 import warnings
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,10 @@ OURS = (
 )
 
 
+def _has_landed(conn, sid: str) -> bool:
+    return conn.execute("SELECT 1 FROM messages WHERE twilio_sid = %s", (sid,)).fetchone() is not None
+
+
 def test_backends_that_are_ended_are_replaced(command, account, conn):
     """All of them, in the middle: the lead is taken again, and hot goes on within ten seconds."""
     daemon = command.start()
@@ -32,7 +37,7 @@ def test_backends_that_are_ended_are_replaced(command, account, conn):
         assert ended >= 2
         daemon.wait_for_runs(2, within=10)
         call = account.call(datetime.now(UTC) - timedelta(seconds=20))
-        eventually(lambda sid=call.sid: conn.execute("SELECT 1 FROM messages WHERE twilio_sid = %s", (sid,)).fetchone())
+        eventually(partial(_has_landed, conn, call.sid))
     assert daemon.process.poll() is None
     eventually(lambda: daemon.get("/readyz")[0] == 200)
 

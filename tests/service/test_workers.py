@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -139,7 +140,7 @@ def test_late_runs_are_counted_and_made_up_for_by_one(set_to_work, log, monkeypa
     set_to_work(freeze=as_run(lambda _: runs.append(time.monotonic())))
     eventually(lambda: len(runs) >= 2)
 
-    class Later(base.datetime):  # type: ignore[name-defined,misc]
+    class Later(base.datetime):  # type: ignore[misc]
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return super().now(tz) + timedelta(seconds=60)
@@ -241,7 +242,7 @@ def test_a_clock_that_is_set(daemon, log, monkeypatch, twilio, seconds):
     """The schedule goes on by the interval, whatever the wall clock says; the step is logged and told over HTTP."""
     from apscheduler.schedulers import base
 
-    class Stepped(base.datetime):  # type: ignore[name-defined,misc]
+    class Stepped(base.datetime):  # type: ignore[misc]
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return super().now(tz) + timedelta(seconds=seconds)
@@ -256,13 +257,17 @@ def test_a_clock_that_is_set(daemon, log, monkeypatch, twilio, seconds):
     assert len(said(log, "clock.stepped")) == 1
 
 
+def _more_than(count: int, look: Callable[[], Any]) -> bool:
+    return len(look()) > count
+
+
 def test_a_clock_that_is_fast_for_a_moment(daemon, log, monkeypatch, twilio):
     """There and back again: both steps are made up for."""
     from apscheduler.schedulers import base
 
     off = timedelta(0)
 
-    class Stepped(base.datetime):  # type: ignore[name-defined,misc]
+    class Stepped(base.datetime):  # type: ignore[misc]
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return super().now(tz) + off
@@ -271,9 +276,9 @@ def test_a_clock_that_is_fast_for_a_moment(daemon, log, monkeypatch, twilio):
     monkeypatch.setattr(daemon._clock, "_wall", lambda: time.time() + off.total_seconds())
     for off in (timedelta(seconds=20), timedelta(0)):  # noqa: B007 - read by the clocks
         steps = len(said(log, "clock.stepped"))
-        eventually(lambda before=steps: len(said(log, "clock.stepped")) > before)
+        eventually(partial(_more_than, steps, lambda: said(log, "clock.stepped")))
         asked = len(twilio.requests)
-        eventually(lambda before=asked: len(twilio.requests) >= before + 3, within=8)
+        eventually(partial(_more_than, asked + 2, lambda: twilio.requests), within=8)
 
 
 # Not a lock: a job gives up waiting for one after a moment, says so and tries again, which is progress.
@@ -307,7 +312,7 @@ def test_a_bug_in_the_main_thread_ends_it_in_order(setup, monkeypatch, log):
     """With 70, and not as a daemon whose jobs run on with nobody watching."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     daemon = Daemon(setup, lambda: setup.settings, lambda _: setup.url, Alive())
-    monkeypatch.setattr(daemon, "_check_lead", lambda: {}["nothing"])
+    monkeypatch.setattr(daemon, "_check_lead", lambda: dict[str, str]()["nothing"])
     assert daemon.run() == ExitCode.BUG
     assert said(log, "program.failed")[0]["kind"] == "KeyError"
     assert said(log, "daemon.stopped")[0]["exit_code"] == 70

@@ -223,7 +223,7 @@ def test_the_share_of_trunking_calls_is_ones_choice(share):
     """None, the usual few, half or all; with none the other kinds are all still there."""
     account = SimulatedAccount("AC1", "t")
     account.generate(4_000, NOON - timedelta(days=3), NOON - timedelta(days=1), trunk_share=share)
-    directions = Counter(call.direction for call in account.calls_at(NOON))
+    directions = Counter(call.render(int(NOON.timestamp()))["direction"] for call in account.calls_at(NOON))
     trunk = sum(count for direction, count in directions.items() if direction.startswith("trunking"))
     # One drawn "dialled" is two calls, so that trunk calls are a little fewer of all calls.
     assert share * 0.7 <= trunk / 4_000 <= share * 1.1

@@ -232,8 +232,8 @@ def test_alerts_have_inclusive_bounds_and_are_kept_for_thirty_days(serve, accoun
     for at in (NOON - 31 * DAY, NOON - HOUR, NOON - timedelta(seconds=29)):
         account.raise_alert(at, "11200", "https://x.example/")
     twilio, client = serve()
-    at = "2026-06-10T11:00:30Z"
-    assert 1 == len(alerts(client, StartDate=at, EndDate=at)[0])
+    bound = "2026-06-10T11:00:30Z"
+    assert 1 == len(alerts(client, StartDate=bound, EndDate=bound)[0])
     assert 1 == len(alerts(client, StartDate="2026-01-01")[0])
     assert 0 == len(alerts(client, EndDate="2026-06-10")[0])
     twilio.clock.advance(timedelta(seconds=1))

@@ -21,7 +21,7 @@ from reconciler.status.check_database import check_schema, check_server
 from reconciler.status.check_line import Severity, fail, ok, warn
 from reconciler.status.check_work import check_work, troubles
 from reconciler.status.snapshot import Calls, Inbox, ProvenDays, StuckCall, TableSize
-from reconciler.twilio import client
+from reconciler.twilio import answers
 from reconciler.twilio.transport import Answer
 from tests.harness.names import NOW, sid
 
@@ -257,8 +257,8 @@ def test_a_subaccount_that_is_refused():
     (found,) = troubles(make_status(jobs=[make_job(), *failing(f"hot:{OTHER}", error=REFUSED)]), SETTINGS)
     assert (found.name, "token" in found.hint) == ("refused", False)
     assert f"hot:{OTHER[:6]}…" in found.detail
-    found = troubles(make_status(leader=None, jobs=[make_job(), *failing(f"hot:{OTHER}", error=REFUSED)]), SETTINGS)
-    assert [line.name for line in found] == ["refused", "daemon"]
+    both = troubles(make_status(leader=None, jobs=[make_job(), *failing(f"hot:{OTHER}", error=REFUSED)]), SETTINGS)
+    assert [line.name for line in both] == ["refused", "daemon"]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_subaccount_that_is_refused():
 def test_a_refusal_is_known_by_its_words(status, is_refusal):
     """By those that the client says of the answer."""
     answer = Answer(status, b'{"code": 20003, "message": "Authenticate"}', {})
-    error = client._meaning(answer, now=NOW, worked_before=False, is_foreign=False)
+    error = answers.meaning(answer, now=NOW, login="", worked_before=False, is_foreign=False)
     (cause,) = causes(failing("hot", error=str(error)))
     assert cause.is_refusal_by_twilio is is_refusal
 

@@ -81,7 +81,7 @@ def test_no_query_reads_a_whole_table(full, file, name):
     params = {**PARAMS, "source": "reconcile_call", "run_id": "run"}
     query = "EXPLAIN (ANALYZE, FORMAT JSON) " + db.load_queries(file)[name]
     with full.transaction(force_rollback=True):
-        (plan,) = full.execute(query, params).fetchone() or ()
+        (plan,) = full.execute(query, params).fetchone()
     read = [
         (node["Relation Name"], node["Node Type"], node["Actual Rows"] * node["Actual Loops"])
         for node in _nodes(plan[0]["Plan"])

@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 from reconciler.cli.status import show_report
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin, Rules
+from reconciler.model import Status
 from reconciler.status import report
 from tests.harness.names import ACCOUNT, NOW, sid
 from tests.harness.rows import make_observation, make_webhook
@@ -72,13 +73,13 @@ def test_it_counts_what_the_merge_calls_a_gap(conn, database_url, made):
     minutes = count(70)
     with Store(database_url, rules=Rules(GRACE)) as store:
         for source, observation in [
-            ("webhook", make_webhook("ringing", call=2)),
-            ("webhook", make_webhook("completed", call=3)),
-            ("webhook", make_webhook("busy", call=4)),
-            ("reconcile_hot", make_observation("in-progress", call=1)),  # missing
-            ("reconcile_hot", make_observation("completed", call=2, minute=20)),  # stale
-            ("reconcile_warm", make_observation("completed", call=3, minute=30)),  # incomplete
-            ("reconcile_cold", make_observation("no-answer", call=4, minute=40)),  # conflict
+            ("webhook", make_webhook(Status.RINGING, call=2)),
+            ("webhook", make_webhook(Status.COMPLETED, call=3)),
+            ("webhook", make_webhook(Status.BUSY, call=4)),
+            ("reconcile_hot", make_observation(Status.IN_PROGRESS, call=1)),  # missing
+            ("reconcile_hot", make_observation(Status.COMPLETED, call=2, minute=20)),  # stale
+            ("reconcile_warm", make_observation(Status.COMPLETED, call=3, minute=30)),  # incomplete
+            ("reconcile_cold", make_observation(Status.NO_ANSWER, call=4, minute=40)),  # conflict
         ]:
             merged = store.merge(
                 [observation], origin=Origin(source, "run"), now=make_observation(minute=next(minutes)).observed_at

@@ -124,9 +124,9 @@ def test_days_of_the_last_five_weeks(conn, add_day):
         add_day(days)
     add_day(3, is_complete=False, held=99)
     add_day(2, account="AC" + 32 * "2")
-    days = report.take_snapshot(conn, now=NOW, **RULES).days
-    assert (days.verified, days.incomplete, days.newest_verified) == (3, 1, ago(days=1).date())
-    assert [(day.day, day.listed, day.held) for day in days.incomplete_days] == [(ago(days=3).date(), 100, 99)]
+    proven = report.take_snapshot(conn, now=NOW, **RULES).days
+    assert (proven.verified, proven.incomplete, proven.newest_verified) == (3, 1, ago(days=1).date())
+    assert [(day.day, day.listed, day.held) for day in proven.incomplete_days] == [(ago(days=3).date(), 100, 99)]
 
 
 def test_table_sizes_are_estimates(conn, add_call):

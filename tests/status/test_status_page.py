@@ -9,8 +9,9 @@ import urllib.error
 import urllib.request
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from email.message import Message
 from html.parser import HTMLParser
-from http.client import HTTPMessage
+from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
@@ -45,7 +46,7 @@ class Page(HTMLParser):
         assert self._open == []
 
     def handle_starttag(self, tag, attrs):
-        element = (tag, dict(attrs), [])
+        element: tuple[str, dict[str, str | None], list[str]] = (tag, dict(attrs), [])
         self.elements.append(element)
         if tag not in VOID:
             self._open.append(element)
@@ -235,7 +236,7 @@ def served(read):
         yield f"http://127.0.0.1:{server.port}/"
 
 
-def get(url: str) -> tuple[int, HTTPMessage, str]:
+def get(url: str) -> tuple[int, Message, str]:
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:
             return answer.status, answer.headers, answer.read().decode()
@@ -300,7 +301,7 @@ def test_a_bug_is_no_silence(capsys):
 @pytest.mark.parametrize("error", [None, ReconcilerError("away")])
 def test_reloading_is_no_load(monkeypatch, error):
     """A page, and the reason why there is none, last for a few seconds; then there is another."""
-    reads = []
+    reads: list[Any] = []
 
     def read() -> str:
         reads.append(len(reads))

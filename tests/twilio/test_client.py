@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ from reconciler.twilio.transport import Answer as HttpAnswer
 from tests.harness.names import NOW
 
 
-def instead(payload: object = None, **answer: object) -> Fault:
+def instead(payload: object = None, **answer: Any) -> Fault:
     """An answer of one's own."""
     return Fault("instead", instead=Answer(payload=payload, **answer))
 

@@ -102,7 +102,7 @@ def test_empty_text_and_null_are_unknown(empty):
 
 def test_unknown_keys_are_ignored_in_record_and_envelope():
     """Twilio adds and keeps fields unannounced, of any type."""
-    extra = {"ai_summary": {"topics": [1, 2.5, None]}, "annotation": None}
+    extra: dict[str, Any] = {"ai_summary": {"topics": [1, 2.5, None]}, "annotation": None}
     page = decode(make_record(**extra), meta={"key": "calls"}, total=1e999)
     assert decode(make_record()).observations == page.observations
 
@@ -417,7 +417,8 @@ NUMBER = "+12025550100"
 def test_no_phone_number_in_a_repr_or_a_reason(field):
     """Wherever in a broken record a number lands: reprs and reasons end in logs."""
     for number in (NUMBER, NUMBER.removeprefix("+")):
-        page = decode(make_record(**{field: number, "from": number, "to": number}))
+        fields: dict[str, Any] = {field: number, "from": number, "to": number}
+        page = decode(make_record(**fields))
         said = [repr(page), *map(repr, page.observations), *map(repr, page.dead_letters)]
         said += [letter.reason for letter in page.dead_letters]
         assert not [text for text in said if "2025550100" in text]

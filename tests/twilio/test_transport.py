@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_cookies_are_not_kept(transport, twilio, plan):
 
 def test_one_connection_serves_many_requests(transport, twilio, plan, monkeypatch):
     """Connections are pooled: a handshake for each page would cost more than the page."""
-    opened = []
+    opened: list[Any] = []
     monkeypatch.setattr(twilio._server, "opened", opened.append)
     for _ in range(5):
         transport.request("GET", f"{twilio.base_url}/x")

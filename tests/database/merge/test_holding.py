@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -188,7 +189,7 @@ def test_a_page_whose_commit_was_not_answered_may_come_again(database_url, store
     """The commit landed and its answer was lost: the repetition finds the cursor where it is to go, and passes."""
     store.save_cursor(Cursor("hot", {"page": 0}), now=T0)
     store.read_cursor("hot")
-    page = {"origin": ORIGIN, "now": T0, "cursor": Cursor("hot", {"page": 1, "of": [1, 2]})}
+    page: dict[str, Any] = {"origin": ORIGIN, "now": T0, "cursor": Cursor("hot", {"page": 1, "of": [1, 2]})}
     with Store(database_url) as lost:
         lost.merge([make_observation()], **page)
     again = store.merge([make_observation()], **page)
@@ -221,7 +222,7 @@ def listening(database_url, connect):
     def heard() -> list[dict]:
         # Notifications come in the order of commits: ours comes after all that were sent before.
         listener.execute("NOTIFY calls, 'mark'")
-        found = []
+        found: list[Any] = []
         for notification in listener.notifies(timeout=30):
             if notification.payload == "mark":
                 return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -323,7 +324,7 @@ def test_rule_12_a_recording_is_no_status():
 
 def test_freeze_no_mixture_of_two_answers_of_one_second(merge, row):
     """One has no price, the other another duration: the row waits for the next answer."""
-    priced = {"duration": 61, "end_time": T0 + timedelta(seconds=61), "price": Decimal("-0.01")}
+    priced: dict[str, Any] = {"duration": 61, "end_time": T0 + timedelta(seconds=61), "price": Decimal("-0.01")}
     merge(make_observation())
     merge(make_observation(**priced))
     assert row()["sync_state"] == "active"

@@ -14,7 +14,7 @@ from reconciler import logs, retry
 from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Decision, Rules
-from reconciler.jobs.backfill import Summary, Window, backfill, job_name
+from reconciler.jobs.backfill import Summary, Watcher, Window, backfill, job_name
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.sync.run import Terms
@@ -26,7 +26,7 @@ from tests.harness.names import ACCOUNT, NOW
 
 
 @dataclass
-class Watched:
+class Watched(Watcher):
     """Remembers what a backfill told; may act on each page."""
 
     slices: int = 0
@@ -35,8 +35,6 @@ class Watched:
     on_page: Callable[[], None] = lambda: None
     decisions: list[Decision] = field(default_factory=list)
 
-    def turned_to(self, account_sid: str, number: int, of: int) -> None: ...
-
     def planned(self, slices: int, remaining: int) -> None:
         self.slices, self.remaining = slices, remaining
 
@@ -44,8 +42,6 @@ class Watched:
         self.pages += 1
         self.decisions += decisions
         self.on_page()
-
-    def finished(self, summary: Summary) -> None: ...
 
 
 @dataclass

@@ -267,7 +267,7 @@ def test_a_finished_backfill_starts_anew(world):
 
 def test_a_database_that_goes_away_for_a_moment_does_not_end_the_run(world, quick_retries, conn):
     """The session is killed under a page: a new one is opened and the page merged again."""
-    killed = []
+    killed: list[Any] = []
 
     def kill_once() -> None:
         if not killed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 from itertools import count
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -25,7 +26,12 @@ RANKS = ("queued", "initiated", "ringing", "in-progress")
 
 
 def _event_type(kind: str) -> str:
-    kinds = {"voice-url": "voice-url", "status": "status-callback", "Dial": "dial-action", "recording": "recording"}
+    kinds: dict[str, Any] = {
+        "voice-url": "voice-url",
+        "status": "status-callback",
+        "Dial": "dial-action",
+        "recording": "recording",
+    }
     return _EVENT_TYPES[kinds[kind.split(maxsplit=1)[0]]]
 
 
@@ -331,12 +337,13 @@ def test_a_row_that_postgresql_refuses_takes_no_other_with_it(work, put, calls, 
 def test_a_call_with_a_refused_row_keeps_the_others(work, put, state, conn, events):
     """Several webhooks of one call around one that is refused."""
     conn.execute("ALTER TABLE messages ADD CHECK (duration <> 13)")
-    ids = [
-        put(webhook(status, minute=minute, **more), minute=minute)
-        for minute, (status, more) in enumerate(
-            [("initiated", {}), ("ringing", {}), ("in-progress", {"CallDuration": "13"}), ("completed", {})]
-        )
+    webhooks: list[tuple[str, dict[str, Any]]] = [
+        ("initiated", {}),
+        ("ringing", {}),
+        ("in-progress", {"CallDuration": "13"}),
+        ("completed", {}),
     ]
+    ids = [put(webhook(status, minute=minute, **more), minute=minute) for minute, (status, more) in enumerate(webhooks)]
     work()
     assert [state(id_) for id_ in ids] == ["completed", "completed", "dead_letter", "completed"]
     assert [status for _, status in events()] == ["initiated", "ringing", "completed"]
