@@ -40,6 +40,7 @@ class Journal:
         self._entries: deque[Entry] = deque(maxlen=MAX_ENTRIES)
         self._in_flight: Counter[str | None] = Counter()
         self._most: Counter[str | None] = Counter()
+        self._by_outcome: Counter[str] = Counter()
         self.max_in_flight = 0
 
     def begin(self, request: Request, others: int = 0) -> tuple[Entry, int]:
@@ -69,13 +70,25 @@ class Journal:
         """Note that it has been answered."""
         with self._lock:
             entry.finished = time.monotonic()
+            self._by_outcome[str(entry.fault or entry.status)] += 1
             self._in_flight[request.charged_to] -= 1
+
+    def summary(self) -> dict[str, object]:
+        """How many requests ended with which fault or status, and the most that were under way at once."""
+        with self._lock:
+            return {
+                "requests": self._by_outcome.total(),
+                "by_outcome": dict(self._by_outcome),
+                "max_in_flight": self.max_in_flight,
+                "max_in_flight_of": {str(account): most for account, most in self._most.items()},
+            }
 
     def clear(self) -> None:
         """Forget what was asked so far."""
         with self._lock:
             self._entries.clear()
             self._most.clear()
+            self._by_outcome.clear()
             self.max_in_flight = 0
 
     def __len__(self) -> int:

@@ -6,12 +6,14 @@ import itertools
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
 from reconciler.simulator import messages
+from reconciler.simulator.access import all_accounts
 from reconciler.simulator.account import SimulatedAccount
 from reconciler.simulator.clock import Clock
 from reconciler.simulator.faults import Fault, FaultPlan
@@ -19,8 +21,11 @@ from reconciler.simulator.http import HttpServer
 from reconciler.simulator.journal import Journal
 from reconciler.simulator.messages import Answer, Headers, Request
 from reconciler.simulator.resources import Resources
+from reconciler.simulator.road import causes_of_gaps
 from reconciler.simulator.switches import Switches
 from reconciler.simulator.wire import http_date, seconds
+
+ABOUT_ITSELF = "/_simulator"
 
 
 class SimulatedTwilio:
@@ -32,6 +37,9 @@ class SimulatedTwilio:
         faults: the plan of what goes wrong; may be changed at any time.
         page_delay: real time that each answer of the API takes; may be changed at any time.
         record_delay: real time that each listed record adds to it.
+
+    `GET /_simulator`, which is no path of Twilio's, tells another process what was asked and what was lost;
+    `DELETE` has it forget what was asked. Neither stands in the log, meets a fault or wants credentials.
 
     An exception inside the simulator is answered with 500 and raised again when the context ends, so that a
     mistake here is never taken for one of the client.
@@ -97,6 +105,8 @@ class SimulatedTwilio:
 
     def _answer(self, request: Request) -> tuple[Answer, Headers, bool]:
         """Answer one request: what the plan spoils, else what the resources say."""
+        if request.path == ABOUT_ITSELF:
+            return self._about_itself(request), (), False
         entry, in_flight = self.requests.begin(request, self.faults.others)
         try:
             fault = self._fault(request, in_flight)
@@ -116,6 +126,15 @@ class SimulatedTwilio:
             return answer, self._headers(in_flight, time.monotonic() - entry.started, now), compress
         finally:
             self.requests.end(request, entry)
+
+    def _about_itself(self, request: Request) -> Answer:
+        if request.method == "DELETE":
+            self.requests.clear()
+            return Answer(204, body=b"")
+        accounts = all_accounts(self._resources.accounts).values()
+        gaps = causes_of_gaps(accounts)
+        lost = Counter(loss.cause for account in accounts for loss in account.losses)
+        return Answer(payload={**self.requests.summary(), "lost": dict(lost), "causes_of_gaps": gaps})
 
     def _fault(self, request: Request, in_flight: int) -> Fault | None:
         limit = self.faults.max_concurrent
