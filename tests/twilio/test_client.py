@@ -415,7 +415,7 @@ def test_what_can_heal_is_asked_again(source, listing, plan, events, fault):
         (Fault.html_with_200(), Unavailable, "not JSON"),
         (Fault.array(), Unavailable, "not a listing"),
     ],
-    ids=str,
+    ids=lambda value: value.name if isinstance(value, Fault) else None,
 )
 def test_what_does_not_heal_comes_out_in_the_end(source, listing, plan, fault, error, said):
     """After ten attempts, with Twilio's code and words if it had any, and never a gateway's HTML."""
