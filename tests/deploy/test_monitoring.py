@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,10 @@ ALERTS = {
     if block.startswith("alert: ")
 }
 ALERT_NAMES = {name.removeprefix("alert: ") for name in ALERTS}
+
+LNAV = json.loads((LOGS / "reconciler.lnav.json").read_text(encoding="utf-8"))["reconciler_log"]
+# The fields that any line of the log may have.
+ALWAYS = {"timestamp", "level", "event", "logger", "job", "account", "run_id"}
 
 # What Prometheus itself puts on what it scrapes.
 TARGET_LABELS = {"job", "instance"}
@@ -312,9 +318,8 @@ def test_the_dashboard_shows_every_metric():
 
 def test_the_sample_is_a_log_of_ours():
     """Events and fields as documented, in the order of time; no number, no address of a machine, no path."""
-    always = {"timestamp", "level", "event", "logger", "job", "account", "run_id"}
     for line in SAMPLE:
-        assert line.keys() - always <= set(EVENTS[line["event"]])
+        assert line.keys() - ALWAYS <= set(EVENTS[line["event"]])
     times = [line["timestamp"] for line in SAMPLE]
     assert sorted(times) == times
     assert {"AC" + 32 * "5"} == {line["account"] for line in SAMPLE if "account" in line}
@@ -338,3 +343,23 @@ def test_every_query_shows_something():
     assert QUERIES.count("```sh\njq ") == len(
         re.findall(r"```sh\njq .*?```\n\n```text\n.+?```", QUERIES, flags=re.DOTALL)
     )
+
+
+def test_the_format_for_lnav_names_fields_that_exist():
+    """Of an event, or of every line."""
+    fields = {field for names in EVENTS.values() for field in names}
+    assert LNAV["value"].keys() <= fields | ALWAYS
+    shown = {part["field"] for part in LNAV["line-format"] if isinstance(part, dict)} - {"__timestamp__"}
+    assert shown | {LNAV[f"{name}-field"] for name in ("timestamp", "level", "body", "opid")} <= ALWAYS
+
+
+@pytest.mark.skipif(shutil.which("lnav") is None, reason="lnav is not installed")
+def test_lnav_reads_the_sample(tmp_path):
+    """Every line is one of a log, with its level."""
+    home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "TERM": "xterm"}
+    subprocess.run(["lnav", "-i", LOGS / "reconciler.lnav.json"], env=home, capture_output=True, check=True)
+    asked = ";SELECT log_level, count(*) FROM reconciler_log GROUP BY log_level"
+    command = ["lnav", "-n", "-c", asked, "-c", ":write-csv-to -", LOGS / "sample.jsonl"]
+    said = subprocess.run(command, env=home, capture_output=True, text=True, check=True).stdout
+    counted = Counter(line["level"] for line in SAMPLE)
+    assert {f"{level},{count}" for level, count in counted.items()} == set(said.splitlines()[1:])
