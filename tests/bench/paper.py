@@ -116,7 +116,7 @@ def as_markdown(measured: Measured) -> str:
     lines = ["# Benchmarks", "", *(f"- {line}" for line in measured.conditions), ""]
     lines += [
         "Everything runs against the same simulated account, into the same server, in one run; seconds are medians,",
-        "from start to end of a program. *plain script*: the official SDK's `calls.stream` with an upsert of every",
+        "from start to end of a program. *plain script*: the SDK's `client.calls.stream` with an upsert of every",
         "call (`tests/bench/plain.py`). *floor: rows*: eight connections, and COPY of the same rows and events into",
         "tables with the same indexes, without any rule or lookup. *floor: raw*: COPY into one table without index.",
         "",

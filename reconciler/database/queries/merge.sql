@@ -47,7 +47,7 @@ SELECT ctid FROM messages WHERE twilio_sid = %(call_sid)s
 -- if the row is still that very version (ctid and xmin); an INSERT yields to whoever was first. `written` tells
 -- how many rows were written; if it is not as many as decided, the caller rolls back and merges again.
 --
--- Returns one row for each observation that was not simply known: the columns of store.Decision, then `written`.
+-- Returns one row for each observation that was not simply known: the columns of transaction.Decision, then `written`.
 WITH decided AS MATERIALIZED (
     SELECT
         s.call_sid, s.via, s.direction, s.status AS said_status, s.status_at, s.observed_at AS said_at,
