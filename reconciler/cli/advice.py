@@ -102,4 +102,5 @@ def _next_step(snapshot: Snapshot, settings: Settings) -> Advice | str:
         step = first.hint or "`reconcile check` looks at one thing after the other"
         return Advice(f"{first.name}: {first.detail}", step, ExitCode.UNRECONCILED, len(found) - 1)
     newest = min((job.age_seconds for job in snapshot.jobs if job.age_seconds is not None), default=0.0)
-    return f"All is well: a daemon leads, and a job ended {rough(newest)} ago. `reconcile status` shows more."
+    leads = "a daemon leads" if snapshot.leader is None else f"{snapshot.leader.name} leads"
+    return f"All is well: {leads}, and a job ended {rough(newest)} ago. `reconcile status` shows more."

@@ -88,8 +88,14 @@ def show_status(status: facts.Snapshot) -> None:
     if leader is None:
         _say("No daemon leads: jobs run only when somebody starts them.")
     else:
-        since = "" if leader.since is None else f", leading for {rough(status.at - leader.since)} at most"
-        _say(f"A daemon leads (database process {leader.pid}{since}).")
+        _say(f"{leader.name} leads{_since(leader)}.")
+    for standby in status.standbys:
+        _say(f"{standby.name} stands by{_since(standby)}.")
+    if status.waiting is not None:
+        _say(f"! {status.waiting.said(status.at)}; no answer since {status.waiting.since:%H:%M:%S} UTC.")
+    if status.next_runs:
+        due = (f"{kind} in {rough(at - status.at)}" for kind, at in status.next_runs.items())
+        _say(f"Next: {', '.join(due)}.")
     _headline("Jobs")
     if status.jobs:
         console.out.print(_jobs(status))
@@ -130,6 +136,10 @@ def show_report(report: reports.Report) -> None:
             f"Of {report.calls:,} calls since then, webhooks lost something of {report.calls_with_losses:,} "
             f"({report.share_lost:.1%}): the call, a status or how it ended."
         )
+
+
+def _since(daemon: facts.Daemon) -> str:
+    return "" if daemon.since is None else f" (connected since {daemon.since:%Y-%m-%d %H:%M:%S} UTC)"
 
 
 def _jobs(status: facts.Snapshot) -> Table:

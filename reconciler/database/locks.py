@@ -29,6 +29,20 @@ def holds_advisory_lock(conn: Connection, name: str, *, pid: int) -> bool:
     return bool(row and row[0])
 
 
+def holder_of(conn: Connection, name: str) -> str | None:
+    """What the session that holds the lock called `name` does, by its application_name without our prefix and the lock.
+
+    `db1/4711` for a daemon that leads; None if nobody holds it.
+    """
+    row = conn.execute(
+        "SELECT a.application_name FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+        " WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database()"
+        " AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(%s, 0)",
+        (f"{APPLICATION_NAME}:{name}",),
+    ).fetchone()
+    return str(row[0]).removeprefix(f"{APPLICATION_NAME}: {name} ") if row and row[0] else None
+
+
 def release_advisory_lock(conn: Connection, name: str) -> None:
     """Give the lock called `name` back."""
     conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (f"{APPLICATION_NAME}:{name}",))

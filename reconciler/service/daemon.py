@@ -23,13 +23,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import fields, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from reconciler import metrics
+from reconciler import __version__, metrics
 from reconciler.errors import ConfigError, ExitCode, LoginRefused, ReconcilerError, Refused, Retriable
 from reconciler.logs import get_logger
+from reconciler.masking import mask, redact
 from reconciler.service.clock import ClockWatch
 from reconciler.service.http_server import Health
 from reconciler.service.leadership import Leadership
@@ -37,6 +38,7 @@ from reconciler.service.patience import Patience
 from reconciler.service.systemd import Notifier
 from reconciler.service.workers import Crew, Setup
 from reconciler.settings import Settings
+from reconciler.status.verdict import Verdict
 from reconciler.twilio.accounts import find_accounts, named_accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.listing import Listing
@@ -44,6 +46,7 @@ from reconciler.twilio.listing import Listing
 TICK: Final = 1.0  # seconds between two looks of the main thread
 GRACE_TO_STOP: Final = 8.0  # seconds for the pages in hand; systemd waits 15
 STATUS_EVERY: Final = 10.0  # seconds
+TOLD_EVERY: Final = 3.0  # seconds between two looks at what other processes should know of us
 ACCOUNTS_READ_EVERY: Final = 1800.0  # seconds: a new subaccount is looked after within the hour
 TRIED_AGAIN_AFTER: Final = 5.0  # seconds, what the main thread wants to know of Twilio and did not learn
 STEP_IS_SAID_FOR: Final = 600.0  # seconds, by /readyz
@@ -90,7 +93,7 @@ class Daemon:
         self._is_ready = False
         self._lead_trouble = self._twilio_trouble = ""
         self._ticked_at = time.monotonic()
-        self._told_alive = self._told_status = 0.0
+        self._told_alive = self._told_status = self._told_word = 0.0
         self._told_ready = False
         self._accounts_due = self._credentials_due = 0.0
         self._accounts_patience = TRIED_AGAIN_AFTER
@@ -129,21 +132,28 @@ class Daemon:
 
     def _health(self) -> Health:
         is_alive = time.monotonic() - self._ticked_at < 60
+        outage = self._setup.client.outage.current()
+        waiting = "" if outage is None else outage.said(datetime.now(UTC))
         if (stalled := self._crew.stalled()) is not None:
             return Health(is_alive=False, is_ready=False, reason=f"{stalled} makes no progress")
         if not self._is_ready:
-            trouble = self._lead_trouble or self._twilio_trouble or "asking Twilio"
-            return Health(is_alive, is_ready=False, reason=f"not ready: {trouble}")
+            trouble = self._lead_trouble or waiting or self._twilio_trouble or "asking Twilio"
+            verdict = Verdict.WAITING if self._lead_trouble or waiting else Verdict.NOT_WORKING
+            return Health(is_alive, False, f"not ready: {trouble}", verdict)
         if not self._lead.leads:
-            reason = self._lead_trouble or "standing by: another daemon leads"
-            return Health(is_alive, is_ready=False, reason=reason)
+            if self._lead_trouble:
+                return Health(is_alive, False, f"waiting for the database: {self._lead_trouble}", Verdict.WAITING)
+            return Health(is_alive, False, f"standing by: {self._lead.leader} leads", Verdict.STANDING_BY)
         if self._crew.hot_at is None:
-            return Health(is_alive, is_ready=False, reason="hot has not succeeded yet")
+            verdict = Verdict.WAITING if waiting else Verdict.NOT_WORKING
+            return Health(is_alive, False, "; ".join(filter(None, ("hot has not succeeded yet", waiting))), verdict)
         ago = time.monotonic() - self._crew.hot_at
         patience = 3 * self._setup.settings.hot_interval + timedelta(seconds=30)
         if ago > patience.total_seconds():
-            return Health(is_alive, is_ready=False, reason=f"hot has not succeeded for {ago:.0f} s")
-        return Health(is_alive, is_ready=True, reason=f"leading, hot {ago:.0f} s ago")
+            return Health(is_alive, False, "; ".join(filter(None, (f"hot has not succeeded for {ago:.0f} s", waiting))))
+        if waiting:
+            return Health(is_alive, True, f"{waiting}; hot succeeded {ago:.0f} s ago", Verdict.WAITING)
+        return Health(is_alive, True, f"leading, hot {ago:.0f} s ago", Verdict.WORKING)
 
     # What cannot wait
 
@@ -165,6 +175,20 @@ class Daemon:
         if health.is_ready != self._told_ready or now - self._told_status > STATUS_EVERY:
             self._told_ready, self._told_status = health.is_ready, now
             self._notifier.status(health.reason)
+        if self._lead.leads and now - self._told_word > TOLD_EVERY:
+            self._told_word = now
+            self._lead.tell(self._word())
+
+    def _word(self) -> dict[str, Any]:
+        """What a command or page of another process cannot see: whom we wait for, and when the jobs run next."""
+        outage = self._setup.client.outage.current()
+        waiting = None
+        if outage is not None:
+            waiting = {
+                "service": "Twilio", "reason": mask(redact(outage.reason)), "attempt": outage.attempt,
+                "next_at": outage.next_at.isoformat(), "since": outage.since.isoformat(),
+            }  # fmt: skip
+        return {"version": __version__, "waiting": waiting, "next_runs": self._crew.next_runs()}
 
     def _check_lead(self) -> None:
         led, self._lead_trouble = self._lead.leads, ""

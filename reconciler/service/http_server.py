@@ -24,6 +24,7 @@ from reconciler.errors import ConfigError, ReconcilerError, Unavailable
 from reconciler.logs import get_logger
 from reconciler.masking import mask, redact
 from reconciler.service.http_arrivals import MOST_ARRIVING, Arrivals
+from reconciler.status.verdict import Verdict
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _PAGE_LASTS: Final = 5.0  # seconds
@@ -39,6 +40,7 @@ class Health(NamedTuple):
     is_alive: bool
     is_ready: bool
     reason: str
+    verdict: Verdict = Verdict.NOT_WORKING
 
 
 class StatusPage(NamedTuple):

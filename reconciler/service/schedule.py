@@ -116,6 +116,10 @@ class Schedule:
         found = self._scheduler.get_job(str(job))
         return found.next_run_time if found is not None else None
 
+    def next_runs(self) -> list[tuple[Job, datetime]]:
+        """When each job is due next; a paused one is left out."""
+        return [(Job(found.id), found.next_run_time) for found in self._scheduler.get_jobs() if found.next_run_time]
+
     def postpone(self, job: Job, delay: timedelta) -> None:
         """Let `job` rest for `delay`; its rest counts as no missed run."""
         name = str(job)

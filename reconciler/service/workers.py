@@ -130,6 +130,13 @@ class Crew:
         with self._changed:
             return sorted(self._running)
 
+    def next_runs(self) -> dict[str, str]:
+        """When each kind of job is due next, for whichever account: ISO times, in the order of the jobs."""
+        due: dict[str, datetime] = {}
+        for job, at in self._schedule.next_runs():
+            due[job.kind] = min(at, due.get(job.kind, at))
+        return {kind: due[kind].isoformat(timespec="seconds") for kind in KINDS if kind in due}
+
     def leave(self, *, within: float) -> list[Job]:
         """Let the pages in hand be finished, for so many seconds; returns what was not."""
         with self._changed:

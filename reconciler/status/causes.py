@@ -1,7 +1,7 @@
 """Why jobs fail, read from the errors that they leave in `sync_state`; pure.
 
-`sync_state.last_error` is text. The words that begin a refusal are ours (`twilio.client`, `database.connection`), and a
-test holds this list against them.
+`sync_state.last_error` is text. The words that begin a refusal are ours (`twilio.answers`, `database.connection`), and
+a test holds this list against them.
 """
 
 from __future__ import annotations

@@ -36,6 +36,9 @@ def check_work(snapshot: Snapshot, settings: Settings) -> Iterator[Check]:
     ended = next((cause for cause in refusals if cause.is_of_main_account and snapshot.leader is None), None)
     for cause in refusals:
         yield _refusal(snapshot, cause, has_ended=cause is ended)
+    if snapshot.waiting is not None:
+        hint = "nothing is lost, jobs go on by themselves; https://status.twilio.com; since when: `reconcile status`"
+        yield warn(snapshot.waiting.service, snapshot.waiting.said(snapshot.at), hint)
     if ended is None:
         yield _daemon(snapshot)
     yield from _jobs(snapshot, [cause for cause in found if cause not in refusals], has_refusals=bool(refusals))
@@ -72,7 +75,8 @@ def _daemon(snapshot: Snapshot) -> Check:
         else:
             hint = "start it: `systemctl start reconciler`, or `reconcile run`"
         return warn("daemon", "none leads: jobs run only when somebody starts them", hint)
-    return ok("daemon", f"one leads (database process {snapshot.leader.pid})")
+    standbys = ", ".join(standby.name for standby in snapshot.standbys)
+    return ok("daemon", f"{snapshot.leader.name} leads" + (f"; standing by: {standbys}" if standbys else ""))
 
 
 def _jobs(snapshot: Snapshot, found: list[Cause], *, has_refusals: bool) -> Iterator[Check]:

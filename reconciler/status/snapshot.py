@@ -6,12 +6,13 @@ prints `dataclasses.asdict` of a snapshot, and that shape is a contract.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from reconciler.database import connection as db
 from reconciler.database.locks import LOCK
@@ -22,6 +23,8 @@ from reconciler.twilio.listing import RETENTION
 DAYS_SHOWN: Final = timedelta(days=35)  # as far back as the weekly cold sweep proves
 STUCK_NAMED: Final = 20
 
+
+_NAMED: Final = re.compile(rf"{db.APPLICATION_NAME}: {LOCK} (.+)/(\d+)")
 
 _queries = db.load_queries("report")
 _messages = db.load_queries("messages")
@@ -43,12 +46,38 @@ class JobState:
 
 
 @dataclass(frozen=True, slots=True)
-class Leader:
-    """The connection of the daemon that runs the jobs; `since` only if the role may see it."""
+class Waiting:
+    """A service that does not answer the leader: what it said, which try that was, and when the next one is."""
+
+    service: str
+    reason: str
+    attempt: int
+    next_at: datetime
+    since: datetime
+
+    def said(self, now: datetime) -> str:
+        """`waiting for Twilio: HTTP 503, try 8, next in 18 s`."""
+        left = (self.next_at - now).total_seconds()
+        when = f"next in {left:.0f} s" if left > 0 else "the next run tries again"
+        return f"waiting for {self.service}: {self.reason}, try {self.attempt}, {when}"
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A daemon by its connection: `pid` is the server's process, `host` and `process` are its own.
+
+    `since` is when it connected, if the role may see that.
+    """
 
     pid: int
-    application_name: str | None
+    host: str | None
+    process: int | None
     since: datetime | None
+
+    @property
+    def name(self) -> str:
+        """`db1/4711`."""
+        return f"database process {self.pid}" if self.host is None else f"{self.host}/{self.process}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +151,10 @@ class Snapshot:
 
     at: datetime
     schema_version: int
-    leader: Leader | None
+    leader: Daemon | None
+    standbys: list[Daemon]
+    waiting: Waiting | None
+    next_runs: dict[str, datetime]
     jobs: list[JobState]
     calls: Calls
     inbox: Inbox
@@ -140,10 +172,14 @@ def take_snapshot(conn: db.Connection, *, now: datetime, stuck_after: timedelta,
     """
     with db.translated():
         jobs, leader = _jobs(conn, now)
+        waiting, next_runs = _word_of(conn, leader)
         return Snapshot(
             at=now,
             schema_version=len(load_migrations()) - 1,
             leader=leader,
+            standbys=_standbys(conn, leader),
+            waiting=waiting,
+            next_runs=next_runs,
             jobs=jobs,
             calls=_calls(conn, now, stuck_after),
             inbox=_unsettled(conn, now, inbox_grace),
@@ -152,11 +188,11 @@ def take_snapshot(conn: db.Connection, *, now: datetime, stuck_after: timedelta,
         )
 
 
-def _jobs(conn: db.Connection, now: datetime) -> tuple[list[JobState], Leader | None]:
+def _jobs(conn: db.Connection, now: datetime) -> tuple[list[JobState], Daemon | None]:
     rows = conn.execute(_queries["jobs"]).fetchall()
     names = [LOCK, *(row[0] for row in rows)]
     holders = {
-        name: Leader(*rest)
+        name: _daemon(*rest)
         for name, *rest in conn.execute(_queries["lock_holders"], {"names": names, "prefix": f"{db.APPLICATION_NAME}:"})
     }
     jobs = []
@@ -176,6 +212,28 @@ def _jobs(conn: db.Connection, now: datetime) -> tuple[list[JobState], Leader | 
             )
         )
     return jobs, holders.get(LOCK)
+
+
+def _daemon(pid: int, application_name: str | None, since: datetime | None) -> Daemon:
+    named = _NAMED.fullmatch(application_name or "")
+    return Daemon(pid, named[1] if named else None, int(named[2]) if named else None, since)
+
+
+def _standbys(conn: db.Connection, leader: Daemon | None) -> list[Daemon]:
+    rows = conn.execute(_queries["daemons"], {"prefix": f"{db.APPLICATION_NAME}: {LOCK} "})
+    return [_daemon(*row) for row in rows if leader is None or row[0] != leader.pid]
+
+
+def _word_of(conn: db.Connection, leader: Daemon | None) -> tuple[Waiting | None, dict[str, datetime]]:
+    """What the leader keeps in `sync_state` of itself; nothing if another daemon, that is gone, wrote it."""
+    row = conn.execute(_queries["leaders_word"], {"job": LOCK}).fetchone()
+    word: dict[str, Any] = row[0] if row else {}
+    if leader is None or word.get("backend") != leader.pid:
+        return None, {}
+    waiting = word["waiting"] and Waiting(
+        **{**word["waiting"], **{name: datetime.fromisoformat(word["waiting"][name]) for name in ("next_at", "since")}}
+    )
+    return waiting, {kind: datetime.fromisoformat(at) for kind, at in word["next_runs"].items()}
 
 
 def _calls(conn: db.Connection, now: datetime, stuck_after: timedelta) -> Calls:

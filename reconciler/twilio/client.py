@@ -42,6 +42,7 @@ from reconciler.twilio.account_records import Account, decode_accounts, decode_u
 from reconciler.twilio.answers import date_of, load_of, meaning, outcome
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import API_PATH, PAGE_SIZE, Listing, call_of_token, own_path, page_size_of, resized
+from reconciler.twilio.outage import Outage
 from reconciler.twilio.page_sizes import PageSizes
 from reconciler.twilio.records import decode_call, decode_page
 from reconciler.twilio.server_clock import ServerClock
@@ -80,6 +81,7 @@ class TwilioClient:
         self.has_key = credentials.username != credentials.account_sid  # an API key's, which reads one account
         self.page_sizes = PageSizes()
         self.server_clock = ServerClock(clock)
+        self.outage = Outage()
         self._has_worked = threading.Event()
 
     @classmethod
@@ -127,8 +129,9 @@ class TwilioClient:
         return answer
 
     def accept(self) -> None:
-        """Note that Twilio accepted the credentials."""
+        """Note that Twilio answered, and so accepted the credentials."""
         self._has_worked.set()
+        self.outage.ended()
 
     def judge(self, answer: Answer, path: str) -> ReconcilerError | None:
         """What an answer means for us; where credentials would always be refused, the setting that is to blame."""
@@ -332,6 +335,8 @@ class Session:
         with self._counts:
             self.retries += 1
         metrics.retries.inc()
+        if not isinstance(error, RateLimited):  # who throttles is there
+            self.client.outage.failed(str(error), attempt=attempt, wait=wait)
         log.warning("twilio.retried", error=str(error), attempt=attempt, wait_seconds=round(wait, 3))
 
 

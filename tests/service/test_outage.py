@@ -70,11 +70,16 @@ def test_a_twilio_that_is_away_is_waited_for(command, twilio, account, conn):
     """The runs say what is wrong and repeat; none of it ends the daemon."""
     daemon = command.start()
     daemon.wait_for_runs(2)
-    twilio.faults.always(Fault.reset())
+    twilio.faults.always(Fault.server_error(503, html=True))
     daemon.wait_for("twilio.retried", count=2)
+    eventually(lambda: daemon.get("/readyz")[1].startswith("waiting for Twilio: HTTP 503, try "))
+    assert daemon.get("/readyz")[0] == 200  # hot is not late yet
+    eventually(lambda: conn.execute("SELECT cursor #>> '{waiting,reason}' FROM sync_state WHERE job_name = 'daemon'")
+               .fetchone() == ("HTTP 503",))  # fmt: skip
     call = account.call(datetime.now(UTC) - timedelta(seconds=20))
     twilio.faults.clear()
     eventually(lambda: conn.execute("SELECT 1 FROM messages WHERE twilio_sid = %s", (call.sid,)).fetchone())
+    eventually(lambda: daemon.get("/readyz")[1].startswith("leading, hot "))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -60,11 +61,12 @@ def test_the_second_stands_by_and_takes_over_when_the_first_is_killed(command, s
     first.wait_for_runs(2)
     second = command.start()
     second.wait_for("daemon.readied", leads=False)
-    assert second.get("/readyz") == (503, "standing by: another daemon leads\n")
+    standing_by = f"standing by: {socket.gethostname()[:30]}/{first.process.pid} leads"
+    assert second.get("/readyz") == (503, f"{standing_by}\n")
     assert second.get("/healthz") == (200, "alive\n")
     assert second.metric("reconciler_leading") == 0
     assert first.metric("reconciler_leading") == 1
-    systemd.wait_for("STATUS", "standing by: another daemon leads")
+    systemd.wait_for("STATUS", standing_by)
     assert second.said("job.finished") == []
     killed = time.monotonic()
     first.tell(signal.SIGKILL)
@@ -104,7 +106,8 @@ def test_one_that_was_stopped_loses_the_lead_and_notices(command, lives, conn):
     print(f"SIGSTOP: led after {led:.2f} s, first run after {time.monotonic() - stopped:.2f} s")
     first.tell(signal.SIGCONT)
     first.wait_for("lead.dropped")
-    eventually(lambda: first.get("/readyz") == (503, "standing by: another daemon leads\n"))
+    standing_by = f"standing by: {socket.gethostname()[:30]}/{second.process.pid} leads\n"
+    eventually(lambda: first.get("/readyz") == (503, standing_by))
     ran = first.mark()
     second.wait_for_runs(3)
     assert first.mark() - ran <= 1  # the run it was stopped in may have ended

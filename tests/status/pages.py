@@ -10,9 +10,9 @@ from reconciler.status.report import GapsOfHour, Report
 from reconciler.status.snapshot import (
     AccountDay,
     Calls,
+    Daemon,
     Inbox,
     JobState,
-    Leader,
     ProvenDays,
     Snapshot,
     StuckCall,
@@ -54,7 +54,8 @@ def make_status(**fields: Any) -> Snapshot:
     """A daemon that leads, and nothing to complain of."""
     return Snapshot(
         **{
-            "at": NOW, "schema_version": 13, "leader": Leader(4_711, "reconciler: daemon", NOW - 30 * HOUR),
+            "at": NOW, "schema_version": 13, "leader": Daemon(99, "db1", 4_711, NOW - 30 * HOUR), "standbys": [],
+            "waiting": None, "next_runs": {},
             "jobs": [make_job()], "calls": Calls(41, 0, 212, []), "inbox": Inbox(3, 0, 0, 0, 0, None),
             "days": ProvenDays(35, 0, NOW.date() - timedelta(days=1), []),
             "tables": [TableSize("messages", 812_000_000, 1_204_331)],

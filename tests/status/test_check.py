@@ -195,7 +195,7 @@ def work(settings=SETTINGS, **fields):
 def test_work_that_goes_well():
     """A line each."""
     assert list(work().values()) == [
-        ok("daemon", "one leads (database process 4711)"),
+        ok("daemon", "db1/4711 leads"),
         ok("jobs", "none failed since its last success"),
         ok("inbox", "0 webhooks wait, no dead letter"),
         ok("retention", "processed webhooks stay for good; the inbox takes 0 B"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -13,6 +14,7 @@ from reconciler.database import connection as db
 from reconciler.database import locks
 from reconciler.database.migration_files import TABLES, load_migrations
 from reconciler.database.store import Store
+from reconciler.service.leadership import Leadership
 from reconciler.status import snapshot as report
 from tests.harness.names import ACCOUNT, NOW, sid
 
@@ -22,7 +24,8 @@ JOB = """
 INSERT INTO sync_state (job_name, cursor, last_success_at, last_error_at, last_error) VALUES (%s, %s, %s, %s, %s)
 """
 SHAPE = {
-    "at": (), "schema_version": (), "leader": ("pid", "application_name", "since"),
+    "at": (), "schema_version": (), "leader": ("pid", "host", "process", "since"),
+    "standbys": (), "waiting": (), "next_runs": (),
     "jobs": (
         "job", "is_running", "last_success_at", "age_seconds", "read_until", "lag_seconds", "last_error_at",
         "last_error",
@@ -69,19 +72,49 @@ def test_jobs_by_age_lag_and_error(conn):
 
 @pytest.mark.usefixtures("jobs")
 def test_who_leads_and_what_runs(conn, connect, database_url):
-    """Told from the locks, which are left alone."""
+    """Told from the locks, which are left alone; host and process from the names of the connections."""
     before = report.take_snapshot(conn, now=NOW, **RULES)
     assert (before.leader, [job.job for job in before.jobs if job.is_running]) == (None, [])
     leader = connect(database_url)
     assert locks.try_advisory_lock(leader, "daemon")
-    db.name_connection(leader, purpose="daemon")
+    db.name_connection(leader, purpose="daemon db1/4711")
+    db.name_connection(connect(database_url), purpose="daemon db2/812")
     with Store(database_url) as store, store.holding("hot"):
         status = report.take_snapshot(conn, now=NOW, **RULES)
     assert status.leader is not None
-    assert (status.leader.pid, status.leader.application_name) == (leader.info.backend_pid, "reconciler: daemon")
+    assert (status.leader.pid, status.leader.name) == (leader.info.backend_pid, "db1/4711")
+    assert [standby.name for standby in status.standbys] == ["db2/812"]
     assert [job.job for job in status.jobs if job.is_running] == ["hot"]
+    assert locks.holder_of(conn, "daemon") == "db1/4711"
     locks.release_advisory_lock(leader, "daemon")
     assert report.take_snapshot(conn, now=NOW, **RULES).leader is None
+    assert locks.holder_of(conn, "daemon") is None
+
+
+def test_the_word_of_the_leader(conn, connect, database_url, paper):
+    """Whom it waits for and what is due next, as long as the session that wrote it leads; it is no job."""
+    leadership = Leadership(database_url)
+    assert leadership.check()
+    waiting = {
+        "service": "Twilio", "reason": "HTTP 503", "attempt": 8, "next_at": (NOW + timedelta(seconds=18)).isoformat(),
+        "since": ago(minutes=3).isoformat(),
+    }  # fmt: skip
+    leadership.tell(
+        {"version": "1", "waiting": waiting, "next_runs": {"hot": (NOW + timedelta(seconds=7)).isoformat()}}
+    )
+    snapshot = report.take_snapshot(conn, now=NOW, **RULES)
+    assert snapshot.leader is not None and snapshot.leader.process == os.getpid()
+    assert snapshot.waiting is not None
+    assert snapshot.waiting.said(NOW) == "waiting for Twilio: HTTP 503, try 8, next in 18 s"
+    assert snapshot.jobs == []
+    written = paper(80)
+    show_status(snapshot)
+    said = " ".join(written.getvalue().split())
+    assert "! waiting for Twilio: HTTP 503, try 8, next in 18 s; no answer since 11:57:00 UTC." in said
+    assert "Next: hot in 7 s." in said
+    leadership.resign()
+    after = report.take_snapshot(conn, now=NOW, **RULES)
+    assert (after.leader, after.waiting, after.next_runs) == (None, None, {})
 
 
 def test_a_leader_in_another_database_is_none_of_ours(conn, connect, server_url):
@@ -152,7 +185,7 @@ def test_the_json_is_a_contract(run, connect, database_url):
     assert (done.code, done.err) == (0, "")
     status = done.result
     for name, keys in SHAPE.items():
-        part = status[name][0] if isinstance(status[name], list) else status[name]
+        part = (status[name] or [{}])[0] if isinstance(status[name], list) else status[name]
         assert not keys or tuple(part) == keys
     assert tuple(status) == tuple(SHAPE)
     assert status["schema_version"] == len(load_migrations()) - 1
@@ -167,7 +200,7 @@ def test_for_a_person(conn, connect, database_url, add_call, paper):
     add_call(1, date_created=ago(days=3))
     show_status(report.take_snapshot(conn, now=NOW, **RULES))
     lines = [" ".join(line.split()) for line in written.getvalue().splitlines()]
-    assert "A daemon leads" in lines[0]
+    assert "leads" in lines[0]
     assert "hot 4 s ago 2 min" in lines
     assert "warm 60 min ago 60 min failed 3 min ago: no word from ***00" in lines
     assert f"{sid(1)} ringing 3 d" in lines

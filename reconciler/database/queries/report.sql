@@ -6,7 +6,19 @@ SELECT
     job_name, coalesce(cursor ->> 'read_until', cursor ->> 'looked_at', cursor ->> 'swept_at'),
     last_success_at, last_error_at, last_error
 FROM sync_state
+-- What was never run by that name is no job: the leader's word, and the list of accounts that a backfill is done with.
+WHERE job_name <> 'daemon' AND NOT (last_success_at IS NULL AND last_error_at IS NULL AND job_name = 'backfill')
 ORDER BY job_name
+
+-- name: leaders_word
+SELECT cursor FROM sync_state WHERE job_name = %(job)s
+
+-- name: daemons
+-- Each daemon that is connected, by the name of its connection. Another role's backend_start may be hidden from us.
+SELECT pid, application_name, backend_start
+FROM pg_stat_activity
+WHERE datname = current_database() AND starts_with(application_name, %(prefix)s)
+ORDER BY application_name, pid
 
 -- name: lock_holders
 -- Who holds which of these advisory locks: the key's halves stand in classid and objid

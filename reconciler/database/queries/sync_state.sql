@@ -36,3 +36,10 @@ VALUES (%(job)s, %(now)s, %(error)s, %(now)s)
 ON CONFLICT (job_name) DO UPDATE SET
     last_error_at = EXCLUDED.last_error_at, last_error = EXCLUDED.last_error, updated_at = EXCLUDED.updated_at
 RETURNING last_success_at
+
+-- name: keep_leaders_word
+-- What only the daemon that leads knows: whom it waits for, when its jobs run next. Who reads it believes it only
+-- while that server process (`backend`) holds the lock of the leader.
+INSERT INTO sync_state (job_name, cursor, updated_at)
+VALUES (%(job)s, %(word)s, %(now)s)
+ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCLUDED.updated_at

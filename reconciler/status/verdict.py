@@ -1,0 +1,14 @@
+"""How a daemon is, in one word."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """What the status page says first."""
+
+    WORKING = "working"
+    WAITING = "waiting"  # for Twilio or the database: it heals by itself
+    STANDING_BY = "standing by"  # another daemon leads
+    NOT_WORKING = "not working"
