@@ -16,12 +16,18 @@ from reconciler.errors import ExitCode
 from reconciler.terminal.printing import complain, print_json, print_rows
 from reconciler.wording import counted
 
+BEFORE_MIGRATING: Final = (
+    "Before you migrate: back the database up, and migrate a copy of it first (docs/operations.md)."
+)
 _PLANNED: Final = {"applied": "apply", "adopted": "adopt"}
 
 
 def migrate(args: argparse.Namespace) -> int:
     """Bring the schema up to this version, or with --dry-run show what that would do."""
     with connect(read_settings(), purpose="migrate") as conn:
+        # Where nobody watches, a run logs JSON lines to stderr and nothing else.
+        if runner.behind(conn) and (args.dry_run or sys.stderr.isatty()):
+            print(BEFORE_MIGRATING, file=sys.stderr)
         if args.dry_run:
             steps = runner.plan(conn)
             rows: list[dict[str, Any]] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
@@ -9,13 +10,14 @@ from typing import Final
 from reconciler.database import connection as db
 from reconciler.database import migrate, pooling
 from reconciler.database.verify import verify
-from reconciler.errors import ExitCode, SchemaError
+from reconciler.errors import ExitCode, Refused, SchemaError
 from reconciler.settings import Settings
 from reconciler.status.check_line import Check, compare_clocks, fail, failed, ok, warn
 from reconciler.status.check_work import check_work
 from reconciler.status.snapshot import take_snapshot
 
 TESTED: Final = range(14, 19)  # major versions of PostgreSQL
+IDS_LOW: Final = 0.9  # of all ids
 FEW: Final = 3  # migrations that are named one by one
 
 _QUERIES = db.load_queries("check")
@@ -30,6 +32,8 @@ def check_database(url: str, settings: Settings) -> Iterator[Check]:
     """
     with db.connect(url, purpose="check") as conn:
         yield from check_server(conn)
+        yield from check_creators(conn)
+        yield from check_ids(conn)
         found = []
         try:
             for line in check_schema(conn, prunes_inbox=settings.inbox_retention is not None):
@@ -77,12 +81,46 @@ def check_server(conn: db.Connection) -> Iterator[Check]:
     yield compare_clocks("database clock", "the database's", before - clock, clock - after)
 
 
+def check_creators(conn: db.Connection) -> Iterator[Check]:
+    """Nobody else may create functions and operators where our statements look for tables."""
+    with db.translated():
+        creators = conn.execute(_QUERIES["creators"]).fetchall()
+    if not creators:
+        yield ok("schema owner", "nobody but the owners may create in it")
+    for schema, role in creators:
+        detail = f"{role} may create functions in schema {schema}, and PostgreSQL could take one for another's"
+        yield warn("schema owner", detail, f"as its owner: REVOKE CREATE ON SCHEMA {schema} FROM {role}")
+
+
+def check_ids(conn: db.Connection) -> Iterator[Check]:
+    """The sequences that number our rows have room left."""
+    with db.translated():
+        sequences = conn.execute(_QUERIES["id_sequences"]).fetchall()
+    low = [sequence for sequence in sequences if sequence[3] >= sequence[4] * IDS_LOW]
+    for table, sequence, of_type, last, limit in low:
+        detail = f"{last / limit:.0%} of the ids of {table} are used: {last:,} of {limit:,}"
+        hint = f"ALTER SEQUENCE {sequence} AS bigint"
+        if of_type != "bigint":
+            hint = f"{hint}; ALTER TABLE {table} ALTER COLUMN id TYPE bigint (this rewrites the table: plan a window)"
+        if last >= limit:
+            yield fail("ids", f"{detail}; no row can be added", hint, ExitCode.CONFIG)
+        else:
+            yield warn("ids", detail, hint)
+    if sequences and not low:
+        yield ok("ids", f"less than {IDS_LOW:.0%} of each table's are used")
+
+
 def check_schema(conn: db.Connection, *, prunes_inbox: bool = False) -> Iterator[Check]:
-    """The ledger against the files, the catalog against what they make, and what the role may do."""
+    """The ledger against the files, the catalog against what they make, and what the role may see and do."""
     if lacking := _lacking(conn, "unreadable"):
         yield lacking
         return
-    if behind := migrate.behind(conn):
+    try:
+        behind = migrate.behind(conn)
+    except Refused as exc:
+        yield failed("row security", exc)
+        return
+    if behind:
         names = ", ".join(f"{m.version:03}" for m in behind)
         if len(behind) > FEW and behind[-1].version - behind[0].version + 1 == len(behind):
             names = f"{behind[0].version:03} to {behind[-1].version:03}"
@@ -108,5 +146,17 @@ def _lacking(conn: db.Connection, query: str, **params: bool) -> Check | None:
     if not lacking:
         return None
     detail = f"{conn.info.user} lacks {', '.join(lacking)}"
-    hint = f"as the owner of messages: sed 's/TO reconciler/TO {conn.info.user}/' deploy/grants.sql | psql DATABASE"
+    hint = f"as the owner of messages: {_grant(conn.info.user, deletes=any('DELETE' in what for what in lacking))}"
     return fail("privileges", detail, hint, ExitCode.REFUSED)
+
+
+def _grant(role: str, *, deletes: bool) -> str:
+    """The command that runs deploy/grants.sql for `role`; to delete is a comment there."""
+    edits = ["s/^-- GRANT DELETE/GRANT DELETE/"] if deletes else []
+    if role != "reconciler":
+        quoted = role if re.fullmatch("[a-z_][a-z0-9_]*", role) else '"{}"'.format(role.replace('"', '""'))
+        edits.append(f"s/TO reconciler/TO {quoted}/")
+    if not edits:
+        return 'psql "$DATABASE_URL" < deploy/grants.sql'
+    script = ";".join(edits)
+    return f"sed '{script}' deploy/grants.sql | psql \"$DATABASE_URL\""

@@ -9,15 +9,20 @@ import psycopg
 import pytest
 from psycopg import sql
 
+DATABASES = ("database_url", "field_database_url", "empty_database_url")
+
 
 @pytest.fixture
-def stranger(server_url: str, database_url: str) -> Iterator[str]:
-    """The name of a role that may log in, and owns and may nothing else; in `database_url` its traces are removed."""
+def stranger(server_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a role that may log in, owns nothing and may nothing else. What the test gives it goes with it."""
+    urls = [request.getfixturevalue(name) for name in DATABASES if name in request.fixturenames]
     name = f"stranger_{secrets.token_hex(4)}"
     role = sql.Identifier(name)
-    with psycopg.connect(database_url, autocommit=True) as admin:
+    with psycopg.connect(server_url, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
     yield name
-    with psycopg.connect(database_url, autocommit=True) as admin:
-        admin.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(role))
+    for url in urls:
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(role))
+    with psycopg.connect(server_url, autocommit=True) as admin:
         admin.execute(sql.SQL("DROP ROLE {}").format(role))

@@ -3,64 +3,109 @@
 -- name: session
 -- Whether we may write, our time zone and the server's own, and the server's clock.
 SELECT
-    current_setting('transaction_read_only')::boolean, current_setting('TimeZone'),
-    (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'), clock_timestamp()
+    pg_catalog.current_setting('transaction_read_only')::boolean, pg_catalog.current_setting('TimeZone'),
+    (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'::text), pg_catalog.clock_timestamp()
 
 -- name: unreadable
 -- What keeps the role from even looking at the schema.
-SELECT 'USAGE on schema ' || quote_ident(nspname)
-FROM pg_namespace
-WHERE nspname = ANY (
+SELECT 'USAGE on schema ' || pg_catalog.quote_ident(nspname::text)
+FROM pg_catalog.pg_namespace
+WHERE nspname::text = ANY (
         -- As the role has it: our session leaves out what it may not use.
-        SELECT unnest(string_to_array(replace(reset_val, '"', ''), ', ')) FROM pg_settings WHERE name = 'search_path'
+        SELECT pg_catalog.unnest(pg_catalog.string_to_array(pg_catalog.replace(reset_val, '"', ''), ', '))
+        FROM pg_catalog.pg_settings WHERE name = 'search_path'::text
     )
-    AND NOT has_schema_privilege(oid, 'USAGE')
+    AND NOT pg_catalog.has_schema_privilege(oid, 'USAGE'::text)
 UNION ALL
 SELECT 'SELECT on reconciler_migrations'
-WHERE NOT coalesce(has_table_privilege(to_regclass('reconciler_migrations'), 'SELECT'), true)
+WHERE NOT coalesce(
+    pg_catalog.has_table_privilege(pg_catalog.to_regclass('reconciler_migrations')::oid, 'SELECT'::text), true
+)
 
 -- name: lacking_privileges
 -- What the role may not do that a run does; deploy/grants.sql grants just that.
-SELECT privilege || ' on ' || name
+SELECT privilege || ' on '::text || name
 FROM (
     VALUES
-        ('messages', 'SELECT'), ('messages', 'INSERT'),
+        ('messages'::text, 'SELECT'::text), ('messages', 'INSERT'),
         ('call_events', 'SELECT'), ('call_events', 'INSERT'),
         ('twilio_webhook_inbox', 'SELECT'), ('twilio_webhook_inbox', 'INSERT'),
         ('sync_state', 'SELECT'), ('sync_state', 'INSERT'), ('sync_state', 'UPDATE'),
         ('account_days', 'SELECT'), ('account_days', 'INSERT'), ('account_days', 'UPDATE')
 ) AS needed (name, privilege)
-WHERE NOT has_table_privilege(name, privilege)
+WHERE NOT pg_catalog.has_table_privilege(name, privilege)
 UNION ALL
 -- Only where a retention is set does anything ever go.
 SELECT 'DELETE on twilio_webhook_inbox'
-WHERE %(prunes_inbox)s AND NOT has_table_privilege('twilio_webhook_inbox', 'DELETE')
+WHERE %(prunes_inbox)s AND NOT pg_catalog.has_table_privilege('twilio_webhook_inbox'::text, 'DELETE'::text)
 UNION ALL
 -- Of these tables only some columns are ours to change.
-SELECT 'UPDATE on ' || name || ' (' || string_agg(column_name, ', ') || ')'
+SELECT 'UPDATE on '::text || name || ' ('::text || pg_catalog.string_agg(column_name, ', '::text) || ')'::text
 FROM (
     VALUES
-        ('messages', ARRAY[
+        ('messages'::text, ARRAY[
             'status', 'from_number', 'to_number', 'duration', 'price', 'price_unit', 'start_time', 'end_time',
             'parent_call_sid', 'account_sid', 'answered_by', 'date_created', 'last_event_time', 'is_final',
             'finalized_at', 'sync_state', 'observed_at', 'observed_via', 'gone_at', 'updated_at'
         ]),
         ('twilio_webhook_inbox', ARRAY['processing_status', 'processed_at', 'error'])
 ) AS needed (name, columns)
-CROSS JOIN LATERAL unnest(columns) AS c (column_name)
-WHERE NOT has_column_privilege(name, column_name, 'UPDATE')
+CROSS JOIN LATERAL pg_catalog.unnest(columns) AS c (column_name)
+WHERE NOT pg_catalog.has_column_privilege(name, column_name, 'UPDATE'::text)
 GROUP BY name
 UNION ALL
 -- Ids come from sequences, which a serial column does not open to those who may insert, and an identity does.
-SELECT 'USAGE on sequence ' || pg_get_serial_sequence(name, 'id')
-FROM unnest(ARRAY['messages', 'call_events', 'twilio_webhook_inbox']) AS t (name)
-JOIN pg_attribute AS a ON a.attrelid = to_regclass(name) AND a.attname = 'id' AND a.attidentity = ''
-WHERE NOT has_sequence_privilege(pg_get_serial_sequence(name, 'id'), 'USAGE')
+SELECT 'USAGE on sequence '::text || pg_catalog.pg_get_serial_sequence(name, 'id')
+FROM pg_catalog.unnest(ARRAY['messages', 'call_events', 'twilio_webhook_inbox']::text[]) AS t (name)
+JOIN pg_catalog.pg_attribute AS a
+    ON a.attrelid = pg_catalog.to_regclass(name)::oid AND a.attname::text = 'id'::text AND a.attidentity::text = ''::text
+WHERE NOT pg_catalog.has_sequence_privilege(pg_catalog.pg_get_serial_sequence(name, 'id'), 'USAGE'::text)
 UNION ALL
-SELECT 'EXECUTE on function ' || signature
-FROM unnest(ARRAY['call_status_rank(text)', 'call_status_is_final(text)']) AS f (signature)
-WHERE NOT has_function_privilege(signature, 'EXECUTE')
+SELECT 'EXECUTE on function '::text || signature
+FROM pg_catalog.unnest(ARRAY['call_status_rank(text)', 'call_status_is_final(text)']::text[]) AS f (signature)
+WHERE NOT pg_catalog.has_function_privilege(signature, 'EXECUTE'::text)
 UNION ALL
 -- Pages are staged in a temporary table.
-SELECT 'TEMPORARY on database ' || current_database()
-WHERE NOT has_database_privilege(current_database(), 'TEMPORARY')
+SELECT 'TEMPORARY on database '::text || pg_catalog.current_database()::text
+WHERE NOT pg_catalog.has_database_privilege(pg_catalog.current_database()::text, 'TEMPORARY'::text)
+
+-- name: creators
+-- Who may create functions and operators where our statements look for tables: others than the owners of the schema and
+-- of messages, superusers and ourselves. PUBLIC is everybody, as PostgreSQL 14 and older have it.
+SELECT pg_catalog.quote_ident(n.nspname::text), coalesce(pg_catalog.quote_ident(r.rolname::text), 'PUBLIC')
+FROM pg_catalog.pg_namespace AS n
+CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n'::"char", n.nspowner))) AS acl
+LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = acl.grantee
+LEFT JOIN pg_catalog.pg_class AS m ON m.oid = pg_catalog.to_regclass('messages')::oid
+WHERE n.nspname::text = ANY (pg_catalog.current_schemas(false)::text[]) AND n.nspname::text !~ '^pg_'::text
+    AND acl.privilege_type = 'CREATE'::text
+    AND acl.grantee <> n.nspowner AND acl.grantee IS DISTINCT FROM m.relowner
+    AND NOT coalesce(r.rolsuper OR r.rolname = current_user, false)
+ORDER BY 1, 2
+
+-- name: id_sequences
+-- How far the ids of our tables are used up: by the sequence that numbers them and the type of the column. A sequence
+-- that the role may not read is left out.
+SELECT
+    t.name, s.oid::regclass::text, pg_catalog.format_type(a.atttypid, a.atttypmod), seen.last_value,
+    least(
+        seen.max_value,
+        CASE pg_catalog.format_type(a.atttypid, NULL) WHEN 'integer'::text THEN 2147483647 WHEN 'smallint'::text THEN 32767 END
+    )
+FROM pg_catalog.unnest(ARRAY['messages', 'call_events', 'twilio_webhook_inbox']::text[]) AS t (name)
+JOIN pg_catalog.pg_attribute AS a
+    ON a.attrelid = pg_catalog.to_regclass(t.name)::oid AND a.attname::text = 'id'::text
+LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+JOIN pg_catalog.pg_class AS s
+    ON s.relkind::text = 'S'::text
+    AND (
+        s.oid = pg_catalog.pg_get_serial_sequence(t.name, 'id')::regclass::oid
+        -- A sequence that only the default names.
+        OR s.oid IN (
+            SELECT e.refobjid FROM pg_catalog.pg_depend AS e
+            WHERE e.classid = 'pg_attrdef'::regclass::oid AND e.objid = d.oid AND e.refclassid = 'pg_class'::regclass::oid
+        )
+    )
+JOIN pg_catalog.pg_namespace AS n ON n.oid = s.relnamespace
+JOIN pg_catalog.pg_sequences AS seen ON seen.schemaname = n.nspname AND seen.sequencename = s.relname
+WHERE seen.last_value IS NOT NULL

@@ -1,5 +1,8 @@
 -- name: ledger_exists
-SELECT pg_catalog.to_regclass('reconciler_migrations') IS NOT NULL;
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_class
+    WHERE oid = pg_catalog.to_regclass('reconciler_migrations')::oid AND relkind::text = 'r'::text
+);
 
 -- name: create_ledger
 CREATE TABLE IF NOT EXISTS reconciler_migrations (
