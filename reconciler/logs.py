@@ -9,7 +9,6 @@ something to look at in the morning; error means someone must look.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Mapping, MutableMapping
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any, Final, TextIO
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
-from reconciler.masking import mask, redact
+from reconciler.masking import mask, printable, redact
 
 # Every event we emit and the fields it carries beside timestamp, level, logger, job, account, run_id.
 # docs/reference.md shows this list, and a test holds every emitted event against it.
@@ -67,6 +66,7 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "database.retried": ("error", "attempt", "wait_seconds"),
     "database.awaited": ("error",),
     "database.reconnected": (),
+    "command.failed": ("error", "kind", "hint"),
     "program.failed": ("kind", "exception"),
 }  # fmt: skip
 
@@ -88,12 +88,12 @@ def configure(
     stream: TextIO | None = None,
     lines: structlog.typing.Processor | None = None,
 ) -> None:
-    """Set logging up for the process: `form` json, console or auto (console on a terminal), `pii` masked or plain.
+    """Set logging up for the process.
 
-    `lines` renders an event for a person, where the form is console; without it structlog's own renderer does.
+    `form` is json, console, or auto: console on a terminal. `pii` is masked or plain. On a console `lines` renders an
+    event for a person; without it structlog's own renderer does, without colours.
     """
     stream = stream or sys.stderr
-    colours = stream.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org
     console = form == "console" or (form == "auto" and stream.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -107,7 +107,7 @@ def configure(
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if console:
         renderer = lines or structlog.dev.ConsoleRenderer(
-            colors=colours, pad_level=False, pad_event_to=22, exception_formatter=structlog.dev.plain_traceback
+            colors=False, pad_level=False, pad_event_to=22, exception_formatter=structlog.dev.plain_traceback
         )
     structlog.configure(
         processors=[*shared, renderer],
@@ -142,7 +142,8 @@ def _add_logger_name(logger: Any, _: str, event: EventDict) -> EventDict:
 
 
 def _shorten(_: Any, __: str, event: EventDict) -> EventDict:
-    """Leave out what tells a person who watches nothing: whose line and run it is, and what was not found."""
+    """Leave out control characters, the module, the run, and what was counted and is zero."""
+    event = {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
     is_ours = str(event.get("logger")).startswith("reconciler")
     if is_ours:
         event = {key: value for key, value in event.items() if key not in ("logger", "run_id")}

@@ -28,6 +28,11 @@ def mask(text: str) -> str:
     return _ADDRESS.sub(lambda match: f"{match[1]}***", text)
 
 
+def printable(text: str) -> str:
+    """`text` without control characters: a server's words must not move the cursor or set a terminal's title."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+
+
 def redact(text: str) -> str:
     """`text` without the secrets we know."""
     for secret in sorted(_secrets, key=len, reverse=True):  # one may be part of another

@@ -17,24 +17,28 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
-from urllib.parse import unquote, urlsplit
 
 from reconciler.errors import ConfigError
+from reconciler.setting_values import (
+    account_list,
+    address,
+    channel,
+    count,
+    database_url,
+    http_url,
+    is_sent_in_the_open,
+    one_of,
+    passwords_in,
+    positive_duration,
+    sid_of_kind,
+    text_of,
+)
 from reconciler.times import parse_duration
 
 _CONFIG_FILE: Final = "RECONCILER_CONFIG"
-_PASSWORD: Final = re.compile(r"://[^/?#]*?:([^/?#]*)@|password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s&]+))")
-# What RFC 3986 lets stand unencoded. libpq is more patient: in `a:b@c@host` it looks for a host named `c@host`.
-_TEXT_OF_URL: Final = r"(?:[^/?#@%\[\]]|%[0-9A-Fa-f]{2})*"
-_HOST: Final = r"(?:\[[^/?#@\]]*\]|[^/?#@:,\[\]]*)(?::[0-9]*)?"
-_QUERY: Final = r"\?(?:\w+=[^&#]*(?:&|$))*"
-_DATABASE_URL: Final = re.compile(
-    rf"postgres(?:ql)?://(?:{_TEXT_OF_URL}@)?{_HOST}(?:,{_HOST})*(?:/{_TEXT_OF_URL}(?:{_QUERY})?|(?!.*@){_QUERY})?"
-)
 # A Service named reconciler gives every pod beside it these variables
 # (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
 _OF_KUBERNETES: Final = re.compile(r"RECONCILER_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_\w+)?)?)")
-_SID: Final = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
 
 
 class SecretFile(NamedTuple):
@@ -59,92 +63,6 @@ class Credentials(NamedTuple):
         return f"<Credentials of {self.account_sid}>"
 
 
-def _text(value: str) -> str:
-    return value
-
-
-def _sid(prefix: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if not (_SID.fullmatch(value) and value.startswith(prefix)):
-            raise ValueError(f"must be {prefix} and 32 hexadecimal digits")
-        return value
-
-    return parse
-
-
-def _url(value: str) -> str:
-    parts = urlsplit(value)
-    is_whole = parts.scheme in ("http", "https") and parts.hostname and _has_port_or_none(value)
-    if not is_whole or parts.username or parts.query or parts.fragment:
-        raise ValueError("must be http:// or https:// and a host, without credentials")
-    return value.rstrip("/")
-
-
-def _has_port_or_none(url: str) -> bool:
-    """Whether what should be a port is one; what is not may be a part of a password, and stays unsaid."""
-    try:
-        _ = urlsplit(url).port
-    except ValueError:
-        return False
-    return True
-
-
-def _database_url(value: str) -> str:
-    if _DATABASE_URL.fullmatch(value) or ("=" in value and "://" not in value):
-        return value
-    if "@" in value and re.match(r"postgres(ql)?://", value):
-        # Whatever stands between the slashes now may be a piece of the password: none of it is said.
-        raise ValueError(
-            "cannot be read: a character of the password has to be percent-encoded (@ is %40, / is %2F, # is %23, "
-            "? is %3F, % is %25)"
-        )
-    raise ValueError("must be postgresql://user@host/database, or libpq's key=value form")
-
-
-def _accounts(value: str) -> tuple[str, ...]:
-    if value in ("this", "all"):
-        return (value,)
-    sids = tuple(part.strip() for part in value.split(",") if part.strip())
-    if not sids or not all(_SID.fullmatch(sid) and sid.startswith("AC") for sid in sids):
-        raise ValueError("must be `this`, `all`, or account SIDs (AC and 32 hexadecimal digits) with commas between")
-    return sids
-
-
-def _one_of(*names: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value.lower() not in names:
-            raise ValueError(f"must be one of {', '.join(names)}")
-        return value.lower()
-
-    return parse
-
-
-def _positive(value: str) -> timedelta:
-    duration = parse_duration(value)
-    if not duration:
-        raise ValueError("must be longer than nothing")
-    return duration
-
-
-def _count(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= 100:
-        raise ValueError("must be a whole number from 1 to 100")
-    return int(value)
-
-
-def _listen(value: str) -> tuple[str, int]:
-    host, colon, port = value.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ValueError("must be host:port, like 127.0.0.1:9464")
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
-def _channel(value: str) -> str:
-    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value):
-        raise ValueError("must be a plain PostgreSQL identifier of up to 63 lower-case letters, digits and _")
-    return value
-
-
 def _setting(name: str, parse: Callable[[str], Any], default: str | None, meaning: str, *, secret: bool = False) -> Any:
     return dataclasses.field(
         default=None if default is None else parse(default),
@@ -153,40 +71,106 @@ def _setting(name: str, parse: Callable[[str], Any], default: str | None, meanin
     )
 
 
-# fmt: off
-# ruff: noqa: E501 -- a setting a line reads as the table it is
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
     """What the environment says, parsed; secrets are not in the repr."""
 
-    database_url: str | None = _setting("DATABASE_URL", _database_url, None, "the Viewer's database; without it an embedded PostgreSQL is used", secret=True)
-    twilio_account_sid: str | None = _setting("TWILIO_ACCOUNT_SID", _sid("AC"), None, "the Twilio account")
-    twilio_auth_token: str | None = _setting("TWILIO_AUTH_TOKEN", _text, None, "its auth token; or an API key and secret instead", secret=True)
-    twilio_api_key: str | None = _setting("TWILIO_API_KEY", _sid("SK"), None, "an API key of the account")
-    twilio_api_secret: str | None = _setting("TWILIO_API_SECRET", _text, None, "the API key's secret", secret=True)
-    twilio_region: str | None = _setting("TWILIO_REGION", _text, None, "the region that keeps the calls: us1, ie1, au1")
-    twilio_edge: str | None = _setting("TWILIO_EDGE", _text, None, "the edge to enter Twilio's network by: ashburn, dublin, sydney …")
-    twilio_base_url: str | None = _setting("TWILIO_BASE_URL", _url, None, "a simulator or recording proxy to ask instead of Twilio")
-    accounts: tuple[str, ...] = _setting("RECONCILER_ACCOUNTS", _accounts, "this", "`this` account, `all` with its subaccounts, or a list of account SIDs")
-    hot_interval: timedelta = _setting("RECONCILER_HOT_INTERVAL", _positive, "1m", "how often the newest and the open calls are read")
-    warm_interval: timedelta = _setting("RECONCILER_WARM_INTERVAL", _positive, "15m", "how often late fields of ended calls are fetched")
-    cold_interval: timedelta = _setting("RECONCILER_COLD_INTERVAL", _positive, "1d", "how often the last days are proven complete")
-    freeze_interval: timedelta = _setting("RECONCILER_FREEZE_INTERVAL", _positive, "10m", "how often calls that nothing more is expected of are frozen")
-    inbox_interval: timedelta = _setting("RECONCILER_INBOX_INTERVAL", _positive, "30s", "how often webhooks left in the inbox are taken up")
-    overlap: timedelta = _setting("RECONCILER_OVERLAP", _positive, "10m", "how far before its cursor a job reads again")
-    webhook_grace: timedelta = _setting("RECONCILER_WEBHOOK_GRACE", parse_duration, "60s", "how old a difference must be to count as a gap")
-    freeze_after: timedelta = _setting("RECONCILER_FREEZE_AFTER", _positive, "24h", "how long after its end a call waits for its price at most")
-    stuck_after: timedelta = _setting("RECONCILER_STUCK_AFTER", _positive, "24h", "how long a call may stay open before it is named")
-    inbox_grace: timedelta = _setting("RECONCILER_INBOX_GRACE", parse_duration, "5m", "how long the Viewer's own worker may take; 0s = there is none")
-    inbox_retention: timedelta | None = _setting("RECONCILER_INBOX_RETENTION", _positive, None, "when processed inbox rows are deleted; never if not set")
-    max_concurrency: int = _setting("RECONCILER_MAX_CONCURRENCY", _count, "8", "requests to Twilio at once, at most; a 429 lowers it for a while")
-    log_format: str = _setting("RECONCILER_LOG_FORMAT", _one_of("json", "console", "auto"), "auto", "json, console, or auto: console on a terminal")
-    log_level: str = _setting("RECONCILER_LOG_LEVEL", _one_of("auto", "debug", "info", "warning", "error"), "auto", "the least level logged: debug, info, warning or error; auto: warning where a command prints its result on a terminal, else info")
-    log_pii: str = _setting("RECONCILER_LOG_PII", _one_of("masked", "plain"), "masked", "plain writes phone numbers as they are")
-    http_listen: tuple[str, int] | None = _setting("RECONCILER_HTTP_LISTEN", _listen, None, "host:port of metrics, health and the status page; off if not set")
-    notify_channel: str | None = _setting("RECONCILER_NOTIFY_CHANNEL", _channel, None, "the NOTIFY channel that is told of changed calls; off if not set")
+    database_url: str | None = _setting(
+        "DATABASE_URL",
+        database_url,
+        None,
+        "the Viewer's database; without it an embedded PostgreSQL is used",
+        secret=True,
+    )
+    twilio_account_sid: str | None = _setting("TWILIO_ACCOUNT_SID", sid_of_kind("AC"), None, "the Twilio account")
+    twilio_auth_token: str | None = _setting(
+        "TWILIO_AUTH_TOKEN", text_of, None, "its auth token; or an API key and secret instead", secret=True
+    )
+    twilio_api_key: str | None = _setting("TWILIO_API_KEY", sid_of_kind("SK"), None, "an API key of the account")
+    twilio_api_secret: str | None = _setting("TWILIO_API_SECRET", text_of, None, "the API key's secret", secret=True)
+    twilio_region: str | None = _setting(
+        "TWILIO_REGION", text_of, None, "the region that keeps the calls: us1, ie1, au1"
+    )
+    twilio_edge: str | None = _setting(
+        "TWILIO_EDGE", text_of, None, "the edge to enter Twilio's network by: ashburn, dublin, sydney …"
+    )
+    twilio_base_url: str | None = _setting(
+        "TWILIO_BASE_URL", http_url, None, "a simulator or recording proxy to ask instead of Twilio"
+    )
+    plain_http: str = _setting(
+        "RECONCILER_PLAIN_HTTP",
+        one_of("refused", "allowed"),
+        "refused",
+        "allowed lets TWILIO_BASE_URL send credentials unencrypted to another machine",
+    )
+    accounts: tuple[str, ...] = _setting(
+        "RECONCILER_ACCOUNTS",
+        account_list,
+        "this",
+        "`this` account, `all` with its subaccounts, or a list of account SIDs",
+    )
+    hot_interval: timedelta = _setting(
+        "RECONCILER_HOT_INTERVAL", positive_duration, "1m", "how often the newest and the open calls are read"
+    )
+    warm_interval: timedelta = _setting(
+        "RECONCILER_WARM_INTERVAL", positive_duration, "15m", "how often late fields of ended calls are fetched"
+    )
+    cold_interval: timedelta = _setting(
+        "RECONCILER_COLD_INTERVAL", positive_duration, "1d", "how often the last days are proven complete"
+    )
+    freeze_interval: timedelta = _setting(
+        "RECONCILER_FREEZE_INTERVAL",
+        positive_duration,
+        "10m",
+        "how often calls that nothing more is expected of are frozen",
+    )
+    inbox_interval: timedelta = _setting(
+        "RECONCILER_INBOX_INTERVAL", positive_duration, "30s", "how often webhooks left in the inbox are taken up"
+    )
+    overlap: timedelta = _setting(
+        "RECONCILER_OVERLAP", positive_duration, "10m", "how far before its cursor a job reads again"
+    )
+    webhook_grace: timedelta = _setting(
+        "RECONCILER_WEBHOOK_GRACE", parse_duration, "60s", "how old a difference must be to count as a gap"
+    )
+    freeze_after: timedelta = _setting(
+        "RECONCILER_FREEZE_AFTER", positive_duration, "24h", "how long after its end a call waits for its price at most"
+    )
+    stuck_after: timedelta = _setting(
+        "RECONCILER_STUCK_AFTER", positive_duration, "24h", "how long a call may stay open before it is named"
+    )
+    inbox_grace: timedelta = _setting(
+        "RECONCILER_INBOX_GRACE", parse_duration, "5m", "how long the Viewer's own worker may take; 0s = there is none"
+    )
+    inbox_retention: timedelta | None = _setting(
+        "RECONCILER_INBOX_RETENTION", positive_duration, None, "when processed inbox rows are deleted; never if not set"
+    )
+    max_concurrency: int = _setting(
+        "RECONCILER_MAX_CONCURRENCY", count, "8", "requests to Twilio at once, at most; a 429 lowers it for a while"
+    )
+    log_format: str = _setting(
+        "RECONCILER_LOG_FORMAT",
+        one_of("json", "console", "auto"),
+        "auto",
+        "json, console, or auto: console on a terminal",
+    )
+    log_level: str = _setting(
+        "RECONCILER_LOG_LEVEL",
+        one_of("auto", "debug", "info", "warning", "error"),
+        "auto",
+        "the least level logged: debug, info, warning or error; auto: warning where a command "
+        "prints its result on a terminal, else info",
+    )
+    log_pii: str = _setting(
+        "RECONCILER_LOG_PII", one_of("masked", "plain"), "masked", "plain writes phone numbers as they are"
+    )
+    http_listen: tuple[str, int] | None = _setting(
+        "RECONCILER_HTTP_LISTEN", address, None, "host:port of metrics, health and the status page; off if not set"
+    )
+    notify_channel: str | None = _setting(
+        "RECONCILER_NOTIFY_CHANNEL", channel, None, "the NOTIFY channel that is told of changed calls; off if not set"
+    )
 
-    # fmt: on
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Self:
         """Read all settings.
@@ -252,7 +236,7 @@ class Settings:
         """Every secret value, to be kept out of the logs; of the database's URL its password."""
         values = [self.twilio_auth_token, self.twilio_api_secret]
         if self.database_url:
-            values += _passwords(self.database_url)
+            values += passwords_in(self.database_url)
         return [value for value in values if value]
 
     def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -261,6 +245,11 @@ class Settings:
             yield (
                 ("TWILIO_API_KEY", "TWILIO_API_SECRET"),
                 "TWILIO_API_KEY and TWILIO_API_SECRET go together: one of them is not set",
+            )
+        if self.twilio_base_url and self.plain_http == "refused" and is_sent_in_the_open(self.twilio_base_url):
+            yield (
+                ("TWILIO_BASE_URL", "RECONCILER_PLAIN_HTTP"),
+                "TWILIO_BASE_URL sends the credentials in the open: write https://, or RECONCILER_PLAIN_HTTP=allowed",
             )
         if self.twilio_base_url and (self.twilio_region or self.twilio_edge):
             yield (
@@ -309,7 +298,7 @@ def _read(path: Path) -> tuple[str, int]:
 def _is_secret(name: str, value: str) -> bool:
     """Whether nobody else may see it: a database's address is secret only with a password in it."""
     secret = any(f.metadata["secret"] and f.metadata["name"] == name for f in dataclasses.fields(Settings))
-    return secret and bool(value) and (name != "DATABASE_URL" or bool(_passwords(value)))
+    return secret and bool(value) and (name != "DATABASE_URL" or bool(passwords_in(value)))
 
 
 def _secret_file(name: str, environ: Mapping[str, str]) -> Path | None:
@@ -360,12 +349,6 @@ def _unknown(names: Collection[str]) -> list[str]:
             nearest = difflib.get_close_matches(name, known, n=1)
             errors.append(f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
     return errors
-
-
-def _passwords(url: str) -> list[str]:
-    """The passwords in a database's URL or key=value form, as they are written there and as they are meant."""
-    written = [next(filter(None, groups), "") for groups in _PASSWORD.findall(url)]
-    return list({form for text in written for form in (text, unquote(text), re.sub(r"\\(.)", r"\1", text))})
 
 
 def _reason(exc: Exception) -> str:

@@ -16,11 +16,12 @@ from typing import Any, Final, NoReturn
 
 from reconciler import __version__
 from reconciler.errors import EXIT_MEANINGS, ExitCode, ReconcilerError, UsageError
-from reconciler.terminal.printing import complain
+from reconciler.terminal.printing import accept_any_encoding, complain
 
 Command = Callable[[argparse.Namespace], int]
 
 _BACKFILL: Final = "backfill.backfill_window"
+_DAEMON: Final = "jobs.run"
 _ADVICE: Final = "advice.advise"
 
 _JOBS = {
@@ -177,6 +178,7 @@ def _was_interrupted(error: BaseException | None) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    accept_any_encoding()
     argv = sys.argv[1:] if argv is None else argv
     parser = get_parser()
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & {*argv}:
@@ -193,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return load_command(args.run)(args)
     except (ReconcilerError, KeyboardInterrupt) as exc:
         if isinstance(exc, ReconcilerError) and not _was_interrupted(exc):
-            complain(str(exc), exc.hint)
+            _report(exc, is_daemon=args.run == _DAEMON)
             return int(exc.exit_code)
         complain("interrupted", None)
         return int(ExitCode.INTERRUPTED)
@@ -211,6 +213,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.get_logger(__name__).exception("program.failed", kind=type(exc).__name__)
         complain(f"a bug: {type(exc).__name__}", "please report it with the log line above")
         return int(ExitCode.BUG)
+
+
+def _report(error: ReconcilerError, *, is_daemon: bool) -> None:
+    """Say why the command failed: as a line of the log where that is JSON for a program, else to a person."""
+    form = os.environ.get("RECONCILER_LOG_FORMAT", "").strip().lower()
+    if form != "json" and (not is_daemon or form == "console" or sys.stderr.isatty()):
+        complain(str(error), error.hint)
+        return
+    import structlog
+
+    from reconciler import logs
+
+    if not structlog.is_configured():  # the settings themselves are wrong
+        logs.configure(form="json", level="info", pii="masked")
+    log, why = logs.get_logger(__name__), {"error": str(error), "kind": type(error).__name__, "hint": error.hint}
+    if is_daemon:
+        log.error("daemon.failed", **why)
+    else:
+        log.error("command.failed", **why)
 
 
 def load_command(name: str) -> Command:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Self
 
+from reconciler.masking import printable
+
 _MICROSECOND: Final = timedelta(microseconds=1)
 _PATIENCE: Final = timedelta(seconds=5)  # with a full socket; then the message is lost, and our work goes on
 _STATUS_BYTES: Final = 1024  # systemd drops a whole message above PIPE_BUF (4096 bytes), and READY=1 with it
@@ -90,5 +92,5 @@ class Notifier:
 
 def _status(text: str) -> str:
     """`text` as one line: a second line would be another assignment."""
-    line = " ".join(text.split()).encode(errors="replace")[:_STATUS_BYTES]
+    line = printable(" ".join(text.split())).encode(errors="replace")[:_STATUS_BYTES]
     return f"STATUS={line.decode(errors='ignore')}"

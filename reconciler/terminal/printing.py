@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+_REPLACED: Final = "reconciler.replace"
+_IN_ASCII: Final[Mapping[str, str]] = {"→": "->", "…": "...", "—": "-", "✓": "+", "✗": "x"}
 _SHORT: Final = len("2026-06-01 12:00:00")
 
 
@@ -62,14 +66,27 @@ def harmless(value: object, *, markup: bool = True) -> str:
     return escape(text) if markup else text
 
 
+def accept_any_encoding() -> None:
+    """Have stdout and stderr show a replacement for what their encoding lacks, instead of failing in the middle."""
+    codecs.register_error(_REPLACED, _replacement)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_REPLACED)
+
+
+def _replacement(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(_IN_ASCII.get(char, "?") for char in error.object[error.start : error.end]), error.end
+
+
 def complain(message: str, hint: str | None) -> None:
     """Say on stderr what is wrong and what to do, without secrets and phone numbers."""
-    from reconciler.masking import mask, redact
+    from reconciler.masking import mask, printable, redact
 
     # In this order: a secret that is partly masked would not be found.
-    lines = [("reconcile: ", "bold red", mask(redact(line))) for line in message.splitlines()]
+    lines = [("reconcile: ", "bold red", printable(mask(redact(line)))) for line in message.splitlines()]
     if hint:
-        lines.append(("  → ", "cyan", mask(redact(hint))))
+        lines.append(("  → ", "cyan", printable(mask(redact(hint)))))
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.text import Text

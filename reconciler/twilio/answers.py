@@ -79,6 +79,10 @@ def meaning(
             f"Twilio does not allow this ({said})",
             hint="the account may be suspended, or the API key in TWILIO_API_KEY lacks a permission",
         )
+    if status == 407:
+        return Unavailable(
+            f"the proxy wants a login ({said})", hint="write it into HTTP_PROXY: http://user:password@host"
+        )
     if status == 404:
         return NotFound(
             f"Twilio knows no such account for these credentials ({said})",

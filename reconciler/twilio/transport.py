@@ -8,6 +8,7 @@ host but the one it was made for, whatever a `next_page_uri` says.
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import time
 from http.cookiejar import DefaultCookiePolicy
@@ -27,6 +28,9 @@ READ_TIMEOUT: Final = 30.0  # seconds without a byte; Twilio's own limit on an a
 TOTAL_TIMEOUT: Final = 90.0  # seconds for a whole answer, so that a trickle cannot hold a run for ever
 _CHUNK: Final = 1 << 17
 _LARGEST_BODY: Final = 64 << 20  # a page of 1,000 calls is about 2 MiB
+
+# http.client says this in words of its own, in English on every machine; the number is in nothing else.
+_TUNNEL_REFUSED: Final = re.compile(r"Tunnel connection failed: (\d{3})")
 
 
 class Answer(Response):
@@ -50,7 +54,7 @@ class Transport(HttpClient):
 
     Raises, from `request`:
         ConnectionLost: refused, reset or closed.
-        Unavailable: no answer in time.
+        Unavailable: no answer in time, or a proxy that refuses.
         TwilioAnswerError: the request was meant for another host; it was not sent.
 
     """
@@ -94,6 +98,8 @@ class Transport(HttpClient):
         except requests.exceptions.SSLError as exc:
             raise Unavailable(f"TLS failed: {_cause(exc)}", hint=self._whereabouts) from None
         except (requests.ConnectionError, urllib3.exceptions.ProtocolError, urllib3.exceptions.SSLError) as exc:
+            if status := _TUNNEL_REFUSED.search(str(exc)):
+                raise self._refusal_of_proxy(status[1]) from None
             raise ConnectionLost(f"the connection failed: {_cause(exc)}", hint=self._whereabouts) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
             raise Unavailable(f"the request failed: {type(exc).__name__}") from None
@@ -106,6 +112,14 @@ class Transport(HttpClient):
     def _whereabouts(self) -> str:
         host = f"{self._origin[1]}, by way of {self._origin[0]}_proxy if it is set"
         return f"can this machine reach {host}? TWILIO_BASE_URL, TWILIO_REGION and TWILIO_EDGE say whom to ask"
+
+    def _refusal_of_proxy(self, status: str) -> Unavailable:
+        setting = f"{self._origin[0].upper()}_PROXY"
+        login = ": it wants a login" if status == "407" else ""
+        return Unavailable(
+            f"the proxy in {setting} refused the connection: HTTP {status}{login}",
+            hint=f"correct {setting}, or let NO_PROXY name {self._origin[1]}",
+        )
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
         parts, size = [], 0

@@ -211,3 +211,36 @@ def test_a_bug(cli, shared_database_url):
     assert TOKEN not in err
     assert "4155550100" not in err
     assert (message, hint[:4]) == ("reconcile: a bug: LookupError", "  → ")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize("args", [("status",), ("check",), ("once", "hot"), ()])
+def test_a_terminal_that_is_not_utf8(cli, encoding, args):
+    """The same, with a replacement for what it cannot show; no bug."""
+    done = cli.run(*args, DATABASE_URL="postgresql://me@127.0.0.1:1/c\u00f6lls", PYTHONIOENCODING=encoding)
+    assert done.code in (0, 69)
+    assert "UnicodeEncodeError" not in done.err
+    assert "\\u2192" not in done.err
+
+
+def test_where_the_log_is_json_the_last_line_is_too(cli):
+    """Programs read it: the daemon's, and that of a command that is told so; without control characters."""
+    url = "postgresql://me@127.0.0.1:1/calls?sslmode=\x1b[31mred"
+    daemon = cli.run("run", DATABASE_URL=url)
+    command = cli.run("status", DATABASE_URL=url, RECONCILER_LOG_FORMAT="json")
+    nothing_set = cli.run("run", TWILIO_ACCOUNT_SID="no")
+    assert [daemon.code, command.code, nothing_set.code] == [78, 78, 78]
+    assert [done.logs[-1]["event"] for done in (daemon, command, nothing_set)] == [
+        "daemon.failed", "command.failed", "daemon.failed",
+    ]  # fmt: skip
+    for done in (daemon, command, nothing_set):
+        assert all(line.startswith("{") for line in done.err.splitlines())
+        assert done.logs[-1]["kind"] == "ConfigError"
+        assert "\x1b" not in done.err
+
+
+def test_a_complaint_holds_no_control_characters(cli):
+    """A server, or a setting, could move the cursor with them."""
+    done = cli.run("--since", "\x1b[31mred")
+    assert done.code == 64
+    assert "\x1b" not in done.err

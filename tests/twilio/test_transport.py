@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from typing import Any
 
 import pytest
@@ -96,3 +97,28 @@ def test_a_certificate_nobody_vouches_for_is_refused(tmp_path, clock):
             transport.request("GET", f"{twilio.base_url}/x", auth=("AC", "secret"))
         transport.close()
         assert 0 == len(twilio.requests)
+
+
+@pytest.mark.parametrize(("status", "words"), [(407, ": it wants a login"), (403, ""), (502, "")])
+def test_a_proxy_that_refuses_is_named_with_its_number(monkeypatch, status, words):
+    """Whether it wants a login or does not let us through; healed by others, so it is asked again."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def refuse() -> None:
+            client, _ = proxy.accept()
+            with client:
+                client.recv(65_536)
+                client.sendall(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        transport = Transport("https://api.twilio.com", connections=1)
+        with pytest.raises(Unavailable) as refused:
+            transport.request("GET", "https://api.twilio.com/2010-04-01", auth=("AC", "secret"))
+        thread.join()
+        transport.close()
+    assert str(refused.value) == f"the proxy in HTTPS_PROXY refused the connection: HTTP {status}{words}"
+    assert "NO_PROXY" in str(refused.value.hint)

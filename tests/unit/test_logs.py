@@ -325,3 +325,15 @@ def test_what_is_too_short_to_be_a_secret_is_left_alone(stream):
     """A password of one letter would blacken every line."""
     masking.protect("a")
     assert "a gap" == masking.redact("a gap")
+
+
+def test_a_console_gets_no_control_characters(stream):
+    """A server's words move no cursor and set no title; JSON has escapes for them."""
+    words = "no\x1b]0;title\x07 such\x9b31m role"
+    logs.configure(form="console", level="info", pii="masked", stream=stream)
+    get_logger("x").error("job.failed", error=words)
+    assert not {"\x1b", "\x07", "\x9b"} & {*stream.getvalue()}
+    stream.truncate(0)
+    logs.configure(form="json", level="info", pii="masked", stream=stream)
+    get_logger("x").error("job.failed", error=words)
+    assert not {"\x1b", "\x07", "\x9b"} & {*stream.getvalue()}

@@ -394,3 +394,19 @@ def test_an_address_that_cannot_be_one_is_named_and_not_quoted(name, value):
         Settings.read({name: value})
     assert str(refused.value).startswith(name)
     assert not any(part in str(refused.value) for part in ("pa/", "ss@", "secret", "w0rd"))
+
+
+@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "127.8.0.1:1", "[::1]:9", "twilio.localhost"])
+def test_plain_http_may_stay_on_this_machine(host):
+    """A simulator or a recording proxy beside us."""
+    assert f"http://{host}" == Settings.read({"TWILIO_BASE_URL": f"http://{host}"}).twilio_base_url
+
+
+@pytest.mark.parametrize("host", ["api.twilio.com", "10.0.0.7:8080", "[fe80::1]", "localhost.example"])
+def test_plain_http_to_another_machine_is_refused_unless_told(host):
+    """The credentials would go in the open; https and an explicit word are free."""
+    [line] = errors_of(TWILIO_BASE_URL=f"http://{host}")
+    assert line.startswith("TWILIO_BASE_URL sends the credentials in the open")
+    assert "RECONCILER_PLAIN_HTTP=allowed" in line
+    Settings.read({"TWILIO_BASE_URL": f"https://{host}"})
+    Settings.read({"TWILIO_BASE_URL": f"http://{host}", "RECONCILER_PLAIN_HTTP": "allowed"})
