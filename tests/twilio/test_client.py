@@ -379,7 +379,7 @@ def test_a_call_that_changed_while_listed_by_status_is_no_ignored_filter(source,
 
 PASSING = [
     Fault.server_error(500), Fault.server_error(502, html=True), Fault.server_error(503),
-    Fault.server_error(504, html=True),
+    Fault.server_error(504, html=True), Fault.proxy(401), Fault.proxy(403), Fault.proxy(407),
     Fault.error(408, None, "Request Timeout"), Fault.too_many_requests(), Fault.too_many_requests(0), Fault.reset(),
     Fault.reset_mid_body(), Fault.closed_early(), Fault.truncated_json(), Fault.html_with_200(), Fault.empty_body(),
     Fault.empty_body(503), Fault.array(),
