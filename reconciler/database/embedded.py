@@ -6,7 +6,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -54,14 +54,13 @@ def start(folder: Path | None = None, *, keep: bool = True) -> str:
 
 @contextmanager
 def _surroundings() -> Iterator[None]:
-    """What the library and initdb read from the environment, for as long as they do.
+    """Set what the library and initdb read from the environment, for as long as they do.
 
-    Its lock file would otherwise be one for the whole machine, and belong to whoever came first; and initdb fails on a
-    locale that is set but not installed, as ssh likes to bring along.
+    - XDG_RUNTIME_DIR: the library keeps its lock there, and a socket if the data folder's path is too long for one.
+      Without a private folder it takes one for the whole machine, which belongs to whoever came first.
+    - LC_ALL: initdb fails on a locale that is set but not installed, as ssh likes to bring along.
     """
-    runtime = Path(tempfile.gettempdir()) / f"reconciler-{os.getuid()}"
-    (runtime / "python_PostgresServer").mkdir(mode=0o700, parents=True, exist_ok=True)
-    ours = {"XDG_RUNTIME_DIR": str(runtime), "LC_ALL": "C"}
+    ours = {"XDG_RUNTIME_DIR": str(_private_folder()), "LC_ALL": "C"}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
@@ -72,3 +71,39 @@ def _surroundings() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _private_folder() -> Path:
+    """A folder that no other user of this machine can enter: with a short path, or else in the user's own data folder.
+
+    Raises:
+        Unavailable: there is none.
+
+    """
+    candidates = Path(tempfile.gettempdir()) / f"reconciler-{os.getuid()}", data_folder().parent / "run"
+    for folder in candidates:
+        if _is_made_private(folder) and _is_made_private(folder / "python_PostgresServer"):
+            return folder
+    raise Unavailable(
+        f"the embedded PostgreSQL needs a folder of its own: {' and '.join(map(str, candidates))} belong to others",
+        hint=f"set TMPDIR to a folder of this user; {_HINT}",
+    )
+
+
+def _is_made_private(folder: Path) -> bool:
+    """Make `folder` this user's alone; False if it is another user's, or a link, which may lead anywhere."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        is_ours = os.fstat(descriptor).st_uid == os.getuid()
+        if is_ours:
+            # For a server that does not run as root the library opens what root made; platformdirs then refuses it.
+            os.fchmod(descriptor, 0o700)
+        return is_ours
+    finally:
+        os.close(descriptor)

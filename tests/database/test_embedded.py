@@ -1,0 +1,76 @@
+"""The folder that the embedded server keeps its lock in, on a machine with other users."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+import warnings
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from reconciler.database import embedded
+from reconciler.errors import Unavailable
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The machine's folder for temporary files, where every user may lay something; HOME is beside it."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    return folder
+
+
+def mode(path: Path) -> int:
+    """Its permissions."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_folder_of_ours_is_private_and_accepted(temporary: Path) -> None:
+    """Also one that an earlier version, or the library, left open; platformdirs takes it without a word."""
+    folder = temporary / f"reconciler-{os.getuid()}"
+    folder.mkdir(mode=0o755)
+    (folder / "python_PostgresServer").mkdir(mode=0o711)
+    with embedded._surroundings(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert platformdirs.user_runtime_path("python_PostgresServer") == folder / "python_PostgresServer"
+    assert mode(folder) == mode(folder / "python_PostgresServer") == 0o700
+    assert "XDG_RUNTIME_DIR" not in os.environ
+
+
+@pytest.mark.parametrize("target", ["folder", "nowhere"])
+def test_a_link_that_somebody_laid_is_not_followed(temporary: Path, tmp_path: Path, target: str) -> None:
+    """What it leads to stays as it is; the user's own folder serves."""
+    victim = tmp_path / "folder"
+    victim.mkdir(mode=0o755)
+    (temporary / f"reconciler-{os.getuid()}").symlink_to(tmp_path / target)
+    assert embedded._private_folder() == tmp_path / "home" / ".local" / "share" / "reconciler" / "run"
+    assert mode(victim) == 0o755
+    assert list(victim.iterdir()) == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_is_no_folder(temporary: Path, tmp_path: Path) -> None:
+    """Nor is it overwritten; where nothing is left it is said which folders were tried, and what to set."""
+    (temporary / f"reconciler-{os.getuid()}").touch()
+    (tmp_path / "home").touch()
+    with pytest.raises(Unavailable, match=r"reconciler-\d+ and .*run belong to others") as refused:
+        embedded._private_folder()
+    assert "TMPDIR" in str(refused.value.hint)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_left_alone(temporary: Path, tmp_path: Path) -> None:
+    """Whoever owns it could exchange the lock."""
+    folder = temporary / f"reconciler-{os.getuid()}"
+    folder.mkdir(mode=0o777)
+    os.chown(folder, 65534, 65534)
+    before = mode(folder)
+    assert embedded._private_folder() == tmp_path / "home" / ".local" / "share" / "reconciler" / "run"
+    assert mode(folder) == before
