@@ -71,7 +71,7 @@ def _write_page(target: str) -> int:
     with connect(settings, purpose="report") as conn:
         require_schema(conn)
     state = "as a file, made by reconcile report"
-    page = status_page.read_page(database_url(settings), settings, state=state, is_well=None)
+    page = status_page.read_page(database_url(settings), settings, state=state, verdict=None)
     if target == "-":
         sys.stdout.write(page)
         return int(ExitCode.DONE)

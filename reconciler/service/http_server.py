@@ -22,7 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from reconciler import metrics
 from reconciler.errors import ConfigError, ReconcilerError, Unavailable
 from reconciler.logs import get_logger
-from reconciler.masking import mask, redact
+from reconciler.masking import redact
 from reconciler.service.http_arrivals import MOST_ARRIVING, Arrivals
 from reconciler.status.verdict import Verdict
 
@@ -44,10 +44,14 @@ class Health(NamedTuple):
 
 
 class StatusPage(NamedTuple):
-    """How to make the page for people, and the Content-Security-Policy it is served with."""
+    """How to make the page for people, and the Content-Security-Policy it is served with.
+
+    `explain` makes the page that is shown instead, with status 503, when `read` ends in an error.
+    """
 
     read: Callable[[], str]
     security_policy: str
+    explain: Callable[[ReconcilerError], str]
 
 
 class Web:
@@ -101,6 +105,7 @@ class _CachedPage:
 
     def __init__(self, status_page: StatusPage) -> None:
         self.security_policy = status_page.security_policy
+        self.explain = status_page.explain
         self._make = status_page.read
         self._read_at = -_PAGE_LASTS
         self._page: bytes | ReconcilerError = Unavailable("the page is being made: try again")
@@ -186,13 +191,16 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             page = self._site.page.read()
         except ReconcilerError as exc:
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{mask(redact(str(exc)))}\n".encode())
+            self._answer_page(HTTPStatus.SERVICE_UNAVAILABLE, redact(self._site.page.explain(exc)).encode())
         except Exception as exc:
             log.exception("program.failed", kind=type(exc).__name__)
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"a bug; the log says more\n")
         else:
-            policy = {"Content-Security-Policy": self._site.page.security_policy}
-            self._answer(HTTPStatus.OK, "text/html; charset=utf-8", page, policy)
+            self._answer_page(HTTPStatus.OK, page)
+
+    def _answer_page(self, status: HTTPStatus, page: bytes) -> None:
+        policy = {"Content-Security-Policy": self._site.page.security_policy}
+        self._answer(status, "text/html; charset=utf-8", page, policy)
 
     def _answer(
         self, status: HTTPStatus, content_type: str, body: bytes, headers: Mapping[str, str] = _NO_HEADERS

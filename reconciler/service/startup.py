@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from reconciler import __version__, metrics
-from reconciler.errors import ExitCode, LoginRefused, Retriable, Unavailable
+from reconciler.errors import ExitCode, LoginRefused, ReconcilerError, Retriable, Unavailable
 from reconciler.logs import get_logger
 from reconciler.service.daemon import A_WHILE, Daemon
 from reconciler.service.http_server import Health, StatusPage, Web
@@ -20,7 +20,8 @@ from reconciler.service.patience import Patience
 from reconciler.service.systemd import Notifier
 from reconciler.service.workers import Setup
 from reconciler.settings import Settings
-from reconciler.status.html_page import CONTENT_SECURITY_POLICY, read_page
+from reconciler.status.html_page import CONTENT_SECURITY_POLICY, read_page, render_failure
+from reconciler.status.verdict import Verdict
 from reconciler.twilio.accounts import named_accounts
 from reconciler.twilio.client import TwilioClient
 
@@ -45,10 +46,13 @@ def serve(read_settings: Callable[[], Settings], prepare: Callable[[Settings], s
     settings = read_settings()
     settings.credentials()  # what is missing is said at once
     daemon: Daemon | None = None
-    awaited = Health(is_alive=True, is_ready=False, reason="not ready: waiting for the database")
+    awaited = Health(True, False, "not ready: waiting for the database", Verdict.WAITING)
     web = None
     if settings.http_listen is not None:
-        page = StatusPage(lambda: _status_page(daemon), CONTENT_SECURITY_POLICY)
+        page = StatusPage(
+            lambda: _status_page(daemon), CONTENT_SECURITY_POLICY,
+            lambda exc: _failed_page(exc, awaited if daemon is None else daemon.health()),
+        )  # fmt: skip
         web = Web(settings.http_listen, health=lambda: awaited if daemon is None else daemon.health(), status_page=page)
         web.start()
     metrics.build.info({"version": __version__, "python": platform.python_version()})
@@ -77,7 +81,11 @@ def _status_page(daemon: Daemon | None) -> str:
     if daemon is None:
         raise Unavailable("waiting for the database")
     setup, health = daemon.setup(), daemon.health()
-    return read_page(setup.url, setup.settings, state=health.reason, is_well=health.is_ready)
+    return read_page(setup.url, setup.settings, state=health.reason, verdict=health.verdict)
+
+
+def _failed_page(error: ReconcilerError, health: Health) -> str:
+    return render_failure(str(error), error.hint, state=health.reason, verdict=health.verdict)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.status.html_page import render
 from reconciler.status.report import read_gaps_by_hour, read_report
 from reconciler.status.snapshot import DAYS_SHOWN, take_snapshot
+from reconciler.status.verdict import Verdict
 from reconciler.sync.run import Terms
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
@@ -87,7 +88,7 @@ def live(conn: db.Connection, url: str) -> str:
     status = take_snapshot(conn, now=NOW, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
     days = read_report(conn, since=NOW - DAYS_SHOWN, now=NOW, webhook_grace=settings.webhook_grace)
     hours = read_gaps_by_hour(conn, since=NOW - 48 * HOUR, now=NOW, webhook_grace=settings.webhook_grace)
-    return render(status, days, hours, state="leading, hot 40 s ago", is_well=True)
+    return render(status, days, hours, state="leading, hot 40 s ago", verdict=Verdict.WORKING)
 
 
 def main() -> None:

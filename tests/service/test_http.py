@@ -53,7 +53,7 @@ def test_without_the_setting_nothing_is_served(command):
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_an_address_is_taken_once(host):
     """Of either family; the second time it is an error that names the setting."""
-    page = StatusPage(lambda: "", "default-src 'none'")
+    page = StatusPage(lambda: "", "default-src 'none'", str)
     web = Web((host, 0), health=lambda: FINE, status_page=page)
     web.start()
     try:
@@ -66,7 +66,7 @@ def test_an_address_is_taken_once(host):
 @pytest.fixture
 def web() -> Iterator[Web]:
     """What is served to monitoring, without a daemon."""
-    web = Web(("127.0.0.1", 0), health=lambda: FINE, status_page=StatusPage(lambda: "page", "default-src 'none'"))
+    web = Web(("127.0.0.1", 0), health=lambda: FINE, status_page=StatusPage(lambda: "page", "default-src 'none'", str))
     web.start()
     yield web
     web.close()
@@ -112,7 +112,7 @@ def test_a_request_without_end(web):
 def test_a_page_that_takes_its_time_keeps_monitoring_from_nothing():
     """The database is slow: some wait for the page, /metrics is answered all the while."""
     go_on = threading.Event()
-    page = StatusPage(lambda: f"{go_on.wait(20)}", "default-src 'none'")
+    page = StatusPage(lambda: f"{go_on.wait(20)}", "default-src 'none'", str)
     web = Web(("127.0.0.1", 0), health=lambda: FINE, status_page=page)
     web.start()
     try:
@@ -145,7 +145,7 @@ def test_a_name_that_is_not_ours(web, host, status, path):
 
 def test_monitoring_may_ask_by_any_name_from_other_machines():
     """The name of a service or of a load balancer; the page for people stays closed to it."""
-    web = Web(("0.0.0.0", 0), health=lambda: FINE, status_page=StatusPage(lambda: "page", "default-src 'none'"))
+    web = Web(("0.0.0.0", 0), health=lambda: FINE, status_page=StatusPage(lambda: "page", "default-src 'none'", str))
     web.start()
     try:
         assert get(web, "/metrics", "reconciler.monitoring.svc") == 200

@@ -21,12 +21,15 @@ from reconciler.model import Gap
 from reconciler.service import http_server as web
 from reconciler.service.http_server import Health, StatusPage, Web
 from reconciler.settings import Settings
-from reconciler.status.html_page import CONTENT_SECURITY_POLICY, read_page, render
+from reconciler.status.check_line import warn
+from reconciler.status.dead_letters import Letter
+from reconciler.status.html_page import CONTENT_SECURITY_POLICY, read_page, render, render_failure
 from reconciler.status.snapshot import Calls, StuckCall, TableSize
+from reconciler.status.verdict import Verdict
 from tests.harness.names import ACCOUNT, NOW, sid
 from tests.programs.browser import CHROMIUM, browser
 
-from .pages import OTHER, make_day, make_job, make_report, make_status, troubled
+from .pages import LONG, OTHER, make_day, make_job, make_report, make_status, troubled
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)> &amp; call +15005550123"""
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -74,24 +77,38 @@ class Page(HTMLParser):
         return [attrs for name, attrs, _ in self.elements if name == tag]
 
 
-def page_of(status=None, days=None, hours=(), *, state="leading, hot 12 s ago", is_well=True) -> Page:
-    return Page(render(status or make_status(), days or make_report(), hours, state=state, is_well=is_well))
+def page_of(
+    status=None, days=None, hours=(), *, state="leading, hot 12 s ago", verdict=Verdict.WORKING, **more
+) -> Page:
+    return Page(render(status or make_status(), days or make_report(), hours, state=state, verdict=verdict, **more))
+
+
+TODO = [warn("days", "1 account day not proven complete", "`reconcile once cold`")]
+LETTERS = [Letter(7, None, "twilio_voice", "call-status", sid(7), "unknown status odd")]
 
 
 @pytest.fixture(scope="module")
 def trouble() -> Page:
-    return page_of(*troubled(), is_well=False)
+    return page_of(*troubled(), verdict=Verdict.NOT_WORKING, todo=TODO, letters=LETTERS)
 
 
 # What it shows
 
 
-@pytest.mark.parametrize(("is_well", "verdict"), [(True, "✓ working"), (False, "✗ not working"), (None, "status")])
-def test_its_first_line_is_the_verdict(is_well, verdict):
-    """In the title as well, by words and not by a colour alone; a file knows no verdict."""
-    page = page_of(is_well=is_well)
-    assert page.texts("strong") == [verdict]
-    assert page.texts("title") == [f"reconciler: {verdict.lstrip('✓✗ ')}"]
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (Verdict.WORKING, "✓ working"), (Verdict.WAITING, "! waiting"), (Verdict.STANDING_BY, "○ standing by"),
+        (Verdict.NOT_WORKING, "✗ not working"), (None, "status"),
+    ],
+)  # fmt: skip
+def test_its_first_line_is_the_verdict(verdict, said):
+    """In the title as well, by words and not by a colour alone; a file knows no verdict, and loads nothing again."""
+    page = page_of(verdict=verdict)
+    assert page.texts("strong") == [said]
+    assert page.texts("title")[0] == f"reconciler: {said.lstrip('✓!○✗ ')}"
+    refresh = [attrs["content"] for attrs in page.attributes("meta") if attrs.get("http-equiv") == "refresh"]
+    assert refresh == ([] if verdict is None else ["15"])
     assert "leading, hot 12 s ago" in page.texts("header")[0]
     assert page.texts("time", datetime=NOW.isoformat()) == ["2026-06-10 12:00:00 UTC"]
     assert page.texts("h1") == ["reconciler"]
@@ -147,8 +164,13 @@ def test_days_as_squares_and_in_words(trouble):
     assert trouble.texts("h3") == [ACCOUNT, OTHER]
     assert "31 of the last 35 days proven complete." in trouble.texts("p")
     assert "2026-05-06, 2026-05-25, 2026-05-26" in trouble.texts("p")
-    assert "2026-06-01AC1111…11114,2104,2073 missing" in trouble.texts("tr")
-    assert "2026-05-20AC2222…22223103102 billed not held, 1 changed" in trouble.texts("tr")
+    assert "2026-06-01AC1111…11114,2104,2073 missingreconcile --since 2026-06-01 --until 2026-06-02" in trouble.texts(
+        "tr"
+    )
+    assert (
+        "2026-05-20AC2222…22223103102 billed not held, 1 changedreconcile --since 2026-05-20 --until 2026-05-21"
+        in trouble.texts("tr")
+    )
     assert "No day is proven yet: the cold job does it, once a day." in page_of().texts("p")
     assert "Days that are not complete" not in page_of(days=make_report(make_day(1))).texts("caption")
 
@@ -168,7 +190,7 @@ def test_for_a_screen_reader(trouble):
     """A language, one first heading, captions, headed columns and rows, named pictures, and no name twice."""
     assert trouble.attributes("html") == [{"lang": "en"}]
     assert len(trouble.texts("h1")) == 1
-    assert len(trouble.texts("caption")) == len(trouble.texts("table")) == 5
+    assert len(trouble.texts("caption")) == len(trouble.texts("table")) == 6
     assert all(trouble.texts("caption"))
     assert {attrs["scope"] for attrs in trouble.attributes("th")} == {"col", "row"}
     for attrs in trouble.attributes("svg"):
@@ -198,7 +220,7 @@ def test_nothing_strange_becomes_markup():
         jobs=[make_job("hot", last_error="x", last_error_at=NOW)],
         calls=Calls(1, 1, 0, [StuckCall("CA", "AC", "ringing", NOW)]),
     )  # fmt: skip
-    html = render(status, days, [], state=HOSTILE, is_well=True)
+    html = render(status, days, [], state=HOSTILE, verdict=Verdict.WORKING)
     page = Page(html)
     quiet = page_of(calm, make_report(make_day(1, "AC", differences={"x": 1}, is_complete=False)))
     assert [(tag, sorted(attrs)) for tag, attrs, _ in page.elements if tag != "code"] == [
@@ -230,7 +252,11 @@ def test_it_needs_nothing_else(trouble):
 def served(read):
     """The address of a server whose page `read` makes."""
     health = Health(is_alive=True, is_ready=True, reason="leading")
-    page = StatusPage(read, CONTENT_SECURITY_POLICY)
+    page = StatusPage(
+        read,
+        CONTENT_SECURITY_POLICY,
+        lambda exc: render_failure(str(exc), exc.hint, state="waiting", verdict=Verdict.WAITING),
+    )
     with closing(Web(("127.0.0.1", 0), health=lambda: health, status_page=page)) as server:
         server.start()
         yield f"http://127.0.0.1:{server.port}/"
@@ -246,7 +272,7 @@ def get(url: str) -> tuple[int, Message, str]:
 
 
 def read_from(url: str) -> str:
-    return read_page(url, Settings.read({}), state="leading", is_well=True)
+    return read_page(url, Settings.read({}), state="leading", verdict=Verdict.WORKING)
 
 
 def test_served_from_the_database(database_url, conn, add_call, add_day):
@@ -271,20 +297,50 @@ def test_served_from_the_database(database_url, conn, add_call, add_day):
 
 
 def test_a_database_that_is_away(database_url):
-    """503 with the reason, and no password of its address."""
+    """503, and the page in full style: the reason, what to do, and no password of its address."""
     away = "postgresql://viewer:hidden-word@127.0.0.1:1/calls"
     with served(lambda: read_from(away)) as url:
-        status, headers, text = get(url)
-    assert (status, headers["Content-Type"]) == (503, "text/plain; charset=utf-8")
-    assert text.startswith("the database is unavailable: ")
-    assert "hidden-word" not in text
+        status, headers, html = get(url)
+    assert (status, headers["Content-Type"]) == (503, "text/html; charset=utf-8")
+    assert headers["Content-Security-Policy"] == CONTENT_SECURITY_POLICY
+    page = Page(html)
+    assert page.texts("strong") == ["! waiting", "database"]
+    assert page.texts("p")[0].startswith("database: the database is unavailable: ")
+    assert page.texts("p")[1] == "→ is the server in DATABASE_URL up?"
+    assert "hidden-word" not in html
 
 
 def test_an_old_schema_is_said(empty_database_url):
     """As the reason why there is no page."""
     with served(lambda: read_from(empty_database_url)) as url:
-        status, _, text = get(url)
-    assert (status, text.startswith("the schema is not up to date")) == (503, True)
+        status, _, html = get(url)
+    assert status == 503
+    assert Page(html).texts("p")[0].startswith("database: the schema is not up to date")
+
+
+def test_what_to_do_comes_first(trouble):
+    """The lines of `check` with their commands, and dead letters with their reasons, before any number."""
+    assert trouble.texts("h2")[0] == "What to do"
+    assert trouble.texts("p")[:2] == ["days: 1 account day not proven complete", "→ `reconcile once cold`"]
+    assert f"7{sid(7)[:6]}…{sid(7)[-4:]}unknown status odd" in trouble.texts("tr")
+    assert "What to do" not in page_of().texts("h2")
+
+
+def test_a_thousand_accounts(database_url):
+    """Those that fail by name and the others counted: a page that a phone loads."""
+    accounts = [f"AC{number:032x}" for number in range(1_000)]
+    failing = [make_job(f"hot:{account}", last_error=LONG, last_error_at=NOW) for account in accounts[:3]]
+    jobs = failing + [make_job(f"{kind}:{account}") for account in accounts[3:] for kind in ("hot", "warm", "cold")]
+    days = [make_day(ago, account, is_complete=(account, ago) != (accounts[500], 3)) for account in accounts
+            for ago in range(1, 36)]  # fmt: skip
+    html = render(make_status(jobs=jobs), make_report(*days), [], state="", verdict=Verdict.WORKING)
+    assert len(html.encode()) < 200_000
+    page = Page(html)
+    assert page.texts("h3")[0] == accounts[500]
+    rows = page.texts("tr")
+    assert sum("failed" in row for row in rows) == 3
+    assert "hot✓ ok, 997 accounts12 s ago at most" in rows
+    assert "And 988 accounts with no more trouble than these." in page.texts("p")
 
 
 def test_a_bug_is_no_silence(capsys):
@@ -310,7 +366,9 @@ def test_reloading_is_no_load(monkeypatch, error):
         return "page"
 
     with served(read) as url:
-        assert get(url)[::2] == get(url)[::2] == ((503, "away\n") if error else (200, "page"))
+        first, again = get(url)[::2], get(url)[::2]
+        assert first == again if error is None else (first[0], again[0]) == (503, 503)
+        assert "away" in first[1] if error else first == (200, "page")
         assert reads == [0]
         monkeypatch.setattr(web, "_PAGE_LASTS", -1.0)
         get(url)
@@ -327,7 +385,7 @@ def test_written_by_the_report(run, tmp_path, add_day):
     assert (done.code, done.out, done.err) == (0, "", "")
     page = Page(file.read_text(encoding="utf-8"))
     assert "as a file, made by reconcile report" in page.texts("header")[0]
-    assert page.texts("strong") == ["status"]
+    assert page.texts("strong")[0] == "status"
     printed = run("report", "--html", "-")
     assert printed.code == 0
     assert [tag for tag, _, _ in Page(printed.out).elements] == [tag for tag, _, _ in page.elements]
@@ -348,7 +406,7 @@ def test_a_file_that_cannot_be_written(run, tmp_path):
 @pytest.mark.slow
 def test_in_a_browser():
     """As served: nothing refused or complained of, no wider than a phone, light and dark, read by keyboard."""
-    html = render(*troubled(), state="leading", is_well=False)
+    html = render(*troubled(), state="leading", verdict=Verdict.NOT_WORKING)
     with served(lambda: html) as url, browser() as chromium:
         grounds = []
         for dark in (False, True):

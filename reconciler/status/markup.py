@@ -1,0 +1,52 @@
+"""HTML as nested calls: `element("p", "some ", element("b", text))`.
+
+Text is escaped, and phone numbers in it are masked, wherever it comes from; only an element is taken as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import Final
+
+from reconciler.masking import mask
+
+_VOID: Final = frozenset(("meta", "link", "br", "rect", "line"))  # written without an end; the last two are SVG's
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+Content = str | None | Iterable["Content"]
+
+
+def element(name: str, /, *content: Content, **attributes: str | float | None) -> Markup:
+    """`<name attributes>content</name>`.
+
+    An attribute that is None is left out. `class_` is class, and other underscores are hyphens.
+    """
+    written = "".join(
+        f" {key.rstrip('_').replace('_', '-')}='{text(str(value))}'"
+        for key, value in attributes.items()
+        if value is not None
+    )
+    if name in _VOID:
+        return Markup(f"<{name}{written}{'/' if name in ('rect', 'line') else ''}>")
+    return Markup(f"<{name}{written}>{join(content)}</{name}>")
+
+
+def join(content: Content) -> Markup:
+    """Elements and texts one behind the other."""
+    if content is None:
+        return Markup("")
+    if isinstance(content, str):
+        return text(content)
+    return Markup("".join(map(join, content)))
+
+
+def text(value: str) -> Markup:
+    """Text as HTML; an element stays what it is."""
+    return value if isinstance(value, Markup) else Markup(escape(mask(value)))
