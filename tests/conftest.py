@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-pytest_plugins = ["tests.harness.databases"]
+pytest_plugins = ["tests.harness.databases", "tests.harness.twilio"]
 
 
 def pytest_configure() -> None:

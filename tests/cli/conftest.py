@@ -116,16 +116,9 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 @pytest.fixture
-def account() -> SimulatedAccount:
-    """An account without calls."""
-    return SimulatedAccount(ACCOUNT, TOKEN, seed=11)
-
-
-@pytest.fixture
-def twilio(account: SimulatedAccount) -> Iterator[SimulatedTwilio]:
-    """A simulated Twilio whose clock is the machine's, as the command's is."""
-    with SimulatedTwilio([account], clock=Clock.running()) as twilio:
-        yield twilio
+def clock() -> Clock:
+    """The machine's clock, as commands use it."""
+    return Clock.running()
 
 
 @pytest.fixture

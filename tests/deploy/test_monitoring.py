@@ -359,7 +359,7 @@ def test_lnav_reads_the_sample(tmp_path):
     home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "TERM": "xterm"}
     subprocess.run(["lnav", "-i", LOGS / "reconciler.lnav.json"], env=home, capture_output=True, check=True)
     asked = ";SELECT log_level, count(*) FROM reconciler_log GROUP BY log_level"
-    command = ["lnav", "-n", "-c", asked, "-c", ":write-csv-to -", LOGS / "sample.jsonl"]
+    command = ["lnav", "-n", "-c", asked, "-c", ":write-csv-to -", str(LOGS / "sample.jsonl")]
     said = subprocess.run(command, env=home, capture_output=True, text=True, check=True).stdout
     counted = Counter(line["level"] for line in SAMPLE)
     assert {f"{level},{count}" for level, count in counted.items()} == set(said.splitlines()[1:])

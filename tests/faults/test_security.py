@@ -67,12 +67,6 @@ def account() -> SimulatedAccount:
 
 
 @pytest.fixture
-def twilio(account: SimulatedAccount) -> Iterator[SimulatedTwilio]:
-    with SimulatedTwilio([account], clock=Clock(NOW)) as twilio:
-        yield twilio
-
-
-@pytest.fixture
 def elsewhere() -> Iterator[SimulatedTwilio]:
     """Another host."""
     with SimulatedTwilio([], clock=Clock(NOW)) as twilio:
@@ -90,12 +84,6 @@ def source(twilio: SimulatedTwilio, quick_retries: None) -> Iterator[Session]:
 def only_what_nobody_foresaw() -> None:
     """Hundreds of refusals a test would drown what failed."""
     logs.configure(form="json", level="critical", pii="masked")
-
-
-@pytest.fixture
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reconciler.retry.FIRST_WAIT", 0.001)
-    monkeypatch.setattr("reconciler.retry.LONGEST_WAIT", 0.002)
 
 
 @contextmanager

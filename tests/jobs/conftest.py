@@ -7,17 +7,11 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from reconciler import retry
 from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
-from tests.harness.names import ACCOUNT, NOW, TOKEN
+from tests.harness.names import NOW
 
 from .world import World, day
-
-
-@pytest.fixture
-def account() -> SimulatedAccount:
-    return SimulatedAccount(ACCOUNT, TOKEN, seed=7)
 
 
 @pytest.fixture
@@ -33,10 +27,3 @@ def busy(world: World) -> World:
     """The same with 600 calls of all kinds in the days that the usual sweep reads."""
     world.account.generate(600, day(3), NOW)
     return world
-
-
-@pytest.fixture
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between repeats a hundred times shorter: what is tested is that there are repeats."""
-    monkeypatch.setattr(retry, "FIRST_WAIT", 0.005)
-    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.05)

@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+from reconciler.simulator import Clock, SimulatedTwilio
 from tests.harness.names import ACCOUNT, TOKEN
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "reconcile"
@@ -294,16 +294,9 @@ class Command:
 
 
 @pytest.fixture
-def account() -> SimulatedAccount:
-    """An account without calls."""
-    return SimulatedAccount(ACCOUNT, TOKEN, seed=5)
-
-
-@pytest.fixture
-def twilio(account: SimulatedAccount) -> Iterator[SimulatedTwilio]:
-    """A simulated Twilio whose clock is the machine's."""
-    with SimulatedTwilio([account], clock=Clock.running()) as twilio:
-        yield twilio
+def clock() -> Clock:
+    """The machine's clock, as commands use it."""
+    return Clock.running()
 
 
 @pytest.fixture

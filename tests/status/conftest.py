@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from io import StringIO
 from typing import Any
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from reconciler.cli.main import main
 from reconciler.database import connection as db
-from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+from reconciler.simulator import Clock, SimulatedTwilio
 from reconciler.terminal import console
 from tests.harness.done import Done
 from tests.harness.names import ACCOUNT, NOW, TOKEN, sid
@@ -27,15 +27,9 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture
-def account() -> SimulatedAccount:
-    return SimulatedAccount(ACCOUNT, TOKEN, seed=3)
-
-
-@pytest.fixture
-def twilio(account: SimulatedAccount) -> Iterator[SimulatedTwilio]:
-    """A simulated Twilio on the machine's clock, as the commands are."""
-    with SimulatedTwilio([account], clock=Clock.running()) as twilio:
-        yield twilio
+def clock() -> Clock:
+    """The machine's clock, as commands use it."""
+    return Clock.running()
 
 
 @pytest.fixture

@@ -11,41 +11,26 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from reconciler import retry
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, FaultPlan, SimulatedAccount, SimulatedTwilio
 from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import Listing
 from reconciler.twilio.transport import Transport
-from tests.harness.names import ACCOUNT, NOW, TOKEN
+from tests.harness.names import NOW, TOKEN
 
 
 @pytest.fixture
-def clock() -> Clock:
-    """A clock that stands at noon of 10 June 2026."""
-    return Clock(NOW)
-
-
-@pytest.fixture
-def account() -> SimulatedAccount:
+def account(account: SimulatedAccount) -> SimulatedAccount:
     """An account with 30 calls of the two days before noon."""
-    account = SimulatedAccount(ACCOUNT, TOKEN)
     account.generate(30, NOW - timedelta(days=2), NOW - timedelta(hours=1))
     return account
 
 
 @pytest.fixture
-def plan() -> FaultPlan:
+def plan(twilio: SimulatedTwilio) -> FaultPlan:
     """What goes wrong: nothing yet."""
-    return FaultPlan()
-
-
-@pytest.fixture
-def twilio(account: SimulatedAccount, clock: Clock, plan: FaultPlan) -> Iterator[SimulatedTwilio]:
-    """A server of that account."""
-    with SimulatedTwilio([account], clock=clock, faults=plan) as twilio:
-        yield twilio
+    return twilio.faults
 
 
 @pytest.fixture
@@ -57,9 +42,8 @@ def elsewhere(clock: Clock) -> Iterator[SimulatedTwilio]:
 
 
 @pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_WAIT", 0.002)
-    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.01)
+def _short_waits(quick_retries: None) -> None:
+    """No test of this folder is about the length of waits."""
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reconciler import logs, retry
+from reconciler import logs
 from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Decision, Rules
@@ -87,24 +87,12 @@ class World:
 
 
 @pytest.fixture
-def account() -> SimulatedAccount:
-    return SimulatedAccount(ACCOUNT, "token-of-the-account", seed=7)
-
-
-@pytest.fixture
 def world(account: SimulatedAccount, database_url: str, conn: db.Connection) -> Iterator[World]:
     """An account of 3,000 calls in the week before NOW."""
     account.generate(3_000, NOW - timedelta(days=7), NOW)
     clock = Clock(NOW)
     with SimulatedTwilio([account], clock=clock) as twilio:
         yield World(clock, account, twilio, database_url, conn)
-
-
-@pytest.fixture
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between repeats a hundred times shorter: what is tested is that there are repeats."""
-    monkeypatch.setattr(retry, "FIRST_WAIT", 0.005)
-    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.05)
 
 
 @pytest.fixture(autouse=True)
