@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rich.text import Text
@@ -15,13 +15,18 @@ from reconciler.status.check import check, exit_code
 from reconciler.status.check_line import Check, Severity, fail
 from reconciler.terminal import console
 from reconciler.terminal.printing import harmless, print_headed, print_json
+from reconciler.wording import counted
 
 _STYLES: Final = {Severity.OK: "green", Severity.WARN: "bold yellow", Severity.FAIL: "bold red"}
 
 
 def print_checks(args: argparse.Namespace) -> int:
-    """Print each check as soon as it is made; with --json all of them at the end."""
+    """Print each check as soon as it is made; with --json all of them at the end, with --nagios one line."""
     checks: list[Check] = []
+    if args.nagios:
+        checks = list(_checks())
+        print(nagios_line(checks))
+        return nagios_code(checks)
     for item in _checks():
         checks.append(item)
         if not args.json:
@@ -29,6 +34,25 @@ def print_checks(args: argparse.Namespace) -> int:
     if args.json:
         print_json([{key: value for key, value in c._asdict().items() if key != "exit_code"} for c in checks])
     return int(exit_code(checks))
+
+
+def nagios_code(checks: Sequence[Check]) -> int:
+    """0 OK, 1 WARNING, 2 CRITICAL; 3 UNKNOWN if the settings keep us from looking.
+
+    (https://nagios-plugins.org/doc/guidelines.html#AEN78)
+    """
+    if any(item.severity is Severity.FAIL and item.name == "settings" for item in checks):
+        return 3
+    severities = {item.severity for item in checks}
+    return 2 if Severity.FAIL in severities else 1 if Severity.WARN in severities else 0
+
+
+def nagios_line(checks: Sequence[Check]) -> str:
+    """What is wrong in one line, failures first; or how much was looked at."""
+    word = ("OK", "WARNING", "CRITICAL", "UNKNOWN")[nagios_code(checks)]
+    wrong = sorted((c for c in checks if c.severity is not Severity.OK), key=lambda c: c.severity is not Severity.FAIL)
+    said = "; ".join(f"{c.name}: {c.detail}" for c in wrong) or counted(len(checks), "check")
+    return harmless(f"RECONCILER {word} - {said}", markup=False).replace("|", "/")  # behind | stand numbers
 
 
 def _print(item: Check) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -16,15 +17,18 @@ from rich.table import Table
 from rich.text import Text
 
 from reconciler.cli.wiring import connect, database_url, read_moment, read_settings, require_schema
-from reconciler.errors import ExitCode, UsageError
+from reconciler.errors import ExitCode, Retriable, UsageError
 from reconciler.masking import mask
 from reconciler.model import Gap
+from reconciler.settings import Settings
 from reconciler.status import html_page as status_page
 from reconciler.status import report as reports
 from reconciler.status import snapshot as facts
+from reconciler.status.overview import NAMED, accounts_shown, jobs_shown
 from reconciler.terminal import console
 from reconciler.terminal.printing import harmless, print_json
-from reconciler.wording import byte_size, differences, rough, short_sids
+from reconciler.times import parse_duration
+from reconciler.wording import byte_size, counted, differences, rough, short_sids
 
 # A day that is proven complete, one that is proven not to be, and one that nothing is known of.
 _DAYS: Final = (("█", "green"), ("░", "red"), ("·", "dim"))
@@ -34,17 +38,51 @@ _BAR: Final = 10  # characters of the longest bar
 
 def print_status(args: argparse.Namespace) -> int:
     """Print how jobs, calls, inbox and proven days stand; whatever it says, it exits 0."""
+    every = None if args.watch is None else _interval(args.watch)
     settings = read_settings()
-    with connect(settings, purpose="status") as conn:
-        require_schema(conn)
-        status = facts.take_snapshot(
-            conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace
-        )
+    if every is not None:
+        return _watch(settings, every)
+    status = _snapshot(settings)
     if args.json:
         print_json(asdict(status))
     else:
         show_status(status)
     return int(ExitCode.DONE)
+
+
+def _interval(text: str) -> timedelta:
+    try:
+        every = parse_duration(text)
+    except ValueError as exc:
+        raise UsageError(f"--watch {text!r} cannot be read", hint=str(exc)) from None
+    if not every:
+        raise UsageError("--watch must be a second or more")
+    return every
+
+
+def _watch(settings: Settings, every: timedelta) -> int:
+    """Show the status again and again, in place on a terminal, until Ctrl-C; also while the database is away."""
+    try:
+        while True:
+            try:
+                status = _snapshot(settings)
+            except Retriable as exc:
+                console.out.clear()
+                _say(f"{datetime.now(UTC):%H:%M:%S} UTC: {exc}")
+            else:
+                console.out.clear()
+                show_status(status)
+            time.sleep(every.total_seconds())
+    except KeyboardInterrupt:
+        return int(ExitCode.DONE)
+
+
+def _snapshot(settings: Settings) -> facts.Snapshot:
+    with connect(settings, purpose="status") as conn:
+        require_schema(conn)
+        return facts.take_snapshot(
+            conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace
+        )
 
 
 def print_report(args: argparse.Namespace) -> int:
@@ -118,12 +156,21 @@ def show_report(report: reports.Report) -> None:
     """Print it for a person."""
     console.out.print(Text(f"Completeness since {report.since:%Y-%m-%d}", "bold"))
     if report.days:
-        for account, days in groupby(report.days, key=lambda day: day.account_sid):
-            _calendar(account, list(days), report)
+        accounts, hidden = accounts_shown(report.days)
+        for account, days in accounts.items():
+            _calendar(account, list(days.values()), report)
+        if hidden:
+            _say(f"And {counted(hidden, 'account')} with no more trouble than these; `--json` has them all.")
         console.out.print(_legend())
         if unproven := [day for day in report.days if not day.is_complete]:
             _headline("Days that are not complete")
-            console.out.print(_differing(unproven))
+            unproven.sort(key=lambda day: day.day, reverse=True)
+            console.out.print(_differing(unproven[:NAMED]))
+            if len(unproven) > NAMED:
+                _say(f"and {len(unproven) - NAMED:,} more: `--json` has them all")
+            day = unproven[0].day
+            _say(f"→ read a day again: `reconcile --since {day} --until {day + timedelta(days=1)}`;")
+            _say("  then `reconcile once cold`")
     else:
         _say("No day is proven: run `reconcile once cold` to prove days.")
     _headline("Gaps that webhooks left, by the day they were found on")
@@ -144,7 +191,8 @@ def _since(daemon: facts.Daemon) -> str:
 
 def _jobs(status: facts.Snapshot) -> Table:
     table = _table("job", "last success", "behind", "")
-    for job in status.jobs:
+    shown = jobs_shown(status.jobs)
+    for job in shown.named:
         remark = Text()
         if job.last_error_at is not None:
             remark = Text(f"failed {rough(status.at - job.last_error_at)} ago: {_plain(job.last_error)}", "red")
@@ -156,6 +204,12 @@ def _jobs(status: facts.Snapshot) -> Table:
             "" if job.read_until is None else rough(status.at - job.read_until),
             remark,
         )
+    if shown.failing_unnamed:
+        table.add_row("", "", "", Text(f"and {shown.failing_unnamed:,} more that fail", "red"))
+    for group in shown.groups:
+        oldest = "never" if group.oldest_success_seconds is None else f"{rough(group.oldest_success_seconds)} ago"
+        running = f", {group.running:,} running" if group.running else ""
+        table.add_row(group.kind, oldest, "", f"{counted(group.jobs, 'account')} ok, the oldest{running}")
     return table
 
 
@@ -205,7 +259,7 @@ def _calendar(account: str, days: Sequence[facts.AccountDay], report: reports.Re
     complete, incomplete, unknown = _PLAIN_DAYS if console.is_plain(console.out) else _DAYS
     first, today = report.since.date(), report.until.date()
     asked = [first + timedelta(days=number) for number in range((today - first).days + 1)]
-    console.out.print(Text(f"\n{_plain(account)}", "bold"))
+    console.out.print(Text(f"\n{short_sids(_plain(account))}", "bold"))
     for (year, month), of_month in groupby(asked, key=lambda day: (day.year, day.month)):
         line = Text.assemble((f"  {year}-{month:02}  ", "dim"))
         for place, day in enumerate(of_month):
@@ -215,7 +269,10 @@ def _calendar(account: str, days: Sequence[facts.AccountDay], report: reports.Re
         console.out.print(line)
     over = sum(day < today for day in asked)
     right = sum(proven.values())
-    _say(f"{right:,} days proven complete, {len(proven) - right:,} incomplete; {over:,} days are over.")
+    if right == over == len(proven):
+        _say(f"All {counted(over, 'day')} that are over are proven complete.")
+    else:
+        _say(f"Of {counted(over, 'day')} that are over, {right:,} proven complete, {len(proven) - right:,} incomplete.")
 
 
 def _legend() -> Text:

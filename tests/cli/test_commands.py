@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from reconciler import masking
-from reconciler.cli.main import get_parser, load_command, main
+from reconciler.cli import schema
+from reconciler.cli.main import get_parser, main
 from reconciler.errors import Unavailable
 from reconciler.terminal.printing import complain
 
@@ -24,8 +25,8 @@ def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 def test_every_command_leads_to_a_function_of_its_own():
     """What the parser names is there to be imported; `inbox` alone only stands before its commands."""
-    names = [parser.get_default("run") for parser in _parsers(get_parser()) if parser.prog != "reconcile inbox"]
-    assert len({load_command(name) for name in names}) == len(names) >= 10
+    runs = [parser.get_default("run") for parser in _parsers(get_parser()) if parser.prog != "reconcile inbox"]
+    assert len(set(runs)) == len(runs) >= 10
 
 
 @pytest.mark.parametrize("secret", ["pass+49123456789word", "pass word 12025550100"])
@@ -52,7 +53,7 @@ def test_what_an_interruption_leads_to_does_not_hide_it(monkeypatch, capsys):
         except psycopg.Error as exc:
             raise Unavailable("the database did not answer") from exc
 
-    monkeypatch.setattr("reconciler.cli.main.load_command", lambda _: migrate)
+    monkeypatch.setattr(schema, "migrate", migrate)
     assert main(["migrate"]) == 130
     assert capsys.readouterr().err == "reconcile: interrupted\n"
 
@@ -61,3 +62,30 @@ def test_a_number_in_a_complaint_is_masked(capsys):
     """In each of its lines, and in the hint."""
     complain("no +12025550100\nnor sip:alice@example.com", "ask +12025550101")
     assert capsys.readouterr().err == "reconcile: no ***00\nreconcile: nor sip:***\n  → ask ***01\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("stauts",), "reconcile: 'stauts' is no command; did you mean `reconcile status`?"),
+        (("inbox", "lst"), "reconcile inbox: 'lst' is no command; did you mean `reconcile inbox list`?"),
+        (("once", "hto"), "reconcile once: 'hto' is no job; did you mean `reconcile once hot`?"),
+    ],
+)
+def test_a_slip_of_the_finger(capsys, words, said):
+    """Is told the word that is alike, and not all of them."""
+    with pytest.raises(SystemExit) as exc:
+        main(words)
+    assert exc.value.code == 64
+    assert capsys.readouterr().err.splitlines()[0] == said
+
+
+def test_files_are_written_once(tmp_path, capsys):
+    """Units, grants, rules, dashboard and runbook; again is harmless, and what differs is not overwritten."""
+    assert main(("files", str(tmp_path))) == main(("files", str(tmp_path))) == 0
+    for name in ("reconciler.service", "grants.sql", "prometheus/reconciler.rules.yml", "runbook.md"):
+        assert (tmp_path / name).read_bytes()
+    (tmp_path / "grants.sql").write_text("mine")
+    assert main(("files", str(tmp_path))) == 64
+    assert "grants.sql" in capsys.readouterr().err
+    assert (tmp_path / "grants.sql").read_text() == "mine"

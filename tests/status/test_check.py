@@ -393,3 +393,13 @@ def test_settings_that_cannot_be_read(run):
         "FAIL settings"
     ] * 2
     assert fail("settings", "", None, ExitCode.CONFIG).exit_code == 78
+
+
+def test_for_nagios(signed_in, run):
+    """One line and its four codes: 0 to 3."""
+    done = signed_in("check", "--nagios")
+    assert (done.code, len(done.out.splitlines())) == (1, 1)
+    assert done.out.startswith("RECONCILER WARNING - daemon: none leads")
+    assert run("check", "--nagios", RECONCILER_OVERLAP="soon").code == 3
+    done = signed_in("check", "--nagios", TWILIO_AUTH_TOKEN="another")
+    assert (done.code, done.out[:24]) == (2, "RECONCILER CRITICAL - Tw")

@@ -145,7 +145,7 @@ def test_a_calendar_of_days(made, add_day, paper, encoding, shapes):
     lines = [line.rstrip() for line in written.getvalue().splitlines()]
     assert f"  2026-05  {26 * ' '}{2 * unknown}{3 * complete}" in lines
     assert f"  2026-06  {6 * complete}{incomplete}{2 * complete}{unknown}" in lines
-    assert "  11 days proven complete, 1 incomplete; 14 days are over." in lines
+    assert "  Of 14 days that are over, 11 proven complete, 1 incomplete." in lines
     (day,) = [line for line in lines if line.startswith("  2026-06-07")]
     assert day.split() == ["2026-06-07", "AC1111…1111", "100", "100"]
 
