@@ -65,6 +65,7 @@ class ReconcilerError(Exception):
     """Something we expected could happen. The message is for a person and never holds a secret."""
 
     exit_code = ExitCode.BUG
+    is_refusal = False  # of credentials or privileges: one account may be refused while others work
     hint: str | None = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -88,6 +89,7 @@ class Refused(ReconcilerError):
     """Credentials or privileges were refused: trying again does not help, a person must act."""
 
     exit_code = ExitCode.REFUSED
+    is_refusal = True
 
 
 class NotFound(Refused):
@@ -153,6 +155,7 @@ class CredentialsDoubted(Retriable):
     """401 for credentials that worked a moment ago: a passing fault or a revoked key; a few repeats tell which."""
 
     exit_code = ExitCode.REFUSED
+    is_refusal = True
     attempts = 4
 
 

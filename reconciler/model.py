@@ -127,12 +127,23 @@ class Page(NamedTuple):
         return f"<Page of {len(self.observations)} calls>"
 
 
-class Job(str):
-    """A job's name in `sync_state` and of its lock: `hot`, or `hot:AC…` for another account than the main one."""
+class JobName(NamedTuple):
+    """The name of a job. `str()` of it is the job's key in `sync_state` and the name of its lock.
 
-    __slots__ = ()
+    The jobs of the main account and the jobs of the whole database carry no account. `variant` tells apart two jobs of
+    one kind.
+    """
 
-    @property
-    def kind(self) -> str:
-        """The job without its account, as in logs, metrics and the source of events."""
-        return self.partition(":")[0]
+    kind: str
+    account_sid: str | None = None
+    variant: str | None = None
+
+    def __str__(self) -> str:
+        return ":".join(part for part in self if part is not None)
+
+    @classmethod
+    def parse(cls, text: str) -> JobName:
+        """The name of which `text` is the `str()`."""
+        kind, *rest = text.split(":")
+        account_sid = next((part for part in rest if ACCOUNT_SID.fullmatch(part)), None)
+        return cls(kind, account_sid, next((part for part in rest if part != account_sid), None))

@@ -18,7 +18,8 @@ from reconciler.cli.wiring import (
 from reconciler.errors import ExitCode, UsageError
 from reconciler.jobs import backfill
 from reconciler.settings import Settings
-from reconciler.sync.run import Terms
+from reconciler.sync.context import Account
+from reconciler.sync.counts import Outcome
 from reconciler.terminal.printing import complain
 from reconciler.terminal.progress import watching
 
@@ -40,7 +41,7 @@ def backfill_window(args: argparse.Namespace) -> int:
     with stop_on_signal() as stop, make_client(settings) as client:
         _, accounts = accounts_asked_for(args.account, settings, client.session(stop))
         since = backfill.clamp(since, now=asked_at)
-        window = backfill.Window(accounts[0], since, until, {"since": args.since, "until": args.until})
+        window = backfill.Window(since, until, {"since": args.since, "until": args.until})
         url = database_url(settings)
         prepare_schema(url, migrate=not args.dry_run)
         with (
@@ -50,39 +51,52 @@ def backfill_window(args: argparse.Namespace) -> int:
             ) as watcher,
         ):
 
-            def read(window: backfill.Window) -> backfill.Summary:
-                own = client.session(stop, is_bulk=True)
-                return backfill.backfill(
-                    window, source=own, store=store, watcher=watcher, terms=Terms(stop), dry_run=args.dry_run
+            def read(account_sid: str, window: backfill.Window) -> backfill.BackfillCounts:
+                context = backfill.BackfillContext(
+                    job=backfill.name_backfill(account_sid),
+                    settings=settings,
+                    store=store,
+                    session=client.session(stop, is_bulk=True),
+                    account=Account(account_sid),
+                    stop=stop,
+                    dry_run=args.dry_run,
+                    window=window,
+                    watcher=watcher,
                 )
+                return backfill.backfill(context)
 
             if len(accounts) == 1:
-                summary = read(window)
+                counts = read(accounts[0], window)
             else:
-                summary = backfill.in_turn(
-                    accounts, window, read, store=None if args.dry_run else store, watcher=watcher, stop=stop,
-                    is_believed=lambda: client.has_worked,
-                )  # fmt: skip
-            watcher.finished(summary)
-    _last_words(summary, settings, dry_run=args.dry_run)
-    if args.dry_run and summary.exit_code is ExitCode.DONE and (summary.inserted or summary.updated):
+                counts = backfill.backfill_accounts(
+                    accounts,
+                    window,
+                    read,
+                    store=None if args.dry_run else store,
+                    watcher=watcher,
+                    stop=stop,
+                    has_worked=lambda: client.has_worked,
+                )
+            watcher.finished(counts)
+    _last_words(counts, settings, dry_run=args.dry_run)
+    if args.dry_run and counts.exit_code is ExitCode.DONE and (counts.inserted or counts.updated):
         return int(ExitCode.UNRECONCILED)
-    return int(summary.exit_code)
+    return int(counts.exit_code)
 
 
-def _last_words(summary: backfill.Summary, settings: Settings, *, dry_run: bool) -> None:
+def _last_words(counts: backfill.BackfillCounts, settings: Settings, *, dry_run: bool) -> None:
     """Say on stderr why a backfill did not come to its end, and what to do."""
     hint = None if dry_run else "the same command goes on where this one ended"
-    for account_sid, error in summary.unread.items():
+    for account_sid, error in counts.unread.items():
         complain(f"{account_sid}: {error}", error.hint)
-    if summary.interrupted:
-        complain(f"interrupted after {summary.slices_done} of {summary.slices} slices", hint)
-    elif summary.failed:
-        reasons = "; ".join(sorted({str(failure.error) for failure in summary.failed}))
-        if summary.exit_code is ExitCode.UNAVAILABLE:
+    if counts.outcome is Outcome.INTERRUPTED:
+        complain(f"interrupted after {counts.slices_done} of {counts.slices} slices", hint)
+    elif counts.failed:
+        reasons = "; ".join(sorted({str(failure.error) for failure in counts.failed}))
+        if counts.exit_code is ExitCode.UNAVAILABLE:
             hint = f"is TWILIO_BASE_URL right? {settings.twilio_base_url}" if settings.twilio_base_url else None
             complain(f"Twilio is unavailable: {reasons}", hint or "check the network, and https://status.twilio.com")
         else:
             complain(
-                f"{summary.slices - summary.slices_done} of {summary.slices} slices could not be read: {reasons}", hint
+                f"{counts.slices - counts.slices_done} of {counts.slices} slices could not be read: {reasons}", hint
             )

@@ -15,12 +15,12 @@ from rich.text import Text
 from reconciler.cli.wiring import database_url, make_client, make_store, read_settings, require_schema, stop_on_signal
 from reconciler.database import connection as db
 from reconciler.errors import ConfigError, ExitCode, UsageError
-from reconciler.jobs.thaw import read_call, thaw
+from reconciler.jobs.thaw import THAW, ThawContext, read_call, thaw
 from reconciler.model import CALL_SID, DeadLetter, Page
 from reconciler.settings import Settings
 from reconciler.status import call as facts
 from reconciler.status.dead_letters import without_numbers
-from reconciler.sync.run import Terms
+from reconciler.sync.context import Account
 from reconciler.terminal import console
 from reconciler.terminal.printing import harmless, print_json
 
@@ -119,10 +119,20 @@ def _thaw(call: facts.Call, settings: Settings, url: str) -> Seen:
         make_client(settings) as client,
         make_store(url, settings) as store,
     ):
-        page, thawed = thaw(call.call_sid, account, store=store, source=client.session(stop), terms=Terms(stop))
-    if thawed:
+        context = ThawContext(
+            job=THAW,
+            settings=settings,
+            store=store,
+            session=client.session(stop),
+            account=Account(account),
+            stop=stop,
+            call_sid=call.call_sid,
+        )
+        counts = thaw(context)
+    page = counts.page
+    if counts.is_thawed:
         return Seen(call, account, page, "It was thawed, and Twilio's record merged.", thawed=True)
-    note = _note(page, account) or "Somebody else has thawed it."
+    note = (page and _note(page, account)) or "Somebody else has thawed it."
     return Seen(call, account, page, f"{note} It was not thawed.")
 
 

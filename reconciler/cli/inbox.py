@@ -13,7 +13,6 @@ from reconciler.errors import ExitCode, UsageError
 from reconciler.jobs import inbox
 from reconciler.masking import mask
 from reconciler.status import dead_letters as letters
-from reconciler.sync.run import Terms
 from reconciler.terminal.printing import harmless, print_json, print_rows
 
 _LISTED: Final = 50  # dead letters
@@ -75,7 +74,10 @@ def replay(args: argparse.Namespace) -> int:
             if unknown := letters.not_dead(conn, args.ids):
                 raise UsageError(f"no dead letters: {', '.join(map(str, unknown))}", hint="reconcile inbox list")
     with stop_on_signal() as stop, make_store(url, settings) as store:
-        worked = inbox.replay(store, terms=Terms(stop), ids=sorted(set(args.ids)) or None)
+        context = inbox.ReplayContext(
+            job=inbox.REPLAY, settings=settings, store=store, stop=stop, ids=sorted(set(args.ids)) or None
+        )
+        worked = inbox.replay(context)
     if args.json:
         print_json({"replayed": worked.rows, "completed": worked.completed, "dead_letters": worked.dead_letters})
     else:

@@ -20,13 +20,15 @@ from reconciler.cli.wiring import (
     read_settings,
     stop_on_signal,
 )
-from reconciler.errors import CredentialsDoubted, JobHeld, ReconcilerError, Refused, UsageError
-from reconciler.jobs.registry import KINDS, Means, job_of
-from reconciler.model import Job
+from reconciler.errors import ReconcilerError, UsageError
+from reconciler.jobs.accounts import for_each_account, name_job
+from reconciler.jobs.registry import KINDS
+from reconciler.model import JobName
 from reconciler.service.startup import serve
 from reconciler.service.systemd import Notifier
 from reconciler.settings import Settings
-from reconciler.sync.run import Terms, Totals
+from reconciler.sync.context import Account, JobContext, Options
+from reconciler.sync.counts import Counts
 from reconciler.terminal.console import print_figures
 from reconciler.terminal.printing import complain, print_json, print_rows
 from reconciler.twilio.accounts import Accounts
@@ -59,14 +61,19 @@ def once(args: argparse.Namespace) -> int:
         if not kind.asks_twilio:
             url = _prepared(settings)
             with make_store(url, settings) as store:
-                totals = kind.work(Means(Job(args.job), settings, store, Terms(stop), since=since))
-            return _print({"": totals}, {}, as_json=args.json)
+                context = JobContext(job=JobName(args.job), settings=settings, store=store, stop=stop)
+                counts = kind.work(context)
+            return _print({"": counts}, {}, as_json=args.json)
         with make_client(settings) as client:
             accounts, sids = accounts_asked_for(args.account, settings, client.session(stop))
             url = _prepared(settings)
             with make_store(url, settings) as store:
-                means = Means(Job(args.job), settings, store, Terms(stop), since=since)
-                done, failed = _for_each(sids, accounts, means, args.job, client)
+                context = JobContext(
+                    job=JobName(args.job), settings=settings, store=store, stop=stop, options=Options(since=since)
+                )
+                results = _run_each(sids, accounts, client, context)
+            done = {sid: result for sid, result in results.items() if isinstance(result, Counts)}
+            failed = {sid: result for sid, result in results.items() if isinstance(result, ReconcilerError)}
             return _print(done, failed, as_json=args.json)
 
 
@@ -76,28 +83,31 @@ def _prepared(settings: Settings) -> str:
     return url
 
 
-def _for_each(
-    sids: Sequence[str], accounts: Accounts, means: Means, kind: str, client: TwilioClient
-) -> tuple[dict[str, Totals], dict[str, ReconcilerError]]:
-    """What came of each account; one that is refused keeps no other from its run."""
-    stop = means.terms.stop
-    done: dict[str, Totals] = {}
-    failed: dict[str, ReconcilerError] = {}
-    for account_sid in sids:
+def _run_each(
+    sids: Sequence[str], accounts: Accounts, client: TwilioClient, context: JobContext
+) -> dict[str, Counts | ReconcilerError]:
+    """What came of each account, until the run is stopped."""
+    kind = context.job.kind
+
+    def work(account_sid: str) -> Counts:
         own = replace(
-            means, job=job_of(kind, account_sid, main=accounts.main), account_sid=account_sid,
-            source=client.session(stop, is_bulk=KINDS[kind].is_bulk), is_main=account_sid == accounts.keeper,
-            is_alone=accounts.is_alone,
-        )  # fmt: skip
-        try:
-            done[account_sid] = KINDS[kind].work(own)
-        except (Refused, CredentialsDoubted, JobHeld) as exc:
-            if len(sids) == 1 or (not client.has_worked and not isinstance(exc, JobHeld)):
-                raise
-            failed[account_sid] = exc
-        if stop.is_set():
+            context,
+            job=name_job(kind, account_sid, main=accounts.main),
+            session=client.session(context.stop, is_bulk=KINDS[kind].is_bulk),
+            account=Account(
+                account_sid,
+                owns_unassigned=account_sid == accounts.default_account,
+                is_only=accounts.is_only_account,
+            ),
+        )
+        return KINDS[kind].work(own)
+
+    results: dict[str, Counts | ReconcilerError] = {}
+    for account_sid, result in for_each_account(sids, work, has_worked=lambda: client.has_worked):
+        results[account_sid] = result
+        if context.stop.is_set():
             break
-    return done, failed
+    return results
 
 
 def _since(args: argparse.Namespace) -> datetime | None:
@@ -116,12 +126,12 @@ def _in_words(figures: dict[str, Any]) -> dict[str, Any]:
     return {name.replace("gaps_", "gaps: ").replace("_", " "): value for name, value in figures.items()}
 
 
-def _print(done: dict[str, Totals], failed: dict[str, ReconcilerError], *, as_json: bool) -> int:
+def _print(done: dict[str, Counts], failed: dict[str, ReconcilerError], *, as_json: bool) -> int:
     """Print what was counted, of several accounts a line each; returns the worst of their exit codes."""
     if len(done) == 1 and not failed:
-        (figures,) = (totals.as_dict() for totals in done.values())
+        (figures,) = (counts.as_dict() for counts in done.values())
     else:
-        figures = {"accounts": {account_sid: totals.as_dict() for account_sid, totals in done.items()}}
+        figures = {"accounts": {account_sid: counts.as_dict() for account_sid, counts in done.items()}}
         figures["accounts"] |= {account_sid: {"error": str(error)} for account_sid, error in failed.items()}
     if as_json:
         print_json(figures)
@@ -130,12 +140,12 @@ def _print(done: dict[str, Totals], failed: dict[str, ReconcilerError], *, as_js
         print_figures(_in_words(figures), _in_words(troubles))
     else:
         print_rows(
-            [{"account": sid, **{name: totals.as_dict()[name] for name in _SHOWN}} for sid, totals in done.items()]
+            [{"account": sid, **{name: counts.as_dict()[name] for name in _SHOWN}} for sid, counts in done.items()]
         )
-    for account_sid, totals in done.items():
-        if totals.problem is not None:
+    for account_sid, counts in done.items():
+        if counts.problem is not None:
             of = f"{account_sid}: " if len(done) > 1 else ""
-            complain(f"{of}{totals.problem}", "the next run goes on where this one ended")
+            complain(f"{of}{counts.problem}", "the next run goes on where this one ended")
     for account_sid, error in failed.items():
         complain(f"{account_sid}: {error}", error.hint)
     return max(int(code) for code in (*(t.exit_code for t in done.values()), *(e.exit_code for e in failed.values())))

@@ -1,10 +1,10 @@
-"""The connection that merges, holding the lock of the job at work: transactions, cursors, outcomes.
+"""The connection that merges, and holds the lock of the job: transactions, cursors, outcomes.
 
 Design rules
-- The job's advisory lock lives on the connection that merges: whoever loses the lock has lost the transaction.
-- When another writer was faster than our merge, or a deadlock was broken at our cost, the whole page is merged again
-  from the start.
-- Rather than wait for a lock while it holds rows, a merge lets go of all and begins again.
+- The job's advisory lock lives on the connection that merges: a process that loses the lock loses its transaction.
+- If another writer was faster than our merge, or PostgreSQL broke a deadlock at our cost, the store merges the whole
+  page again.
+- A merge does not wait for a lock while it holds rows. It rolls back and begins again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reconciler.database import locks
 from reconciler.database.transaction import Cursor, Merged, Origin, Rules, Transaction
 from reconciler.errors import Contended, JobHeld, ReadOnlyDatabase, ReconcilerError, Unavailable
 from reconciler.logs import get_logger
-from reconciler.model import DeadLetter, Observation
+from reconciler.model import DeadLetter, JobName, Observation
 
 # Another writer on the same rows is a matter of milliseconds; who loses so often in a row has another problem.
 MERGE_ATTEMPTS: Final = 10
@@ -56,13 +56,11 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 _merge = db.load_queries("merge")
-_messages = db.load_queries("messages")
 _sync_state = db.load_queries("sync_state")
-_inbox = db.load_queries("inbox")
 
 
 class Store:
-    """One connection that merges, holding the lock of the job at work; reconnects, and takes it again, when used next.
+    """One connection that merges and holds the lock of a job. If it broke, the next use reconnects and locks again.
 
     `channel` is notified of the calls that a commit changed.
 
@@ -77,8 +75,8 @@ class Store:
         self._url = url
         self._rules = rules or Rules()
         self._channel = channel
-        self._job: str | None = None
-        self._cursors: dict[str, str | None] = {}  # where this process read or left them
+        self._job: JobName | None = None
+        self._cursors: dict[JobName, str | None] = {}  # where this process read or left them
         self._was_connected = False
         self._locked_by: int | None = None  # the server's process that took a lock for us last
         self._used_at = 0.0
@@ -98,7 +96,7 @@ class Store:
             conn.close()
 
     @contextmanager
-    def holding(self, job: str) -> Iterator[None]:
+    def holding(self, job: JobName) -> Iterator[None]:
         """Hold the lock of `job` for as long as the context lasts."""
         with self.session() as conn:
             self._take_lock(conn, job)
@@ -111,11 +109,11 @@ class Store:
             if self._conn is not None:
                 try:
                     with self.session() as conn:
-                        locks.release_advisory_lock(conn, job)
+                        locks.release_advisory_lock(conn, str(job))
                 except ReconcilerError:
                     self.close()  # and the lock with it
 
-    def merge(
+    def commit_page(
         self,
         observations: Sequence[Observation],
         *,
@@ -125,34 +123,31 @@ class Store:
         dead_letters: Sequence[DeadLetter] = (),
         refuse: Callable[[Observation, str], DeadLetter] | None = None,
     ) -> Merged:
-        """Make rows and events of `observations`, keep dead letters, move the cursor: in one commit or not at all.
+        """Merge `observations`, keep dead letters, move the cursor: in one commit or not at all.
 
-        What PostgreSQL refuses (the Viewer may have constraints and triggers of its own) becomes the dead letter that
-        `refuse` makes of it, so that it takes no other with it; without `refuse` it fails the whole page.
+        PostgreSQL may refuse an observation: the Viewer may have constraints and triggers of its own. `refuse` makes
+        a dead letter of it, and the others land. Without `refuse` the whole page fails.
         """
+        write = partial(Transaction.apply, origin=origin, now=now)
 
-        def work(transaction: Transaction, *, by_halves: bool = False) -> Merged:
-            def write(some: Sequence[Observation]) -> Merged:
-                return transaction.merge(some, origin=origin, now=now)
-
-            refused: list[tuple[Observation, str]] = []
-            merged = Merged()
-            for part in transaction.by_halves(observations, write, refused) if by_halves else [write(observations)]:
-                merged.add(part)
-            merged.seen = len({observation.call_sid for observation in observations})
-            merged.refused = [refuse(*why) for why in refused] if refuse else []
-            transaction.bury([*dead_letters, *merged.refused], now=now)
-            merged.dead_letters = len(dead_letters) + len(merged.refused)
+        def work(transaction: Transaction, *, bisects: bool = False) -> Merged:
+            refused: list[DeadLetter] = []
+            if bisects and refuse is not None:
+                decisions, unwritten = transaction.bisect_refused(observations, partial(write, transaction))
+                refused = [refuse(*why) for why in unwritten]
+            else:
+                decisions = write(transaction, observations)
+            transaction.inbox.keep_dead_letters([*dead_letters, *refused], now=now)
             if cursor is not None:
-                transaction.save_cursor(cursor, now=now)
-            return merged
+                transaction.move_cursor(cursor, now=now)
+            return Merged.of(_count(observations), decisions, dead_letters=len(dead_letters), refused=refused)
 
         try:
             return self.atomically(work)
         except ReconcilerError as exc:
             if refuse is None or not isinstance(exc.__cause__, psycopg.Error) or db.refusal(exc.__cause__) is None:
                 raise
-        return self.atomically(partial(work, by_halves=True))
+        return self.atomically(partial(work, bisects=True))
 
     def atomically(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in one transaction; from the start again when another writer was in its way."""
@@ -171,31 +166,39 @@ class Store:
                 time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not cryptography
         raise Unavailable(f"another writer kept changing the same calls, {MERGE_ATTEMPTS} times in a row")
 
-    def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
-        """What `merge` would do, field by field; writes nothing."""
+    def preview_page(
+        self, observations: Sequence[Observation], *, origin: Origin, now: datetime, dead_letters: int = 0
+    ) -> Merged:
+        """What `commit_page` would do, field by field; writes nothing."""
         with self.session() as conn, conn.transaction(force_rollback=True):
-            return Transaction(conn, self._rules, {}).preview(observations, origin=origin, now=now)
+            decisions = Transaction(conn, self._rules, {}).preview(observations, origin=origin, now=now)
+        return Merged.of(_count(observations), decisions, dead_letters=dead_letters)
 
-    def read_cursor(self, job: str) -> dict[str, Any] | None:
-        """Where `job` stands, or None if it never ran."""
+    def read_cursor(self, job: JobName) -> Any:
+        """Where `job` stands, as JSON; None if it never ran. From here on only this process may move it."""
         with self.session() as conn:
-            row = conn.execute(_sync_state["read_cursor"], {"job": job}).fetchone()
+            row = conn.execute(_sync_state["read_cursor"], {"job": str(job)}).fetchone()
         self._cursors[job] = row[1] if row else None
         return row[0] if row else None
 
-    def save_cursor(self, cursor: Cursor, *, now: datetime) -> None:
+    def read_cursors(self, kind: str) -> list[Any]:
+        """The cursors of all jobs of a kind, as JSON."""
+        with self.session() as conn:
+            return [row[0] for row in conn.execute(_sync_state["cursors_of_kind"], {"kind": kind})]
+
+    def commit_cursor(self, cursor: Cursor, *, now: datetime) -> None:
         """Move a cursor that speaks of no new rows."""
-        self.atomically(lambda transaction: transaction.save_cursor(cursor, now=now))
+        self.atomically(lambda transaction: transaction.move_cursor(cursor, now=now))
 
-    def record_success(self, job: str, *, now: datetime) -> None:
-        """Say that `job` worked through all it had to at `now`."""
+    def record_success(self, job: JobName, *, now: datetime) -> None:
+        """Note that `job` did all its work, at `now`."""
         with self.session() as conn:
-            conn.execute(_sync_state["record_success"], {"job": job, "now": now})
+            conn.execute(_sync_state["record_success"], {"job": str(job), "now": now})
 
-    def record_failure(self, job: str, *, error: str, now: datetime) -> datetime | None:
-        """Say that `job` gave up at `now`; its cursor stays. Returns when it last succeeded."""
+    def record_failure(self, job: JobName, *, error: str, now: datetime) -> datetime | None:
+        """Note that `job` failed, at `now`; its cursor stays. Returns when it last succeeded."""
         with self.session() as conn:
-            row = conn.execute(_sync_state["record_failure"], {"job": job, "error": error, "now": now}).fetchone()
+            row = conn.execute(_sync_state["record_failure"], {"job": str(job), "error": error, "now": now}).fetchone()
         return row[0] if row else None
 
     @contextmanager
@@ -218,7 +221,7 @@ class Store:
             self.close()
             self._was_connected = False  # that the server ends an idle session is no news
         if self._conn is None or self._conn.closed:
-            conn = db.connect(self._url, purpose=self._job or "job", settings=_MERGE_SESSION)
+            conn = db.connect(self._url, purpose=str(self._job or "job"), settings=_MERGE_SESSION)
             try:
                 with db.translated():
                     if self._job is not None:
@@ -233,14 +236,18 @@ class Store:
             self._was_connected = True
         return self._conn
 
-    def _take_lock(self, conn: db.Connection, job: str) -> None:
-        pid = locks.try_advisory_lock(conn, job)
+    def _take_lock(self, conn: db.Connection, job: JobName) -> None:
+        pid = locks.try_advisory_lock(conn, str(job))
         if pid is None and self._locked_by is not None:
-            if locks.holds_advisory_lock(conn, job, pid=self._locked_by):
+            if locks.holds_advisory_lock(conn, str(job), pid=self._locked_by):
                 # Cut connections are no news to the server at once; `idle_session_timeout` is how long it may take.
                 raise Unavailable(f"the server has not noticed yet that our connection broke, and keeps {job} locked")
-            pid = locks.try_advisory_lock(conn, job)  # the session that was ours may have given it back just now
+            pid = locks.try_advisory_lock(conn, str(job))  # the session that was ours may have given it back just now
         if pid is None:
             raise JobHeld(f"another process is running {job}", hint="wait for it, or stop it")
         self._locked_by = pid
-        db.name_connection(conn, purpose=job)
+        db.name_connection(conn, purpose=str(job))
+
+
+def _count(observations: Sequence[Observation]) -> int:
+    return len({observation.call_sid for observation in observations})

@@ -1,29 +1,32 @@
-"""What one commit may hold: observations staged and merged into rows and events, dead letters, a cursor that moves.
+"""One transaction: observations merged into rows and events, dead letters, proofs, and the job's cursor.
 
-The rules themselves are one statement, `merge_staged` in queries/merge.sql; here is only what surrounds it.
+The merge rules are one statement, `merge_staged` in queries/merge.sql. This module stages its input and counts its
+output.
 
 Design rules
 - A page is staged, merged and its cursor saved in one transaction: a kill loses all of it or nothing.
-- A cursor moves only from where this process left it. Whoever was stopped for so long that another took its place
-  finds the cursor moved, and ends instead of setting it back.
-- The merge decides on what its snapshot shows and writes only rows that still are so; else it is Contended, and the
-  whole page is merged again from the start.
+- A cursor moves only from where this process left it. A process that was stopped while another took its place finds the
+  cursor moved, and ends instead of setting it back.
+- The merge decides on what its snapshot shows, and writes only rows that are still the same. Otherwise it raises
+  Contended, and the store merges the whole page again.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, LiteralString, NamedTuple, TypeVar
 
 import psycopg
 
 from reconciler.database import connection as db
+from reconciler.database.account_days import DayProof, keep_proof
+from reconciler.database.inbox import InboxRows
 from reconciler.errors import Contended, JobHeld
-from reconciler.model import DeadLetter, Gap, Observation
+from reconciler.model import DeadLetter, Gap, JobName, Observation
 
 T = TypeVar("T")
 X = TypeVar("X")
@@ -38,10 +41,13 @@ _STAGED_TYPES: Final = (
 # (https://www.postgresql.org/docs/current/sql-notify.html).
 NOTIFIED_AT_MOST: Final = 200
 
+_WRITES: Final = ("insert", "update")
+
 _merge = db.load_queries("merge")
 _messages = db.load_queries("messages")
 _sync_state = db.load_queries("sync_state")
 _inbox = db.load_queries("inbox")
+_thaw = db.load_queries("thaw")
 
 
 class Rules(NamedTuple):
@@ -59,10 +65,10 @@ class Origin(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """A job's place in its work, committed with the rows it speaks of."""
+    """A job's place in its work, as JSON text; committed with the rows it speaks of."""
 
-    job: str
-    value: dict[str, Any]
+    job: JobName
+    json: str
 
 
 class Decision(NamedTuple):
@@ -84,7 +90,7 @@ class Decision(NamedTuple):
     ours: dict[str, Any] | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Merged:
     """What a merge did, in calls."""
 
@@ -99,121 +105,181 @@ class Merged:
     gaps: Counter[Gap] = field(default_factory=Counter)
     decisions: list[Decision] = field(default_factory=list)
 
+    @classmethod
+    def of(
+        cls, seen: int, decisions: Sequence[Decision], *, dead_letters: int = 0, refused: Sequence[DeadLetter] = ()
+    ) -> Merged:
+        """Count `decisions`; `dead_letters` does not include those of `refused`."""
+        actions = Counter(decision.action for decision in decisions)
+        return cls(
+            seen=seen,
+            inserted=actions["insert"],
+            updated=actions["update"],
+            late=actions["late"],
+            frozen=sum(decision.freezes and decision.action in _WRITES for decision in decisions),
+            drifted=actions["drift"],
+            dead_letters=dead_letters + len(refused),
+            refused=list(refused),
+            gaps=Counter(decision.gap for decision in decisions if decision.gap is not None),
+            decisions=list(decisions),
+        )
+
     @property
     def unchanged(self) -> int:
-        """Calls that were as Twilio says already."""
+        """Calls that already were as Twilio says."""
         return self.seen - self.inserted - self.updated
-
-    def add(self, other: Merged) -> None:
-        """Add up what another merge did."""
-        self.seen += other.seen
-        self.count(other.decisions)
-
-    def count(self, decisions: Iterable[Decision]) -> None:
-        """Add up `decisions`."""
-        for decision in decisions:
-            self.decisions.append(decision)
-            self.inserted += decision.action == "insert"
-            self.updated += decision.action == "update"
-            self.late += decision.action == "late"
-            self.drifted += decision.action == "drift"
-            self.frozen += decision.freezes and decision.action in ("insert", "update")
-            if decision.gap is not None:
-                self.gaps[decision.gap] += 1
 
 
 class Transaction:
     """What may be done in one commit; `changed` are the calls it wrote, `cursors` where it left which job."""
 
-    def __init__(self, conn: db.Connection, rules: Rules, cursors: Mapping[str, str | None]) -> None:
-        self.conn = conn
+    def __init__(self, conn: db.Connection, rules: Rules, cursors: Mapping[JobName, str | None]) -> None:
+        self._conn = conn
+        self.inbox = InboxRows(conn)
         self.changed: list[str] = []
-        self.cursors: dict[str, str | None] = {}
+        self.cursors: dict[JobName, str | None] = {}
         self._rules = rules
         self._expected = cursors
         self._is_staging_empty = True
 
-    def merge(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
-        """Make rows and events of `observations`."""
-        merged = Merged(seen=len({o.call_sid for o in observations}))
+    def apply(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> list[Decision]:
+        """Merge `observations` into rows and events; one call may occur several times.
+
+        Raises:
+            Contended: another writer changed a row between our decision and our write.
+
+        """
+        decisions: list[Decision] = []
         for round_ in one_per_call(observations):
-            merged.count(self._merge_round(round_, origin=origin, now=now, apply=True))
-        self.changed += (d.call_sid for d in merged.decisions if d.action in ("insert", "update"))
-        return merged
+            decisions += self._merge_round(round_, origin=origin, now=now, apply=True)
+        self.changed += (decision.call_sid for decision in decisions if decision.action in _WRITES)
+        return decisions
 
-    def by_halves(
-        self, items: Sequence[X], write: Callable[[Sequence[X]], T], refused: list[tuple[X, str]]
-    ) -> Iterator[T]:
-        """What `write` returns for `items`; if PostgreSQL refuses them, for each half, down to the one it refuses.
+    def bisect_refused(
+        self, items: Sequence[X], write: Callable[[Sequence[X]], Sequence[T]]
+    ) -> tuple[list[T], list[tuple[X, str]]]:
+        """Write `items`, and halve what PostgreSQL refuses until the refused items are found.
 
-        That goes to `refused`, with the reason, and leaves nothing behind.
+        Returns what `write` returned for the others, and each refused item with PostgreSQL's reason. A refused item
+        leaves nothing behind.
         """
         try:
-            with self.conn.transaction():  # a savepoint: what is locked stays locked
-                result = write(items)
+            with self._conn.transaction():  # a savepoint: what is locked stays locked
+                return list(write(items)), []
         except psycopg.Error as exc:
             reason = db.refusal(exc)
             if reason is None:
                 raise
-        else:
-            yield result
-            return
         if len(items) == 1:
-            refused.append((items[0], reason))
-            return
+            return [], [(items[0], reason)]
         middle = len(items) // 2
-        for half in (items[:middle], items[middle:]):
-            yield from self.by_halves(half, write, refused)
+        written, refused = self.bisect_refused(items[:middle], write)
+        more_written, more_refused = self.bisect_refused(items[middle:], write)
+        return written + more_written, refused + more_refused
 
-    def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> Merged:
+    def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> list[Decision]:
         """Decide and write nothing. Of a call said twice the first counts: the second has nothing to build on."""
-        merged = Merged(seen=len({o.call_sid for o in observations}))
-        for round_ in list(one_per_call(observations))[:1]:
-            merged.count(self._merge_round(round_, origin=origin, now=now, apply=False))
-        return merged
-
-    def bury(self, letters: Sequence[DeadLetter], *, now: datetime) -> None:
-        """Keep what cannot be read, each once."""
-        for letter in letters:
-            self.conn.execute(_inbox["bury"], {**letter._asdict(), "now": now})
+        return [
+            decision
+            for round_ in list(one_per_call(observations))[:1]
+            for decision in self._merge_round(round_, origin=origin, now=now, apply=False)
+        ]
 
     def mark_gone(self, call_sids: Sequence[str], *, origin: Origin, now: datetime) -> list[str]:
         """Note that Twilio has no such calls any more, once (rule 11); returns which were news. No status changes."""
         params = {**origin._asdict(), "call_sids": sorted(call_sids), "now": now}
-        gone = [row[0] for row in self.conn.execute(_messages["mark_gone"], params)]
-        self.changed += gone
-        return gone
+        return self._changing(_messages["mark_gone"], params)
 
-    def save_cursor(self, cursor: Cursor, *, now: datetime) -> None:
+    def fill_answered_by(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> None:
+        """Write who answered to rows that the merge left alone: machine detection may end after the call."""
+        answers = [observation for observation in observations if observation.answered_by]
+        if answers:
+            params = {
+                **origin._asdict(),
+                "now": now,
+                "call_sids": [answer.call_sid for answer in answers],
+                "answers": [answer.answered_by for answer in answers],
+                "said_ats": [answer.observed_at for answer in answers],
+            }
+            self._changing(_inbox["fill_answered_by"], params)
+
+    def freeze_due(
+        self,
+        *,
+        freeze_after: timedelta,
+        kept_since: datetime,
+        warm_looks: Mapping[str, datetime],
+        warm_is_everywhere: bool,
+        limit: int,
+        origin: Origin,
+        now: datetime,
+    ) -> list[str]:
+        """Freeze calls that ended `freeze_after` ago or earlier, the oldest first; returns which.
+
+        `warm_looks` maps an account to warm's last look: its calls freeze only if warm has looked past their deadline.
+        `warm_is_everywhere`: warm works for the other accounts too, and has not looked yet.
+        """
+        params = {
+            **origin._asdict(),
+            "now": now,
+            "frozen_since": now - freeze_after,
+            "kept_since": kept_since,
+            "accounts": list(warm_looks),
+            "looked_at": list(warm_looks.values()),
+            "is_anywhere": warm_is_everywhere,
+            "batch": limit,
+        }
+        return self._changing(_messages["freeze_due"], params)
+
+    def thaw(self, call_sid: str, *, origin: Origin, now: datetime) -> bool:
+        """Open a frozen row, so that what Twilio says now counts as newer; False if it is not frozen."""
+        self._conn.execute(_thaw["open_door"])
+        params = {**origin._asdict(), "call_sid": call_sid, "now": now}
+        is_thawed = self._conn.execute(_thaw["thaw"], params).fetchone() is not None
+        self._conn.execute(_thaw["close_door"])
+        if is_thawed:
+            self.changed.append(call_sid)
+        return is_thawed
+
+    def keep_proof(self, proof: DayProof) -> None:
+        """Write the proof of a day over the one that is there."""
+        keep_proof(self._conn, proof)
+
+    def move_cursor(self, cursor: Cursor, *, now: datetime) -> None:
         """Move a cursor.
 
         Raises:
             JobHeld: it is not where this process read or left it.
 
         """
-        value = json.dumps(cursor.value)  # as it is now: the caller's may go on changing
-        params = {"job": cursor.job, "cursor": value, "now": now}
+        params = {"job": str(cursor.job), "cursor": cursor.json, "now": now}
         if cursor.job not in self._expected:
-            self.conn.execute(_sync_state["save_cursor"], params)
+            self._conn.execute(_sync_state["set_cursor"], params)
         else:
             expected = self.cursors.get(cursor.job, self._expected[cursor.job])
-            if not self.conn.execute(_sync_state["move_cursor"], {**params, "expected": expected}).rowcount:
+            if not self._conn.execute(_sync_state["move_cursor"], {**params, "expected": expected}).rowcount:
                 raise JobHeld(
                     f"another process has moved the cursor of {cursor.job}", hint="its next run goes on there"
                 )
-        self.cursors[cursor.job] = value
+        self.cursors[cursor.job] = cursor.json
 
     def notify(self, channel: str) -> None:
         """Tell `channel` which calls changed, when this commits; of too many only how many."""
         if self.changed:
             calls = sorted(set(self.changed))
             said = {"calls": calls} if len(calls) <= NOTIFIED_AT_MOST else {"calls": None, "count": len(calls)}
-            self.conn.execute("SELECT pg_notify(%s, %s)", (channel, json.dumps(said)))
+            self._conn.execute("SELECT pg_notify(%s, %s)", (channel, json.dumps(said)))
+
+    def _changing(self, statement: LiteralString, params: Mapping[str, Any]) -> list[str]:
+        """The SIDs that a statement returns: the calls that it changed."""
+        call_sids = [row[0] for row in self._conn.execute(statement, params)]
+        self.changed += call_sids
+        return call_sids
 
     def _merge_round(
         self, observations: Sequence[Observation], *, origin: Origin, now: datetime, apply: bool
     ) -> Iterator[Decision]:
-        with self.conn.cursor() as cur:
+        with self._conn.cursor() as cur:
             if not self._is_staging_empty:
                 cur.execute(_merge["empty_staging"])
             self._is_staging_empty = False
@@ -228,7 +294,7 @@ class Transaction:
             )
             rows = cur.fetchall()
             if apply:
-                decided = sum(row[1] in ("insert", "update") for row in rows)
+                decided = sum(row[1] in _WRITES for row in rows)
                 if rows and rows[0][-1] != decided:
                     raise Contended("another writer changed a call between our decision and our write")
         for sid, action, gap, *rest, _written in rows:

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reconciler.demo.compare import Compared, Comparison, Road, Row, State
-from reconciler.jobs.backfill import Summary
+from reconciler.jobs.backfill import BackfillCounts
 from reconciler.masking import mask
 from reconciler.model import Gap
 from reconciler.terminal import console
@@ -105,7 +105,7 @@ class Show:
         """Announce the command that would do what follows."""
         self._out.print(Text.assemble("\n", ("$ ", "dim"), (line, "bold")))
 
-    def backfilled(self, summary: Summary) -> None:
+    def backfilled(self, summary: BackfillCounts) -> None:
         """Say what the backfill did."""
         self._done(
             f"{summary.inserted:,} calls brought back, {summary.updated:,} put right, {summary.requests:,} requests",

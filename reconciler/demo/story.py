@@ -32,11 +32,11 @@ from reconciler.database.store import Store
 from reconciler.demo.compare import Comparison, Road, Row, describe_road, examine
 from reconciler.demo.show import Show
 from reconciler.errors import ConfigError, ExitCode
-from reconciler.jobs.backfill import Summary, Watcher, Window, backfill
-from reconciler.settings import Credentials
+from reconciler.jobs.backfill import BackfillContext, BackfillCounts, Watcher, Window, backfill, name_backfill
+from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, webhooks
-from reconciler.sync.run import Terms
+from reconciler.sync.context import Account
 from reconciler.terminal import progress as terminal
 from reconciler.times import midnight
 from reconciler.twilio.client import TwilioClient
@@ -149,17 +149,26 @@ def _send_webhooks(conn: db.Connection, account: SimulatedAccount, *, since: dat
     return describe_road(sent, arrived)
 
 
-def _backfill(url: str, twilio_url: str, watcher: Watcher, *, until: datetime, clock: Clock) -> Summary:
+def _backfill(url: str, twilio_url: str, watcher: Watcher, *, until: datetime, clock: Clock) -> BackfillCounts:
     """What `reconcile --since 7d` does, in the same way."""
     stop = threading.Event()
-    window = Window(ACCOUNT_SID, until - WEEK, until, {"since": "7d", "until": None})
+    window = Window(until - WEEK, until, {"since": "7d", "until": None})
     credentials = Credentials(ACCOUNT_SID, ACCOUNT_SID, AUTH_TOKEN, base_url=twilio_url)
     client = TwilioClient(credentials, pacer=Pacer(CONCURRENCY), clock=clock.now)
     try:
         with Store(url) as store:
-            return backfill(
-                window, source=client.session(stop), store=store, watcher=watcher, terms=Terms(stop, clock.now)
+            context = BackfillContext(
+                job=name_backfill(ACCOUNT_SID),
+                settings=Settings.read({}),
+                store=store,
+                session=client.session(stop),
+                account=Account(ACCOUNT_SID),
+                stop=stop,
+                clock=clock.now,
+                window=window,
+                watcher=watcher,
             )
+            return backfill(context)
     finally:
         stop.set()
         client.close()

@@ -1,12 +1,12 @@
 """The one-off sweep of a window that a person names: `reconcile --since 7d`.
 
 Design rules
-- Each page commits with the cursor that speaks of it, in a row of `sync_state` of its own: the daemon's cursors are
-  never moved, and the same command goes on where a killed one stopped.
-- A window that was begun is finished as it was begun; what has passed since is added to its end.
-- A run in which any slice failed is not a success, and says so in `sync_state`.
-- Several accounts are worked through one after another, each with a place of its own; which of them are done stands in
-  a row beside theirs.
+- Each page commits with the cursor that speaks of it, in a row of `sync_state` of its own. A backfill never moves the
+  daemon's cursors, and the same command goes on where a killed one stopped.
+- A window that was begun is finished as it was begun; the time that has passed since is added to its end.
+- A run in which any slice failed is not a success, and `sync_state` says so.
+- Several accounts are read one after another, each with a cursor of its own. Which of them are done stands in one more
+  row.
 """
 
 from __future__ import annotations
@@ -15,19 +15,25 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any, Final, NamedTuple
+
+from msgspec.structs import asdict
 
 from reconciler.database.store import Store
 from reconciler.database.transaction import Cursor, Decision, Merged
-from reconciler.errors import CredentialsDoubted, ExitCode, JobHeld, ReconcilerError, Refused, Unavailable
+from reconciler.errors import ExitCode, ReconcilerError, Unavailable
+from reconciler.jobs.accounts import for_each_account
 from reconciler.logs import get_logger
-from reconciler.model import Job
+from reconciler.model import JobName
+from reconciler.sync.context import JobContext
+from reconciler.sync.counts import Counts, Outcome
+from reconciler.sync.cursors import BackfillCursor, BatchCursor, encode, load, unreadable
 from reconciler.sync.fetch import Failed, Fetched
 from reconciler.sync.plan import Plan
-from reconciler.sync.run import Terms, Totals, run, usual_exit_code
-from reconciler.sync.slices import LIVING
-from reconciler.sync.sweep import describe, work_through_plan
-from reconciler.twilio.client import Session
+from reconciler.sync.run import Run, run
+from reconciler.sync.slices import OPEN
+from reconciler.sync.sweep import describe, read_plan
 from reconciler.twilio.listing import RETENTION
 
 # A backfill begun longer ago than this with the same words is another backfill.
@@ -38,46 +44,45 @@ _SUMS: Final = (
     "pages", "slices", "slices_done",
 )  # fmt: skip
 
+_SEVERAL: Final = JobName("backfill")  # of several accounts
+
 log = get_logger(__name__)
 
 
 class Window(NamedTuple):
-    """What to read, and the words it was asked for with, by which a killed backfill is known again."""
+    """What to read, and the words that asked for it, by which a killed backfill is known again."""
 
-    account_sid: str
     since: datetime
     until: datetime
     asked: dict[str, str | None]
 
 
 @dataclass(slots=True)
-class Summary(Totals):
+class BackfillCounts(Counts):
     """What a backfill did, in calls and slices (UTC days, and statuses); of several accounts the sums, and each one's.
 
     `unread` are the accounts that were not read.
     """
 
     pages: int = 0
-    slices: int = 0
-    slices_done: int = 0
     resumed: bool = False
     failed: list[Failed] = field(default_factory=list)
-    accounts: dict[str, Summary] = field(default_factory=dict)
+    accounts: dict[str, BackfillCounts] = field(default_factory=dict)
     unread: dict[str, ReconcilerError] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> ExitCode:
         """How the run ended, for a shell."""
-        if self.interrupted:
+        if self.outcome is Outcome.INTERRUPTED:
             return ExitCode.INTERRUPTED
         if self.accounts or self.unread:
-            codes = [summary.exit_code for summary in self.accounts.values()]
+            codes = [counts.exit_code for counts in self.accounts.values()]
             return max(codes + [error.exit_code for error in self.unread.values()])
         if self.failed:
             nothing_came = not self.pages and all(isinstance(f.error, Unavailable) for f in self.failed)
-            is_refused = any(f.error.exit_code is ExitCode.REFUSED for f in self.failed)
+            is_refused = any(f.error.is_refusal for f in self.failed)
             return ExitCode.UNAVAILABLE if nothing_came else ExitCode.REFUSED if is_refused else ExitCode.TRY_AGAIN
-        return usual_exit_code(self)
+        return self.usual_exit_code()
 
     def as_dict(self) -> dict[str, Any]:
         """The shape of `--json`; a contract."""
@@ -87,108 +92,185 @@ class Summary(Totals):
             "slices_done": self.slices_done,
             "slices_failed": [{"slice": part, "error": str(f.error)} for f in self.failed for part in f.slice.parts],
             "resumed": self.resumed,
-            "interrupted": self.interrupted,
+            "interrupted": self.outcome is Outcome.INTERRUPTED,
             **({"accounts": self._by_account()} if self.accounts or self.unread else {}),
         }
 
     def _by_account(self) -> dict[str, Any]:
-        done = {account_sid: summary.as_dict() for account_sid, summary in self.accounts.items()}
+        done = {account_sid: counts.as_dict() for account_sid, counts in self.accounts.items()}
         return done | {account_sid: {"error": str(error)} for account_sid, error in self.unread.items()}
 
 
 class Watcher:
-    """Who is told while a backfill runs; each method does nothing until a subclass has a use for it."""
+    """Told while a backfill runs; each method does nothing unless it is overridden."""
 
     def turned_to(self, account_sid: str, number: int, of: int) -> None:
-        """Told before each account, where there are several."""
+        """Called before each account, where there are several."""
 
     def planned(self, slices: int, remaining: int) -> None:
-        """Told once for each account, before the first request."""
+        """Called once for each account, before the first request."""
 
-    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
-        """Told after each page, with the sums so far and what this page decided."""
+    def merged(self, counts: BackfillCounts, decisions: Sequence[Decision]) -> None:
+        """Called after each page, with the sums so far and the decisions of this page."""
 
-    def finished(self, summary: Summary) -> None:
-        """Told at the end, unless the run failed as a whole."""
-
-
-BATCH: Final = Job("backfill")  # of several accounts
+    def finished(self, counts: BackfillCounts) -> None:
+        """Called at the end, unless the run failed as a whole."""
 
 
-class Batch(NamedTuple):
-    """A backfill of several accounts: its words, when it began, and until when which account has been read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillContext(JobContext):
+    """A backfill of one account's `window`; a dry run finds out what would change."""
 
-    asked: Mapping[str, str | None]
-    begun_at: datetime
-    done: dict[str, datetime]
-
-
-def read_batch(store: Store, asked: Mapping[str, str | None], *, now: datetime) -> Batch:
-    """The batch of the same words that was left less than a day after it began, or a new one."""
-    cursor = store.read_cursor(BATCH)
-    if cursor and cursor["asked"] == asked:
-        begun_at = datetime.fromisoformat(cursor["begun_at"])
-        if now - begun_at <= _STALE:
-            return Batch(asked, begun_at, {sid: datetime.fromisoformat(at) for sid, at in cursor["done"].items()})
-    return Batch(asked, now, {})
+    window: Window
+    watcher: Watcher = field(default_factory=Watcher)
 
 
-def keep_batch(store: Store, batch: Batch | None, *, now: datetime) -> None:
-    """Keep how far a batch has come; None: it is over, and the next one begins anew."""
-    value = {}
-    if batch is not None:
-        done = {sid: until.isoformat() for sid, until in batch.done.items()}
-        value = {"asked": batch.asked, "begun_at": batch.begun_at.isoformat(), "done": done}
-    store.save_cursor(Cursor(BATCH, value), now=now)
+def name_backfill(account_sid: str) -> JobName:
+    """The job of an account's backfill."""
+    return JobName("backfill", account_sid)
 
 
-def in_turn(
+def backfill(context: BackfillContext) -> BackfillCounts:
+    """Make the calls of the window equal to Twilio's, or in a dry run find out what would change.
+
+    Returns when all slices were read, or failed, or the run was stopped. What was merged until then stays and is not
+    read again.
+
+    Raises:
+        ConfigError: the cursor of this backfill is impossible; nothing was read.
+        Refused: Twilio or the database does.
+        Retriable: the database stayed away.
+        JobHeld: another process is at the backfill of this account.
+
+    """
+    watcher = context.watcher
+    with run(context, BackfillCounts()) as this:
+        counts, cursor = this.counts, _begin(this)
+        plan = Plan(this.account.sid, cursor)
+        left = len(plan.left)
+        counts.slices, counts.slices_done = left + cursor.done, cursor.done
+        log.info(
+            "job.started", since=cursor.since.isoformat(), until=cursor.until.isoformat(), slices=left,
+            resumed=counts.resumed,
+        )  # fmt: skip
+        watcher.planned(counts.slices, left)
+
+        def tell(_: Fetched, merged: Merged) -> None:
+            counts.pages += 1
+            watcher.merged(counts, merged.decisions)
+
+        preview = _Preview(this) if context.dry_run else None
+        counts.failed = read_plan(this, plan, cursor=cursor, on_page=tell, preview=preview)
+        this.fail(describe(counts.failed))
+        counts.lag = max(timedelta(0), this.now() - cursor.until)
+        if counts.slices_done >= counts.slices:
+            this.finish()
+        if not context.dry_run and not this.is_cut_short:
+            cursor.finished = not counts.failed
+            this.keep_cursor(cursor)
+    return this.counts
+
+
+class _Preview:
+    """Tells what a page would change. Nothing is written, so a call that is listed twice would be told twice."""
+
+    def __init__(self, this: Run[BackfillCounts]) -> None:
+        self._this = this
+        self._open: set[str] = set()  # calls listed by Status, which are listed in their day again
+
+    def __call__(self, item: Fetched) -> Merged:
+        news = [o for o in item.page.observations if o.call_sid not in self._open]
+        if item.slice.listing.status in OPEN:
+            self._open.update(observation.call_sid for observation in news)
+        return self._this.context.store.preview_page(
+            news, origin=self._this.origin, now=self._this.now(), dead_letters=len(item.page.dead_letters)
+        )
+
+
+def _begin(this: Run[BackfillCounts]) -> BackfillCursor:
+    """The cursor of the same backfill, extended to now; or a new one."""
+    assert isinstance(this.context, BackfillContext)
+    window, account_sid, now = this.context.window, this.account.sid, this.now()
+    cursor = None if this.context.dry_run else this.read_cursor(BackfillCursor)
+    if cursor is not None and _goes_on(cursor, window, now):
+        try:
+            Plan.resume(account_sid, cursor).extend(window.until)
+        except ValueError:
+            raise unreadable(this.job) from None
+        this.counts.resumed = True
+        return cursor
+    plan = Plan.of(account_sid, window.since, window.until)
+    return BackfillCursor(**asdict(plan.state), asked=window.asked, begun_at=now, finished=False)
+
+
+def _goes_on(cursor: BackfillCursor, window: Window, now: datetime) -> bool:
+    """Whether the cursor is that of the same backfill, begun less than a day ago and not finished."""
+    if cursor.finished or cursor.asked != window.asked or not -_STALE < now - cursor.begun_at <= _STALE:
+        return False
+    # The plan's end was rounded up to a second.
+    return cursor.until - window.until <= timedelta(seconds=1)
+
+
+def backfill_accounts(
     accounts: Sequence[str],
     window: Window,
-    read: Callable[[Window], Summary],
+    work: Callable[[str, Window], BackfillCounts],
     *,
     store: Store | None,
     watcher: Watcher,
     stop: threading.Event,
-    is_believed: Callable[[], bool],
-) -> Summary:
-    """Read the same window of one account after another, and sum up; an account that is refused keeps no other from it.
+    has_worked: Callable[[], bool],
+) -> BackfillCounts:
+    """Read the same window of one account after another, and sum up. See `for_each_account`.
 
     With a `store`, an account that was done before the same command was killed is only read from there on. Ends early
-    when Twilio is away. `is_believed`: whether Twilio accepted the credentials once; until then a refusal ends it all.
+    when Twilio is away.
 
     Raises:
         Refused: Twilio does not know the credentials, or the database refuses its own.
         Retriable: the database stayed away.
 
     """
-    batch = None if store is None else read_batch(store, window.asked, now=window.until)
-    done: dict[str, Summary] = {}
-    unread: dict[str, ReconcilerError] = {}
-    for number, account_sid in enumerate(accounts, start=1):
-        watcher.turned_to(account_sid, number, len(accounts))
-        since = window.since if batch is None else batch.done.get(account_sid, window.since)
-        try:
-            summary = read(window._replace(account_sid=account_sid, since=max(window.since, since)))
-        except (Refused, CredentialsDoubted, JobHeld) as exc:
-            if not is_believed() and not isinstance(exc, JobHeld):
-                raise
-            unread[account_sid] = exc
-            continue
-        done[account_sid] = summary
-        if stop.is_set() or summary.exit_code is ExitCode.UNAVAILABLE:
-            return sum_up(done, unread, interrupted=stop.is_set())
-        if batch is not None and store is not None and not summary.failed:
-            batch.done[account_sid] = window.until
-            keep_batch(store, batch, now=window.until)
+    batch = BatchCursor(asked=window.asked, begun_at=window.until, done={})
     if store is not None:
-        keep_batch(store, None, now=window.until)
-    return sum_up(done, unread, interrupted=False)
+        batch = _read_batch(store, window) or batch
+    done: dict[str, BackfillCounts] = {}
+    unread: dict[str, ReconcilerError] = {}
+    numbers = count(1)
+
+    def read_one(account_sid: str) -> BackfillCounts:
+        watcher.turned_to(account_sid, next(numbers), len(accounts))
+        since = batch.done.get(account_sid, window.since)
+        return work(account_sid, window._replace(since=max(window.since, since)))
+
+    for account_sid, result in for_each_account(accounts, read_one, has_worked=has_worked):
+        if isinstance(result, ReconcilerError):
+            unread[account_sid] = result
+            continue
+        done[account_sid] = result
+        if stop.is_set() or result.exit_code is ExitCode.UNAVAILABLE:
+            return _sum_up(done, unread, interrupted=stop.is_set())
+        if store is not None and not result.failed:
+            batch.done[account_sid] = window.until
+            store.commit_cursor(Cursor(_SEVERAL, encode(batch)), now=window.until)
+    if store is not None:
+        store.commit_cursor(Cursor(_SEVERAL, "{}"), now=window.until)
+    return _sum_up(done, unread, interrupted=False)
 
 
-def sum_up(accounts: Mapping[str, Summary], unread: Mapping[str, ReconcilerError], *, interrupted: bool) -> Summary:
+def _read_batch(store: Store, window: Window) -> BatchCursor | None:
+    """The batch of the same words that was left less than a day after it began."""
+    batch = load(_SEVERAL, store.read_cursor(_SEVERAL), BatchCursor, now=window.until)
+    is_same = batch is not None and batch.asked == window.asked and window.until - batch.begun_at <= _STALE
+    return batch if is_same else None
+
+
+def _sum_up(
+    accounts: Mapping[str, BackfillCounts], unread: Mapping[str, ReconcilerError], *, interrupted: bool
+) -> BackfillCounts:
     """What a backfill of several accounts did in all."""
-    total = Summary(accounts=dict(accounts), unread=dict(unread), interrupted=interrupted)
+    total = BackfillCounts(accounts=dict(accounts), unread=dict(unread))
+    total.outcome = Outcome.INTERRUPTED if interrupted else Outcome.SUCCEEDED
     for one in accounts.values():
         for name in _SUMS:
             setattr(total, name, getattr(total, name) + getattr(one, name))
@@ -199,11 +281,6 @@ def sum_up(accounts: Mapping[str, Summary], unread: Mapping[str, ReconcilerError
     return total
 
 
-def job_name(account_sid: str) -> Job:
-    """The name of an account's backfill in `sync_state`, and of its lock."""
-    return Job(f"backfill:{account_sid}")
-
-
 def clamp(since: datetime, *, now: datetime) -> datetime:
     """`since`, or the oldest moment Twilio still keeps, with a warning."""
     oldest = now - RETENTION
@@ -211,87 +288,3 @@ def clamp(since: datetime, *, now: datetime) -> datetime:
         return since
     log.warning("window.clamped", since=since.isoformat(), retention_days=RETENTION.days)
     return oldest
-
-
-def backfill(
-    window: Window,
-    *,
-    source: Session,
-    store: Store,
-    watcher: Watcher,
-    terms: Terms,
-    dry_run: bool = False,
-) -> Summary:
-    """Make the calls of `window` equal to Twilio's, or with `dry_run` find out what would change.
-
-    Returns when all slices were read, or failed, or the run was stopped; what was merged until then stays and is not
-    read again. Reports to the log under one run_id.
-
-    Raises:
-        Refused: Twilio or the database does.
-        Retriable: the database stayed away.
-        JobHeld: another process is at the backfill of this account.
-
-    """
-    job = job_name(window.account_sid)
-    summary = Summary()
-    with run(
-        job, summary, account_sid=window.account_sid, store=store, source=source, terms=terms, dry_run=dry_run
-    ) as this:
-        begun_at, plan = this.now(), Plan.of(window.account_sid, window.since, window.until)
-        if not dry_run and (left_over := _taken_up(window, this.read_cursor(), now=begun_at)) is not None:
-            (begun_at, plan), summary.resumed = left_over, True
-        left = len(plan.left)
-        summary.slices = left + plan.done
-        summary.slices_done = plan.done
-        log.info(
-            "job.started", since=plan.since.isoformat(), until=plan.until.isoformat(), slices=left,
-            resumed=summary.resumed,
-        )  # fmt: skip
-        watcher.planned(summary.slices, left)
-
-        def place() -> dict[str, Any]:
-            return {"asked": window.asked, "begun_at": begun_at.isoformat(), "finished": False, **plan.as_json()}
-
-        living: set[str] = set()
-
-        def preview(item: Fetched) -> Merged:
-            # Nothing is written, so what is listed among the living and in its day would be told twice.
-            news = [o for o in item.page.observations if o.call_sid not in living]
-            if item.slice.listing.status in LIVING:
-                living.update(o.call_sid for o in news)
-            merged = store.preview(news, origin=this.origin, now=this.now())
-            merged.dead_letters = len(item.page.dead_letters)
-            return merged
-
-        def tell(_: Fetched, merged: Merged) -> None:
-            summary.pages += 1
-            summary.slices_done = plan.done
-            watcher.merged(summary, merged.decisions)
-
-        summary.failed = work_through_plan(
-            this, plan, source=source, cursor=place, on_page=tell, merge=preview if dry_run else None
-        )
-        summary.problem = describe(summary.failed)
-        summary.interrupted = this.stop.is_set() and summary.slices_done < summary.slices
-        summary.lag = max(timedelta(0), this.now() - plan.until)
-        if not dry_run and not summary.interrupted:
-            this.save_cursor({**place(), "finished": not summary.failed})
-    return summary
-
-
-def _taken_up(window: Window, cursor: dict[str, Any] | None, *, now: datetime) -> tuple[datetime, Plan] | None:
-    """When an unfinished run of the same words was begun, and its plan, extended to now; None if there is none."""
-    if not cursor or cursor.get("finished") or cursor.get("asked") != window.asked:
-        return None
-    try:
-        begun_at = datetime.fromisoformat(cursor["begun_at"])
-        plan = Plan.from_json(window.account_sid, cursor)
-        is_stale = not -_STALE < now - begun_at <= _STALE
-    except (KeyError, TypeError, ValueError):
-        return None  # it cannot be read: begun anew, it costs requests, and loses nothing
-    # The plan's end was rounded up to a second.
-    if is_stale or plan.until - window.until > timedelta(seconds=1):
-        return None
-    plan.extend(window.until)
-    return begun_at, plan

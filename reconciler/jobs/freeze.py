@@ -1,119 +1,111 @@
-"""The freeze job: what waited for its price long enough is frozen; a call that is open for too long is named, once.
+"""The freeze job: a call that waited for its price long enough is frozen; a call open for too long is named, once.
 
-The merge freezes what is complete; this job freezes what will not be, and needs nothing but the database.
+The merge freezes calls that are complete. This job freezes those that will never be, and needs only the database.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from reconciler import metrics
-from reconciler.database import connection as db
-from reconciler.database.store import Store
-from reconciler.database.transaction import Transaction
+from reconciler.database.calls import count_open, stuck_calls
+from reconciler.errors import ConfigError
 from reconciler.logs import get_logger
-from reconciler.model import Job
-from reconciler.sync.cursors import parse_aware
-from reconciler.sync.run import Run, Terms, Totals, run
+from reconciler.model import JobName
+from reconciler.sync.context import JobContext
+from reconciler.sync.counts import Counts
+from reconciler.sync.cursors import FreezeCursor, WarmCursor, load
+from reconciler.sync.run import Run, run
 from reconciler.twilio.listing import RETENTION
 
-JOB: Final = Job("freeze")
-
-BATCH: Final = 1000  # rows a commit
-NAMED_AT_MOST: Final = 100  # stuck calls a run; the next one names the next
+FREEZE_BATCH: Final = 1000  # rows a commit
+NAMED_AT_MOST: Final = 100  # stuck calls a run; the next run names the next ones
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 log = get_logger(__name__)
 
-_queries = db.load_queries("messages")
-_sync_state = db.load_queries("sync_state")
 
-
-def freeze(
-    store: Store,
-    *,
-    terms: Terms,
-    freeze_after: timedelta,
-    stuck_after: timedelta,
-    looked_after: Collection[str] | None = (),
-    batch: int = BATCH,
-) -> Totals:
+def freeze(context: JobContext) -> Counts:
     """Freeze every call whose time is up, a batch a commit; name the calls that became stuck.
 
-    A call that REST has confirmed, or that Twilio has no more, freezes `freeze_after` past its end, and where warm is
-    at work not before it has looked since; one that only webhooks told of when Twilio no longer keeps it. Warm is at
-    work where it has looked, and for the accounts `looked_after` (None: for all there are), where it soon will. Stuck
-    is what is open for longer than `stuck_after`.
+    - A call that REST has confirmed, or that Twilio has no more, freezes `freeze_after` past its end.
+    - An account counts as covered by warm if warm has a cursor for it, or if it is in the option `scheduled_accounts`
+      (None: all accounts). A covered call freezes only after warm has asked about it once past the deadline.
+    - A call that only webhooks told of freezes when Twilio no longer keeps it.
+    - A call is stuck if it is open for longer than `stuck_after`.
 
     Raises:
+        ConfigError: the cursor is impossible; calls were frozen, and stuck ones were not named.
         Refused: the database role may not do this.
         Retriable: the database stayed away; what was committed stays frozen.
         JobHeld: another process runs this job.
 
     """
-    totals = Totals()
-    with run(JOB, totals, account_sid=None, store=store, source=None, terms=terms) as this:
+    with run(context, Counts()) as this:
         now = this.now()
         # A day more: Twilio counts its 400 days by a clock of its own.
         kept_since = now - RETENTION - timedelta(days=1)
-        due = {
-            "now": now,
-            "frozen_since": now - freeze_after,
-            "kept_since": kept_since,
-            "batch": batch,
-            **_read_looks(this, looked_after),
-            **this.origin._asdict(),
-        }
-        while not this.stop.is_set() and _freeze_batch(this, due) >= batch:
-            pass
-        _name_stuck(this, now=now, stuck_since=now - stuck_after)
-        _count(this, {"stuck_since": now - stuck_after, "kept_since": kept_since})
-        totals.interrupted = this.stop.is_set()
-    return totals
+        stuck_since = now - context.settings.stuck_after
+        _freeze_due(this, kept_since, now)
+        _name_stuck(this, stuck_since, now)
+        counts = this.ask(partial(count_open, stuck_since=stuck_since, kept_since=kept_since))
+        metrics.open_calls.set(counts.open)
+        metrics.stuck_calls.set(counts.stuck)
+        metrics.unfrozen_calls.set(counts.unfrozen)
+    return this.counts
 
 
-def _read_looks(this: Run, looked_after: Collection[str] | None) -> dict[str, Any]:
-    """Until when warm has asked about each account's calls; a cursor that cannot be read is warm's to complain of."""
-    looks = dict.fromkeys(looked_after or (), NEVER)
-    for account_sid, text in this.ask(_sync_state, "warm_looks"):
-        with suppress(TypeError, ValueError):
-            looks[account_sid] = parse_aware(text)
-    return {"accounts": list(looks), "looked_at": list(looks.values()), "is_anywhere": looked_after is None}
+def _freeze_due(this: Run[Counts], kept_since: datetime, now: datetime) -> None:
+    settings, options = this.context.settings, this.context.options
+    batch = options.batch_size or FREEZE_BATCH
+    looks = _read_looks(this, options.scheduled_accounts or (), now)
+    frozen = batch
+    while frozen >= batch and not this.stop.is_set():
+        frozen = len(
+            this.commit(
+                lambda transaction: transaction.freeze_due(
+                    freeze_after=settings.freeze_after,
+                    kept_since=kept_since,
+                    warm_looks=looks,
+                    warm_is_everywhere=options.scheduled_accounts is None,
+                    limit=batch,
+                    origin=this.origin,
+                    now=now,
+                )
+            )
+        )
+        this.counts.frozen += frozen
 
 
-def _freeze_batch(this: Run, due: dict[str, Any]) -> int:
-    def work(transaction: Transaction) -> int:
-        frozen = [call_sid for (call_sid,) in transaction.conn.execute(_queries["freeze_due"], due)]
-        transaction.changed += frozen
-        return len(frozen)
+def _read_looks(this: Run[Counts], scheduled_accounts: tuple[str, ...], now: datetime) -> dict[str, datetime]:
+    """When warm last asked about each account's calls. Of a cursor that cannot be read, warm itself complains."""
+    looks = dict.fromkeys(scheduled_accounts, NEVER)
+    for value in this.persist(lambda: this.context.store.read_cursors("warm")):
+        with suppress(ConfigError):
+            cursor = load(JobName("warm"), value, WarmCursor, now=now)
+            if cursor is not None:
+                looks[cursor.account] = cursor.looked_at
+    return looks
 
-    frozen = this.persist(lambda: this.store.atomically(work))
-    this.totals.frozen += frozen
-    return frozen
 
-
-def _name_stuck(this: Run, *, now: datetime, stuck_since: datetime) -> None:
-    """Log the calls that became stuck since the ones named last; the cursor holds when the last of those began."""
-    cursor = this.read_cursor() or {}
-    params = {"stuck_since": stuck_since, "named_since": cursor.get("named_since"), "batch": NAMED_AT_MOST}
-    stuck = this.ask(_queries, "stuck_calls", params)
+def _name_stuck(this: Run[Counts], stuck_since: datetime, now: datetime) -> None:
+    """Log the calls that became stuck since those named last; the cursor holds when the last of these began."""
+    cursor = this.read_cursor(FreezeCursor)
+    named_since = None if cursor is None else cursor.named_since
+    stuck = this.ask(partial(stuck_calls, stuck_since=stuck_since, named_since=named_since, limit=NAMED_AT_MOST))
     if len(stuck) == NAMED_AT_MOST:
         # More may have begun in the same second as the last one; the next run names these together.
-        stuck = [row for row in stuck if row[-1] < stuck[-1][-1]] or stuck
-    for call_sid, account_sid, status, began_at in stuck:
+        stuck = [call for call in stuck if call.began_at < stuck[-1].began_at] or stuck
+    for call in stuck:
         log.warning(
-            "call.stuck", call_sid=call_sid, account=account_sid, status=status,
-            open_seconds=round((now - began_at).total_seconds()),
-        )  # fmt: skip
+            "call.stuck",
+            call_sid=call.call_sid,
+            account=call.account_sid,
+            status=call.status,
+            open_seconds=round((now - call.began_at).total_seconds()),
+        )
     if stuck:
-        this.save_cursor({"named_since": stuck[-1][-1].isoformat()})
-
-
-def _count(this: Run, params: dict[str, Any]) -> None:
-    [counts] = this.ask(_queries, "count_open", params)
-    gauges = (metrics.open_calls, metrics.stuck_calls, metrics.unfrozen_calls)
-    for gauge, count in zip(gauges, counts, strict=True):
-        gauge.set(count)
+        this.keep_cursor(FreezeCursor(named_since=stuck[-1].began_at))

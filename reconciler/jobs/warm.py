@@ -1,44 +1,31 @@
-"""The warm job: what comes after a call's end, its price above all, arrives; what is complete freezes.
+"""The warm job: what comes after a call's end arrives, its price above all; a complete call freezes.
 
 Design rules
-- Asked about are calls that ended and are not frozen: at once, and again each time they have grown twice as old, so
-  that a call whose price never comes costs ten requests until its deadline, not a hundred.
+- Warm asks about calls that ended and are not frozen: at once, and again each time a call's age has doubled. A call
+  whose price never comes costs ten requests until its deadline, not a hundred.
 - The merge of the record freezes the row; past the deadline it does so without a price.
-- The cursor moves past calls that were asked about after their deadline. After downtime it is behind, and so all that
-  ended meanwhile is asked about. A first run asks about all that REST has confirmed and left open, whatever its age.
+- The cursor moves past calls that warm asked about after their deadline. After downtime the cursor lies behind, so warm
+  asks about all calls that ended meanwhile. A first run asks about all calls that REST has confirmed and left open.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 
-from reconciler.database.store import Store
-from reconciler.model import Job
-from reconciler.sync.cursors import check_cursor
-from reconciler.sync.lookup import look_again, read_known
-from reconciler.sync.run import Run, Terms, Totals, run
-from reconciler.twilio.client import Session
+from reconciler.database.calls import KnownCall, unfrozen_calls
+from reconciler.sync.context import JobContext
+from reconciler.sync.counts import Counts
+from reconciler.sync.cursors import WarmCursor
+from reconciler.sync.lookup import look_again
+from reconciler.sync.run import Run, run
 from reconciler.twilio.listing import RETENTION, Listing
 
 
-def warm(
-    account_sid: str,
-    *,
-    job: Job,
-    is_main: bool,
-    is_alone: bool = True,
-    store: Store,
-    source: Session,
-    terms: Terms,
-    freeze_after: timedelta,
-    overlap: timedelta,
-    interval: timedelta | None,
-    since: datetime | None = None,
-) -> Totals:
-    """Ask about the calls that ended and are not frozen: all of them, or with `interval` those that are due.
+def warm(context: JobContext) -> Counts:
+    """Ask about the calls that ended and are not frozen: about all of them, or in a scheduled run about those due.
 
-    `since`: those that ended since then, wherever the cursor is. `is_main`: this account looks after rows that name
-    no account; if it `is_alone`, what it does not know is gone.
+    With the option `since`, about the calls that ended since then, wherever the cursor is.
 
     Raises:
         ConfigError: the cursor is impossible; nothing was read.
@@ -47,47 +34,43 @@ def warm(
         JobHeld: another process runs this job.
 
     """
-    totals = Totals()
-    with run(job, totals, account_sid=account_sid, store=store, source=source, terms=terms) as this:
+    with run(context, Counts()) as this:
         now = this.now()
-        settled_until, looked_at = _read_place(this, account_sid, since, now - freeze_after - overlap)
-        # A first look leaves to cold and backfill what old webhooks said, but not what hot read while warm did not run.
-        is_first = since is None and looked_at is None
-        wanted = read_known(
-            this,
-            "unfrozen_calls",
-            account_sid=account_sid,
-            is_main=is_main,
-            is_alone=is_alone,
-            now=now,
-            since=settled_until,
-            confirmed_since=now - RETENTION if is_first else settled_until,
-            looked_at=None if interval is None else looked_at,
-            interval=interval,
-            freeze_after=freeze_after,
-        )
+        cursor = this.read_cursor_unless(context.options.since, WarmCursor)
+        settled_until = _settled_by(this, now)
+        since = context.options.since or (settled_until if cursor is None else cursor.settled_until)
+        wanted = this.ask(_due_calls(this, cursor, since, now))
         if wanted:
             # Singles are to be believed only if the account can be seen: the first listing tells.
-            source.page(Listing(account_sid, page_size=1))
-            look_again(this, source, account_sid, wanted)
-        totals.interrupted = this.stop.is_set()
-        if totals.problem is None and not totals.interrupted:
-            settled_until = max(settled_until, now - freeze_after - overlap)
-            this.save_cursor(
-                {"account": account_sid, "settled_until": settled_until.isoformat(), "looked_at": now.isoformat()}
-            )
-    return totals
+            this.session.page(Listing(this.account.sid, page_size=1))
+            look_again(this, wanted)
+        if this.counts.problem is None and not this.stop.is_set():
+            until = max(since, settled_until)
+            this.keep_cursor(WarmCursor(account=this.account.sid, settled_until=until, looked_at=now))
+    return this.counts
 
 
-def _read_place(
-    this: Run, account_sid: str, since: datetime | None, first: datetime
-) -> tuple[datetime, datetime | None]:
-    """Until when calls ended that need not be asked about any more, and when the last run looked."""
-    cursor = this.read_cursor()
-    if since is not None:
-        return since, None
-    if cursor is None:
-        return first, None
-    now = this.now()
-    settled_until = check_cursor(this.job, cursor, field="settled_until", account_sid=account_sid, now=now)
-    return settled_until, check_cursor(this.job, cursor, field="looked_at", account_sid=account_sid, now=now)
+def _settled_by(this: Run[Counts], now: datetime) -> datetime:
+    """Calls that ended before this are past their deadline."""
+    return now - this.context.settings.freeze_after - this.context.settings.overlap
+
+
+def _due_calls(
+    this: Run[Counts], cursor: WarmCursor | None, since: datetime, now: datetime
+) -> partial[list[KnownCall]]:
+    """The question which calls warm is to ask about."""
+    settings, options, account = this.context.settings, this.context.options, this.account
+    # A first look leaves to cold and backfill what old webhooks said, but not what hot read while warm did not run.
+    is_first = cursor is None and options.since is None
+    return partial(
+        unfrozen_calls,
+        account_sid=account.sid,
+        owns_unassigned=account.owns_unassigned,
+        is_only_account=account.is_only,
+        now=now,
+        since=since,
+        confirmed_since=now - RETENTION if is_first else since,
+        looked_at=cursor.looked_at if cursor is not None and options.is_scheduled else None,
+        interval=settings.warm_interval if options.is_scheduled else None,
+        freeze_after=settings.freeze_after,
+    )

@@ -1,7 +1,7 @@
 """The daemon: takes the lead, has the jobs run by their schedule, tells systemd and monitoring how it is.
 
 Design rules
-- No business rule is here: what a job does is its own matter, and what becomes of its failure the crew's.
+- No business rule is here: what a job does is its own matter, and what becomes of its failure the workers'.
 - The main thread only watches: the lead, signals, hung jobs, the watchdog. It waits for nobody for longer than a
   tick: whatever is asked of Twilio here is asked in another thread (`_await`), while the watch goes on.
 - What heals is waited for: a database or a Twilio that is away fails runs, and the next ones go on.
@@ -19,7 +19,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -29,6 +29,7 @@ from typing import Any, Final, TypeVar
 
 from reconciler import __version__, metrics
 from reconciler.errors import ConfigError, ExitCode, LoginRefused, ReconcilerError, Refused, Retriable
+from reconciler.jobs.registry import Kind
 from reconciler.logs import get_logger
 from reconciler.masking import mask, redact
 from reconciler.service.clock import ClockWatch
@@ -36,7 +37,7 @@ from reconciler.service.http_server import Health
 from reconciler.service.leadership import Leadership
 from reconciler.service.patience import Patience
 from reconciler.service.systemd import Notifier
-from reconciler.service.workers import Crew, Setup
+from reconciler.service.workers import Setup, Waits, WorkerPool
 from reconciler.settings import Settings
 from reconciler.status.verdict import Verdict
 from reconciler.twilio.accounts import find_accounts, named_accounts
@@ -67,7 +68,7 @@ class _Leaving(Exception):
 
 
 class Daemon:
-    """The lead, the watch and the crew; `run` in the main thread. `unfinished` are the jobs it left behind."""
+    """The lead, the watch and the workers; `run` in the main thread. `unfinished` are the jobs it left behind."""
 
     def __init__(
         self,
@@ -75,6 +76,9 @@ class Daemon:
         read_settings: Callable[[], Settings],
         prepare: Callable[[Settings], str],
         notifier: Notifier,
+        *,
+        kinds: Mapping[str, Kind] | None = None,
+        waits: Waits | None = None,
     ) -> None:
         self._setup = setup
         self._read_settings = read_settings
@@ -88,7 +92,9 @@ class Daemon:
         self._lead_due = 0.0
         self._clock = ClockWatch()
         self._step, self._stepped_at = timedelta(0), -math.inf
-        self._crew = Crew(self.setup, on_fatal=lambda error: self._doubts.put((error, None)))
+        self._workers = WorkerPool(
+            self.setup, on_fatal=lambda error: self._doubts.put((error, None)), kinds=kinds, waits=waits
+        )
         self._exit_code: ExitCode | None = None
         self._is_ready = False
         self._lead_trouble = self._twilio_trouble = ""
@@ -134,7 +140,7 @@ class Daemon:
         is_alive = time.monotonic() - self._ticked_at < 60
         outage = self._setup.client.outage.current()
         waiting = "" if outage is None else outage.said(datetime.now(UTC))
-        if (stalled := self._crew.stalled()) is not None:
+        if (stalled := self._workers.stalled()) is not None:
             return Health(is_alive=False, is_ready=False, reason=f"{stalled} makes no progress")
         if not self._is_ready:
             trouble = self._lead_trouble or waiting or self._twilio_trouble or "asking Twilio"
@@ -144,10 +150,10 @@ class Daemon:
             if self._lead_trouble:
                 return Health(is_alive, False, f"waiting for the database: {self._lead_trouble}", Verdict.WAITING)
             return Health(is_alive, False, f"standing by: {self._lead.leader} leads", Verdict.STANDING_BY)
-        if self._crew.hot_at is None:
+        if self._workers.hot_at is None:
             verdict = Verdict.WAITING if waiting else Verdict.NOT_WORKING
             return Health(is_alive, False, "; ".join(filter(None, ("hot has not succeeded yet", waiting))), verdict)
-        ago = time.monotonic() - self._crew.hot_at
+        ago = time.monotonic() - self._workers.hot_at
         patience = 3 * self._setup.settings.hot_interval + timedelta(seconds=30)
         if ago > patience.total_seconds():
             return Health(is_alive, False, "; ".join(filter(None, (f"hot has not succeeded for {ago:.0f} s", waiting))))
@@ -163,12 +169,12 @@ class Daemon:
         if (step := self._clock.step()) is not None:
             log.warning("clock.stepped", seconds=round(step.total_seconds(), 1))
             self._step, self._stepped_at = step, now
-            self._crew.shift(step)
+            self._workers.shift(step)
         if now >= self._lead_due:
             self._check_lead()
         watchdog = self._notifier.watchdog
         is_due = watchdog is not None and now - self._told_alive > watchdog.total_seconds() / 3
-        if is_due and self._crew.stalled() is None:
+        if is_due and self._workers.stalled() is None:
             self._told_alive = now
             self._notifier.alive()
         health = self.health()
@@ -188,7 +194,7 @@ class Daemon:
                 "service": "Twilio", "reason": mask(redact(outage.reason)), "attempt": outage.attempt,
                 "next_at": outage.next_at.isoformat(), "since": outage.since.isoformat(),
             }  # fmt: skip
-        return {"version": __version__, "waiting": waiting, "next_runs": self._crew.next_runs()}
+        return {"version": __version__, "waiting": waiting, "next_runs": self._workers.next_runs()}
 
     def _check_lead(self) -> None:
         led, self._lead_trouble = self._lead.leads, ""
@@ -209,10 +215,10 @@ class Daemon:
         if leads and not led:
             log.info("lead.acquired")
             self._accounts_due = 0.0
-            self._crew.work()
+            self._workers.start()
         elif led and not leads:
             log.warning("lead.dropped", error=self._lead_trouble)
-            self._crew.rest()
+            self._workers.pause()
 
     def _await(self, question: Callable[[], T]) -> T:
         """Ask in another thread, and watch until the answer is there; raises what `question` does."""
@@ -276,7 +282,7 @@ class Daemon:
             log.error("accounts.failed", error=str(exc), hint=exc.hint)
             return not isinstance(exc, Retriable)
         self._setup = replace(setup, accounts=accounts)
-        self._crew.reschedule()
+        self._workers.reschedule()
         return True
 
     def _face_doubts(self) -> None:
@@ -331,17 +337,17 @@ class Daemon:
         accounts = before.accounts if is_same else named_accounts(settings, before.accounts.main)
         self._setup = Setup(settings, url, client, accounts)
         before.client.close()  # a run that still asks it opens a connection anew
-        self._crew.forgive()
+        self._workers.clear_failures()
         for login in (self._database_login, self._twilio_login):
             login.renew()
         log.info("configuration.reloaded", changed=_changed(before.settings, settings))
         if url != before.url:
-            self._crew.rest()
+            self._workers.pause()
             self._lead.resign()
             self._lead = Leadership(url)
         elif self._lead.leads:
             self._accounts_due = 0.0
-            self._crew.reschedule()
+            self._workers.reschedule()
 
     # The end
 
@@ -349,8 +355,8 @@ class Daemon:
         """Let the pages in hand be finished, for a while, and go."""
         code = self._exit_code or ExitCode.DONE
         self._notifier.stopping("finishing the pages in hand")
-        log.info("daemon.stopping", exit_code=int(code), running=self._crew.running())
-        self.unfinished = [str(job) for job in self._crew.leave(within=GRACE_TO_STOP)]
+        log.info("daemon.stopping", exit_code=int(code), running=[str(job) for job in self._workers.running()])
+        self.unfinished = [str(job) for job in self._workers.stop(within=GRACE_TO_STOP)]
         self._lead.resign()
         log.info(
             "daemon.stopped", exit_code=int(code), unfinished=self.unfinished,

@@ -22,7 +22,7 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_SUBMITTED
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from reconciler.model import Job
+from reconciler.model import JobName
 
 # What it would say of overruns in words of its own, we say as `job.missed`.
 logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
@@ -35,7 +35,7 @@ _SPREAD: Final = 0.9  # of the interval, for the first run of an account that is
 class Due(NamedTuple):
     """A job of the schedule: how often, and by which of the pools of threads it is run."""
 
-    job: Job
+    job: JobName
     interval: timedelta
     pool: str
 
@@ -49,10 +49,10 @@ class Schedule:
 
     def __init__(
         self,
-        execute: Callable[[Job], None],
+        execute: Callable[[JobName], None],
         *,
         pools: Mapping[str, int],
-        on_missed: Callable[[Job, int, str], None],
+        on_missed: Callable[[JobName, int, str], None],
     ) -> None:
         self._execute = execute
         self._on_missed = on_missed
@@ -111,16 +111,17 @@ class Schedule:
         """Start nothing more, for good; what runs goes on."""
         self._scheduler.shutdown(wait=False)
 
-    def next_run(self, job: Job) -> datetime | None:
+    def next_run(self, job: JobName) -> datetime | None:
         """When `job` is due next."""
         found = self._scheduler.get_job(str(job))
         return found.next_run_time if found is not None else None
 
-    def next_runs(self) -> list[tuple[Job, datetime]]:
+    def next_runs(self) -> list[tuple[JobName, datetime]]:
         """When each job is due next; a paused one is left out."""
-        return [(Job(found.id), found.next_run_time) for found in self._scheduler.get_jobs() if found.next_run_time]
+        planned = [(found.id, found.next_run_time) for found in self._scheduler.get_jobs()]
+        return [(JobName.parse(name), at) for name, at in planned if at is not None]
 
-    def postpone(self, job: Job, delay: timedelta) -> None:
+    def postpone(self, job: JobName, delay: timedelta) -> None:
         """Let `job` rest for `delay`; its rest counts as no missed run."""
         name = str(job)
         with self._guard:  # or it might be removed in between

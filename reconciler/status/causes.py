@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from reconciler.model import Job
+from reconciler.model import JobName
 from reconciler.status.snapshot import JobState
 from reconciler.wording import counted
 
@@ -48,8 +48,9 @@ class Cause(NamedTuple):
 
     def named(self) -> str:
         """`hot`, `hot, warm of 3 accounts`: the kinds of the jobs, and of how many accounts where there are several."""
-        kinds = sorted({Job(job.job).kind for job in self.jobs})
-        accounts = {job.job.partition(":")[2] for job in self.jobs}
+        names = [JobName.parse(job.job) for job in self.jobs]
+        kinds = sorted({name.kind for name in names})
+        accounts = {name.account_sid for name in names}
         if len(self.jobs) == 1:
             return self.jobs[0].job
         return ", ".join(kinds) + (f" of {counted(len(accounts), 'account')}" if len(accounts) > 1 else "")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Final, NamedTuple
 
-from reconciler.model import Job
+from reconciler.model import JobName
 from reconciler.status.snapshot import AccountDay, JobState
 
 FEW: Final = 30  # jobs that are all named
@@ -38,7 +38,7 @@ def jobs_shown(jobs: Sequence[JobState]) -> JobsShown:
     by_kind: dict[str, list[JobState]] = {}
     for job in jobs:
         if job.last_error_at is None:
-            by_kind.setdefault(Job(job.job).kind, []).append(job)
+            by_kind.setdefault(JobName.parse(job.job).kind, []).append(job)
     groups = []
     for kind, those in by_kind.items():
         ages = [job.age_seconds for job in those if job.age_seconds is not None]

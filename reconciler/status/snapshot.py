@@ -15,9 +15,10 @@ from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from reconciler.database import connection as db
+from reconciler.database.calls import count_open, stuck_calls
+from reconciler.database.inbox import backlog, count_unsettled
 from reconciler.database.locks import LOCK
 from reconciler.database.migration_files import TABLES, load_migrations
-from reconciler.jobs.inbox import STUCK_AFTER as INBOX_STUCK_AFTER
 from reconciler.twilio.listing import RETENTION
 
 DAYS_SHOWN: Final = timedelta(days=35)  # as far back as the weekly cold sweep proves
@@ -27,8 +28,6 @@ STUCK_NAMED: Final = 20
 _NAMED: Final = re.compile(rf"{db.APPLICATION_NAME}: {LOCK} (.+)/(\d+)")
 
 _queries = db.load_queries("report")
-_messages = db.load_queries("messages")
-_inbox = db.load_queries("inbox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,22 +237,22 @@ def _word_of(conn: db.Connection, leader: Daemon | None) -> tuple[Waiting | None
 
 def _calls(conn: db.Connection, now: datetime, stuck_after: timedelta) -> Calls:
     stuck_since = now - stuck_after
-    counts = conn.execute(
-        _messages["count_open"], {"stuck_since": stuck_since, "kept_since": now - RETENTION}
-    ).fetchone()
-    named = conn.execute(
-        _messages["stuck_calls"], {"stuck_since": stuck_since, "named_since": None, "batch": STUCK_NAMED}
-    )
-    open_, stuck, unfrozen = counts or (0, 0, 0)
-    return Calls(open_, stuck, unfrozen, [StuckCall(*row) for row in named])
+    counts = count_open(conn, stuck_since=stuck_since, kept_since=now - RETENTION)
+    named = stuck_calls(conn, stuck_since=stuck_since, named_since=None, limit=STUCK_NAMED)
+    return Calls(*counts, [StuckCall(*call) for call in named])
 
 
 def _unsettled(conn: db.Connection, now: datetime, grace: timedelta) -> Inbox:
-    counts: dict[str, int] = dict(conn.execute(_inbox["count_unsettled"]).fetchall())
-    due = {"now": now, "pending_before": now - grace, "stuck_before": now - grace - INBOX_STUCK_AFTER}
-    backlog = conn.execute(_inbox["backlog"], due).fetchone() or (0, None)
-    by_status = (counts.get(name, 0) for name in ("pending", "processing", "failed", "dead_letter"))
-    return Inbox(*by_status, *backlog)
+    counts = count_unsettled(conn)
+    due = backlog(conn, now=now, grace=grace)
+    return Inbox(
+        pending=counts.get("pending", 0),
+        processing=counts.get("processing", 0),
+        failed=counts.get("failed", 0),
+        dead_letters=counts.get("dead_letter", 0),
+        due=due.rows,
+        oldest_due_seconds=due.oldest_seconds,
+    )
 
 
 def account_days(conn: db.Connection, *, since: date) -> list[AccountDay]:

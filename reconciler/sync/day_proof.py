@@ -14,20 +14,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final
 
-from reconciler.database import connection as db
+from reconciler.database import account_days
+from reconciler.database.account_days import DayProof
+from reconciler.database.calls import KnownCall
 from reconciler.database.transaction import Merged
 from reconciler.logs import get_logger
 from reconciler.model import DeadLetter
 from reconciler.sync.fetch import Failed, Fetched
-from reconciler.sync.lookup import Known, ask_each
+from reconciler.sync.lookup import ask_each
 from reconciler.sync.run import Run
 from reconciler.sync.slices import Slice
-from reconciler.twilio.client import Session
 from reconciler.twilio.dates import parse_rfc2822
 
-SETTLED_AFTER: Final = timedelta(hours=1)  # past its end a day is proven, by Twilio's clock
+PROVEN_AFTER: Final = timedelta(hours=1)  # past its end a day is proven, by Twilio's clock
 BILLED_AFTER: Final = timedelta(hours=24)  # past its end a day's usage is to be believed
 ASKED_AT_MOST: Final = 200  # calls of a day that are held and were not listed
 
@@ -37,54 +39,30 @@ BILLED_BEYOND_SHARE: Final = 0.02
 
 log = get_logger(__name__)
 
-_queries = db.load_queries("account_days")
-
-
-class Proof(NamedTuple):
-    """What is known of an account's day: a row of account_days."""
-
-    account_sid: str
-    day: date
-    listed: int
-    held: int
-    digest: str
-    billed: int | None
-    differences: dict[str, int]
-    is_complete: bool
-    verified_at: datetime
-
-
-class _Held(NamedTuple):
-    calls: int
-    digest: str
-    completed: int
-
 
 @dataclass(slots=True)
 class _Day:
     """What was listed of a day so far. SIDs are packed, see `_pack`."""
 
     sids: set[bytes] = field(default_factory=set)
-    by_status: set[bytes] = field(default_factory=set)  # listed by Status: one that lives may move to another day
+    by_status: set[bytes] = field(default_factory=set)  # listed by Status: an open call may move to another day
     unreadable: set[str] = field(default_factory=set)
     nameless: set[str] = field(default_factory=set)  # those of them without a SID
     found: Counter[str] = field(default_factory=Counter)
     read_at: datetime | None = None  # on Twilio's clock, when its listing began
 
 
-class Days:
+class DayProofs:
     """The days of a sweep that are to be proven; is told of every page, by Status first, and proves day by day.
 
     `billed` are the calls that Twilio's usage records count for each day, as far as they are to be had; `failed` are
     the days that could not be compared.
     """
 
-    def __init__(self, this: Run, source: Session, account_sid: str, days: Iterable[Slice]) -> None:
+    def __init__(self, this: Run[Any], days: Iterable[Slice]) -> None:
         self.billed: Mapping[date, int] = {}
         self.failed: list[Failed] = []
         self._this = this
-        self._source = source
-        self._account_sid = account_sid
         self._days = {day.since.date(): _Day() for day in days}
 
     def note(self, item: Fetched, merged: Merged) -> None:
@@ -109,7 +87,7 @@ class Days:
             elif decision.action == "drift":
                 day.found["drift"] += 1
 
-    def prove(self, slice_: Slice) -> Proof | None:
+    def prove(self, slice_: Slice) -> DayProof | None:
         """Compare a day that was read to its end; None if it is not to be proven now.
 
         Calls that we hold and Twilio did not list are asked for, at most 200, and merged again or marked gone.
@@ -120,11 +98,12 @@ class Days:
 
         """
         day = self._days.pop(slice_.since.date(), None)
-        if day is None or day.read_at is None or day.read_at - slice_.until <= SETTLED_AFTER:
+        if day is None or day.read_at is None or day.read_at - slice_.until <= PROVEN_AFTER:
             return None
-        window = {"account_sid": self._account_sid, "since": slice_.since, "until": slice_.until}
+        window: dict[str, Any] = {"account_sid": self._this.account.sid, "since": slice_.since, "until": slice_.until}
+        held_of_day = partial(account_days.held_of_day, **window)
         listed = day.sids | day.by_status
-        held = self._held(window)
+        held = self._this.ask(held_of_day)
         if held.digest != _digest(listed):
             if not self._ask_for(self._sids(window) - listed, slice_):
                 return None
@@ -132,13 +111,13 @@ class Days:
             listed -= self._held_at_all(day.by_status - day.sids - sids)  # moved to another day meanwhile
             day.found["unlisted"] = len(sids - listed)
             day.found["not_held"] = len(listed - sids)
-            held = self._held(window)
+            held = self._this.ask(held_of_day)
         billed = self.billed.get(slice_.since.date())
         day.found["billed_beyond"] = _beyond(billed, held.completed, age=day.read_at - slice_.until)
         day.found["dead_letters"] = len(day.unreadable)
         digest = _digest(listed)
-        return Proof(
-            self._account_sid,
+        return DayProof(
+            self._this.account.sid,
             slice_.since.date(),
             len(listed),
             held.calls,
@@ -167,11 +146,11 @@ class Days:
 
     def _ask_for(self, unlisted: set[bytes], slice_: Slice) -> bool:
         """Ask Twilio for each call, until one cannot be read; False if not all were asked."""
-        wanted = [Known(call_sid, slice_.since) for call_sid in sorted(map(_unpack, unlisted))[:ASKED_AT_MOST]]
-        at_once = self._source.concurrency
+        wanted = [KnownCall(call_sid, slice_.since) for call_sid in sorted(map(_unpack, unlisted))[:ASKED_AT_MOST]]
+        at_once = self._this.session.concurrency
         for start in range(0, len(wanted), at_once):
             batch = wanted[start : start + at_once]
-            errors = ask_each(self._this, self._source, self._account_sid, batch, is_bulk=True)
+            errors = ask_each(self._this, batch, is_bulk=True)
             if errors:
                 if not self._this.stop.is_set():
                     log.error("slice.failed", slice=slice_.name, error=str(errors[0]), kind=type(errors[0]).__name__)
@@ -179,18 +158,14 @@ class Days:
                 return False
         return not self._this.stop.is_set()
 
-    def _held(self, window: Mapping[str, Any]) -> _Held:
-        [held] = self._this.ask(_queries, "held_of_day", window)
-        return _Held(*held)
-
     def _sids(self, window: Mapping[str, Any]) -> set[bytes]:
-        return {_pack(call_sid) for (call_sid,) in self._this.ask(_queries, "sids_of_day", window)}
+        return set(map(_pack, self._this.ask(partial(account_days.sids_of_day, **window))))
 
     def _held_at_all(self, sids: set[bytes]) -> set[bytes]:
         if not sids:
             return set()
-        rows = self._this.ask(_queries, "held_at_all", {"call_sids": list(map(_unpack, sids))})
-        return {_pack(call_sid) for (call_sid,) in rows}
+        call_sids = list(map(_unpack, sids))
+        return set(map(_pack, self._this.ask(lambda conn: account_days.held_at_all(conn, call_sids))))
 
 
 def _pack(call_sid: str) -> bytes:

@@ -1,10 +1,10 @@
-"""Slices of a window: what is asked for, and which calls belong to it; pure."""
+"""Slices of a window: what to ask Twilio for, and which calls belong to the slice; pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
@@ -12,43 +12,40 @@ from reconciler.model import Observation, Page, Status
 from reconciler.times import next_midnight, utc_days
 from reconciler.twilio.listing import Listing
 
-# Past the end of its day a slice asks for a little more: `<` may or may not include its instant, and clocks differ.
-# Its end is a midnight for another reason: if only dates count, `<` some hour of a day would leave out all of it.
+# A slice asks for a little more than its day: Twilio's `<` may or may not include its instant, and clocks differ. It
+# asks up to a midnight: if Twilio counts only dates, `<` some hour of a day would leave out all of that day.
 MARGIN: Final = timedelta(minutes=10)
 
-
-# Statuses of calls that a StartTime filter may not show, and which therefore are asked for by Status.
-LIVING: Final = (Status.QUEUED, Status.RINGING, Status.IN_PROGRESS)
-
-
+# A StartTime filter may not show calls of these statuses, so a sweep asks for them by Status.
+OPEN: Final = (Status.QUEUED, Status.RINGING, Status.IN_PROGRESS)
 NEVER_DIALLED: Final = (Status.CANCELED, Status.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One listing of a sweep, and which of its calls belong to it: those of UTC days, or of a status."""
+    """One listing, and which of its calls belong to it: those of UTC days, or of a status."""
 
     name: str  # unique within a sweep, and stable: a cursor refers to it
     listing: Listing
     since: datetime
     until: datetime
-    down_to: datetime | None = None  # nothing created before it is looked for; None: read the listing to its end
-    parts: tuple[str, ...] = ()  # what is told and counted of it, if it was cut from a window: days, or a status
+    down_to: datetime | None = None  # calls created before it do not matter; None: read the listing to its end
+    parts: tuple[str, ...] = ()  # the days, or the status, that it was cut from; told and counted one by one
 
     def keep(self, page: Page) -> Page:
         """`page` with only the calls that belong to this slice."""
         return page._replace(observations=[o for o in page.observations if self._holds(o)])
 
     def count(self, page: Page) -> int:
-        """How many calls of `page` are this slice's to count: a living call that has started is in a day as well."""
-        is_living = self.listing.status in LIVING
-        return len({o.call_sid for o in page.observations if not is_living or o.start_time is None})
+        """How many calls of `page` this slice counts: an open call that has started is in a day as well."""
+        is_open = self.listing.status in OPEN
+        return len({o.call_sid for o in page.observations if not is_open or o.start_time is None})
 
     def is_past(self, page: Page) -> bool:
-        """Whether nothing of this slice can come after `page`.
+        """Whether no call of this slice can come after `page`.
 
-        Listings come newest first by date_created (observed, not promised): the page that, in that order, reaches
-        beyond `down_to` is the last one of use.
+        Twilio lists newest first by date_created (observed, not promised). A page in that order that reaches beyond
+        `down_to` is the last one of use.
         """
         if self.down_to is None:
             return False
@@ -56,11 +53,11 @@ class Slice:
         return bool(created) and is_newest_first(created) and created[-1] < self.down_to
 
     def _holds(self, observation: Observation) -> bool:
-        if self.listing.status in LIVING:
+        if self.listing.status in OPEN:
             return True
         time = observation.window_time
         if self.listing.status is not None:
-            # What was dialled is in one of the days.
+            # A call that was dialled is in one of the days.
             return observation.start_time is None and (time is None or self.since <= time < self.until)
         return time is None or self.since <= time < self.until
 
@@ -76,9 +73,9 @@ def is_newest_first(times: Sequence[datetime]) -> bool:
 
 
 def slice_by_status(account_sid: str, status: Status, since: datetime, until: datetime) -> Slice:
-    """The living calls of that status, or those that were never dialled and were created in `[since, until)`."""
+    """The open calls of that status, or the never dialled calls of it that were created in `[since, until)`."""
     # A listing by Status has no window of its own.
-    down_to = None if status in LIVING else since - MARGIN
+    down_to = None if status in OPEN else since - MARGIN
     name = f"{status.value}@{_name_days(since, until)}"
     return Slice(name, Listing(account_sid, status=status), since, until, down_to, parts=(name,))
 
@@ -88,6 +85,12 @@ def slice_of_days(account_sid: str, since: datetime, until: datetime) -> Slice:
     listing = Listing(account_sid, since=since, until=next_midnight(until) + MARGIN)
     parts = tuple(_name_days(*day) for day in reversed(utc_days(since, until)))
     return Slice(_name_days(since, until), listing, since, until, parts=parts)
+
+
+def slice_of_newest(account_sid: str, *, down_to: datetime, page_size: int) -> Slice:
+    """All calls, back to those created before `down_to`."""
+    ever = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+    return Slice("newest", Listing(account_sid, page_size=page_size), *ever, down_to=down_to)
 
 
 def slice_named(account_sid: str, name: str) -> Slice:

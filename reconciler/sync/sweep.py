@@ -1,78 +1,116 @@
-"""Working through slices: each page one commit."""
+"""The one reading loop: slices are read from Twilio, and each page is merged in one commit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from reconciler.database.transaction import Cursor, Merged
-from reconciler.sync.fetch import Failed, Fetched, fetch
+from reconciler.database.transaction import Merged
+from reconciler.sync import telemetry
+from reconciler.sync.cursors import JobCursor
+from reconciler.sync.fetch import Failed, Fetched, fetch, fetch_in_order
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run
 from reconciler.sync.slices import Slice
-from reconciler.twilio.client import Session
+
+CursorAfter = Callable[[Fetched], JobCursor | None]
+OnPage = Callable[[Fetched, Merged], None]
 
 
-def work_through(
-    this: Run,
+def _no_cursor(_: Fetched) -> None:
+    return None
+
+
+def _ignore_page(_item: Fetched, _merged: Merged) -> None:
+    return None
+
+
+def _ignore_failure(_: Slice) -> None:
+    return None
+
+
+def read(
+    this: Run[Any],
     slices: Iterable[Slice],
     *,
-    living: Sequence[Slice] = (),
+    first: Sequence[Slice] = (),
     resume_at: Mapping[str, str | None] | None = None,
-    source: Session,
-    move: Callable[[Fetched], dict[str, Any]],
-    on_page: Callable[[Fetched, Merged], None] = lambda _item, _merged: None,
-    on_failed: Callable[[Slice], None] = lambda _slice: None,
-    merge: Callable[[Fetched], Merged] | None = None,
+    cursor_after: CursorAfter = _no_cursor,
+    on_page: OnPage = _ignore_page,
+    on_failed: Callable[[Slice], None] = _ignore_failure,
+    preview: Callable[[Fetched], Merged] | None = None,
+    is_bulk: bool = False,
 ) -> list[Failed]:
-    """Read and merge the `living`, then `slices`, and return what failed; ends early on `stop`. See `fetch`.
+    """Read and merge `first`, then `slices`; returns the slices that failed. Ends early on `stop`. See `fetch`.
 
-    `move` is told of each page before it is merged, and returns the job's cursor that commits with it, `on_failed` of
-    each slice that could not be read; `merge` replaces the merge, for a preview.
+    `cursor_after` is called with each page before it is merged, and returns the job's cursor that commits with it.
+    `on_page` is called after the merge, `on_failed` with each slice that could not be read. `preview` replaces the
+    merge.
 
     Raises:
         Refused: Twilio or the database does.
         Retriable: the database stayed away.
 
     """
-    failed = []
-    for item in fetch(
-        source, slices, living=living, resume_at=resume_at, concurrency=source.concurrency, stop=this.stop
-    ):
+    items = fetch(
+        this.session,
+        slices,
+        first=first,
+        resume_at=resume_at,
+        make_executor=this.context.make_executor,
+        stop=this.stop,
+    )
+    failed: list[Failed] = []
+    for item in items:
         if isinstance(item, Failed):
             failed.append(item)
             on_failed(item.slice)
             continue
-        cursor = Cursor(this.job, move(item))
-        if merge is not None:
-            merged = merge(item)
-            this.totals.add(merged, seen=item.slice.count(item.page))
-            this.report(merged, item.page.dead_letters, is_bulk=True)
-        else:
-            merged = this.merge(item.page, cursor=cursor, seen=item.slice.count(item.page), is_bulk=True)
+        merged = _merge(this, item, cursor_after, preview, is_bulk=is_bulk)
+        if is_bulk and item.next_uri is None:
+            this.counts.slices_done += len(item.slice.parts) or 1
         on_page(item, merged)
+        if is_bulk:
+            this.tell_progress()
     return failed
 
 
-def work_through_plan(
-    this: Run,
+def read_in_order(this: Run[Any], slice_: Slice, *, resume_at: str | None, cursor_after: CursorAfter) -> None:
+    """Read and merge one slice as long as its pages are newest first. See `fetch_in_order`.
+
+    Raises:
+        ReconcilerError: the slice cannot be read.
+
+    """
+    for item in fetch_in_order(this.session, slice_, resume_at=resume_at, stop=this.stop):
+        _merge(this, item, cursor_after, None, is_bulk=False)
+
+
+def read_plan(
+    this: Run[Any],
     plan: Plan,
     *,
-    source: Session,
-    cursor: Callable[[], dict[str, Any]],
-    on_page: Callable[[Fetched, Merged], None] = lambda _item, _merged: None,
-    merge: Callable[[Fetched], Merged] | None = None,
+    cursor: JobCursor,
+    on_page: OnPage = _ignore_page,
+    preview: Callable[[Fetched], Merged] | None = None,
 ) -> list[Failed]:
-    """`work_through` what `plan` still holds; `cursor` gives the job's cursor, the plan in it, after each page."""
+    """Read and merge what `plan` still holds; each page commits with `cursor`, which holds the plan."""
 
-    def move(item: Fetched) -> dict[str, Any]:
+    def move(item: Fetched) -> JobCursor:
         plan.move(item)
-        return cursor()
+        return cursor
 
-    return work_through(
-        this, plan.others(source.concurrency), living=plan.living(), resume_at=plan.open, source=source, move=move,
-        on_page=on_page, on_failed=plan.split, merge=merge,
-    )  # fmt: skip
+    return read(
+        this,
+        plan.others(this.session.concurrency, this.session.page_size),
+        first=plan.open_calls(),
+        resume_at=plan.state.begun,
+        cursor_after=move,
+        on_page=on_page,
+        on_failed=plan.split,
+        preview=preview,
+        is_bulk=True,
+    )
 
 
 def describe(failed: Sequence[Failed]) -> str | None:
@@ -81,3 +119,22 @@ def describe(failed: Sequence[Failed]) -> str | None:
         return None
     reasons = "; ".join(sorted({str(failure.error) for failure in failed}))
     return f"{sum(len(failure.slice.parts) or 1 for failure in failed)} slices were not read: {reasons}"
+
+
+def _merge(
+    this: Run[Any],
+    item: Fetched,
+    cursor_after: CursorAfter,
+    preview: Callable[[Fetched], Merged] | None,
+    *,
+    is_bulk: bool,
+) -> Merged:
+    # In a sweep an open call that has started is in a day as well, and counted there.
+    seen = item.slice.count(item.page) if is_bulk else None
+    cursor = cursor_after(item)
+    if preview is None:
+        return this.merge_page(item.page, cursor=cursor, seen=seen, is_bulk=is_bulk)
+    merged = preview(item)
+    this.counts.count_page(merged, seen=seen)
+    telemetry.report_page(merged, item.page.dead_letters, is_bulk=is_bulk)
+    return merged

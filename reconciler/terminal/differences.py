@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reconciler.database.transaction import Decision
-from reconciler.jobs.backfill import Summary, Watcher
+from reconciler.jobs.backfill import BackfillCounts, Watcher
 from reconciler.masking import mask
 
 EXAMPLES: Final = 5  # of each action
@@ -59,7 +59,7 @@ class DifferencesSummed(Watcher):
         self._fields: dict[str, Counter[str]] = defaultdict(Counter)
         self._examples: dict[str, list[Decision]] = defaultdict(list)
 
-    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+    def merged(self, summary: BackfillCounts, decisions: Sequence[Decision]) -> None:
         """Count what a page would change, and keep the first examples."""
         for decision in decisions:
             self._calls[decision.action] += 1
@@ -68,7 +68,7 @@ class DifferencesSummed(Watcher):
             for difference in differences(decision, masked=self._masked):
                 self._fields[difference.field][decision.action] += 1
 
-    def finished(self, summary: Summary) -> None:
+    def finished(self, summary: BackfillCounts) -> None:
         """Print the table and the examples; nothing if nothing differs."""
         if not self._calls:
             return
@@ -123,7 +123,7 @@ class DifferencesListed(Watcher):
         self._out = out
         self._masked = masked
 
-    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+    def merged(self, summary: BackfillCounts, decisions: Sequence[Decision]) -> None:
         """Print what a page would change."""
         if not decisions:
             return
@@ -154,7 +154,7 @@ class JsonResult(Watcher):
         self._masked = masked
         self._separator = '{"differences": [\n'
 
-    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+    def merged(self, summary: BackfillCounts, decisions: Sequence[Decision]) -> None:
         """Write what a page would change, as members of `differences`."""
         if not self._dry_run:
             return
@@ -164,7 +164,7 @@ class JsonResult(Watcher):
             json.dump({"call_sid": decision.call_sid, "action": decision.action, "fields": fields}, sys.stdout)
             self._separator = ",\n"
 
-    def finished(self, summary: Summary) -> None:
+    def finished(self, summary: BackfillCounts) -> None:
         """Write the counts, and end the object."""
         if self._dry_run:
             if self._separator != ",\n":

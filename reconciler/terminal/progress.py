@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from typing import Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from reconciler.database.transaction import Decision
-from reconciler.jobs.backfill import Summary, Watcher
-from reconciler.logs import get_logger
+from reconciler.jobs.backfill import BackfillCounts, Watcher
 from reconciler.model import Gap
 from reconciler.terminal.console import err, out, print_figures
 from reconciler.terminal.differences import DifferencesListed, DifferencesSummed, JsonResult
 from reconciler.wording import counted, rough, short_sids
 
-PROGRESS_EVERY: Final = 10.0  # seconds between log lines where there is no bar
-
-log = get_logger(__name__)
-
 
 @contextmanager
 def watching(*, as_json: bool, dry_run: bool, masked: bool, show_all: bool = False) -> Iterator[Watcher]:
-    """Show a backfill: a bar where somebody watches, log lines elsewhere; the result as tables or one JSON object.
+    """Show a backfill: a progress bar on a terminal, and the result as tables or one JSON object.
 
     With `dry_run` the differences are shown too. On a terminal they are summed up at the end, unless `show_all`.
     """
@@ -43,7 +37,7 @@ def watching(*, as_json: bool, dry_run: bool, masked: bool, show_all: bool = Fal
             scrolls = out.is_terminal
         results = _Both(differences, _Tables(dry_run=dry_run))
     # Lines that scroll over the same terminal would tear the bar apart.
-    with _bar() if err.is_terminal and not as_json and not scrolls else _no_bar() as progress:
+    with _bar() if err.is_terminal and not as_json and not scrolls else nullcontext(Watcher()) as progress:
         yield _Both(progress, results)
 
 
@@ -61,11 +55,11 @@ class _Both(Watcher):
         for watcher in self._watchers:
             watcher.planned(slices, remaining)
 
-    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+    def merged(self, summary: BackfillCounts, decisions: Sequence[Decision]) -> None:
         for watcher in self._watchers:
             watcher.merged(summary, decisions)
 
-    def finished(self, summary: Summary) -> None:
+    def finished(self, summary: BackfillCounts) -> None:
         for watcher in self._watchers:
             watcher.finished(summary)
 
@@ -102,7 +96,7 @@ class _Bar(Watcher):
         self._already = slices - remaining
         self._progress.update(self._task, total=slices, completed=self._already)
 
-    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+    def merged(self, summary: BackfillCounts, decisions: Sequence[Decision]) -> None:
         elapsed = max(0.001, time.monotonic() - self._started)
         done = summary.slices_done - self._already
         remaining = timedelta(seconds=elapsed / done * (summary.slices - summary.slices_done)) if done else None
@@ -111,27 +105,8 @@ class _Bar(Watcher):
             self._task, completed=summary.slices_done, calls=summary.seen, rate=round(summary.seen / elapsed), left=left
         )
 
-    def finished(self, summary: Summary) -> None:
+    def finished(self, summary: BackfillCounts) -> None:
         self._progress.stop()
-
-
-@contextmanager
-def _no_bar() -> Iterator[Watcher]:
-    yield _Lines()
-
-
-class _Lines(Watcher):
-    """A log line now and then; `job.started` and `job.finished` have said the rest."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
-        if time.monotonic() - self._last >= PROGRESS_EVERY:
-            self._last = time.monotonic()
-            log.info(
-                "job.progressed", calls_seen=summary.seen, slices_done=summary.slices_done, slices=summary.slices
-            )  # fmt: skip
 
 
 class _Tables(Watcher):
@@ -151,7 +126,7 @@ class _Tables(Watcher):
             cost = f"about {counted(remaining, 'request')} to Twilio + 1 per 1,000 calls"
             err.print(f"{counted(slices, 'slice')}{resumed}; {cost}.")
 
-    def finished(self, summary: Summary) -> None:
+    def finished(self, summary: BackfillCounts) -> None:
         self._show_accounts(summary)
         would = "would be " if self._dry_run else ""
         figures = {
@@ -168,7 +143,7 @@ class _Tables(Watcher):
         troubles = {"frozen, but Twilio disagrees": summary.drifted, "dead letters": summary.dead_letters}
         print_figures(figures, {name: count for name, count in troubles.items() if count})
 
-    def _show_accounts(self, summary: Summary) -> None:
+    def _show_accounts(self, summary: BackfillCounts) -> None:
         if not summary.accounts and not summary.unread:
             return
         columns = ("calls seen", "inserted", "updated", "unchanged", "requests")

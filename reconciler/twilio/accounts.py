@@ -1,4 +1,4 @@
-"""Whose calls are looked after: the accounts that RECONCILER_ACCOUNTS means."""
+"""The accounts that RECONCILER_ACCOUNTS means."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from reconciler.twilio.listing import Listing
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """The account of the credentials, and all that are looked after; not `is_complete` while Twilio has to be asked."""
+    """The account of the credentials, and the accounts whose jobs are scheduled.
+
+    `is_complete` is False until the subaccounts have been listed.
+    """
 
     main: str
     sids: tuple[str, ...]
     is_complete: bool = True
 
     @property
-    def keeper(self) -> str:
-        """The account that looks after calls that name none."""
+    def default_account(self) -> str:
+        """The account whose jobs also ask about rows that name no account."""
         return self.main if self.main in self.sids else self.sids[0]
 
     @property
-    def is_alone(self) -> bool:
-        """Whether no call can be another account's."""
+    def is_only_account(self) -> bool:
+        """Whether no call can belong to another account."""
         return self.is_complete and len(self.sids) == 1
 
 
@@ -39,19 +42,19 @@ def named_accounts(settings: Settings, main: str) -> Accounts:
     return Accounts(main, tuple(dict.fromkeys(settings.accounts)))
 
 
-def find_accounts(source: Session, main: str) -> Accounts:
-    """The account of the credentials and its subaccounts, without the closed ones: Twilio shows nothing of them.
+def find_accounts(session: Session, main: str) -> Accounts:
+    """The account of the credentials and its subaccounts, without the closed ones, of which Twilio shows nothing.
 
     Raises:
         Refused: the credentials may not list accounts, or not read those that they list.
         Retriable: Twilio stayed away.
 
     """
-    others = sorted(account.sid for account in source.accounts() if account.status != "closed" and account.sid != main)
-    if others and source.client.has_key:
-        # A main key lists them and reads none: said once, and not by each of them.
+    others = sorted(account.sid for account in session.accounts() if account.status != "closed" and account.sid != main)
+    if others and session.client.has_key:
+        # A main API key lists subaccounts and reads none. One error says so, instead of one for each account.
         try:
-            source.page(Listing(others[0], page_size=1))
+            session.page(Listing(others[0], page_size=1))
         except Refused as exc:
             hint = f"its account has {len(others)} subaccounts; {exc.hint}"
             raise Refused(str(exc), hint=hint) from exc

@@ -78,7 +78,7 @@ def _measure(url: str, rows: int, pages: int) -> list[float]:
             held = [_held(numbers.randint(1, rows)) for _ in range(PAGE)]
             for page, times in ((ringing, new), (ended, updated), (held, unchanged)):
                 started = time.perf_counter()
-                store.merge(page, origin=ORIGIN, now=NOW)
+                store.commit_page(page, origin=ORIGIN, now=NOW)
                 times.append(time.perf_counter() - started)
     return [statistics.median(times) for times in (new, updated, unchanged)]
 

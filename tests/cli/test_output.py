@@ -7,7 +7,7 @@ import subprocess
 from datetime import datetime, timedelta
 
 from reconciler.database.migration_files import load_migrations
-from reconciler.jobs.backfill import Summary
+from reconciler.jobs.backfill import BackfillCounts
 from tests.harness.equality import versions
 from tests.harness.names import ACCOUNT
 
@@ -30,7 +30,7 @@ def test_the_result_as_json(run, calls, conn, not_equal):
     """stdout is one JSON object of exactly the documented keys, and the database is what it says."""
     done = run("--since", "3d", "--json")
     assert done.code == 0
-    assert done.result.keys() == RESULT == Summary().as_dict().keys()
+    assert done.result.keys() == RESULT == BackfillCounts().as_dict().keys()
     assert not_equal(conn) == []
     (held,) = conn.execute("SELECT count(*) FROM messages").fetchone()
     assert (done.result["calls_seen"], done.result["inserted"], done.result["slices_failed"]) == (300, held, [])

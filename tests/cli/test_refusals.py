@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from reconciler.database.store import Store
-from reconciler.jobs.backfill import job_name
+from reconciler.jobs.backfill import name_backfill
 from reconciler.simulator import Fault
 from tests.harness.names import ACCOUNT, TOKEN
 
@@ -157,17 +157,17 @@ def test_slices_that_fail(run, calls, twilio, conn):
 
 def test_a_job_that_another_process_holds(look, shared_database_url, twilio):
     """75, without a request to Twilio."""
-    with Store(shared_database_url) as store, store.holding(job_name(ACCOUNT)):
+    with Store(shared_database_url) as store, store.holding(name_backfill(ACCOUNT)):
         done = look("--since", "1d", "--json")
     assert done.code == 75
-    assert done.said[0] == f"reconcile: another process is running {job_name(ACCOUNT)}"
+    assert done.said[0] == f"reconcile: another process is running {name_backfill(ACCOUNT)}"
     assert len(twilio.requests) == 0
     assert done.out == ""
 
 
 def test_a_dry_run_needs_no_lock(look, shared_database_url, calls):
     """What would change can be asked while another process is at it."""
-    with Store(shared_database_url) as store, store.holding(job_name(ACCOUNT)):
+    with Store(shared_database_url) as store, store.holding(name_backfill(ACCOUNT)):
         assert look("--since", "3d", "--dry-run").code == 1
 
 

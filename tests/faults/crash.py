@@ -291,9 +291,9 @@ def _make_rows(url: str, account: SimulatedAccount, now: datetime) -> None:
             seen_at = datetime.fromtimestamp(call.created, UTC) + timedelta(seconds=30)
             if (record := account.record(call.sid, seen_at)) is not None:
                 said = read_record(record, observed_at=seen_at)
-                store.merge([said], origin=Origin("reconcile_hot", "before"), now=seen_at)
+                store.commit_page([said], origin=Origin("reconcile_hot", "before"), now=seen_at)
         said = read_record(account.record(forgotten.sid, now), observed_at=now - timedelta(hours=3))
-        store.merge([said], origin=Origin("reconcile_hot", "before"), now=now - timedelta(hours=3))
+        store.commit_page([said], origin=Origin("reconcile_hot", "before"), now=now - timedelta(hours=3))
     account.delete(forgotten.sid, now - timedelta(hours=1))
     with closing(db.connect(url, purpose="test")) as conn:
         account.callbacks = Callbacks(recorded=0.5)

@@ -33,19 +33,20 @@ from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import JobHeld
-from reconciler.jobs.backfill import Watcher, Window, backfill
-from reconciler.jobs.cold import cold
-from reconciler.jobs.registry import KINDS, Means
-from reconciler.model import Job
+from reconciler.jobs.backfill import Window
+from reconciler.jobs.registry import KINDS
+from reconciler.model import JobName
 from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, listing, viewer
 from reconciler.simulator.webhooks import Delivery, Webhook
-from reconciler.sync.run import Terms, Totals
+from reconciler.sync.context import Account, JobContext, Options
+from reconciler.sync.counts import Counts, Outcome
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from tests.bench.servers import database
 from tests.faults.lives import ACCOUNTS, SPAN, START, History, Step, deliveries, draw
 from tests.faults.promises import Broken, Watch
+from tests.harness.contexts import run_backfill
 from tests.harness.names import TOKEN
 
 SEEDS = Path(__file__).with_name("seeds.txt")
@@ -88,11 +89,9 @@ class Ground:
     @classmethod
     @contextmanager
     def on(cls, url: str) -> Iterator[Ground]:
-        """Open it; within it everything runs in one thread."""
+        """Open it."""
         owner = SimulatedAccount(OWNER, TOKEN)
         with (
-            patch("reconciler.sync.fetch.ThreadPoolExecutor", Inline),
-            patch("reconciler.sync.lookup.ThreadPoolExecutor", Inline),
             patch.object(listing, "MAX_PAGE_SIZE", PAGE_SIZE),
             SimulatedTwilio([owner], clock=Clock(START)) as twilio,
             closing(db.connect(url, purpose="test")) as conn,
@@ -237,7 +236,7 @@ class World:
         self._depth += 1
         began = self.clock.now()
         try:
-            totals = self._run(step, store, Terms(stop, self.clock.now, on_progress=on_progress))
+            totals = self._run(step, store, {"stop": stop, "on_progress": on_progress})
         except Killed:
             store.close()
             self._ground.ran["killed"] += 1
@@ -248,34 +247,36 @@ class World:
         except Exception as exc:
             raise Broken(f"{step.kind} raised {type(exc).__name__}", str(exc)) from exc
         else:
-            self._ground.ran["stopped"] += totals.interrupted
+            self._ground.ran["stopped"] += totals.outcome is Outcome.INTERRUPTED
             if totals.problem is not None:
                 raise Broken(f"{step.kind} had a problem", totals.problem)
-            if not totals.interrupted and not step.during:
+            if totals.outcome is not Outcome.INTERRUPTED and not step.during:
                 self.watch.check_promise(step, began)
                 if step.twice:
                     before = self.watch.versions()
-                    self._run(step, store, Terms(clock=self.clock.now))
+                    self._run(step, store, {"stop": threading.Event()})
                     self.watch.check_unwritten(step, before)
         finally:
             self._depth -= 1
 
-    def _run(self, step: Step, store: Store, terms: Terms) -> Totals:
-        source = self._client.session(terms.stop, is_bulk=step.kind in ("cold", "backfill"))
-        match step.kind:
-            case "backfill":
-                now = self.clock.now()
-                since = now - timedelta(seconds=step.seconds)
-                asked = {"since": str(step.seconds), "until": None}
-                window = Window(self.account.sid, since, now, asked)
-                return backfill(window, source=source, store=store, watcher=Watcher(), terms=terms)
-            case "cold":
-                return cold(self.account.sid, job=Job("cold"), store=store, source=source, terms=terms, deep=False)
-            case kind:
-                means = Means(
-                    Job(kind), self._settings, store, terms, source, self.account.sid, is_scheduled=step.is_scheduled
-                )
-                return KINDS[kind].work(means)
+    def _run(self, step: Step, store: Store, common: dict[str, Any]) -> Counts:
+        session = self._client.session(common["stop"], is_bulk=step.kind in ("cold", "backfill"))
+        common = {"clock": self.clock.now, "make_executor": Inline, **common}
+        if step.kind == "backfill":
+            now = self.clock.now()
+            since = now - timedelta(seconds=step.seconds)
+            window = Window(since, now, {"since": str(step.seconds), "until": None})
+            return run_backfill(self.account.sid, window, session=session, store=store, **common)
+        context = JobContext(
+            job=JobName(step.kind),
+            settings=self._settings,
+            store=store,
+            session=session if KINDS[step.kind].asks_twilio else None,
+            account=Account(self.account.sid) if KINDS[step.kind].asks_twilio else None,
+            options=Options(deep=False, is_scheduled=step.is_scheduled),
+            **common,
+        )
+        return KINDS[step.kind].work(context)
 
 
 def shrink(ground: Ground, history: History, broken: Broken) -> History:

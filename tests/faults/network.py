@@ -31,18 +31,18 @@ from reconciler.database.migrate import migrate
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import ExitCode, Unavailable
-from reconciler.jobs.backfill import Watcher, Window, backfill
+from reconciler.jobs.backfill import Window
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, Switches
 from reconciler.simulator.listing import list_calls
 from reconciler.simulator.messages import Answer, Request
 from reconciler.sync import plan, slices
-from reconciler.sync.run import Terms
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import Listing
 from reconciler.twilio.transport import Transport
 from tests.bench.servers import server
+from tests.harness.contexts import run_backfill
 from tests.harness.databases import new_database
 from tests.harness.equality import differences, doubled_events, records_of
 from tests.harness.names import ACCOUNT, NOW, TOKEN
@@ -184,15 +184,15 @@ def one_backfill(
     """`reconcile --since 7d` of the simulated present."""
     stop = threading.Event()
     now = twilio.clock.now()
-    window = Window(ACCOUNT, now - timedelta(days=DAYS + 1), now, {"since": "8d", "until": None})
+    window = Window(now - timedelta(days=DAYS + 1), now, {"since": "8d", "until": None})
     client = TwilioClient(
         Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=_WatchedPacer(CONCURRENCY, sent),
         transport=_WatchedTransport(twilio, sent), clock=our_clock,
     )  # fmt: skip
     try:
         with Store(database_url, rules=Rules()) as store:
-            return backfill(
-                window, source=client.session(stop), store=store, watcher=Watcher(), terms=Terms(stop, our_clock)
+            return run_backfill(
+                ACCOUNT, window, session=client.session(stop), store=store, stop=stop, clock=our_clock
             ).exit_code
     finally:
         client.close()

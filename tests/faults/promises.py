@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from reconciler.database import connection as db
-from reconciler.jobs.inbox import MAX_TRIES
+from reconciler.database.inbox import WORKER_TRIES
 from reconciler.settings import Settings
 from reconciler.simulator import Clock, SimulatedAccount
 from tests.harness.equality import FINAL, differences, doubled_events, expected_row, records_of, versions
@@ -230,7 +230,7 @@ class Watch:
                 case "processing":
                     is_due = age > grace + timedelta(minutes=1)
                 case "failed":
-                    is_due = row["retry_count"] >= MAX_TRIES or age > timedelta(minutes=1) * 2 ** row["retry_count"]
+                    is_due = row["retry_count"] >= WORKER_TRIES or age > timedelta(minutes=1) * 2 ** row["retry_count"]
                 case "dead_letter":
                     is_due = not row["error"]
                 case _:

@@ -31,19 +31,19 @@ from reconciler.database.migrate import migrate
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import JobHeld, Refused, Retriable, Unavailable
-from reconciler.jobs.backfill import Watcher, Window, backfill
-from reconciler.jobs.registry import KINDS, Kind, Means, job_of
-from reconciler.model import Status
+from reconciler.jobs.backfill import Window
+from reconciler.jobs.registry import KINDS, Kind
+from reconciler.model import JobName, Status
 from reconciler.service.leadership import Leadership
 from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
-from reconciler.sync import slices
-from reconciler.sync.run import Terms
+from reconciler.sync.context import Account, JobContext
+from reconciler.sync.counts import Counts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
-from reconciler.twilio.listing import Listing
 from tests.faults.proxy import Moment, Proxy
 from tests.faults.server import GUARDED, Server, folder
+from tests.harness.contexts import run_backfill
 from tests.harness.equality import differences, doubled_events, records_of
 from tests.harness.names import ACCOUNT, NOW, TOKEN
 from tests.harness.rows import ORIGIN, T0, make_observation
@@ -54,6 +54,7 @@ OURS = (
 )
 WELL_WITHIN = 10.0  # seconds after the database is back
 RUNS = 6  # of one job until it has succeeded
+PAGE_SIZE = 20  # calls
 
 
 @pytest.fixture
@@ -86,7 +87,6 @@ def _in_a_hurry() -> Iterator[None]:
     with (
         patch.object(retry, "FIRST_WAIT", 0.01),
         patch.object(retry, "LONGEST_WAIT", 0.3),
-        patch.object(slices, "Listing", partial(Listing, page_size=20)),
     ):
         yield
 
@@ -108,16 +108,18 @@ class Work:
             "DATABASE_URL": self._url,
         })  # fmt: skip
         stop = threading.Event()
-        terms = Terms(stop, lambda: NOW, on_progress=self._progressed)
-        window = Window(ACCOUNT, NOW - timedelta(days=4), NOW, {"since": "4d", "until": None})
+        common: dict[str, Any] = {"stop": stop, "clock": lambda: NOW, "on_progress": self._progressed}
+        window = Window(NOW - timedelta(days=4), NOW, {"since": "4d", "until": None})
         credentials = Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=base)
-        with closing(TwilioClient(credentials, pacer=Pacer(4), clock=lambda: NOW)) as client:
+        with closing(TwilioClient(credentials, pacer=Pacer(4), clock=lambda: NOW, page_size=PAGE_SIZE)) as client:
             source = client.session(stop)
-            self._until_done(lambda store: backfill(window, source=source, store=store, watcher=Watcher(), terms=terms))
+            self._until_done(lambda store: run_backfill(ACCOUNT, window, session=source, store=store, **common))
             for name, kind in KINDS.items():
-                job = job_of(name, ACCOUNT if kind.asks_twilio else None, main=ACCOUNT)
-                means = partial(Means, job, settings, terms=terms, source=client.session(stop), account_sid=ACCOUNT)
-                self._until_done(partial(_work, kind, means))
+                if kind.asks_twilio:
+                    common |= {"session": client.session(stop), "account": Account(ACCOUNT)}
+                self._until_done(
+                    partial(_work, kind, partial(JobContext, job=JobName(name), settings=settings, **common))
+                )
 
     def _progressed(self) -> None:
         self.on_progress()
@@ -131,8 +133,8 @@ class Work:
         pytest.fail(f"{run} did not succeed in {RUNS} runs")
 
 
-def _work(kind: Kind, means: Callable[..., Means], store: Store) -> object:
-    return kind.work(means(store=store))
+def _work(kind: Kind, context: Callable[..., JobContext], store: Store) -> Counts:
+    return kind.work(context(store=store))
 
 
 def left_behind(url: str) -> dict[str, list[Any]]:
@@ -297,13 +299,13 @@ def test_the_viewer_is_no_victim_of_a_deadlock(url, connect):
     """It holds the row we wait for and wants the one we hold: we let go, also where the server would pick it."""
     viewer, admin = connect(url), connect(url)
     with Store(url) as store:
-        store.merge([make_observation(Status.RINGING, call=n, minute=0) for n in (1, 2)], origin=ORIGIN, now=T0)
+        store.commit_page([make_observation(Status.RINGING, call=n, minute=0) for n in (1, 2)], origin=ORIGIN, now=T0)
         with ThreadPoolExecutor() as pool:
             viewer.execute("SET deadlock_timeout = '300ms'")  # shorter than ours: it would be the first to look
             with viewer.transaction():
                 viewer.execute("UPDATE messages SET metadata = '{}' WHERE twilio_sid = %s", (f"CA{2:032x}",))
                 page = [make_observation(call=n) for n in (1, 2)]
-                merging = pool.submit(store.merge, page, origin=ORIGIN, now=T0)
+                merging = pool.submit(store.commit_page, page, origin=ORIGIN, now=T0)
                 until_waiting(admin)
                 viewer.execute("UPDATE messages SET metadata = '{}' WHERE twilio_sid = %s", (f"CA{1:032x}",))
             assert merging.result(30).updated == 2
@@ -332,7 +334,7 @@ def test_a_viewer_that_takes_rows_the_other_way_round(url, connect):
                     failures.append(exc)
 
     with Store(url) as store:
-        store.merge(
+        store.commit_page(
             [make_observation(Status.RINGING, call=n, minute=0) for n in range(1, calls + 1)], origin=ORIGIN, now=T0
         )
         viewer = threading.Thread(target=view)
@@ -345,7 +347,7 @@ def test_a_viewer_that_takes_rows_the_other_way_round(url, connect):
                 ]
                 for _ in range(20):
                     with suppress(Unavailable):
-                        assert store.merge(page, origin=ORIGIN, now=T0).updated == calls
+                        assert store.commit_page(page, origin=ORIGIN, now=T0).updated == calls
                         break
                 else:
                     pytest.fail("the Viewer kept us out")
@@ -387,13 +389,13 @@ def test_a_standby_is_named_and_works_once_it_is_promoted(server, url):
         lead, store = Leadership(there), Store(there)
         stack.callback(lead.resign)
         stack.callback(store.close)
-        for ask in (lead.check, partial(store.merge, [make_observation()], origin=ORIGIN, now=T0)):
+        for ask in (lead.check, partial(store.commit_page, [make_observation()], origin=ORIGIN, now=T0)):
             with pytest.raises(Unavailable, match="takes no writes") as told:
                 ask()
             assert "DATABASE_URL" in str(told.value.hint)
         standby.on("SELECT pg_promote(wait => true)")
         assert lead.check()
-        assert store.merge([make_observation()], origin=ORIGIN, now=T0).inserted == 1
+        assert store.commit_page([make_observation()], origin=ORIGIN, now=T0).inserted == 1
 
 
 def test_a_database_that_takes_no_writes_for_a_while(server, url):
@@ -465,13 +467,13 @@ def test_a_changed_password(server, url):
     login = partial(make_conninfo, url, user=GUARDED)
     with Store(login(password="old")) as store:
         server.on(f"ALTER ROLE {GUARDED} PASSWORD 'new'")
-        assert store.merge([make_observation()], origin=ORIGIN, now=T0).inserted == 1
+        assert store.commit_page([make_observation()], origin=ORIGIN, now=T0).inserted == 1
         store.close()
         with pytest.raises(Refused, match="refused the login") as told:
-            store.merge([make_observation()], origin=ORIGIN, now=T0)
+            store.commit_page([make_observation()], origin=ORIGIN, now=T0)
         assert "DATABASE_URL" in str(told.value.hint)
     with Store(login(password="new")) as store:
-        assert store.merge([make_observation()], origin=ORIGIN, now=T0).unchanged == 1
+        assert store.commit_page([make_observation()], origin=ORIGIN, now=T0).unchanged == 1
 
 
 @pytest.mark.slow
@@ -581,7 +583,7 @@ def until_told(store: Store, kind: type[Exception], words: str) -> None:
     """Merge until it is refused so: a reload reaches a session at its next statement."""
     for number in range(1_000):
         try:
-            store.merge([make_observation(call=number + 10)], origin=ORIGIN, now=T0)
+            store.commit_page([make_observation(call=number + 10)], origin=ORIGIN, now=T0)
         except kind as exc:
             assert words in str(exc)
             return
@@ -592,6 +594,6 @@ def until_merged(store: Store) -> None:
     """Merge until it works; each statement takes up what was reloaded."""
     for _ in range(1_000):
         with suppress(Unavailable):
-            store.merge([make_observation(call=1)], origin=ORIGIN, now=T0)
+            store.commit_page([make_observation(call=1)], origin=ORIGIN, now=T0)
             return
     pytest.fail("nothing was merged")

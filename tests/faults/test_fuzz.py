@@ -22,11 +22,10 @@ from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin
 from reconciler.errors import BadObservation, Unavailable
-from reconciler.jobs.inbox import work_inbox
 from reconciler.model import Observation, Status
-from reconciler.sync.run import Terms
 from reconciler.twilio.records import decode_page
 from reconciler.twilio.webhooks import read_webhook
+from tests.harness.contexts import run_inbox
 from tests.harness.databases import new_database
 from tests.harness.names import ACCOUNT
 
@@ -131,7 +130,7 @@ def test_every_record_of_a_page_lands_or_is_kept(base, records):
     records = [named(record, number) for record in records]
     page = decode_page(listing(records), observed_at=SAID)
     assert len(page.observations) + len(page.dead_letters) == len(records)
-    merged = store.merge(page.observations, origin=ORIGIN, now=NOW, dead_letters=page.dead_letters)
+    merged = store.commit_page(page.observations, origin=ORIGIN, now=NOW, dead_letters=page.dead_letters)
     sids = {observation.call_sid for observation in page.observations}
     assert merged.seen == merged.inserted == len(sids)
     assert known(conn, page.observations) == said(page.observations)
@@ -140,7 +139,7 @@ def test_every_record_of_a_page_lands_or_is_kept(base, records):
         ([letter.dedupe_key for letter in page.dead_letters],),
     ).fetchone()
     assert kept == (len({letter.dedupe_key for letter in page.dead_letters}),)
-    again = store.merge(page.observations, origin=ORIGIN, now=NOW, dead_letters=page.dead_letters)
+    again = store.commit_page(page.observations, origin=ORIGIN, now=NOW, dead_letters=page.dead_letters)
     assert (again.inserted, again.updated, again.late) == (0, 0, 0)
 
 
@@ -239,7 +238,7 @@ def test_every_form_is_an_event_or_nothing_or_a_dead_letter(base, sent, repeated
             expected[key] = read_webhook(event_type, payload, received_at=received_at)
         except BadObservation as exc:
             expected[key] = str(exc)
-    work_inbox(store, terms=Terms(clock=lambda: NOW), grace=timedelta(0), batch=4)
+    run_inbox(store, clock=lambda: NOW, grace=timedelta(0), batch=4)
     rows = conn.execute(
         "SELECT dedupe_key, CASE processing_status WHEN 'dead_letter' THEN error WHEN 'completed' THEN '' END"
         " FROM twilio_webhook_inbox WHERE dedupe_key = ANY(%s)",

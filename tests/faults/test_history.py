@@ -8,7 +8,6 @@ from datetime import timedelta
 import pytest
 
 from reconciler.database.store import Store
-from reconciler.database.transaction import Merged
 from reconciler.jobs import hot, inbox
 from reconciler.sync import lookup as recheck
 from tests.faults.history import Ground, known_seeds, shrink
@@ -39,21 +38,21 @@ def test_a_history_that_failed_once_does_not_fail_again(ground, seed):
 
 
 def lose_an_observation(monkeypatch):
-    merge = Store.merge
-    monkeypatch.setattr(Store, "merge", lambda self, said, **rest: merge(self, said[:2], **rest))
+    commit_page = Store.commit_page
+    monkeypatch.setattr(Store, "commit_page", lambda self, said, **rest: commit_page(self, said[:2], **rest))
 
 
 def pass_unread_pages(monkeypatch):
-    def look_away(this, source, place, overlap, seen):
-        place.read_until = this.now()
-        this.save_cursor(place.as_json())
+    def look_away(this, place, seen):
+        place.cursor.read_until = this.now()
+        this.keep_cursor(place.cursor)
         return True
 
-    monkeypatch.setattr(hot, "_list", look_away)
+    monkeypatch.setattr(hot, "_list_newest", look_away)
 
 
 def complete_without_merging(monkeypatch):
-    monkeypatch.setattr(inbox, "_apply", lambda *_, **__: Merged())
+    monkeypatch.setattr(inbox, "_apply", lambda *_: [])
 
 
 def forget_what_ended(monkeypatch):

@@ -15,6 +15,7 @@ from reconciler.database import connection as db
 from reconciler.database import locks, pooling
 from reconciler.database.store import Store
 from reconciler.errors import ConfigError, ExitCode
+from reconciler.model import JobName
 from reconciler.settings import Settings
 from reconciler.status.check import check
 from tests.faults.proxy import Proxy
@@ -93,9 +94,9 @@ def test_a_busy_pooler_cannot_hide(through, server):
 @pytest.mark.parametrize("size", [1, 20])
 def test_a_pooler_that_keeps_sessions_together_will_do(through, own_url, connect, size):
     """Lock, staging and settings hold, also where it has no place for a second connection."""
-    with Store(through(pool_mode="session", default_pool_size=size)) as store, store.holding("test"):
-        assert store.merge([make_observation(call=size)], origin=ORIGIN, now=T0).inserted == 1
-        assert store.merge([make_observation(call=size)], origin=ORIGIN, now=T0).unchanged == 1
+    with Store(through(pool_mode="session", default_pool_size=size)) as store, store.holding(JobName("test")):
+        assert store.commit_page([make_observation(call=size)], origin=ORIGIN, now=T0).inserted == 1
+        assert store.commit_page([make_observation(call=size)], origin=ORIGIN, now=T0).unchanged == 1
         assert not locks.try_advisory_lock(connect(own_url), "test")
 
 

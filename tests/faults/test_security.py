@@ -30,17 +30,16 @@ from reconciler.cli.wiring import prepare_schema
 from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.errors import ExitCode, ReconcilerError, Refused
-from reconciler.jobs.backfill import Watcher, Window, backfill
-from reconciler.jobs.inbox import work_inbox
+from reconciler.jobs.backfill import Window
 from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.status.check_database import check_schema
 from reconciler.status.check_line import Check, Severity
-from reconciler.sync.run import Terms
 from reconciler.twilio.account_records import Account
 from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import Listing
+from tests.harness.contexts import run_backfill, run_inbox
 from tests.harness.equality import differences, records_of
 from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN
 
@@ -345,12 +344,10 @@ def run_everything(url: str, twilio: SimulatedTwilio) -> None:
         )
         stack.callback(client.close)
         store = stack.enter_context(Store(url, channel="calls"))
-        window = Window(ACCOUNT, clock() - timedelta(days=2), clock(), {"since": "2d", "until": None})
-        summary = backfill(
-            window, source=client.session(stop), store=store, watcher=Watcher(), terms=Terms(stop, clock)
-        )
+        window = Window(clock() - timedelta(days=2), clock(), {"since": "2d", "until": None})
+        summary = run_backfill(ACCOUNT, window, session=client.session(stop), store=store, stop=stop, clock=clock)
         assert summary.exit_code in (ExitCode.DONE, ExitCode.UNRECONCILED)
-        work_inbox(store, terms=Terms(clock=clock), grace=timedelta(0))
+        run_inbox(store, clock=clock, grace=timedelta(0))
 
 
 def put_webhooks(conn: db.Connection) -> None:

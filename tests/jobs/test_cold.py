@@ -8,14 +8,14 @@ from datetime import timedelta
 
 import pytest
 
+from reconciler.database import account_days
 from reconciler.database.store import Store
-from reconciler.database.transaction import Cursor
-from reconciler.errors import ExitCode, Unavailable
+from reconciler.errors import ConfigError, ExitCode, Unavailable
 from reconciler.metrics import REGISTRY
 from reconciler.simulator import Fault
 from reconciler.simulator.messages import Answer
 from reconciler.sync import day_proof as proof
-from reconciler.twilio.listing import Listing
+from reconciler.sync.counts import Outcome
 from tests.harness.equality import records_of, versions
 from tests.harness.names import ACCOUNT, NOW
 
@@ -342,11 +342,12 @@ def test_a_weekly_sweep_reads_35_days(world):
     assert world.cold(deep=None).days_verified == 35
 
 
-def test_a_deep_time_in_the_future_is_not_waited_for(world):
-    """A clock was wrong once: the next sweep is deep."""
+def test_a_time_in_the_future_is_refused(world):
+    """It is not waited for, and not written over: a person says whether the clock is right."""
     world.cold(deep=True)
     world.clock.set(NOW - timedelta(days=1))
-    assert world.cold(deep=None).days_verified == 35
+    with pytest.raises(ConfigError, match="lies in the future"):
+        world.cold(deep=None)
 
 
 def test_after_a_long_pause_the_window_reaches_back_to_the_last_sweep(world):
@@ -357,12 +358,11 @@ def test_after_a_long_pause_the_window_reaches_back_to_the_last_sweep(world):
     assert [f"2026-06-{number:02}" for number in range(7, 20)] == list(world.proofs())
 
 
-def test_the_cursor_of_another_account_is_not_believed(world):
-    """TWILIO_ACCOUNT_SID was changed: all is read anew."""
-    with Store(world.database_url) as store:
-        left = {"account": "AC" + 32 * "9", "swept_at": NOW.isoformat(), "deep_at": NOW.isoformat()}
-        store.save_cursor(Cursor("cold", left), now=NOW)
-    assert world.cold(deep=None).days_verified == 35
+def test_the_cursor_of_another_account_is_refused(world):
+    """TWILIO_ACCOUNT_SID was changed: a person says which of the two is right."""
+    world.set_cursor({"account": "AC" + 32 * "9", "swept_at": NOW.isoformat(), "deep_at": NOW.isoformat()}, "cold")
+    with pytest.raises(ConfigError, match="that of another account"):
+        world.cold(deep=None)
 
 
 # When it does not go to its end
@@ -373,12 +373,12 @@ def stop_when_proven(world, days=1):
         world.stop.set()
 
 
-def test_a_killed_sweep_goes_on_with_the_days_it_has_not_proven(busy, monkeypatch):
+def test_a_killed_sweep_goes_on_with_the_days_it_has_not_proven(busy):
     """Stopped when one day was proven: the next run reads the others from their first page, and that one not at all."""
-    monkeypatch.setattr(Listing.__init__, "__defaults__", (None, None, None, 50))
+    busy.page_size = 50
     busy.on_progress = lambda: stop_when_proven(busy)
     first = busy.cold(concurrency=1)
-    assert first.interrupted
+    assert first.outcome is Outcome.INTERRUPTED
     assert ["2026-06-09"] == list(busy.proofs())
     assert ["2026-06-09"] == busy.state("cold")["cursor"]["sweep"]["settled"]
     busy.go_on()
@@ -395,13 +395,13 @@ def test_a_sweep_left_for_more_than_a_day_is_begun_anew(busy):
     """What was proven then is proven again: late prices may have come since."""
     busy.on_progress = lambda: stop_when_proven(busy)
     first = busy.cold(concurrency=1)
-    assert first.interrupted
+    assert first.outcome is Outcome.INTERRUPTED
     assert ["2026-06-09"] == busy.state("cold")["cursor"]["sweep"]["settled"]
     busy.go_on()
     busy.clock.advance(timedelta(hours=23, minutes=59))
     busy.on_progress = lambda: stop_when_proven(busy, days=2)
     second = busy.cold(deep=None, concurrency=1)
-    assert second.interrupted
+    assert second.outcome is Outcome.INTERRUPTED
     assert ["2026-06-09", "2026-06-10"] == busy.state("cold")["cursor"]["sweep"]["settled"]
     busy.go_on()
     busy.clock.advance(timedelta(minutes=1))
@@ -411,7 +411,7 @@ def test_a_sweep_left_for_more_than_a_day_is_begun_anew(busy):
 
 def test_killed_at_any_commit_the_end_is_the_same(busy, monkeypatch):
     """The database connection dies before each write in turn, each time in a new process; at the end all is proven."""
-    monkeypatch.setattr(Listing.__init__, "__defaults__", (None, None, None, 100))
+    busy.page_size = 100
     real, left = Store.atomically, {"writes": 0}
 
     def dying(self, work):
@@ -519,7 +519,7 @@ def test_a_day_is_read_by_its_index(conn, query):
     )
     conn.execute("ANALYZE messages")
     window = {"account_sid": "AC1", "since": day(1), "until": day(0)}
-    statement = proof._queries[query]
+    statement = account_days._queries[query]
     plan = "\n".join(row[0] for row in conn.execute(f"EXPLAIN {statement}", window))
     assert "messages_account_time" in plan
     assert "Seq Scan" not in plan

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 from reconciler.database import connection as db
 from reconciler.jobs import freeze
 from reconciler.metrics import REGISTRY
+from reconciler.sync.counts import Outcome
 from reconciler.twilio.listing import RETENTION
 from tests.harness.equality import versions
 from tests.harness.names import ACCOUNT, NOW, sid
@@ -67,7 +68,7 @@ def test_a_call_waits_for_warm_to_look_past_its_deadline(world, put):
         world.conn.execute(
             "INSERT INTO sync_state (job_name, cursor) VALUES (%s, %s)"
             " ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor",
-            (job, Jsonb({"account": account, "looked_at": at if isinstance(at, str) else at.isoformat()})),
+            (job, Jsonb({"account": account, "settled_until": NOW.isoformat(), "looked_at": at.isoformat()})),
         )
 
     call, gone = put(1, ended=NOW - 30 * HOUR), put(2, ended=NOW - 30 * HOUR, gone=NOW - 29 * HOUR)
@@ -81,14 +82,14 @@ def test_a_call_waits_for_warm_to_look_past_its_deadline(world, put):
 
 
 @pytest.mark.parametrize(
-    ("looked_after", "waits"), [((), False), ((ACCOUNT,), True), (("AC" + 32 * "9",), False), (None, True)]
+    ("scheduled_accounts", "waits"), [((), False), ((ACCOUNT,), True), (("AC" + 32 * "9",), False), (None, True)]
 )
-def test_a_call_waits_for_the_first_look_of_a_warm_job_that_runs_beside(world, put, looked_after, waits):
+def test_a_call_waits_for_the_first_look_of_a_warm_job_that_runs_beside(world, put, scheduled_accounts, waits):
     """The first freeze of a daemon must not be faster than its first warm, also while not all accounts are known."""
     put(1, ended=NOW - 30 * HOUR)
-    assert world.freeze(looked_after=looked_after).frozen == (not waits)
+    assert world.freeze(scheduled_accounts=scheduled_accounts).frozen == (not waits)
     world.warm()
-    assert world.freeze(looked_after=looked_after).frozen == waits
+    assert world.freeze(scheduled_accounts=scheduled_accounts).frozen == waits
 
 
 @pytest.mark.parametrize("looked_at", ["never", "2026-06-10T12:00:00", "2026-99-99T00:00:00+00:00"])
@@ -155,7 +156,7 @@ def test_a_stopped_run_leaves_what_it_committed(world, put):
         put(number, ended=NOW - 30 * HOUR)
     world.stop.set()
     totals = world.freeze(batch=3)
-    assert (totals.interrupted, totals.frozen) == (True, 0)
+    assert (totals.outcome, totals.frozen) == (Outcome.INTERRUPTED, 0)
     assert world.state("freeze").get("last_success_at") is None
     world.stop.clear()
     assert world.freeze(batch=3).frozen == 7
@@ -164,12 +165,12 @@ def test_a_stopped_run_leaves_what_it_committed(world, put):
 def test_whoever_listens_is_told_which_calls_froze(world, put):
     """As after a merge."""
     from reconciler.database.store import Store
-    from reconciler.sync.run import Terms
+    from tests.harness.contexts import make_context
 
     frozen_sid = put(1, ended=NOW - 30 * HOUR)
     world.conn.execute("LISTEN calls_changed")
     with Store(world.database_url, channel="calls_changed") as store:
-        freeze.freeze(store, terms=Terms(clock=world.clock.now), freeze_after=24 * HOUR, stuck_after=24 * HOUR)
+        freeze.freeze(make_context("freeze", store, clock=world.clock.now))
     (notice,) = world.conn.notifies(timeout=10, stop_after=1)
     assert frozen_sid in notice.payload
 

@@ -12,6 +12,7 @@ import pytest
 from reconciler.database.transaction import Transaction
 from reconciler.errors import ConfigError, JobHeld, Refused, Retriable, TwilioAnswerError
 from reconciler.simulator import Fault
+from reconciler.sync.counts import Outcome
 from tests.harness.equality import doubled_events, versions
 from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN
 
@@ -32,15 +33,15 @@ def kill_at(monkeypatch):
     """Kill a run as it moves its cursor the nth time, in the transaction of the page."""
 
     def arm(nth):
-        left, save_cursor = [nth], Transaction.save_cursor
+        left, move_cursor = [nth], Transaction.move_cursor
 
         def die(self, *args, **kwargs):
             left[0] -= 1
             if not left[0]:
                 raise Killed
-            save_cursor(self, *args, **kwargs)
+            move_cursor(self, *args, **kwargs)
 
-        monkeypatch.setattr(Transaction, "save_cursor", die)
+        monkeypatch.setattr(Transaction, "move_cursor", die)
 
     return arm
 
@@ -342,13 +343,13 @@ def test_a_listing_that_was_stopped_is_gone_on_with(world, commits):
     world.stop_after_commits(commits)
     first = world.hot_after(6 * HOUR)
     asked = world.asked()
-    assert first.interrupted
+    assert first.outcome is Outcome.INTERRUPTED
     assert len(asked) == commits
     assert world.cursor()["read_until"] == NOW.isoformat()
     world.go_on()
     lost = world.account.call(NOW + 6 * HOUR + MINUTE, talks_for=5)
     second = world.hot_after(5 * MINUTE)
-    assert not second.interrupted
+    assert second.outcome is not Outcome.INTERRUPTED
     assert world.differences_but_prices() == []
     assert world.row(lost.sid)
     assert {question for question in asked if "PageToken" in question}.isdisjoint(world.asked())
@@ -396,7 +397,7 @@ def test_a_sweep_that_was_stopped_is_gone_on_with(world, commits):
     world.stop_after_commits(commits)
     first = world.hot_after(5 * DAY, concurrency=1)
     asked = world.asked()
-    assert first.interrupted
+    assert first.outcome is Outcome.INTERRUPTED
     assert "plan" in world.cursor()
     assert first.lag >= 5 * DAY
     world.stop_after_commits(1)
@@ -476,7 +477,7 @@ def test_a_page_token_that_died_begins_the_listing_anew(world):
     world.account.delete(token, world.clock.now())
     world.go_on()
     totals = world.hot_after(MINUTE)
-    assert not totals.interrupted
+    assert totals.outcome is not Outcome.INTERRUPTED
     assert [line for line in world.differences() if not line.startswith(token)] == []
 
 

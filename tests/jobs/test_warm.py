@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.errors import ConfigError, Refused, Retriable
 from reconciler.simulator import Fault
+from reconciler.sync.counts import Outcome
 from tests.harness.equality import versions
 from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN
 
@@ -266,7 +267,7 @@ def test_a_run_that_is_stopped_goes_on_at_the_next(world):
     world.conn.execute("UPDATE messages SET finalized_at = %s WHERE twilio_sid = %s", (NOW, sid))
     world.stop.set()
     totals = world.warm()
-    assert totals.interrupted
+    assert totals.outcome is Outcome.INTERRUPTED
     assert world.cursor("warm") == {}
     assert world.state("warm").get("last_success_at") is None
     world.go_on()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,19 +14,22 @@ from urllib.parse import urlencode
 from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin, Rules
-from reconciler.jobs.cold import Swept, cold
+from reconciler.jobs.accounts import name_job
+from reconciler.jobs.cold import ColdCounts, cold
 from reconciler.jobs.freeze import freeze
 from reconciler.jobs.hot import hot
 from reconciler.jobs.housekeeping import keep_house
 from reconciler.jobs.warm import warm
-from reconciler.model import Job
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.journal import Entry
-from reconciler.sync.run import Terms, Totals
-from reconciler.twilio.client import Session, TwilioClient
+from reconciler.sync.context import Account, JobContext, Options
+from reconciler.sync.counts import Counts
+from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.listing import PAGE_SIZE
 from reconciler.twilio.records import read_record
+from tests.harness.contexts import make_context
 from tests.harness.equality import differences, records_of
 from tests.harness.names import ACCOUNT, TOKEN
 
@@ -52,58 +55,53 @@ class World:
     log: list[Any]
     stop: threading.Event = field(default_factory=threading.Event)
     on_progress: Callable[[], None] = lambda: None  # told after each commit
+    page_size: int = PAGE_SIZE
     behind: timedelta = timedelta(0)  # our clock, compared with Twilio's
 
-    def hot(self, account_sid: str = ACCOUNT, *, since: datetime | None = None, concurrency: int = 4) -> Totals:
+    def hot(self, account_sid: str = ACCOUNT, *, since: datetime | None = None, concurrency: int = 4) -> Counts:
         """One run of the hot job of an account; the journal is that of this run afterwards."""
-        job = Job("hot" if account_sid == ACCOUNT else f"hot:{account_sid}")
-        with self._means(concurrency) as (store, source):
-            return hot(
-                account_sid, job=job, is_main=account_sid == ACCOUNT, store=store, source=source, terms=self._terms(),
-                overlap=OVERLAP, since=since,
-            )  # fmt: skip
+        with self._asking("hot", account_sid, concurrency, options=Options(since=since)) as context:
+            return hot(context)
 
     def warm(
         self, account_sid: str = ACCOUNT, *, interval: timedelta | None = None, since: datetime | None = None
-    ) -> Totals:
-        """One run of the warm job of an account; the journal is that of this run afterwards."""
-        job = Job("warm" if account_sid == ACCOUNT else f"warm:{account_sid}")
-        with self._means(4) as (store, source):
-            return warm(
-                account_sid, job=job, is_main=account_sid == ACCOUNT, store=store, source=source, terms=self._terms(),
-                freeze_after=FREEZE_AFTER, overlap=OVERLAP, interval=interval, since=since,
-            )  # fmt: skip
+    ) -> Counts:
+        """One run of the warm job of an account, with `interval` a scheduled one; the journal is that of this run."""
+        options = Options(since=since, is_scheduled=interval is not None)
+        settings = {} if interval is None else {"warm_interval": interval}
+        with self._asking("warm", account_sid, options=options, settings=settings) as context:
+            return warm(context)
 
     def cold(
         self, *, deep: bool | None = False, key: tuple[str, str] = (ACCOUNT, TOKEN), concurrency: int = 4
-    ) -> Swept:
+    ) -> ColdCounts:
         """One sweep; the journal is that of this run afterwards."""
-        with self._means(concurrency, key=key, is_bulk=True) as (store, source):
-            return cold(ACCOUNT, job=Job("cold"), store=store, source=source, deep=deep, terms=self._terms())
+        options = Options(deep=deep)
+        with self._asking("cold", ACCOUNT, concurrency, key=key, is_bulk=True, options=options) as context:
+            return cold(context)
 
-    def freeze(self, *, looked_after: Collection[str] | None = (), batch: int = 1000) -> Totals:
+    def freeze(self, *, scheduled_accounts: tuple[str, ...] | None = (), batch: int = 1000) -> Counts:
         """One run of the freeze job."""
+        options = Options(scheduled_accounts=scheduled_accounts, batch_size=batch)
         with Store(self.database_url) as store:
-            return freeze(
-                store, terms=self._terms(), freeze_after=FREEZE_AFTER, stuck_after=timedelta(hours=24),
-                looked_after=looked_after, batch=batch,
-            )  # fmt: skip
+            return freeze(make_context("freeze", store, options=options, **self._common()))
 
-    def keep_house(self, retention: timedelta | None = None, *, batch: int = 1000) -> Totals:
+    def keep_house(self, retention: timedelta | None = None, *, batch: int = 1000) -> Counts:
         """One run of the housekeeping."""
+        options, settings = Options(batch_size=batch), {"inbox_retention": retention}
         with Store(self.database_url) as store:
-            return keep_house(store, terms=self._terms(), inbox_retention=retention, batch=batch)
+            return keep_house(make_context("housekeeping", store, options=options, settings=settings, **self._common()))
 
     def now(self) -> datetime:
         """The time on our clock."""
         return self.clock.now() - self.behind
 
-    def hot_after(self, time: timedelta, **changes: Any) -> Totals:
+    def hot_after(self, time: timedelta, **changes: Any) -> Counts:
         """One run of the hot job, `time` later."""
         self.clock.advance(time)
         return self.hot(**changes)
 
-    def warm_after(self, time: timedelta, **changes: Any) -> Totals:
+    def warm_after(self, time: timedelta, **changes: Any) -> Counts:
         """One run of the warm job, `time` later."""
         self.clock.advance(time)
         return self.warm(**changes)
@@ -190,7 +188,7 @@ class World:
         records = [r for r in records_of(self.account, now) if wanted is None or r["sid"] in wanted]
         observations = [read_record(record, observed_at=now) for record in records]
         with Store(self.database_url, rules=Rules(freeze_after=FREEZE_AFTER)) as store:
-            store.merge(observations, origin=Origin("reconcile_test", "before"), now=now)
+            store.commit_page(observations, origin=Origin("reconcile_test", "before"), now=now)
 
     def write_as_viewer(self, sid: str, status: str, *, created_at: datetime | None = None, **columns: Any) -> None:
         """A row as the Viewer's backend writes it: no account, no date_created."""
@@ -201,19 +199,33 @@ class World:
         names, marks = ", ".join(values), ", ".join(["%s"] * len(values))
         self.conn.execute(f"INSERT INTO messages ({names}) VALUES ({marks})".encode(), list(values.values()))
 
-    def _terms(self) -> Terms:
-        return Terms(self.stop, self.now, on_progress=self.on_progress)
+    def _common(self) -> dict[str, Any]:
+        return {"stop": self.stop, "clock": self.now, "on_progress": self.on_progress}
 
     @contextmanager
-    def _means(
-        self, concurrency: int, *, key: tuple[str, str] = (ACCOUNT, TOKEN), is_bulk: bool = False
-    ) -> Iterator[tuple[Store, Session]]:
+    def _asking(
+        self,
+        kind: str,
+        account_sid: str,
+        concurrency: int = 4,
+        *,
+        key: tuple[str, str] = (ACCOUNT, TOKEN),
+        is_bulk: bool = False,
+        **more: Any,
+    ) -> Iterator[JobContext]:
         self.twilio.requests.clear()
         credentials = Credentials(ACCOUNT, *key, base_url=self.twilio.base_url)
-        client = TwilioClient(credentials, pacer=Pacer(concurrency), clock=self.now)
+        client = TwilioClient(credentials, pacer=Pacer(concurrency), clock=self.now, page_size=self.page_size)
         try:
             with Store(self.database_url, rules=Rules(freeze_after=FREEZE_AFTER)) as store:
-                yield store, client.session(self.stop, is_bulk=is_bulk)
+                yield make_context(
+                    name_job(kind, account_sid, main=ACCOUNT),
+                    store,
+                    session=client.session(self.stop, is_bulk=is_bulk),
+                    account=Account(account_sid, owns_unassigned=account_sid == ACCOUNT),
+                    **more,
+                    **self._common(),
+                )
         finally:
             client.close()
 

@@ -19,12 +19,12 @@ from reconciler import logs
 from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
-from reconciler.jobs.registry import KINDS, Means
-from reconciler.model import Job
+from reconciler.jobs.registry import KINDS
+from reconciler.model import JobName
 from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, Delivery, webhooks
-from reconciler.sync.run import Terms
+from reconciler.sync.context import Account, JobContext, Options
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import PAGE_SIZE
@@ -80,10 +80,17 @@ def live(conn: db.Connection, url: str, *, calls: int, minutes: float, seed: int
         )
 
         def run(kind: str) -> None:
-            terms = Terms(clock=clock.now)
-            mine = client.session(terms.stop)
-            means = Means(Job(kind), settings, store, terms, mine, ACCOUNT, is_scheduled=True)
-            KINDS[kind].work(means)
+            mine = client.session()
+            context = JobContext(
+                job=JobName(kind),
+                settings=settings,
+                store=store,
+                session=mine,
+                account=Account(ACCOUNT),
+                options=Options(is_scheduled=True),
+                clock=clock.now,
+            )
+            KINDS[kind].work(context)
             requests[kind] += mine.requests
 
         with closing(client):

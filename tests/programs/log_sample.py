@@ -21,13 +21,13 @@ from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import ReconcilerError
-from reconciler.jobs.registry import KINDS, Means
-from reconciler.model import Job
+from reconciler.jobs.registry import KINDS
+from reconciler.model import JobName
 from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.messages import Answer
 from reconciler.simulator.webhooks import Channel, webhooks
-from reconciler.sync.run import Terms
+from reconciler.sync.context import Account, JobContext, Options
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from tests.bench.servers import database
@@ -81,11 +81,19 @@ def tell(conn: db.Connection, url: str, out: TextIO) -> None:
         client = TwilioClient(credentials._replace(base_url=twilio.base_url), pacer=Pacer(8), clock=clock.now)
 
         def run(kind: str) -> None:
-            terms = Terms(clock=clock.now, retry_at=lambda: clock.now() + KINDS[kind].interval(settings))
-            asked = client.session(terms.stop) if KINDS[kind].asks_twilio else None
-            means = Means(Job(kind), settings, store, terms, asked, ACCOUNT, is_scheduled=True)
+            asks_twilio = KINDS[kind].asks_twilio
+            context = JobContext(
+                job=JobName(kind),
+                settings=settings,
+                store=store,
+                session=client.session() if asks_twilio else None,
+                account=Account(ACCOUNT) if asks_twilio else None,
+                options=Options(is_scheduled=True),
+                clock=clock.now,
+                retry_at=lambda: clock.now() + KINDS[kind].interval(settings),
+            )
             with suppress(ReconcilerError):  # it is in the log
-                KINDS[kind].work(means)
+                KINDS[kind].work(context)
 
         with closing(client):
             logs.configure(form="json", level="critical", pii="masked")

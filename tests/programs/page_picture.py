@@ -17,7 +17,8 @@ from reconciler import logs
 from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
-from reconciler.jobs.registry import KINDS, Means, job_of
+from reconciler.jobs.accounts import name_job
+from reconciler.jobs.registry import KINDS
 from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, webhooks
@@ -25,7 +26,7 @@ from reconciler.status.html_page import render
 from reconciler.status.report import read_gaps_by_hour, read_report
 from reconciler.status.snapshot import DAYS_SHOWN, take_snapshot
 from reconciler.status.verdict import Verdict
-from reconciler.sync.run import Terms
+from reconciler.sync.context import Account, JobContext
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from tests.bench.servers import database
@@ -60,11 +61,15 @@ def live(conn: db.Connection, url: str) -> str:
 
         def run(kind: str, *accounts: SimulatedAccount) -> None:
             for of in accounts or (account,):
-                job = job_of(kind, of.sid, main=account.sid)
-                terms = Terms(clock=clock.now)
-                is_main = of is account
-                mine = client.session(terms.stop)
-                KINDS[kind].work(Means(job, settings, store, terms, mine, of.sid, is_main, is_alone=False))
+                context = JobContext(
+                    job=name_job(kind, of.sid, main=account.sid),
+                    settings=settings,
+                    store=store,
+                    session=client.session(),
+                    account=Account(of.sid, owns_unassigned=of is account, is_only=False),
+                    clock=clock.now,
+                )
+                KINDS[kind].work(context)
 
         with closing(client):
             run("cold", account, branch)

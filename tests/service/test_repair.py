@@ -54,7 +54,7 @@ def test_a_price_that_came_before_the_daemon_was_there_is_not_sealed_out(command
     seen_at = now() - 29.9 * HOUR
     with Store(database_url) as store:
         said = read_record(account.record(call.sid, seen_at), observed_at=seen_at)
-        store.merge([said], origin=Origin("reconcile_backfill", "before"), now=seen_at)
+        store.commit_page([said], origin=Origin("reconcile_backfill", "before"), now=seen_at)
     daemon = command.start()
     for job in ("freeze", "warm"):
         daemon.wait_for("job.finished", job=job)

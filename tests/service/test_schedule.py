@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 import pytest
 from freezegun import freeze_time
 
-from reconciler.model import Job
+from reconciler.model import JobName
 from reconciler.service.schedule import Due, Schedule
 from tests.harness.names import NOW
 
 HOUR = timedelta(hours=1)
-HOT, WARM = Job("hot"), Job("warm")
+HOT, WARM = JobName("hot"), JobName("warm")
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def schedule() -> Iterator[Schedule]:
     schedule.shut_down()
 
 
-def due(schedule: Schedule, job: Job) -> datetime:
+def due(schedule: Schedule, job: JobName) -> datetime:
     """When the job is due next."""
     at = schedule.next_run(job)
     assert at is not None
@@ -41,7 +41,7 @@ def test_the_first_job_of_a_kind_is_due_at_once(schedule: Schedule) -> None:
 @freeze_time(NOW)
 def test_further_accounts_are_spread_over_the_interval(schedule: Schedule) -> None:
     """A hundred accounts do not ask Twilio in one second, and none waits longer than its interval."""
-    jobs = [Job(f"hot:{number}") for number in range(100)]
+    jobs = [JobName("hot", str(number)) for number in range(100)]
     schedule.set([Due(job, HOUR, "main") for job in jobs])
     first, *others = [due(schedule, job) for job in jobs]
     assert first == NOW

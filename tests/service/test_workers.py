@@ -14,16 +14,17 @@ import pytest
 import structlog
 
 import reconciler.service.daemon
-import reconciler.service.workers
 from reconciler import metrics
 from reconciler.errors import ExitCode, ReconcilerError, Refused, Unavailable
-from reconciler.jobs.registry import KINDS, Kind, Means
+from reconciler.jobs.registry import KINDS, Kind
 from reconciler.service.daemon import Daemon
 from reconciler.service.systemd import Notifier
-from reconciler.service.workers import Crew, Setup
+from reconciler.service.workers import Setup, Waits, WorkerPool
 from reconciler.settings import Settings
 from reconciler.simulator import Fault
-from reconciler.sync.run import Totals, run
+from reconciler.sync.context import JobContext
+from reconciler.sync.counts import Counts
+from reconciler.sync.run import run
 from reconciler.twilio.accounts import Accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
@@ -31,7 +32,7 @@ from tests.harness.names import ACCOUNT, TOKEN
 
 from .conftest import eventually
 
-Work = Callable[[Means], Totals]
+Work = Callable[[JobContext], Counts]
 
 
 @pytest.fixture
@@ -60,33 +61,32 @@ def setup(twilio, database_url) -> Iterator[Setup]:
 
 
 @pytest.fixture
-def set_to_work(setup, monkeypatch) -> Iterator[Callable[..., list[ReconcilerError]]]:
-    """Sets a crew to jobs of a test's own, every second; returns where it says what no waiting heals."""
-    crews: list[Crew] = []
+def set_to_work(setup) -> Iterator[Callable[..., list[ReconcilerError]]]:
+    """Starts workers with jobs of a test's own, every second; returns the errors that no waiting heals."""
+    pools: list[WorkerPool] = []
 
-    def start(*, within: float = 60, every: timedelta = timedelta(seconds=1), **work: Work) -> list[ReconcilerError]:
-        kinds = {name: Kind(lambda _: every, timedelta(seconds=within), False, do) for name, do in work.items()}
-        monkeypatch.setattr(reconciler.service.workers, "KINDS", kinds)
+    def start(
+        *, within: float = 60, every: timedelta = timedelta(seconds=1), waits: Waits | None = None, **work: Work
+    ) -> list[ReconcilerError]:
+        kinds = {name: Kind(do, lambda _: every, timedelta(seconds=within), False) for name, do in work.items()}
         fatal: list[ReconcilerError] = []
-        crew = Crew(lambda: setup, on_fatal=fatal.append)
-        crews.append(crew)
-        crew.work()
+        pool = WorkerPool(lambda: setup, on_fatal=fatal.append, kinds=kinds, waits=waits)
+        pools.append(pool)
+        pool.start()
         return fatal
 
     yield start
-    for crew in crews:
-        assert crew.leave(within=20) == []
+    for pool in pools:
+        assert pool.stop(within=20) == []
 
 
 def as_run(work: Callable[[Any], None]) -> Work:
     """A job whose run does that."""
 
-    def do(means: Means) -> Totals:
-        totals = Totals()
-        with run(means.job, totals, account_sid=None, store=means.store, source=None, terms=means.terms) as this:
+    def do(context: JobContext) -> Counts:
+        with run(context, Counts()) as this:
             work(this)
-            totals.interrupted = this.stop.is_set()
-        return totals
+        return this.counts
 
     return do
 
@@ -178,14 +178,14 @@ def test_what_no_waiting_heals_is_told_the_third_time_in_a_row(set_to_work):
     assert fatal == errors[-1:]
 
 
-def test_a_rare_job_that_fails_is_tried_again_soon(set_to_work, log, monkeypatch):
+def test_a_rare_job_that_fails_is_tried_again_soon(set_to_work, log):
     """What is due once a day does not wait a day because the database was away for a minute."""
 
     def fail(_: Any) -> None:
         raise Unavailable("away")
 
-    monkeypatch.setattr(reconciler.service.workers, "RETRIED_AFTER", timedelta(seconds=1))
-    set_to_work(freeze=as_run(fail), every=timedelta(days=1))
+    waits = Waits(retried_after=timedelta(seconds=1))
+    set_to_work(freeze=as_run(fail), every=timedelta(days=1), waits=waits)
     eventually(lambda: len(said(log, "job.failed")) >= 2)
     first, second = said(log, "job.failed")[:2]
     assert first["will_retry_at"] < second["will_retry_at"]
@@ -197,11 +197,10 @@ def test_a_rare_job_that_fails_is_tried_again_soon(set_to_work, log, monkeypatch
 @pytest.fixture
 def daemon(setup, monkeypatch, short_folder, twilio) -> Iterator[Daemon]:
     """A daemon in a thread, with real jobs; a job that makes no progress for a second hangs."""
-    monkeypatch.setattr(reconciler.service.workers, "STALLED_AFTER", timedelta(seconds=1))
     monkeypatch.setattr(reconciler.service.daemon, "TICK", 0.05)
-    monkeypatch.setattr(reconciler.service.workers, "KINDS", {"hot": KINDS["hot"]})
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # only the main thread may
-    daemon = Daemon(setup, lambda: setup.settings, lambda _: setup.url, Alive())
+    kinds, waits = {"hot": KINDS["hot"]}, Waits(stalled_after=timedelta(seconds=1))
+    daemon = Daemon(setup, lambda: setup.settings, lambda _: setup.url, Alive(), kinds=kinds, waits=waits)
     thread = threading.Thread(target=daemon.run)
     thread.start()
     eventually(lambda: daemon.health().is_ready)

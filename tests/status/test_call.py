@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from reconciler.cli import call as command
 from reconciler.database import locks
-from reconciler.jobs.thaw import JOB
+from reconciler.jobs.thaw import THAW
 from reconciler.status import call as call_facts
 from tests.harness.equality import differences, records_of, versions
 from tests.harness.names import ACCOUNT, sid
@@ -329,7 +329,7 @@ def test_a_thaw_dies_whole(signed_in, held, account, conn, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Transaction, "merge", fail)
+        patch.setattr(Transaction, "apply", fail)
         assert signed_in("call", held, "--thaw").code == 70
     assert versions(conn) == before
     assert conn.execute("SELECT 1 FROM call_events WHERE event_type = 'call.thawed'").fetchall() == []
@@ -337,7 +337,7 @@ def test_a_thaw_dies_whole(signed_in, held, account, conn, monkeypatch):
 
 def test_two_people_at_once(signed_in, held, connect, database_url):
     """The second one is told to try again."""
-    assert locks.try_advisory_lock(connect(database_url), JOB)
+    assert locks.try_advisory_lock(connect(database_url), str(THAW))
     done = signed_in("call", held, "--thaw")
     assert (done.code, done.out) == (75, "")
     assert "another process is running call" in done.err
@@ -348,13 +348,13 @@ def test_the_door_closes_behind_the_thaw(signed_in, held, account, conn, monkeyp
     from reconciler.database.transaction import Transaction
 
     seen = []
-    merge = Transaction.merge
+    apply = Transaction.apply
 
     def look(self, *args, **options):
-        seen.append(self.conn.execute("SELECT current_setting('reconciler.thaw')").fetchone())
-        return merge(self, *args, **options)
+        seen.append(self._conn.execute("SELECT current_setting('reconciler.thaw')").fetchone())
+        return apply(self, *args, **options)
 
     account.change(held, price="-0.05000")
-    monkeypatch.setattr(Transaction, "merge", look)
+    monkeypatch.setattr(Transaction, "apply", look)
     assert signed_in("call", held, "--thaw").code == 0
     assert seen == [("off",)]

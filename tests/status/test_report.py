@@ -81,7 +81,7 @@ def test_it_counts_what_the_merge_calls_a_gap(conn, database_url, made):
             ("reconcile_warm", make_observation(Status.COMPLETED, call=3, minute=30)),  # incomplete
             ("reconcile_cold", make_observation(Status.NO_ANSWER, call=4, minute=40)),  # conflict
         ]:
-            merged = store.merge(
+            merged = store.commit_page(
                 [observation], origin=Origin(source, "run"), now=make_observation(minute=next(minutes)).observed_at
             )
             for kind, number in merged.gaps.items():

@@ -14,6 +14,7 @@ from reconciler.database import connection as db
 from reconciler.database import locks
 from reconciler.database.migration_files import TABLES, load_migrations
 from reconciler.database.store import Store
+from reconciler.model import JobName
 from reconciler.service.leadership import Leadership
 from reconciler.status import snapshot as report
 from tests.harness.names import ACCOUNT, NOW, sid
@@ -79,7 +80,7 @@ def test_who_leads_and_what_runs(conn, connect, database_url):
     assert locks.try_advisory_lock(leader, "daemon")
     db.name_connection(leader, purpose="daemon db1/4711")
     db.name_connection(connect(database_url), purpose="daemon db2/812")
-    with Store(database_url) as store, store.holding("hot"):
+    with Store(database_url) as store, store.holding(JobName("hot")):
         status = report.take_snapshot(conn, now=NOW, **RULES)
     assert status.leader is not None
     assert (status.leader.pid, status.leader.name) == (leader.info.backend_pid, "db1/4711")

@@ -8,11 +8,14 @@ from itertools import chain
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import convert
 
 from reconciler.model import Observation, Page, Status, Via
+from reconciler.sync.cursors import PlanCursor, encode
 from reconciler.sync.fetch import Fetched
 from reconciler.sync.plan import Plan
 from reconciler.sync.slices import Slice, slice_of_days
+from reconciler.twilio.listing import PAGE_SIZE
 from tests.harness.names import ACCOUNT
 
 NOW = datetime(2026, 6, 10, 12, 30, 15, 500_000, tzinfo=UTC)
@@ -29,7 +32,7 @@ def page(calls: int) -> Page:
 def read_all(plan: Plan, calls_a_day: float, *, at_once: int) -> list[Slice]:
     """Read a plan to its end, one slice after another, each in one page; returns its slices of days."""
     days = []
-    for slice_ in chain(plan.living(), plan.others(at_once)):
+    for slice_ in chain(plan.open_calls(), plan.others(at_once, PAGE_SIZE)):
         is_days = slice_.listing.status is None
         plan.move(Fetched(slice_, page(round(calls_a_day * len(slice_.parts)) if is_days else 0), None))
         days += [slice_] if is_days else []
@@ -58,17 +61,17 @@ def test_every_moment_of_a_window_is_in_one_slice(days, later, calls_a_day, at_o
     parts = plan.left
     assert len(parts) == len(set(parts))
     read = []
-    for slice_, _ in zip(chain(plan.living(), plan.others(at_once)), range(stopped_after), strict=False):
+    for slice_, _ in zip(chain(plan.open_calls(), plan.others(at_once, PAGE_SIZE)), range(stopped_after), strict=False):
         plan.move(Fetched(slice_, page(round(calls_a_day)), None))
         read += [slice_] if slice_.listing.status is None else []
-    taken_up = Plan.from_json(ACCOUNT, json.loads(json.dumps(plan.as_json())))
-    assert (taken_up.left, taken_up.done) == (plan.left, plan.done)
-    assert len(plan.left) + plan.done == len(parts)
+    taken_up = Plan.resume(ACCOUNT, convert(json.loads(encode(plan.state)), PlanCursor))
+    assert (taken_up.left, taken_up.state.done) == (plan.left, plan.state.done)
+    assert len(plan.left) + plan.state.done == len(parts)
     taken_up.extend(NOW + later * DAY)
     read += read_all(taken_up, calls_a_day, at_once=at_once)
     assert taken_up.left == []
     ((since, until),) = tile(read)
-    assert (since, until) == (taken_up.since, taken_up.until)
+    assert (since, until) == (taken_up.state.since, taken_up.state.until)
     assert timedelta(0) <= NOW - days * DAY - since < timedelta(seconds=1)
     assert timedelta(0) <= until - (NOW + later * DAY) < timedelta(seconds=1)
 
@@ -93,24 +96,24 @@ def test_a_plan_that_is_extended_again_and_again_stays_small():
     plan = Plan.of(ACCOUNT, NOW - 3 * DAY, NOW)
     for minute in range(60):
         plan.extend(NOW + timedelta(minutes=minute))
-    assert (len(plan.open), len(plan.uncut)) == (5, 1)
-    assert tile(read_all(plan, 10, at_once=8)) == [(plan.since, plan.until)]
+    assert (len(plan.state.begun), len(plan.state.pending_windows)) == (5, 1)
+    assert tile(read_all(plan, 10, at_once=8)) == [(plan.state.since, plan.state.until)]
 
 
 def test_days_that_could_not_be_read_together_are_tried_alone_and_last():
     """One of them may never be read, and keeps no other from it."""
     plan = Plan.of(ACCOUNT, NOW - 60 * DAY, NOW)
-    for bad in chain(plan.living(), plan.others(8)):
+    for bad in chain(plan.open_calls(), plan.others(8, PAGE_SIZE)):
         if len(bad.parts) > 1:
             break
         plan.move(Fetched(bad, page(10 if bad.listing.status is None else 0), None))
     plan.split(bad)
     read = set(Plan.of(ACCOUNT, NOW - 60 * DAY, NOW).left) - set(plan.left)
     assert set(bad.parts) <= set(plan.left)
-    days = read_all(Plan.from_json(ACCOUNT, plan.as_json()), 10, at_once=8)
+    days = read_all(Plan.resume(ACCOUNT, plan.state), 10, at_once=8)
     assert [slice_.name for slice_ in days[-len(bad.parts) :]] == list(bad.parts)
     assert {part for slice_ in days for part in slice_.parts} | {name for name in read if "@" not in name} == set(
-        slice_of_days(ACCOUNT, plan.since, plan.until).parts
+        slice_of_days(ACCOUNT, plan.state.since, plan.state.until).parts
     )
 
 
@@ -118,4 +121,4 @@ def test_the_place_of_a_plan_stays_small():
     """It is written with every page: it names what is under way, and not all that was read."""
     plan = Plan.of(ACCOUNT, NOW - 400 * DAY, NOW)
     read_all(plan, 100_000, at_once=8)
-    assert len(json.dumps(plan.as_json())) < 200
+    assert len(encode(plan.state)) < 200

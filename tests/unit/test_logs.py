@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import reconciler
 from reconciler import logs, masking
-from reconciler.jobs.backfill import Summary
+from reconciler.jobs.backfill import BackfillCounts
 from reconciler.logs import EVENTS, get_logger
 from reconciler.masking import mask
 
@@ -100,7 +100,7 @@ def test_every_documented_event_is_emitted():
 
 def test_a_backfills_counts_are_the_fields_of_job_finished():
     """All of them, always, zeros included."""
-    assert set(EVENTS["job.finished"]) == {*Summary().counts(), "lag_seconds"}
+    assert set(EVENTS["job.finished"]) == {*BackfillCounts().counts(), "lag_seconds"}
 
 
 # The form of a line

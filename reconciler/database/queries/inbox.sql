@@ -1,6 +1,6 @@
 -- The webhook inbox: what could not be read waits here for a person.
 
--- name: bury
+-- name: keep_dead_letter
 -- A record that cannot be read, kept with its reason. The same record met again is not kept twice.
 INSERT INTO twilio_webhook_inbox (
     source, event_type, call_sid, dedupe_key, payload, received_at, processed_at, processing_status, error

@@ -17,7 +17,7 @@ SELECT
         ),
         %(now)s
     ) AS began_at,
-    false AS is_stray
+    false AS account_unknown
 FROM messages
 WHERE NOT is_final AND gone_at IS NULL AND account_sid = %(account_sid)s
     AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
@@ -31,12 +31,12 @@ SELECT
         ),
         %(now)s
     ),
-    NOT %(is_alone)s
+    NOT %(is_only_account)s
 FROM messages
-WHERE NOT is_final AND gone_at IS NULL AND account_sid IS NULL AND %(is_main)s
+WHERE NOT is_final AND gone_at IS NULL AND account_sid IS NULL AND %(owns_unassigned)s
     AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
     AND (
-        %(is_alone)s
+        %(is_only_account)s
         OR %(looked_at)s::timestamptz IS NULL
         OR updated_at > %(looked_at)s
         OR floor(log(2, greatest(60, extract(epoch FROM %(now)s - updated_at)) / 60))
@@ -61,19 +61,19 @@ SELECT
         ),
         %(now)s
     ) AS began_at,
-    account_sid IS NULL AND NOT %(is_alone)s AS is_stray
+    account_sid IS NULL AND NOT %(is_only_account)s AS account_unknown
 FROM messages
 WHERE is_final AND sync_state <> 'frozen' AND gone_at IS NULL
     AND finalized_at >= %(confirmed_since)s AND finalized_at < 'infinity'
     -- What REST has confirmed and left open, freeze would seal without its price, however old it is.
     AND (finalized_at >= %(since)s OR observed_via = 'rest')
-    AND (account_sid = %(account_sid)s OR (account_sid IS NULL AND %(is_main)s))
+    AND (account_sid = %(account_sid)s OR (account_sid IS NULL AND %(owns_unassigned)s))
     AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
     AND (
         %(looked_at)s::timestamptz IS NULL
         OR (
             observed_via IS DISTINCT FROM 'rest'
-            AND (account_sid IS NOT NULL OR %(is_alone)s OR updated_at > %(looked_at)s)
+            AND (account_sid IS NOT NULL OR %(is_only_account)s OR updated_at > %(looked_at)s)
         )
         OR floor(log(2, greatest(1, extract(epoch FROM %(now)s - finalized_at)) / extract(epoch FROM %(interval)s::interval)))
          > floor(log(2, greatest(1, extract(epoch FROM %(looked_at)s - finalized_at)) / extract(epoch FROM %(interval)s::interval)))

@@ -3,20 +3,18 @@
 -- name: read_cursor
 SELECT cursor, cursor::text FROM sync_state WHERE job_name = %(job)s
 
--- name: warm_looks
--- When each account's warm job looked last.
-SELECT cursor ->> 'account', cursor ->> 'looked_at'
-FROM sync_state
-WHERE (job_name = 'warm' OR starts_with(job_name, 'warm:')) AND cursor ? 'account' AND cursor ? 'looked_at'
+-- name: cursors_of_kind
+-- The cursors of one kind of job: one of the main account, and one of each other account.
+SELECT cursor FROM sync_state WHERE split_part(job_name, ':', 1) = %(kind)s
 
--- name: save_cursor
+-- name: set_cursor
 -- Runs in the transaction of the rows the cursor speaks of.
 INSERT INTO sync_state (job_name, cursor, updated_at)
 VALUES (%(job)s, %(cursor)s, %(now)s)
 ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCLUDED.updated_at
 
 -- name: move_cursor
--- As save_cursor, but only from where it is expected to be: a process that was stopped while another took its place
+-- As set_cursor, but only from where it is expected to be: a process that was stopped while another took its place
 -- must not set the cursor back. No row: the job never ran.
 INSERT INTO sync_state AS s (job_name, cursor, updated_at)
 VALUES (%(job)s, %(cursor)s, %(now)s)

@@ -29,7 +29,7 @@ def merge(store: Store) -> Merge:
     """Merge observations as one page, an hour after the call."""
 
     def merge_page(*observations: Observation, now: datetime = T0 + timedelta(hours=1), **more: Any) -> Merged:
-        return store.merge(observations, origin=ORIGIN, now=now, **more)
+        return store.commit_page(observations, origin=ORIGIN, now=now, **more)
 
     return merge_page
 

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from reconciler.database.store import Store
-from reconciler.database.transaction import Cursor
-from reconciler.model import Status
+from reconciler.model import JobName, Status
+from tests.harness.contexts import cursor_at
 from tests.harness.rows import ORIGIN, T0, make_observation, make_webhook
 
 PRICED = Decimal("-0.00850")
@@ -64,9 +64,9 @@ def test_two_merges_of_the_same_pages_write_each_fact_once(database_url, conn):
     pages = [[make_observation(call=n, price=PRICED) for n in range(p * 40, p * 40 + 60)] for p in range(12)]
 
     def run(job: str) -> int:
-        with Store(database_url) as store, store.holding(job):
+        with Store(database_url) as store, store.holding(JobName(job)):
             order = pages if job == "forward" else [list(reversed(page)) for page in reversed(pages)]
-            return sum(store.merge(page, origin=ORIGIN, now=T0).inserted for page in order)
+            return sum(store.commit_page(page, origin=ORIGIN, now=T0).inserted for page in order)
 
     with ThreadPoolExecutor() as pool:
         inserted = list(pool.map(run, ["forward", "backward"]))
@@ -97,19 +97,19 @@ def test_rows_and_cursor_commit_together(store, conn):
     """A page that fails leaves neither rows nor a moved cursor."""
     bad = make_observation(call=2, duration=2**31)  # wider than the column
     with pytest.raises(Exception, match="out of range"):
-        store.merge([make_observation(), bad], origin=ORIGIN, now=T0, cursor=Cursor("test", {"page": 1}))
-    assert store.read_cursor("test") is None
+        store.commit_page([make_observation(), bad], origin=ORIGIN, now=T0, cursor=cursor_at("test", {"page": 1}))
+    assert store.read_cursor(JobName("test")) is None
     assert conn.execute("SELECT count(*) FROM messages").fetchone() == (0,)
-    store.merge([make_observation()], origin=ORIGIN, now=T0, cursor=Cursor("test", {"page": 1}))
-    assert store.read_cursor("test") == {"page": 1}
+    store.commit_page([make_observation()], origin=ORIGIN, now=T0, cursor=cursor_at("test", {"page": 1}))
+    assert store.read_cursor(JobName("test")) == {"page": 1}
 
 
 def test_a_preview_writes_nothing(store, conn):
     """It tells field by field what a merge would do, and the next preview tells the same."""
-    store.merge([make_observation(Status.RINGING)], origin=ORIGIN, now=T0)
+    store.commit_page([make_observation(Status.RINGING)], origin=ORIGIN, now=T0)
     before = conn.execute("SELECT xmin::text, ctid::text FROM messages").fetchall()
     for _ in range(2):
-        merged = store.preview([make_observation(price=PRICED), make_observation(call=2)], origin=ORIGIN, now=T0)
+        merged = store.preview_page([make_observation(price=PRICED), make_observation(call=2)], origin=ORIGIN, now=T0)
         assert (merged.inserted, merged.updated) == (1, 1)
         known, new = merged.decisions
         assert known.theirs is not None and known.ours is not None

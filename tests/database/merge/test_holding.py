@@ -11,9 +11,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from reconciler.database.store import Store
-from reconciler.database.transaction import NOTIFIED_AT_MOST, Cursor
+from reconciler.database.transaction import NOTIFIED_AT_MOST
 from reconciler.errors import JobHeld, Unavailable
-from reconciler.model import Status
+from reconciler.model import JobName, Status
+from tests.harness.contexts import cursor_at
 from tests.harness.rows import ORIGIN, T0, make_observation, make_webhook
 
 LOCKS = (
@@ -51,82 +52,82 @@ def _lose_connection(store: Store) -> int:
 
 def test_a_job_runs_once(database_url):
     """A second process finds the job's lock taken, and may do another job."""
-    with Store(database_url) as first, Store(database_url) as second, first.holding("hot"):
-        with pytest.raises(JobHeld, match="another process is running hot"), second.holding("hot"):
+    with Store(database_url) as first, Store(database_url) as second, first.holding(JobName("hot")):
+        with pytest.raises(JobHeld, match="another process is running hot"), second.holding(JobName("hot")):
             pass
-        with second.holding("warm"):
+        with second.holding(JobName("warm")):
             pass
 
 
 def test_the_lock_ends_with_the_run(database_url, conn):
     """Also when the run fails; the connection stays for the next one."""
     with Store(database_url) as first, Store(database_url) as second:
-        with first.holding("hot"):
+        with first.holding(JobName("hot")):
             assert _locks(conn) == 1
         assert _locks(conn) == 0
-        with pytest.raises(LookupError), first.holding("hot"):
+        with pytest.raises(LookupError), first.holding(JobName("hot")):
             raise LookupError
         assert _locks(conn) == 0
-        with second.holding("hot"):
+        with second.holding(JobName("hot")):
             assert _locks(conn) == 1
 
 
 def test_the_lock_ends_with_the_connection(database_url, conn):
     """Whoever is killed holds nothing."""
-    with Store(database_url) as first, Store(database_url) as second, first.holding("hot"):
+    with Store(database_url) as first, Store(database_url) as second, first.holding(JobName("hot")):
         _end_session(conn, first)
-        with second.holding("hot"):
+        with second.holding(JobName("hot")):
             assert _locks(conn) == 1
 
 
 def test_a_run_may_end_while_the_database_is_away(database_url, conn):
     """Giving the lock back is no reason to fail: it went with the connection. The store is good for the next run."""
     with Store(database_url) as store:
-        with store.holding("hot"):
+        with store.holding(JobName("hot")):
             _end_session(conn, store)
         assert _locks(conn) == 0
-        with store.holding("hot"):
+        with store.holding(JobName("hot")):
             assert _locks(conn) == 1
 
 
 def test_a_lost_connection_is_replaced_and_the_lock_taken_again(database_url, conn):
     """The server ends our session: this call says so, the next one works, and holds the lock."""
-    with Store(database_url) as store, store.holding("hot"):
+    with Store(database_url) as store, store.holding(JobName("hot")):
         _end_session(conn, store)
         with pytest.raises(Unavailable):
-            store.merge([make_observation()], origin=ORIGIN, now=T0)
+            store.commit_page([make_observation()], origin=ORIGIN, now=T0)
         assert _locks(conn) == 0
         with capture_logs() as logs:
-            assert store.merge([make_observation()], origin=ORIGIN, now=T0).inserted == 1
+            assert store.commit_page([make_observation()], origin=ORIGIN, now=T0).inserted == 1
         assert [line["event"] for line in logs] == ["database.reconnected"]
         assert _locks(conn) == 1
 
 
 def test_a_session_that_was_lost_keeps_the_lock_until_the_server_notices(database_url, conn):
     """No other process holds the job: trying again is what helps."""
-    with Store(database_url) as store, store.holding("hot"):
+    with Store(database_url) as store, store.holding(JobName("hot")):
         with store.session() as ours:
             pid = ours.info.backend_pid
         server = _lose_connection(store)
         for reason in ("server closed", "not noticed yet"):
             with pytest.raises(Unavailable, match=reason):
-                store.merge([make_observation()], origin=ORIGIN, now=T0)
+                store.commit_page([make_observation()], origin=ORIGIN, now=T0)
         assert _locks(conn) == 1
         os.close(server)
         assert conn.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,)).fetchone()  # at once, or it has ended
-        assert store.merge([make_observation()], origin=ORIGIN, now=T0).inserted == 1
+        assert store.commit_page([make_observation()], origin=ORIGIN, now=T0).inserted == 1
         assert _locks(conn) == 1
 
 
 def test_who_lost_the_lock_to_another_writes_nothing(database_url, conn):
     """Back from an outage, the first finds its job taken: it must not merge beside the second."""
-    with Store(database_url) as first, Store(database_url) as second, first.holding("hot"):
+    with Store(database_url) as first, Store(database_url) as second, first.holding(JobName("hot")):
         _end_session(conn, first)
         with pytest.raises(Unavailable):
-            first.merge([make_observation()], origin=ORIGIN, now=T0)
-        with second.holding("hot"):
+            first.commit_page([make_observation()], origin=ORIGIN, now=T0)
+        with second.holding(JobName("hot")):
             with pytest.raises(JobHeld):
-                first.merge([make_observation()], origin=ORIGIN, now=T0)
+                first.commit_page([make_observation()], origin=ORIGIN, now=T0)
             assert conn.execute("SELECT count(*) FROM messages").fetchone() == (0,)
 
 
@@ -138,13 +139,13 @@ def test_a_connection_is_named_after_its_job(database_url, conn):
     )
     with Store(database_url) as store:
         for job in ("hot", "warm"):
-            with store.holding(job):
+            with store.holding(JobName(job)):
                 assert conn.execute(names).fetchall() == [(f"reconciler: {job}",)]
-        with store.holding("cold"):
+        with store.holding(JobName("cold")):
             _end_session(conn, store)
             with pytest.raises(Unavailable):
-                store.read_cursor("cold")
-            assert store.read_cursor("cold") is None
+                store.read_cursor(JobName("cold"))
+            assert store.read_cursor(JobName("cold")) is None
             assert conn.execute(names).fetchall() == [("reconciler: cold",)]
 
 
@@ -154,60 +155,64 @@ def test_a_connection_is_named_after_its_job(database_url, conn):
 def test_a_cursor_moves_from_where_it_was_left(store):
     """Page by page, and from run to run."""
     for _ in range(2):
-        with store.holding("hot"):
-            store.read_cursor("hot")
+        with store.holding(JobName("hot")):
+            store.read_cursor(JobName("hot"))
             for page in range(3):
-                store.merge([], origin=ORIGIN, now=T0, cursor=Cursor("hot", {"page": page}))
-                assert store.read_cursor("hot") == {"page": page}
+                store.commit_page([], origin=ORIGIN, now=T0, cursor=cursor_at("hot", {"page": page}))
+                assert store.read_cursor(JobName("hot")) == {"page": page}
 
 
 @pytest.mark.parametrize("has_run", [False, True])
 def test_a_cursor_that_another_moved_is_left_there(database_url, store, conn, has_run):
     """A process that was stopped while another took its place ends, and what it brought is not written."""
     if has_run:
-        store.save_cursor(Cursor("hot", {"page": 0}), now=T0)
-    store.read_cursor("hot")
+        store.commit_cursor(cursor_at("hot", {"page": 0}), now=T0)
+    store.read_cursor(JobName("hot"))
     with Store(database_url) as other:
-        other.save_cursor(Cursor("hot", {"page": 7}), now=T0)
+        other.commit_cursor(cursor_at("hot", {"page": 7}), now=T0)
     with pytest.raises(JobHeld, match="another process has moved the cursor of hot"):
-        store.merge([make_observation()], origin=ORIGIN, now=T0, cursor=Cursor("hot", {"page": 1}))
+        store.commit_page([make_observation()], origin=ORIGIN, now=T0, cursor=cursor_at("hot", {"page": 1}))
     assert conn.execute("SELECT cursor, (SELECT count(*) FROM messages) FROM sync_state").fetchone() == ({"page": 7}, 0)
 
 
 def test_a_cursor_moved_between_two_pages_is_left_there(database_url, store):
     """Not only the first move is checked."""
-    store.read_cursor("hot")
-    store.save_cursor(Cursor("hot", {"page": 1}), now=T0)
+    store.read_cursor(JobName("hot"))
+    store.commit_cursor(cursor_at("hot", {"page": 1}), now=T0)
     with Store(database_url) as other:
-        other.save_cursor(Cursor("hot", {"page": 7}), now=T0)
+        other.commit_cursor(cursor_at("hot", {"page": 7}), now=T0)
     with pytest.raises(JobHeld):
-        store.save_cursor(Cursor("hot", {"page": 2}), now=T0)
-    assert store.read_cursor("hot") == {"page": 7}
+        store.commit_cursor(cursor_at("hot", {"page": 2}), now=T0)
+    assert store.read_cursor(JobName("hot")) == {"page": 7}
 
 
 def test_a_page_whose_commit_was_not_answered_may_come_again(database_url, store, conn):
     """The commit landed and its answer was lost: the repetition finds the cursor where it is to go, and passes."""
-    store.save_cursor(Cursor("hot", {"page": 0}), now=T0)
-    store.read_cursor("hot")
-    page: dict[str, Any] = {"origin": ORIGIN, "now": T0, "cursor": Cursor("hot", {"page": 1, "of": [1, 2]})}
+    store.commit_cursor(cursor_at("hot", {"page": 0}), now=T0)
+    store.read_cursor(JobName("hot"))
+    page: dict[str, Any] = {
+        "origin": ORIGIN,
+        "now": T0,
+        "cursor": cursor_at("hot", {"page": 1, "of": [1, 2]}),
+    }
     with Store(database_url) as lost:
-        lost.merge([make_observation()], **page)
-    again = store.merge([make_observation()], **page)
+        lost.commit_page([make_observation()], **page)
+    again = store.commit_page([make_observation()], **page)
     assert (again.inserted, again.updated) == (0, 0)
-    store.save_cursor(Cursor("hot", {"page": 2}), now=T0)
-    assert store.read_cursor("hot") == {"page": 2}
+    store.commit_cursor(cursor_at("hot", {"page": 2}), now=T0)
+    assert store.read_cursor(JobName("hot")) == {"page": 2}
 
 
 def test_an_outcome_moves_no_cursor(store):
     """A first run that fails leaves a row of its job with an empty cursor; the next one may start from nothing."""
-    store.record_failure("hot", error="no", now=T0)
-    assert store.read_cursor("hot") == {}
-    store.save_cursor(Cursor("hot", {"page": 1}), now=T0)
-    with store.holding("warm"):
-        assert store.read_cursor("warm") is None
-        store.record_success("warm", now=T0)
-        store.save_cursor(Cursor("warm", {"page": 1}), now=T0)
-    assert (store.read_cursor("hot"), store.read_cursor("warm")) == ({"page": 1}, {"page": 1})
+    store.record_failure(JobName("hot"), error="no", now=T0)
+    assert store.read_cursor(JobName("hot")) == {}
+    store.commit_cursor(cursor_at("hot", {"page": 1}), now=T0)
+    with store.holding(JobName("warm")):
+        assert store.read_cursor(JobName("warm")) is None
+        store.record_success(JobName("warm"), now=T0)
+        store.commit_cursor(cursor_at("warm", {"page": 1}), now=T0)
+    assert (store.read_cursor(JobName("hot")), store.read_cursor(JobName("warm"))) == ({"page": 1}, {"page": 1})
 
 
 # NOTIFY
@@ -237,21 +242,21 @@ def test_changed_calls_are_named(listening):
     """Inserted and updated ones, each once and in order; a commit that changes nothing says nothing."""
     store, heard = listening
     sids = [f"CA{n:032x}" for n in range(3)]
-    store.merge([make_webhook(Status.RINGING, call=n) for n in (2, 0, 1)], origin=ORIGIN, now=T0)
+    store.commit_page([make_webhook(Status.RINGING, call=n) for n in (2, 0, 1)], origin=ORIGIN, now=T0)
     assert heard() == [{"calls": sids}]
     twice = [make_webhook(Status.IN_PROGRESS, call=1, minute=2), make_observation(call=1)]
-    store.merge([*twice, make_webhook(Status.RINGING, call=2)], origin=ORIGIN, now=T0)
+    store.commit_page([*twice, make_webhook(Status.RINGING, call=2)], origin=ORIGIN, now=T0)
     assert heard() == [{"calls": [sids[1]]}]
-    store.merge([make_observation(call=1)], origin=ORIGIN, now=T0, cursor=Cursor("hot", {"page": 1}))
+    store.commit_page([make_observation(call=1)], origin=ORIGIN, now=T0, cursor=cursor_at("hot", {"page": 1}))
     assert heard() == []
 
 
 def test_so_many_are_named_and_more_are_counted(listening):
     """A notification holds 8,000 bytes."""
     store, heard = listening
-    store.merge([make_observation(call=n) for n in range(NOTIFIED_AT_MOST)], origin=ORIGIN, now=T0)
+    store.commit_page([make_observation(call=n) for n in range(NOTIFIED_AT_MOST)], origin=ORIGIN, now=T0)
     assert heard() == [{"calls": [f"CA{n:032x}" for n in range(NOTIFIED_AT_MOST)]}]
-    store.merge([make_observation(call=1_000 + n) for n in range(NOTIFIED_AT_MOST + 1)], origin=ORIGIN, now=T0)
+    store.commit_page([make_observation(call=1_000 + n) for n in range(NOTIFIED_AT_MOST + 1)], origin=ORIGIN, now=T0)
     assert heard() == [{"calls": None, "count": NOTIFIED_AT_MOST + 1}]
 
 
@@ -260,19 +265,19 @@ def test_what_was_not_committed_is_not_told(listening):
     store, heard = listening
 
     def work(transaction):
-        transaction.merge([make_observation()], origin=ORIGIN, now=T0)
+        transaction.apply([make_observation()], origin=ORIGIN, now=T0)
         raise LookupError
 
     with pytest.raises(LookupError):
         store.atomically(work)
-    store.preview([make_observation()], origin=ORIGIN, now=T0)
+    store.preview_page([make_observation()], origin=ORIGIN, now=T0)
     assert heard() == []
 
 
 def test_without_a_channel_nobody_is_told(listening, store):
     """It is off unless it was asked for."""
     _, heard = listening
-    store.merge([make_observation()], origin=ORIGIN, now=T0)
+    store.commit_page([make_observation()], origin=ORIGIN, now=T0)
     assert heard() == []
 
 
@@ -287,7 +292,7 @@ def _mark_gone(store: Store, *sids: str, minute: int = 0) -> list[str]:
 def test_a_call_is_marked_gone_once(listening, row, events):
     """One event, one notification, and no status changes; a call we do not know is none."""
     store, heard = listening
-    store.merge([make_webhook(Status.RINGING), make_webhook(Status.RINGING, call=2)], origin=ORIGIN, now=T0)
+    store.commit_page([make_webhook(Status.RINGING), make_webhook(Status.RINGING, call=2)], origin=ORIGIN, now=T0)
     before, bystander = row(), row(2)
     heard()
     sid, unknown = f"CA{1:032x}", f"CA{9:032x}"
@@ -303,12 +308,12 @@ def test_a_call_is_marked_gone_once(listening, row, events):
 
 def test_what_twilio_tells_of_is_not_gone(store, row, events):
     """A webhook may have been on its way; a REST record says that the call is there. Then it may go again."""
-    store.merge([make_webhook(Status.RINGING)], origin=ORIGIN, now=T0)
+    store.commit_page([make_webhook(Status.RINGING)], origin=ORIGIN, now=T0)
     sid = f"CA{1:032x}"
     _mark_gone(store, sid)
-    store.merge([make_webhook(Status.IN_PROGRESS, minute=2)], origin=ORIGIN, now=T0)
+    store.commit_page([make_webhook(Status.IN_PROGRESS, minute=2)], origin=ORIGIN, now=T0)
     assert (row()["status"], row()["gone_at"] is None) == ("in-progress", False)
-    store.merge([make_observation(Status.IN_PROGRESS, minute=3)], origin=ORIGIN, now=T0)
+    store.commit_page([make_observation(Status.IN_PROGRESS, minute=3)], origin=ORIGIN, now=T0)
     assert row()["gone_at"] is None
     assert _mark_gone(store, sid, minute=4) == [sid]
     assert [kind for kind, _ in events()].count("call.gone") == 2

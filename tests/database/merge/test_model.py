@@ -76,7 +76,7 @@ def test_any_history_ends_as_the_model_says(database_url, conn, freeze_after, pa
     model: dict[str, Call] = defaultdict(Call)
     with Store(database_url, rules=Rules(freeze_after=freeze_after)) as store:
         for page in history + replayed:
-            merged = store.merge(page, origin=ORIGIN, now=now)
+            merged = store.commit_page(page, origin=ORIGIN, now=now)
             for said in page:
                 model[said.call_sid].merge(said, now=now, freeze_after=freeze_after)
             assert merged.seen == len({said.call_sid for said in page})

@@ -14,13 +14,14 @@ from reconciler import logs
 from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Decision, Rules
-from reconciler.jobs.backfill import Summary, Watcher, Window, backfill, job_name
+from reconciler.jobs.backfill import BackfillCounts, Watcher, Window, name_backfill
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
-from reconciler.sync.run import Terms
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.listing import PAGE_SIZE
 from reconciler.twilio.transport import Transport
+from tests.harness.contexts import run_backfill
 from tests.harness.equality import differences, records_of
 from tests.harness.names import ACCOUNT, NOW
 
@@ -38,7 +39,7 @@ class Watched(Watcher):
     def planned(self, slices: int, remaining: int) -> None:
         self.slices, self.remaining = slices, remaining
 
-    def merged(self, summary: Summary, decisions: Sequence[Decision]) -> None:
+    def merged(self, summary: BackfillCounts, decisions: Sequence[Decision]) -> None:
         self.pages += 1
         self.decisions += decisions
         self.on_page()
@@ -55,22 +56,31 @@ class World:
     conn: db.Connection
     watched: Watched = field(default_factory=Watched)
     stop: threading.Event = field(default_factory=threading.Event)
+    page_size: int = PAGE_SIZE
 
     def backfill(self, since: str = "7d", *, days: float = 7, concurrency: int = 4, until: datetime | None = None,
-                 dry_run: bool = False, read_timeout: float = 30.0, **rules: Any) -> Summary:  # fmt: skip
+                 dry_run: bool = False, read_timeout: float = 30.0, **rules: Any) -> BackfillCounts:  # fmt: skip
         """One `reconcile --since` of the simulated present."""
         now = self.clock.now()
         account_sid = self.account.sid
-        window = Window(account_sid, now - timedelta(days=days), until or now, {"since": since, "until": None})
+        window = Window(now - timedelta(days=days), until or now, {"since": since, "until": None})
         credentials = Credentials(account_sid, account_sid, "token-of-the-account", base_url=self.twilio.base_url)
         transport = Transport(self.twilio.base_url, connections=concurrency, read_timeout=read_timeout)
-        client = TwilioClient(credentials, pacer=Pacer(concurrency), transport=transport, clock=self.clock.now)
+        client = TwilioClient(
+            credentials, pacer=Pacer(concurrency), transport=transport, clock=self.clock.now, page_size=self.page_size
+        )
         try:
             with Store(self.database_url, rules=Rules(**rules)) as store:
-                return backfill(
-                    window, source=client.session(self.stop), store=store, watcher=self.watched, dry_run=dry_run,
-                    terms=Terms(self.stop, self.clock.now),
-                )  # fmt: skip
+                return run_backfill(
+                    account_sid,
+                    window,
+                    session=client.session(self.stop),
+                    store=store,
+                    watcher=self.watched,
+                    dry_run=dry_run,
+                    stop=self.stop,
+                    clock=self.clock.now,
+                )
         finally:
             client.close()
 
@@ -81,7 +91,7 @@ class World:
     def cursor(self) -> dict[str, Any]:
         """The backfill's row in sync_state."""
         row = self.conn.execute(
-            "SELECT to_jsonb(s) FROM sync_state AS s WHERE job_name = %s", (job_name(ACCOUNT),)
+            "SELECT to_jsonb(s) FROM sync_state AS s WHERE job_name = %s", (str(name_backfill(ACCOUNT)),)
         ).fetchone()
         return dict(row[0]) if row else {}
 

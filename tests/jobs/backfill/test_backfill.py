@@ -12,14 +12,14 @@ import pytest
 
 from reconciler.database.store import Store
 from reconciler.errors import ExitCode, Refused, Unavailable
-from reconciler.jobs.backfill import Summary, Window, in_turn
+from reconciler.jobs.backfill import BackfillCounts, Window, backfill_accounts
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.viewer import Habits, receive, work
 from reconciler.simulator.webhooks import Channel, webhooks
+from reconciler.sync.counts import Outcome
 from reconciler.sync.fetch import Failed
 from reconciler.sync.slices import slice_of_days
 from reconciler.times import next_midnight
-from reconciler.twilio.listing import Listing
 from tests.harness.equality import differences, doubled_events, expected_row, records_of, versions
 from tests.harness.names import ACCOUNT, NOW
 
@@ -129,9 +129,9 @@ def test_duplicates_inside_a_listing_are_harmless(world):
     assert doubled_events(world.conn) == []
 
 
-def test_a_page_token_that_died_begins_its_slice_anew(world, monkeypatch):
+def test_a_page_token_that_died_begins_its_slice_anew(world):
     """A token names a call and may die with it: the slice is read again from its first page, and nothing is missing."""
-    monkeypatch.setattr(Listing.__init__, "__defaults__", (None, None, None, 100))
+    world.page_size = 100
     world.twilio.faults.when(
         lambda request: "PageToken" in dict(request.params), Fault.error(400, 20001, "Invalid PageToken"), times=1
     )
@@ -232,7 +232,7 @@ def test_a_stopped_backfill_goes_on_where_it_stopped(world):
 
     world.watched.on_page = stop_soon
     first = world.backfill(days=8, concurrency=2)
-    assert first.interrupted
+    assert first.outcome is Outcome.INTERRUPTED
     assert first.exit_code is ExitCode.INTERRUPTED
     asked = {(r.path, tuple(r.params)) for r in world.twilio.requests}
     world.twilio.requests.clear()
@@ -320,13 +320,13 @@ def test_quiet_days_are_read_together(quiet):
     assert summary.requests < 30
 
 
-def test_a_stopped_backfill_of_quiet_days_goes_on_where_it_stopped(quiet, monkeypatch):
+def test_a_stopped_backfill_of_quiet_days_goes_on_where_it_stopped(quiet):
     """The days that are read together are under way together; their pages read are not asked for again."""
-    monkeypatch.setattr(Listing.__init__, "__defaults__", (None, None, None, 50))
+    quiet.page_size = 50
     asked: set[Any] = set()
     runs = 0
     quiet.watched.on_page = lambda: quiet.stop.set() if quiet.watched.pages % 9 == 0 else None
-    while quiet.backfill("61d", days=61).interrupted:
+    while quiet.backfill("61d", days=61).outcome is Outcome.INTERRUPTED:
         quiet.stop.clear()
         again = {(request.path, tuple(request.params)) for request in quiet.twilio.requests}
         assert asked.isdisjoint(again)
@@ -382,20 +382,20 @@ def test_a_backfill_begun_a_day_ago_is_begun_anew(world):
 def test_an_account_with_days_unread_is_read_again_after_an_interruption(world, database_url):
     """Of several accounts those are passed over that were read to their end, and no other."""
     accounts = ("AC" + 32 * "2", "AC" + 32 * "3", "AC" + 32 * "4")
-    window = Window("", NOW - timedelta(days=7), NOW, {"since": "7d", "until": None})
+    window = Window(NOW - timedelta(days=7), NOW, {"since": "7d", "until": None})
     asked: list[tuple[str, datetime]] = []
     failed = Failed(slice_of_days(accounts[1], NOW - timedelta(days=3), NOW), Unavailable("HTTP 503"))
 
-    def read(of: Window) -> Summary:
-        asked.append((of.account_sid, of.since))
-        if of.account_sid == accounts[2]:
+    def read(account_sid: str, of: Window) -> BackfillCounts:
+        asked.append((account_sid, of.since))
+        if account_sid == accounts[2]:
             world.stop.set()
-        return Summary(pages=1, failed=[failed] if of.account_sid == accounts[1] else [])
+        return BackfillCounts(pages=1, failed=[failed] if account_sid == accounts[1] else [])
 
     with Store(database_url) as store:
         for _ in range(2):
             world.stop.clear()
-            in_turn(
-                accounts, window, read, store=store, watcher=world.watched, stop=world.stop, is_believed=lambda: True
+            backfill_accounts(
+                accounts, window, read, store=store, watcher=world.watched, stop=world.stop, has_worked=lambda: True
             )
     assert [since for _, since in asked] == [window.since] * 3 + [NOW, window.since, window.since]

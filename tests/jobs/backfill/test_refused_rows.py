@@ -8,9 +8,8 @@ import pytest
 
 from reconciler.database.store import Store
 from reconciler.errors import ExitCode
-from reconciler.jobs.inbox import replay
-from reconciler.sync.run import Terms
 from reconciler.twilio.records import bury_observation, read_record
+from tests.harness.contexts import run_replay
 from tests.harness.equality import records_of
 from tests.harness.names import NOW
 from tests.harness.recorded import REAL_CALLS
@@ -49,7 +48,7 @@ def test_one_refused_row_stops_nothing(world, conn, how):
         }[how]
     )
     with Store(world.database_url) as store:
-        assert replay(store, terms=Terms(clock=world.clock.now), ids=None).dead_letters == 0
+        assert run_replay(store, clock=world.clock.now).dead_letters == 0
     assert world.differences() == []
 
 

@@ -12,14 +12,14 @@ from psycopg.types.json import Jsonb
 
 from reconciler.database import connection as db
 from reconciler.database.store import Store
-from reconciler.jobs.inbox import Worked, work_inbox
-from reconciler.sync.run import Terms
+from reconciler.jobs.inbox import InboxCounts
+from tests.harness.contexts import run_inbox
 from tests.harness.names import ACCOUNT, NOW, sid
 from tests.harness.rows import T0, insert_row
 
 GRACE = timedelta(minutes=5)
 Put = Callable[..., int]
-Work = Callable[..., Worked]
+Work = Callable[..., InboxCounts]
 
 
 def webhook(status: str = "completed", *, call: int = 1, minute: float = 0, **more: Any) -> dict[str, Any]:
@@ -80,8 +80,8 @@ def put(conn: db.Connection) -> Put:
 def work(store: Store) -> Work:
     """One run of the inbox, an hour after T0."""
 
-    def run(now: datetime = NOW, *, terms: Terms | None = None, grace: timedelta = GRACE, **more: Any) -> Worked:
-        return work_inbox(store, terms=terms or Terms(clock=lambda: now), grace=grace, **more)
+    def run(now: datetime = NOW, *, grace: timedelta = GRACE, **more: Any) -> InboxCounts:
+        return run_inbox(store, **{"clock": lambda: now, "grace": grace, **more})
 
     return run
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from reconciler.database import connection as db
 from reconciler.database.store import Store
-from reconciler.jobs.inbox import replay, work_inbox
-from reconciler.sync.run import Terms
+from tests.harness.contexts import run_inbox, run_replay
 from tests.harness.names import NOW, sid
 
 from .conftest import GRACE, recording, webhook
@@ -81,8 +80,7 @@ def test_anything_is_settled(inbox, rows):
     for number, row in enumerate(rows):
         received_at = NOW.replace(hour=1, minute=number)
         conn.execute(INSERT, {**row, "payload": json.dumps(row["payload"]), "received_at": received_at})
-    terms = Terms(clock=lambda: NOW)
-    worked = work_inbox(store, terms=terms, grace=GRACE)
+    worked = run_inbox(store, clock=lambda: NOW, grace=GRACE)
     assert worked.rows == len(rows)
     unsettled = (
         "SELECT processing_status, error FROM twilio_webhook_inbox WHERE processed_at IS NULL"
@@ -92,6 +90,6 @@ def test_anything_is_settled(inbox, rows):
     assert conn.execute(unsettled).fetchall() == []
     dead = conn.execute("SELECT count(*) FROM twilio_webhook_inbox WHERE processing_status = 'dead_letter'").fetchone()
     assert dead == (worked.dead_letters,)
-    again = replay(store, terms=terms, ids=None)
+    again = run_replay(store, clock=lambda: NOW)
     assert again.rows == worked.dead_letters
     assert conn.execute(unsettled).fetchall() == []

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import count
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,9 +16,9 @@ from psycopg.types.json import Jsonb
 
 from reconciler.database.store import Store
 from reconciler.errors import JobHeld, Unavailable
-from reconciler.jobs.inbox import JOB, replay, work_inbox
+from reconciler.model import JobName
 from reconciler.simulator import viewer
-from reconciler.sync.run import Terms
+from tests.harness.contexts import run_inbox, run_replay
 from tests.harness.names import NOW, sid
 from tests.harness.rows import T0
 
@@ -70,18 +71,18 @@ def test_a_second_worker_of_ours_is_turned_away(work, put, state, conn, connect,
             holder.execute("SELECT 1 FROM messages FOR UPDATE")
             working = pool.submit(work)
             _until_a_merge_waits(conn)
-            with pytest.raises(JobHeld, match=f"another process is running {JOB}"):
-                work_inbox(second, terms=Terms(clock=lambda: NOW), grace=GRACE)
+            with pytest.raises(JobHeld, match="another process is running inbox"):
+                run_inbox(second, clock=lambda: NOW, grace=GRACE)
             assert (state(ended), state(other)) == ("pending", "pending")
         assert working.result(timeout=30).rows == 2
-        assert work_inbox(second, terms=Terms(clock=lambda: NOW), grace=GRACE).rows == 0
+        assert run_inbox(second, clock=lambda: NOW, grace=GRACE).rows == 0
 
 
 def test_a_replay_runs_beside_the_worker(store, work, put, state, database_url):
     """It has a lock of its own: a person need not stop the daemon."""
     id_ = put(webhook(), processing_status="dead_letter", error="an older version could not read it")
-    with Store(database_url) as person, store.holding(JOB):
-        assert replay(person, terms=Terms(clock=lambda: NOW), ids=None).completed == 1
+    with Store(database_url) as person, store.holding(JobName("inbox")):
+        assert run_replay(person, clock=lambda: NOW).completed == 1
     assert state(id_) == "completed"
 
 
@@ -100,13 +101,13 @@ def test_a_killed_worker_leaves_its_rows_pending(work, put, state, conn, connect
     """The backend dies in the middle of the merge: nothing of the batch is there, and the next run has all of it."""
     ids = [put(webhook(call=n)) for n in range(1, 4)]
     put(webhook("ringing", call=3, minute=-1), minute=-1)
-    work(batch=1, terms=_once())
+    work(batch=1, **_once())
     assert calls() == {sid(3): "ringing"}
     holder = connect(database_url)
     stop = threading.Event()
     with ThreadPoolExecutor() as pool, holder.transaction():
         holder.execute("SELECT 1 FROM messages FOR UPDATE")
-        working = pool.submit(work, terms=Terms(stop, lambda: NOW))
+        working = pool.submit(work, stop=stop)
         pid = _until_a_merge_waits(conn)
         stop.set()  # else it connects again and goes on
         conn.execute("SELECT pg_terminate_backend(%s)", (pid,))
@@ -118,8 +119,8 @@ def test_a_killed_worker_leaves_its_rows_pending(work, put, state, conn, connect
     assert set(calls().values()) == {"completed"}
 
 
-def _once() -> Terms:
-    """Terms that end the run after its first batch."""
+def _once() -> dict[str, Any]:
+    """What ends a run after its first batch."""
     stop = threading.Event()
     steps = count(1)
 
@@ -127,7 +128,7 @@ def _once() -> Terms:
         if next(steps) == 3:  # the first two were looks at the backlog, the third is the first batch
             stop.set()
 
-    return Terms(stop, lambda: NOW, on_progress=progress)
+    return {"stop": stop, "on_progress": progress}
 
 
 def test_a_lost_connection_is_replaced_within_the_run(work, put, conn, connect, database_url, calls):
@@ -168,13 +169,13 @@ def test_the_viewers_worker_races_with_ours(database_url, conn, connect, calls, 
     def run_ours() -> int:
         with Store(database_url) as store:
             both.wait()
-            return work_inbox(store, terms=Terms(clock=lambda: NOW), grace=GRACE, batch=20).rows
+            return run_inbox(store, clock=lambda: NOW, grace=GRACE, batch=20).rows
 
     with ThreadPoolExecutor() as pool:
         by_viewer, by_us = pool.submit(run_viewer), pool.submit(run_ours)
         assert by_viewer.result(timeout=60) + by_us.result(timeout=60) >= 1000
     with Store(database_url) as store:
-        work_inbox(store, terms=Terms(clock=lambda: NOW), grace=GRACE)
+        run_inbox(store, clock=lambda: NOW, grace=GRACE)
     settled = conn.execute("SELECT processing_status, count(*) FROM twilio_webhook_inbox GROUP BY 1").fetchall()
     assert settled == [("completed", 1000)]
     assert set(calls().values()) == {"completed"}

@@ -9,10 +9,9 @@ import pytest
 from reconciler.cli.main import main
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin
-from reconciler.jobs.inbox import replay
 from reconciler.model import DeadLetter
-from reconciler.sync.run import Terms
 from reconciler.twilio.records import bury
+from tests.harness.contexts import run_replay
 from tests.harness.names import ACCOUNT, NOW, sid
 from tests.harness.rows import T0
 
@@ -38,13 +37,13 @@ def again(store):
     """Read dead letters again, those named or all."""
 
     def run(*ids: int, **more):
-        return replay(store, terms=Terms(clock=lambda: NOW), ids=ids or None, **more)
+        return run_replay(store, clock=lambda: NOW, ids=list(ids) or None, **more)
 
     return run
 
 
 def _bury(store: Store, letter: DeadLetter) -> None:
-    store.merge([], origin=Origin("reconcile_backfill", "run"), now=T0, dead_letters=[letter])
+    store.commit_page([], origin=Origin("reconcile_backfill", "run"), now=T0, dead_letters=[letter])
 
 
 def test_what_can_be_read_today_is_merged_and_completed(again, put, calls, state, conn):
@@ -103,7 +102,7 @@ def test_an_old_letter_changes_nothing_that_is_newer(again, put, merge_final, co
 def merge_final(store):
     from reconciler.twilio.records import read_record
 
-    store.merge([read_record(RECORD, observed_at=NOW)], origin=Origin("reconcile_backfill", "run"), now=NOW)
+    store.commit_page([read_record(RECORD, observed_at=NOW)], origin=Origin("reconcile_backfill", "run"), now=NOW)
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from structlog.testing import capture_logs
 from reconciler import retry
 from reconciler.database import connection as db
 from reconciler.errors import Unavailable
-from reconciler.jobs.inbox import replay
 from reconciler.simulator.viewer import _EVENT_TYPES
-from reconciler.sync.run import Terms
+from tests.harness.contexts import run_replay
 from tests.harness.names import ACCOUNT, NOW, sid
 from tests.harness.recorded import REAL_WEBHOOKS
 from tests.harness.rows import T0
@@ -150,7 +149,7 @@ def test_a_time_of_receipt_that_cannot_be_blocks_nobody(work, put, state, store,
     odd = put(webhook("ringing"), received_at=received_at, processing_status=status)
     good = put(webhook(call=2), processing_status=status)
     if status == "dead_letter":
-        assert replay(store, terms=Terms(clock=lambda: NOW), ids=None).completed == 2
+        assert run_replay(store, clock=lambda: NOW).completed == 2
     else:
         work()
     assert (state(odd), state(good)) == ("completed", "completed")
@@ -396,7 +395,7 @@ def test_stop_is_heard_between_batches(work, put, conn):
         if next(steps) == 3:  # the first two were looks at the backlog, the third is the first batch
             stop.set()
 
-    assert work(terms=Terms(stop, lambda: NOW, on_progress=progress), batch=2).rows == 2
+    assert work(stop=stop, on_progress=progress, batch=2).rows == 2
     assert conn.execute("SELECT last_success_at FROM sync_state").fetchone() is None
     assert work(batch=2).rows == 3
     assert conn.execute("SELECT last_success_at FROM sync_state").fetchone() == (NOW,)

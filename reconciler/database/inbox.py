@@ -1,0 +1,132 @@
+"""The webhook inbox as a table: rows are claimed, completed or kept as dead letters. See queries/inbox.sql."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from psycopg.types.json import Jsonb
+
+from reconciler.database.connection import Connection, load_queries
+from reconciler.model import DeadLetter
+
+WORKER_PATIENCE: Final = timedelta(seconds=60)  # how long a worker may be at a row it has claimed
+WORKER_TRIES: Final = 8  # of the Viewer's worker; the last one comes four hours after the first
+
+_queries = load_queries("inbox")
+_housekeeping = load_queries("housekeeping")
+
+
+class InboxRow(NamedTuple):
+    """A claimed row, in the order of the columns of the claims; `payload` is JSON text."""
+
+    id: int
+    source: str
+    event_type: str
+    call_sid: str | None
+    recording_sid: str | None
+    payload: str
+    received_at: datetime
+    status: str
+    retry_count: int
+    error: str | None
+
+    def __repr__(self) -> str:
+        return f"<inbox row {self.id} {self.status}>"
+
+
+class RecordingEvent(NamedTuple):
+    """A recording that is ready, as an event of its call."""
+
+    call_sid: str
+    recording_sid: str
+    event_time: datetime
+    payload: Mapping[str, Any]
+
+
+class Backlog(NamedTuple):
+    """How many webhooks are due, and the age of the oldest in seconds; None if none is due."""
+
+    rows: int
+    oldest_seconds: float | None
+
+
+class InboxRows:
+    """What one transaction may do to the inbox. A claimed row stays locked until the transaction ends."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+
+    def claim_due(self, *, now: datetime, grace: timedelta, limit: int) -> list[InboxRow]:
+        """The oldest webhooks that the Viewer's worker left: pending past `grace`, or stuck in processing."""
+        return self._claim("claim_due", {**_due(now, grace), "batch": limit})
+
+    def claim_failed(self, *, first: int, now: datetime, limit: int) -> list[InboxRow]:
+        """Webhooks at which the Viewer's worker failed and that are due again, from the number `first` on."""
+        params = {"first": first, "now": now, "batch": limit, "max_tries": WORKER_TRIES}
+        return self._claim("claim_failed", params)
+
+    def claim_dead(self, *, first: int, now: datetime, limit: int) -> list[InboxRow]:
+        """Dead letters from the number `first` on."""
+        return self._claim("claim_dead", {"first": first, "now": now, "batch": limit})
+
+    def claim_dead_by_id(self, ids: Sequence[int], *, now: datetime) -> list[InboxRow]:
+        """The dead letters with these numbers."""
+        return self._claim("claim_dead_by_id", {"ids": list(ids), "now": now})
+
+    def complete(self, ids: Sequence[int], *, now: datetime) -> None:
+        """Note that these rows are done with."""
+        if ids:
+            self._conn.execute(_queries["complete"], {"ids": list(ids), "now": now})
+
+    def give_up(self, reasons: Mapping[int, str], *, now: datetime) -> None:
+        """Keep rows as dead letters, each with its reason."""
+        if reasons:
+            params = {"ids": list(reasons), "reasons": list(reasons.values()), "now": now}
+            self._conn.execute(_queries["give_up"], params)
+
+    def keep_dead_letters(self, letters: Sequence[DeadLetter], *, now: datetime) -> None:
+        """Keep records that cannot be read, each once."""
+        for letter in letters:
+            self._conn.execute(_queries["keep_dead_letter"], {**letter._asdict(), "now": now})
+
+    def record_recordings(
+        self, recordings: Sequence[RecordingEvent], *, source: str, run_id: str, now: datetime
+    ) -> None:
+        """One event for each recording, whatever is replayed and by whom."""
+        if not recordings:
+            return
+        params = {
+            "source": source,
+            "run_id": run_id,
+            "now": now,
+            "call_sids": [recording.call_sid for recording in recordings],
+            "recording_sids": [recording.recording_sid for recording in recordings],
+            "event_times": [recording.event_time for recording in recordings],
+            "payloads": [Jsonb(recording.payload) for recording in recordings],
+        }
+        self._conn.execute(_queries["record_recordings"], params)
+
+    def prune(self, *, received_before: datetime, limit: int) -> int:
+        """Delete the oldest completed rows; returns how many went."""
+        params = {"received_before": received_before, "batch": limit}
+        return self._conn.execute(_housekeeping["prune_inbox"], params).rowcount
+
+    def _claim(self, query: str, params: Mapping[str, Any]) -> list[InboxRow]:
+        return [InboxRow(*row) for row in self._conn.execute(_queries[query], params)]
+
+
+def backlog(conn: Connection, *, now: datetime, grace: timedelta) -> Backlog:
+    """The webhooks that `InboxRows.claim_due` would claim, without a limit."""
+    row = conn.execute(_queries["backlog"], _due(now, grace)).fetchone()
+    return Backlog(*row) if row else Backlog(0, None)
+
+
+def count_unsettled(conn: Connection) -> dict[str, int]:
+    """How many rows are not completed, by status; a status without rows is left out."""
+    return dict(conn.execute(_queries["count_unsettled"]).fetchall())
+
+
+def _due(now: datetime, grace: timedelta) -> dict[str, datetime]:
+    return {"now": now, "pending_before": now - grace, "stuck_before": now - grace - WORKER_PATIENCE}

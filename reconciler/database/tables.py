@@ -1,0 +1,13 @@
+"""The sizes of our tables."""
+
+from __future__ import annotations
+
+from reconciler.database.connection import Connection, load_queries
+from reconciler.database.migration_files import TABLES
+
+_queries = load_queries("housekeeping")
+
+
+def measure(conn: Connection) -> dict[str, int]:
+    """The size of each of our tables with its indexes, in bytes."""
+    return dict(conn.execute(_queries["measure"], {"tables": list(TABLES)}).fetchall())

@@ -1,0 +1,95 @@
+"""How a run ended, and what it did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from reconciler.database.transaction import Merged
+from reconciler.errors import ExitCode
+from reconciler.model import Gap
+
+
+class Outcome(StrEnum):
+    """How a run ended: the label `outcome` of reconciler_runs_total."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REFUSED = "refused"
+    INTERRUPTED = "interrupted"
+    SKIPPED = "skipped"  # another process runs the job
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a run did, in calls; `problem` is why it did not finish its work."""
+
+    seen: int = 0
+    inserted: int = 0
+    updated: int = 0
+    frozen: int = 0
+    drifted: int = 0
+    gone: int = 0
+    dead_letters: int = 0
+    gaps: Counter[Gap] = field(default_factory=Counter)
+    requests: int = 0
+    retries: int = 0
+    lag: timedelta = timedelta(0)  # between the end of what was read and now
+    seconds: float = 0.0
+    slices: int = 0  # of a sweep: UTC days, and statuses
+    slices_done: int = 0
+    outcome: Outcome = Outcome.SUCCEEDED
+    problem: str | None = None
+
+    def count_page(self, merged: Merged, *, seen: int | None = None) -> None:
+        """Count a page; `seen` if not all of its calls are this run's to count."""
+        self.seen += merged.seen if seen is None else seen
+        self.inserted += merged.inserted
+        self.updated += merged.updated
+        self.frozen += merged.frozen
+        self.drifted += merged.drifted
+        self.dead_letters += merged.dead_letters
+        self.gaps.update(merged.gaps)
+
+    @property
+    def unchanged(self) -> int:
+        """Calls that already were as Twilio says."""
+        return max(0, self.seen - self.inserted - self.updated)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """How the run ended, for a shell."""
+        return self.usual_exit_code()
+
+    def usual_exit_code(self) -> ExitCode:
+        """How a run ended, if its kind has nothing to add."""
+        if self.outcome is Outcome.INTERRUPTED:
+            return ExitCode.INTERRUPTED
+        if self.outcome is Outcome.FAILED:
+            return ExitCode.TRY_AGAIN
+        return ExitCode.UNRECONCILED if self.drifted or self.dead_letters else ExitCode.DONE
+
+    def counts(self) -> dict[str, Any]:
+        """The counts of `job.finished`, zeros included."""
+        return {
+            "calls_seen": self.seen,
+            "requests": self.requests,
+            "retries": self.retries,
+            "inserted": self.inserted,
+            "updated": self.updated,
+            "unchanged": self.unchanged,
+            **{f"gaps_{gap.value}": self.gaps[gap] for gap in Gap},
+            "frozen": self.frozen,
+            "drifted": self.drifted,
+            "gone": self.gone,
+            "dead_letters": self.dead_letters,
+            "lag_seconds": round(self.lag.total_seconds(), 3),
+            "duration_seconds": round(self.seconds, 3),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape of `--json`; a contract."""
+        return self.counts()

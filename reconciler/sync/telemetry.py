@@ -1,0 +1,103 @@
+"""What a run tells: log lines for what a page found, and the counts that monitoring reads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from reconciler import metrics
+from reconciler.database.transaction import Decision, Merged
+from reconciler.logs import get_logger
+from reconciler.model import DeadLetter, Gap, JobName
+from reconciler.sync.counts import Counts, Outcome
+
+log = get_logger(__name__)
+
+
+class Labels(NamedTuple):
+    """The labels of a job's metrics; `account` is empty for jobs of the whole database."""
+
+    kind: str
+    account: str
+
+
+_shown: Final = set[Labels]()  # those that monitoring can see
+
+
+def log_fields(job: JobName, account_sid: str | None) -> dict[str, str]:
+    """What every log line of a job carries."""
+    return {"job": job.kind} if account_sid is None else {"job": job.kind, "account": account_sid}
+
+
+def report_page(merged: Merged, dead_letters: Sequence[DeadLetter] = (), *, is_bulk: bool = False) -> None:
+    """Log what a page found. Bulk work finds many gaps, and names them at level debug only."""
+    for letter in dead_letters:
+        log.warning("record.dead_lettered", call_sid=letter.call_sid, reason=letter.reason)
+    are_gaps_told = not is_bulk or log.is_enabled_for(logging.DEBUG)
+    for decision in merged.decisions:
+        if decision.action == "drift" and decision.is_news:
+            log.warning("call.frozen_drift", call_sid=decision.call_sid, fields=sorted(decision.theirs or ()))
+        elif decision.gap is not None and are_gaps_told:
+            _log_gap(decision, decision.gap, is_bulk=is_bulk)
+
+
+def _log_gap(decision: Decision, gap: Gap, *, is_bulk: bool) -> None:
+    fields = {
+        "call_sid": decision.call_sid,
+        "kind": gap.value,
+        "from_status": decision.from_status,
+        "to_status": decision.to_status,
+        "late_seconds": decision.late_seconds,
+    }
+    if is_bulk:
+        log.debug("gap.filled", **fields)
+    else:
+        log.info("gap.filled", **fields)
+
+
+def log_failure(error: str, kind: str, *, retry_at: datetime | None) -> None:
+    """Log that a run failed, and when the job runs next."""
+    log.error("job.failed", error=error, kind=kind, will_retry_at=None if retry_at is None else retry_at.isoformat())
+
+
+def show_counts(labels: Labels, now: datetime) -> None:
+    """Show the counts of a job, from 0 on, before its first run counts.
+
+    Prometheus' `increase()` does not see the first count of a counter that begins with it. Until its last success is
+    known, a job is as old as its first run, which begins `now`.
+    """
+    if labels in _shown:
+        return
+    _shown.add(labels)
+    for outcome in Outcome:
+        metrics.runs.labels(*labels, outcome)
+    metrics.missed_runs.labels(*labels)
+    metrics.last_success.labels(*labels).set(now.timestamp())
+    _add_counts(Counts(), labels)
+
+
+def forget_counts(account_sid: str) -> None:
+    """Show monitoring nothing more of an account whose jobs are not scheduled any more."""
+    metrics.forget(account_sid)
+    _shown.difference_update([labels for labels in list(_shown) if labels.account == account_sid])
+
+
+def count_run(counts: Counts, labels: Labels, now: datetime) -> None:
+    """Count a run that came to its end."""
+    metrics.runs.labels(*labels, counts.outcome).inc()
+    metrics.run_seconds.labels(*labels).set(counts.seconds)
+    metrics.lag.labels(*labels).set(counts.lag.total_seconds())
+    _add_counts(counts, labels)
+    if counts.outcome is Outcome.SUCCEEDED:
+        metrics.last_success.labels(*labels).set(now.timestamp())
+
+
+def _add_counts(counts: Counts, labels: Labels) -> None:
+    metrics.calls_seen.labels(*labels).inc(counts.seen)
+    for gap in Gap:
+        metrics.gaps.labels(gap.value, *labels).inc(counts.gaps[gap])
+    metrics.drift.labels(labels.account).inc(counts.drifted)
+    metrics.frozen.labels(labels.kind).inc(counts.frozen)
+    metrics.dead_letters_found.labels(labels.kind).inc(counts.dead_letters)

@@ -1,0 +1,76 @@
+"""What follows an error of Twilio's, decided without Twilio."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from reconciler.errors import (
+    CredentialsDoubted,
+    FilterIgnored,
+    NotFound,
+    OutsideRetention,
+    Refused,
+    TwilioAnswerError,
+    Unavailable,
+)
+from reconciler.sync.fetch import GiveUp, Nothing, Reading, Retry, Skip, Tally, decide
+from reconciler.sync.slices import slice_of_days, slice_of_newest
+
+ACCOUNT = "AC" + 32 * "1"
+DAY = timedelta(days=1)
+MIDNIGHT = datetime(2026, 6, 10, tzinfo=UTC)
+DAYS = slice_of_days(ACCOUNT, MIDNIGHT - 3 * DAY, MIDNIGHT)
+MANY = Tally(at_once=8, begun=8)
+
+
+def reading(path=None, **more):
+    return Reading(DAYS, DAYS.listing, path, **more)
+
+
+@pytest.mark.parametrize("error", [TwilioAnswerError("?"), FilterIgnored("?")])
+def test_a_page_that_makes_no_sense_begins_its_slice_anew_once(error):
+    """Its token may have died; the first page has none, and the second time it is not the token."""
+    assert decide(reading("/page"), error, MANY) == Retry(DAYS.listing, begun_anew=True)
+    assert decide(reading("/page", begun_anew=True), error, MANY) == Skip()
+    assert decide(reading(), error, MANY) == Skip()
+
+
+@pytest.mark.parametrize("error", [Unavailable("503"), CredentialsDoubted("401")])
+def test_an_error_of_twilios_health_fails_the_slice_alone(error):
+    assert decide(reading("/page"), error, MANY) == Skip()
+
+
+def test_of_a_window_that_is_kept_in_part_the_later_days_are_asked_for():
+    """A day later each time, until no day is left."""
+    step = decide(reading(), OutsideRetention("20004"), MANY)
+    assert isinstance(step, Retry)
+    assert step.listing.since == MIDNIGHT - 2 * DAY
+    last = Reading(DAYS, step.listing.__class__(ACCOUNT, since=MIDNIGHT - DAY, until=DAYS.listing.until), None)
+    assert decide(last, OutsideRetention("20004"), MANY) == Nothing()
+
+
+def test_a_listing_without_a_window_is_never_outside_retention():
+    """Whoever says so answered another question; nothing was read."""
+    newest = slice_of_newest(ACCOUNT, down_to=MIDNIGHT, page_size=50)
+    assert decide(Reading(newest, newest.listing, None), OutsideRetention("20004"), MANY) == Skip()
+
+
+@pytest.mark.parametrize("error", [Refused("403"), NotFound("404")])
+def test_a_refusal_concerns_every_slice(error):
+    with pytest.raises(type(error)):
+        decide(reading("/page"), error, MANY)
+
+
+def test_when_as_many_failed_in_a_row_as_run_at_once_nothing_works_any_more():
+    tally = Tally(at_once=8, begun=20, failures_in_a_row=6)
+    assert decide(reading(), Unavailable("503"), tally) == Skip()
+    tally.failures_in_a_row = 7
+    assert decide(reading(), Unavailable("503"), tally) == GiveUp()
+
+
+def test_a_single_failure_is_not_enough_unless_there_was_a_single_slice():
+    assert decide(reading(), Unavailable("503"), Tally(at_once=1, begun=1)) == Skip()
+    assert decide(reading(), Unavailable("503"), Tally(at_once=1, begun=1, are_all_begun=True)) == GiveUp()
+    assert decide(reading(), Unavailable("503"), Tally(at_once=1, begun=2, failures_in_a_row=1)) == GiveUp()
