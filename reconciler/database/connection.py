@@ -62,8 +62,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 # SQLSTATE classes that speak of the values of a row: data exception, integrity constraint, view check option,
 # program limit, RAISE in a trigger (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _FAULTS_OF_A_ROW: Final = ("22", "23", "44", "54", "P0")
-# PostgreSQL quotes a value after a colon or the word value; the names it quotes elsewhere are ours.
-_VALUE: Final = re.compile(r'(?<=: )".*|(?<=value )".*?"', re.DOTALL)
+# Messages quote values, and names too, in the quotation marks of their language. What follows a colon is a value.
+_VALUE: Final = re.compile(r"""(?<=: )["«»„“「].*|["«»„“「]\s*(.+?)\s*["«»“”」]""", re.DOTALL)
 _MAX_REASON: Final = 500  # characters
 
 _QUERY = re.compile(r"^-- name: (?P<name>\w+)\s*$", re.MULTILINE)
@@ -219,7 +219,13 @@ def refusal(exc: psycopg.Error) -> str | None:
         return "the driver cannot write it" if isinstance(exc, psycopg.DataError) else None
     if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW:
         return None
-    return mask(_VALUE.sub("…", exc.diag.message_primary or type(exc).__name__))[:_MAX_REASON]
+    diag = exc.diag
+    names = (diag.schema_name, diag.table_name, diag.column_name, diag.constraint_name, diag.datatype_name)
+
+    def hide(quoted: re.Match[str]) -> str:
+        return quoted[0] if quoted[1] and quoted[1] in names else "…"
+
+    return mask(_VALUE.sub(hide, diag.message_primary or type(exc).__name__))[:_MAX_REASON]
 
 
 def _ms(duration: timedelta) -> int:
