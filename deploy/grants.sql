@@ -4,10 +4,10 @@
 --     DATABASE_URL=postgresql://OWNER@HOST/DB reconcile migrate
 --     psql DB < deploy/grants.sql
 --
--- Twice is harmless. Once more after each `reconcile migrate`: what a migration creates belongs to whoever migrated.
+-- Running it twice is harmless. Run it again after each `reconcile migrate`: new objects belong to the role that migrated.
 --
--- Migrating needs more, and the daemon never does it: only the owner of a table may alter it. Migrate as the role that
--- owns messages (the Viewer's), which needs CREATE on the schema beside that, or as a member of it.
+-- This role cannot migrate: only the owner of a table may alter it. Migrate as the role that owns messages (the Viewer's),
+-- or as a member of it. That role also needs CREATE on the schema.
 --
 -- Another role than `reconciler`: sed 's/TO reconciler/TO another/'. Tables outside of schema public: name theirs.
 
@@ -20,8 +20,8 @@ $$;
 
 GRANT USAGE ON SCHEMA public TO reconciler;
 
--- Calls are added and never deleted. Of a call that is there only what Twilio owns is written, and our bookkeeping;
--- direction, conversation_id, recording_url, metadata and created_at are the Viewer's.
+-- Calls are added and never deleted. Of an existing row only Twilio's columns and our bookkeeping are written; direction,
+-- conversation_id, recording_url, metadata and created_at are the Viewer's.
 GRANT SELECT, INSERT ON messages TO reconciler;
 GRANT UPDATE (
     status, from_number, to_number, duration, price, price_unit, start_time, end_time, parent_call_sid, account_sid,
@@ -32,7 +32,7 @@ GRANT UPDATE (
 -- Events are only ever added.
 GRANT SELECT, INSERT ON call_events TO reconciler;
 
--- Webhooks are read and marked, and stay as they came; records that cannot be read are added.
+-- Webhooks are read and marked; their payload stays. Records that cannot be read are added.
 GRANT SELECT, INSERT ON twilio_webhook_inbox TO reconciler;
 GRANT UPDATE (processing_status, processed_at, error) ON twilio_webhook_inbox TO reconciler;
 -- With RECONCILER_INBOX_RETENTION only:
@@ -46,5 +46,5 @@ GRANT SELECT ON reconciler_migrations TO reconciler;
 -- The ids of new rows.
 GRANT USAGE ON SEQUENCE messages_id_seq, call_events_id_seq, twilio_webhook_inbox_id_seq TO reconciler;
 
--- Everybody's unless somebody took it away; the triggers of messages use them as well.
+-- EXECUTE is everybody's by default. It is granted for databases where it was revoked; the triggers of messages use them.
 GRANT EXECUTE ON FUNCTION call_status_rank(text), call_status_is_final(text) TO reconciler;
