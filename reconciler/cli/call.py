@@ -6,9 +6,11 @@ import argparse
 import re
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +25,7 @@ from reconciler.status.dead_letters import without_numbers
 from reconciler.sync.context import Account
 from reconciler.terminal import console
 from reconciler.terminal.printing import harmless, print_json
+from reconciler.wording import rough
 
 _NUMBERS: Final = ("from_number", "to_number")
 _NO_SID: Final = "a call's SID is CA and 32 hexadecimal digits"
@@ -30,41 +33,6 @@ _NO_SID: Final = "a call's SID is CA and 32 hexadecimal digits"
 # The Viewer also keeps rows under SIDs that are no call's: its own (`local_...`), a message's (`SM...`), another
 # provider's (`vapi:...`). What begins like a SID of a call or of an account is a typing error instead.
 _VIEWERS_OWN: Final = re.compile(r"(?!CA|AC)[!-~]{1,100}")
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A call from both sides; `page` is None if Twilio was not asked, `note` says why or what came of it."""
-
-    call: facts.Call
-    account_sid: str | None
-    page: Page | None
-    note: str | None
-    thawed: bool = False
-
-    @property
-    def fields(self) -> list[facts.Field]:
-        """Field by field; none if there is a record or a row alone."""
-        if self.call.row is None or self.page is None or not self.page.observations:
-            return []
-        return facts.compare(self.call.row, self.page.observations[0])
-
-    @property
-    def differs(self) -> bool | None:
-        """Whether the database is otherwise than Twilio says; None if Twilio was not asked."""
-        if self.page is None:
-            return None
-        if self.call.row is None:
-            return bool(self.page.observations or self.page.dead_letters)
-        if not self.page.observations:
-            return self.call.row["gone_at"] is None or bool(self.page.dead_letters)
-        return any(field.differs for field in self.fields)
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """Not found anywhere is not reconciled either."""
-        is_unknown = self.call.row is None and not (self.page and self.page.observations)
-        return ExitCode.UNRECONCILED if self.differs or is_unknown else ExitCode.DONE
 
 
 def show(args: argparse.Namespace) -> int:
@@ -81,7 +49,7 @@ def show(args: argparse.Namespace) -> int:
         if not is_twilios:
             if call.row is None:
                 raise UsageError(f"{_NO_SID}, and no row has this one")
-            seen = Seen(
+            seen = facts.Seen(
                 call, _account(call), None, "Twilio cannot be asked: this SID is not that of a call of its own."
             )
         else:
@@ -93,25 +61,25 @@ def show(args: argparse.Namespace) -> int:
     if is_idle:
         seen = replace(seen, note="It is not frozen: there is nothing to thaw.")
     if args.json:
-        print_json(_as_dict(seen, masked=masked))
+        print_json(seen.as_dict(masked=masked))
     else:
-        _print(seen, masked=masked)
+        _print(seen, masked=masked, stuck_after=settings.stuck_after)
     return int(ExitCode.DONE if is_idle else seen.exit_code)
 
 
-def _look(call: facts.Call, settings: Settings) -> Seen:
+def _look(call: facts.Call, settings: Settings) -> facts.Seen:
     try:
         credentials = settings.credentials()
     except ConfigError as exc:
         reason = "; ".join(str(exc).splitlines())
-        return Seen(call, _account(call), None, f"Twilio was not asked: {reason}.")
+        return facts.Seen(call, _account(call), None, f"Twilio was not asked: {reason}.")
     account = _account(call) or credentials.account_sid
     with stop_on_signal() as stop, make_client(settings) as client:
         page = read_call(client.session(stop), account, call.call_sid)
-    return Seen(call, account, page, _note(page, account))
+    return facts.Seen(call, account, page, _note(page, account))
 
 
-def _thaw(call: facts.Call, settings: Settings, url: str) -> Seen:
+def _thaw(call: facts.Call, settings: Settings, url: str) -> facts.Seen:
     credentials = settings.credentials()
     account = _account(call) or credentials.account_sid
     with (
@@ -131,9 +99,9 @@ def _thaw(call: facts.Call, settings: Settings, url: str) -> Seen:
         counts = thaw(context)
     page = counts.page
     if counts.is_thawed:
-        return Seen(call, account, page, "It was thawed, and Twilio's record merged.", thawed=True)
+        return facts.Seen(call, account, page, "It was thawed, and Twilio's record merged.", thawed=True)
     note = (page and _note(page, account)) or "Somebody else has thawed it."
-    return Seen(call, account, page, f"{note} It was not thawed.")
+    return facts.Seen(call, account, page, f"{note} It was not thawed.")
 
 
 def _account(call: facts.Call) -> str | None:
@@ -150,25 +118,7 @@ def _reason(letters: Sequence[DeadLetter]) -> str:
     return "; ".join(letter.reason for letter in letters)
 
 
-def _as_dict(seen: Seen, *, masked: bool) -> dict[str, Any]:
-    """The shape of `--json`; a contract."""
-    record = seen.page.observations[0] if seen.page and seen.page.observations else None
-    shown = {
-        "call_sid": seen.call.call_sid,
-        "row": seen.call.row,
-        "twilio": None if record is None else {**record._asdict(), "status": record.status.value},
-        "fields": [asdict(field) for field in seen.fields],
-        "differs": seen.differs,
-        "thawed": seen.thawed,
-        "note": seen.note,
-        "events": [asdict(event) for event in seen.call.events],
-        "has_older_events": seen.call.has_older_events,
-    }
-    result: dict[str, Any] = without_numbers(shown) if masked else shown
-    return result
-
-
-def _print(seen: Seen, *, masked: bool) -> None:
+def _print(seen: facts.Seen, *, masked: bool, stuck_after: timedelta = timedelta.max) -> None:
     row, record = seen.call.row, seen.page and seen.page.observations
     if row is not None:
         state = "gone at Twilio" if row["gone_at"] else "frozen" if seen.call.is_frozen else row["sync_state"]
@@ -181,16 +131,16 @@ def _print(seen: Seen, *, masked: bool) -> None:
     if row is not None or record:
         console.out.print()
         console.out.print(_fields(seen, masked=masked))
-    if hint := _hint(seen):
+    if hint := _hint(seen, stuck_after):
         console.out.print(Text(f"\n{hint}"))
     if seen.call.events:
         console.out.print(Text("\nEvents", "bold"))
         if seen.call.has_older_events:
             console.out.print(Text(f"  older ones than these {len(seen.call.events)} are not shown", "dim"))
-        console.out.print(_events(seen.call.events, masked=masked))
+        _show_events(seen.call.events, masked=masked)
 
 
-def _hint(seen: Seen) -> str | None:
+def _hint(seen: facts.Seen, stuck_after: timedelta) -> str | None:
     """What to do next."""
     row, call_sid = seen.call.row, seen.call.call_sid
     if row is None:
@@ -200,13 +150,16 @@ def _hint(seen: Seen) -> str | None:
             return "We have no row: `reconcile --since WHEN`, from before the call on, brings it back."
         return f"We have no such call{'' if seen.page else ', and Twilio was not asked'}."
     if not seen.differs:
+        open_for = seen.call.open_for(datetime.now(UTC))
+        if seen.fields and open_for is not None and open_for > stuck_after:
+            return f"Both say {row['status']}, for {rough(open_for)}: if the call is over, end it in Twilio's console."
         return "Row and record agree." if seen.fields else None
     if seen.call.is_frozen and seen.fields:
         return f"It is frozen; `reconcile call {call_sid} --thaw` lets Twilio's record win."
     return "The next run of hot, warm or cold puts it right." if seen.fields else None
 
 
-def _fields(seen: Seen, *, masked: bool) -> Table:
+def _fields(seen: facts.Seen, *, masked: bool) -> Table:
     mark = "!" if console.is_plain(console.out) else "≠"
     record = seen.page.observations[0] if seen.page and seen.page.observations else None
     fields = seen.fields
@@ -230,23 +183,21 @@ def _fields(seen: Seen, *, masked: bool) -> Table:
     return table
 
 
-def _events(events: Sequence[facts.Event], *, masked: bool) -> Table:
-    table = Table(box=None, padding=(0, 0, 0, 2), show_header=False)
-    for is_whole in (True, True, True, False):
-        table.add_column(overflow="fold", no_wrap=is_whole)
+def _show_events(events: Sequence[facts.Event], *, masked: bool) -> None:
+    """A line for each event, and below it what it says, wrapped between words."""
     for event in events:
         # What a call was created with is for the most part what it is: the fields above.
         payload = {} if event.event == "call.created" else event.payload
         payload = without_numbers(payload) if masked else payload
         if isinstance(payload, dict):
             payload = ", ".join(
-                f"{name} {value}" for name, value in payload.items() if not isinstance(value, dict | list)
+                f"{name} {_time(str(value))}" for name, value in payload.items() if not isinstance(value, dict | list)
             )
-        said = Text(_plain(payload), "dim")
-        what = Text(_plain(f"{event.event} {event.status or ''}"))
         source = event.source.removeprefix("reconcile_")
-        table.add_row(_time(event.at), what, Text(_plain(source)), said)
-    return table
+        head = f"{_time(event.at)}  {event.event} {event.status or ''}  {source}"
+        console.out.print(Padding(Text(_plain(head)), (0, 0, 0, 2)))
+        if payload:
+            console.out.print(Padding(Text(_plain(payload), "dim"), (0, 0, 0, 6)))
 
 
 def _shown(name: str, value: Any, *, masked: bool) -> Text:

@@ -65,7 +65,7 @@ def _print(item: Check) -> None:
 
 def _checks() -> Iterator[Check]:
     try:
-        settings = read_settings()
+        settings = read_settings(quietest="error")  # a request that is repeated shows in its check
     except ConfigError as exc:
         for line in str(exc).splitlines():
             yield fail("settings", line, exc.hint, ExitCode.CONFIG)

@@ -34,6 +34,7 @@ def list_letters(args: argparse.Namespace) -> int:
         print_rows([{name: harmless(value) for name, value in row.items()} for row in rows])
         if total > len(rows):
             print(f"These are the newest {len(rows)} of {total:,}.")
+        print(f"→ see one: `reconcile inbox show {rows[0]['id']}`; after an upgrade: `reconcile inbox replay --all`")
     else:
         print("There are no dead letters.")
     return int(ExitCode.DONE)

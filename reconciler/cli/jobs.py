@@ -34,6 +34,7 @@ from reconciler.terminal.printing import complain, print_json, print_rows
 from reconciler.twilio.accounts import Accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.listing import RETENTION
+from reconciler.wording import short_sids
 
 _SHOWN: Final = ("calls_seen", "inserted", "updated", "frozen", "gone", "requests")  # of each of several accounts
 _TROUBLES: Final[tuple[str, ...]] = ("drifted", "dead_letters")  # of one
@@ -140,11 +141,14 @@ def _print(done: dict[str, Counts], failed: dict[str, ReconcilerError], *, as_js
         print_figures(_in_words(figures), _in_words(troubles))
     else:
         print_rows(
-            [{"account": sid, **{name: counts.as_dict()[name] for name in _SHOWN}} for sid, counts in done.items()]
+            [
+                {"account": short_sids(sid), **{name: counts.as_dict()[name] for name in _SHOWN}}
+                for sid, counts in done.items()
+            ]
         )
     for account_sid, counts in done.items():
         if counts.problem is not None:
-            of = f"{account_sid}: " if len(done) > 1 else ""
+            of = f"{short_sids(account_sid)}: " if len(done) > 1 else ""
             complain(f"{of}{counts.problem}", "the next run goes on where this one ended")
     for account_sid, error in failed.items():
         complain(f"{account_sid}: {error}", error.hint)

@@ -29,7 +29,7 @@ from reconciler.twilio.client import Session, TwilioClient
 from reconciler.wording import counted
 
 
-def read_settings(*, serves: bool = False) -> Settings:
+def read_settings(*, serves: bool = False, quietest: str = "warning") -> Settings:
     """Read the settings and set logging up by them. A command that `serves` prints no result: its log is what it says.
 
     Raises:
@@ -42,7 +42,7 @@ def read_settings(*, serves: bool = False) -> Settings:
     stream = cast("TextIO", _Stderr())
     level = settings.log_level
     if level == "auto":
-        level = "warning" if stream.isatty() and not serves else "info"
+        level = quietest if stream.isatty() and not serves else "info"
     logs.configure(
         form=settings.log_format, level=level, pii=settings.log_pii, stream=stream, lines=_log_lines(stream)
     )  # fmt: skip

@@ -137,6 +137,7 @@ class Show:
                 (f"{after.differences:,} differences", "bold red" if after.differences else "bold green"),
             )),
             ("gaps", " · ".join(f"{gaps.get(gap, 0):,} {gap.value}" for gap in Gap)),
+            ("", "younger than a minute is no gap yet: the webhook may be on its way"),
             ("events", " · ".join(
                 f"{events.get(f'call.{kind}', 0):,} {kind}" for kind in ("created", "status_changed", "enriched")
             )),

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from reconciler.database import connection as db
-from reconciler.errors import BadObservation
+from reconciler.errors import BadObservation, ExitCode
 from reconciler.exact_json import parse_json
-from reconciler.model import Observation
+from reconciler.model import Observation, Page
+from reconciler.status.dead_letters import without_numbers
 
 EVENTS_SHOWN: Final = 200
 
@@ -57,6 +58,13 @@ class Call:
         """Whether nothing more is expected of it."""
         return self.row is not None and self.row["sync_state"] == "frozen"
 
+    def open_for(self, now: datetime) -> timedelta | None:
+        """How long it has been open at `now`; None if it is final, gone, or nobody knows since when."""
+        began = None if self.row is None else self.row["date_created"] or self.row["start_time"]
+        if self.row is None or began is None or self.row["is_final"] or self.row["gone_at"]:
+            return None
+        return now - datetime.fromisoformat(began)
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -66,6 +74,58 @@ class Field:
     ours: Any
     twilio: Any
     differs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A call from both sides; `page` is None if Twilio was not asked, `note` says why or what came of it."""
+
+    call: Call
+    account_sid: str | None
+    page: Page | None
+    note: str | None
+    thawed: bool = False
+
+    @property
+    def fields(self) -> list[Field]:
+        """Field by field; none if there is a record or a row alone."""
+        if self.call.row is None or self.page is None or not self.page.observations:
+            return []
+        return compare(self.call.row, self.page.observations[0])
+
+    @property
+    def differs(self) -> bool | None:
+        """Whether the database is otherwise than Twilio says; None if Twilio was not asked."""
+        if self.page is None:
+            return None
+        if self.call.row is None:
+            return bool(self.page.observations or self.page.dead_letters)
+        if not self.page.observations:
+            return self.call.row["gone_at"] is None or bool(self.page.dead_letters)
+        return any(field.differs for field in self.fields)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Not found anywhere is not reconciled either."""
+        is_unknown = self.call.row is None and not (self.page and self.page.observations)
+        return ExitCode.UNRECONCILED if self.differs or is_unknown else ExitCode.DONE
+
+    def as_dict(self, *, masked: bool) -> dict[str, Any]:
+        """The shape of `--json`; a contract."""
+        record = self.page.observations[0] if self.page and self.page.observations else None
+        shown = {
+            "call_sid": self.call.call_sid,
+            "row": self.call.row,
+            "twilio": None if record is None else {**record._asdict(), "status": record.status.value},
+            "fields": [asdict(field) for field in self.fields],
+            "differs": self.differs,
+            "thawed": self.thawed,
+            "note": self.note,
+            "events": [asdict(event) for event in self.call.events],
+            "has_older_events": self.call.has_older_events,
+        }
+        result: dict[str, Any] = without_numbers(shown) if masked else shown
+        return result
 
 
 def call(conn: db.Connection, call_sid: str) -> Call:

@@ -55,6 +55,7 @@ def compare_clocks(name: str, whose: str, ahead: timedelta, behind: timedelta) -
     """How far our clock is `ahead` of or `behind` another, at least."""
     skew = max(ahead, behind, timedelta(0))
     if skew <= SKEW_ALLOWED:
-        return ok(name, f"agrees with {whose}")
-    detail = f"ours is {skew.total_seconds():.0f} s {'ahead of' if ahead > behind else 'behind'} {whose}"
+        return ok(name, f"this machine's clock agrees with {whose} ({skew.total_seconds():.1f} s apart)")
+    which = "ahead of" if ahead > behind else "behind"
+    detail = f"this machine's clock is {skew.total_seconds():.0f} s {which} {whose}"
     return warn(name, detail, "run an NTP client on this machine")

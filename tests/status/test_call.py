@@ -208,7 +208,7 @@ def test_every_width_shows_everything(held, conn, account, twilio, paper, width)
     written = paper(width)
     body = b'{"calls": [%s], "next_page_uri": null}' % _json(account.record(held, twilio.clock.now()))
     page = decode_page(body, observed_at=twilio.clock.now())
-    command._print(command.Seen(call_facts.call(conn, held), ACCOUNT, page, None), masked=True)
+    command._print(call_facts.Seen(call_facts.call(conn, held), ACCOUNT, page, None), masked=True)
     text = written.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert (text.count(held), text.count(ACCOUNT)) == (1, 1) or width < 80

@@ -107,20 +107,23 @@ def test_the_servers_own_time_zone_does_not_matter(conn, connect, database_url):
     assert found.detail == "our session runs in Asia/Kolkata, not UTC"
 
 
+AGREES = "this machine's clock agrees with the database's"
+
+
 @pytest.mark.parametrize(
     ("ahead", "behind", "detail"),
     [
         (timedelta(seconds=-1), timedelta(seconds=-1), None),
         (timedelta(seconds=15), timedelta(seconds=-15), None),
-        (timedelta(seconds=16), timedelta(seconds=-16), "ours is 16 s ahead of the database's"),
-        (timedelta(minutes=-2), timedelta(minutes=2), "ours is 120 s behind the database's"),
+        (timedelta(seconds=16), timedelta(seconds=-16), "this machine's clock is 16 s ahead of the database's"),
+        (timedelta(minutes=-2), timedelta(minutes=2), "this machine's clock is 120 s behind the database's"),
     ],
 )
 def test_clocks_that_differ(ahead, behind, detail):
     """By more than blurs the grace periods."""
     found = check_line.compare_clocks("database clock", "the database's", ahead, behind)
     assert (found.severity, found.detail) == (
-        (Severity.WARN, detail) if detail else (Severity.OK, "agrees with the database's")
+        (Severity.WARN, detail) if detail else (Severity.OK, f"{AGREES} ({max(ahead, timedelta(0)).seconds}.0 s apart)")
     )
 
 

@@ -69,7 +69,7 @@ def test_a_clock_that_is_off_is_a_warning(found, clock, seconds, side):
     clock.set(datetime.now(UTC) + timedelta(seconds=seconds))
     line = found("clock")
     assert Severity.WARN == line.severity
-    assert line.detail in (f"ours is {seconds} s {side} Twilio's" for seconds in (59, 60))
+    assert line.detail in (f"this machine's clock is {seconds} s {side} Twilio's" for seconds in (59, 60))
     assert "NTP" in line.hint
 
 
