@@ -6,11 +6,11 @@
 --
 -- Cost: reads messages_account_time between the two times.
 SELECT
-    count(*) FILTER (WHERE gone_at IS NULL),
-    encode(sha256(convert_to(coalesce(
-        string_agg(twilio_sid, '' ORDER BY twilio_sid COLLATE "C") FILTER (WHERE gone_at IS NULL), ''
+    pg_catalog.count(*) FILTER (WHERE gone_at IS NULL),
+    pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(coalesce(
+        pg_catalog.string_agg(twilio_sid::text, '' ORDER BY twilio_sid::text COLLATE "C") FILTER (WHERE gone_at IS NULL), ''
     ), 'UTF8')), 'hex'),
-    count(*) FILTER (WHERE status = 'completed')
+    pg_catalog.count(*) FILTER (WHERE status::text = 'completed')
 FROM messages
 WHERE account_sid = %(account_sid)s
     AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
@@ -29,7 +29,7 @@ WHERE account_sid = %(account_sid)s
 -- Which of some calls we hold, of whatever day.
 --
 -- Cost: reads messages_twilio_sid_key.
-SELECT twilio_sid FROM messages WHERE twilio_sid = ANY(%(call_sids)s) AND gone_at IS NULL
+SELECT twilio_sid FROM messages WHERE twilio_sid::text = ANY(%(call_sids)s::text[]) AND gone_at IS NULL
 
 -- name: keep_proof
 INSERT INTO account_days (
@@ -48,7 +48,7 @@ ON CONFLICT (account_sid, day) DO UPDATE SET
 --
 -- Cost: reads account_days_pkey.
 SELECT
-    count(*) FILTER (WHERE NOT is_complete),
-    (max(day) FILTER (WHERE is_complete) + 1)::timestamp AT TIME ZONE 'UTC'
+    pg_catalog.count(*) FILTER (WHERE NOT is_complete),
+    (pg_catalog.max(day) FILTER (WHERE is_complete) + 1)::timestamp AT TIME ZONE 'UTC'
 FROM account_days
 WHERE account_sid = %(account_sid)s AND day >= %(first)s

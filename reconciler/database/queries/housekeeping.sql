@@ -2,8 +2,8 @@
 
 -- name: measure
 -- Tables with their indexes, in bytes.
-SELECT name, pg_total_relation_size(name::regclass)
-FROM unnest(%(tables)s::text[]) WITH ORDINALITY AS asked (name, place)
+SELECT name, pg_catalog.pg_total_relation_size(name::regclass)
+FROM pg_catalog.unnest(%(tables)s::text[]) WITH ORDINALITY AS asked (name, place)
 ORDER BY place
 
 -- name: prune_inbox

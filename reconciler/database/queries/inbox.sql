@@ -6,7 +6,7 @@ INSERT INTO twilio_webhook_inbox (
     source, event_type, call_sid, dedupe_key, payload, received_at, processed_at, processing_status, error
 )
 VALUES (
-    'twilio_rest', 'call-record', %(call_sid)s, %(dedupe_key)s, jsonb_build_object('record', %(record)s::text),
+    'twilio_rest', 'call-record', %(call_sid)s, %(dedupe_key)s, pg_catalog.jsonb_build_object('record', %(record)s::text),
     %(now)s, %(now)s, 'dead_letter', %(reason)s
 )
 ON CONFLICT (dedupe_key) DO NOTHING
@@ -63,7 +63,7 @@ WHERE id >= %(first)s
         received_at IS NULL
         OR received_at > %(now)s + interval '1 day'
         OR retry_count >= %(max_tries)s
-        OR received_at < %(now)s - interval '1 minute' * 2 ^ least(greatest(retry_count, 0), %(max_tries)s)
+        OR received_at < %(now)s - interval '1 minute' * 2::float8 ^ least(greatest(retry_count, 0), %(max_tries)s)::float8
     )
 ORDER BY id
 LIMIT %(batch)s
@@ -129,7 +129,7 @@ WITH told AS (
 ),
 held AS MATERIALIZED (
     SELECT m.twilio_sid, told.answered_by, told.said_at
-    FROM told JOIN messages AS m ON m.twilio_sid = told.call_sid
+    FROM told JOIN messages AS m ON m.twilio_sid::text = told.call_sid
     WHERE m.answered_by IS NULL AND m.sync_state <> 'frozen'
     -- In the order of all our writes, so that two of them wait for one another instead of deadlocking.
     ORDER BY m.twilio_sid
@@ -138,7 +138,7 @@ held AS MATERIALIZED (
 filled AS (
     UPDATE messages AS m SET answered_by = held.answered_by, updated_at = %(now)s
     FROM held
-    WHERE m.twilio_sid = held.twilio_sid
+    WHERE m.twilio_sid::text = held.twilio_sid::text
     RETURNING m.twilio_sid, m.status, m.answered_by, held.said_at
 ),
 recorded AS (
@@ -147,7 +147,7 @@ recorded AS (
     )
     SELECT
         twilio_sid, 'call.enriched', status, said_at, %(now)s, %(source)s, %(run_id)s,
-        jsonb_build_object('answered_by', answered_by), twilio_sid || ':answered_by:' || answered_by
+        pg_catalog.jsonb_build_object('answered_by', answered_by), twilio_sid::text || ':answered_by:' || answered_by
     FROM filled
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
 )
@@ -157,7 +157,7 @@ SELECT twilio_sid FROM filled
 -- How many webhooks are due, and how old the oldest is, in seconds; null if none is.
 --
 -- Cost: reads webhook_inbox_unprocessed.
-SELECT count(*), extract(epoch FROM %(now)s - min(greatest(received_at, timestamptz '2000-01-01 00:00:00+00')))::float8
+SELECT pg_catalog.count(*), extract(epoch FROM %(now)s - pg_catalog.min(greatest(received_at, timestamptz '2000-01-01 00:00:00+00')))::float8
 FROM twilio_webhook_inbox
 WHERE processing_status IN ('pending', 'processing')
     AND received_at < %(pending_before)s
@@ -167,11 +167,11 @@ WHERE processing_status IN ('pending', 'processing')
 -- By status.
 --
 -- Cost: the first part reads webhook_inbox_unprocessed, the second webhook_inbox_unsettled; they hold no other rows.
-SELECT processing_status, count(*) FROM twilio_webhook_inbox
+SELECT processing_status, pg_catalog.count(*) FROM twilio_webhook_inbox
 WHERE processing_status IN ('pending', 'processing')
 GROUP BY 1
 UNION ALL
-SELECT processing_status, count(*) FROM twilio_webhook_inbox
+SELECT processing_status, pg_catalog.count(*) FROM twilio_webhook_inbox
 WHERE processing_status IN ('failed', 'dead_letter')
 GROUP BY 1
 
@@ -179,7 +179,7 @@ GROUP BY 1
 -- The newest ones. to_json writes an ISO time, and survives an infinite one.
 --
 -- Cost: reads webhook_inbox_unsettled.
-SELECT id, to_json(received_at) #>> '{}', source, event_type, call_sid, error
+SELECT id, pg_catalog.to_json(received_at) #>> '{}'::text[], source, event_type, call_sid, error
 FROM twilio_webhook_inbox
 WHERE processing_status = 'dead_letter'
 ORDER BY id DESC
@@ -187,11 +187,11 @@ LIMIT %(limit)s
 
 -- name: count_dead_letters
 -- Cost: reads webhook_inbox_unsettled.
-SELECT count(*) FROM twilio_webhook_inbox WHERE processing_status = 'dead_letter'
+SELECT pg_catalog.count(*) FROM twilio_webhook_inbox WHERE processing_status = 'dead_letter'
 
 -- name: find
 SELECT
-    id, to_json(received_at) #>> '{}' AS received_at, to_json(processed_at) #>> '{}' AS processed_at, source, event_type,
+    id, pg_catalog.to_json(received_at) #>> '{}'::text[] AS received_at, pg_catalog.to_json(processed_at) #>> '{}'::text[] AS processed_at, source, event_type,
     call_sid, recording_sid, processing_status, retry_count, error AS reason, payload::text
 FROM twilio_webhook_inbox
 WHERE id = %(id)s
@@ -199,7 +199,7 @@ WHERE id = %(id)s
 -- name: not_dead
 -- Which of these numbers are no dead letters.
 SELECT asked.id
-FROM unnest(%(ids)s::bigint[]) AS asked (id)
+FROM pg_catalog.unnest(%(ids)s::bigint[]) AS asked (id)
 WHERE NOT EXISTS (
     SELECT FROM twilio_webhook_inbox AS i WHERE i.id = asked.id AND i.processing_status = 'dead_letter'
 )

@@ -33,7 +33,7 @@ COPY staged_observations FROM STDIN (FORMAT BINARY)
 -- How merge_staged finds a call; `reconcile verify --explain` asks the planner about it.
 --
 -- Cost: reads messages_twilio_sid_key.
-SELECT ctid FROM messages WHERE twilio_sid = %(call_sid)s
+SELECT ctid FROM messages WHERE twilio_sid::text = %(call_sid)s
 
 -- name: merge_staged
 -- Apply the staged observations, at most one for each call, to messages and call_events.
@@ -75,11 +75,11 @@ WITH decided AS MATERIALIZED (
             ) THEN 'incomplete'
         END AS gap,
         CASE
-            WHEN verdict.action = 'late' THEN jsonb_build_object('status', s.status)
+            WHEN verdict.action = 'late' THEN pg_catalog.jsonb_build_object('status', s.status)
             -- A call that is frozen as it lands is one short event (rule 9): the row holds the rest and stays as it is.
             WHEN verdict.action = 'insert' AND freezing.reason IS NOT NULL AND NOT %(explain)s
-                THEN jsonb_build_object('frozen', freezing.reason)
-            ELSE jsonb_strip_nulls(jsonb_build_object(
+                THEN pg_catalog.jsonb_build_object('frozen', freezing.reason)
+            ELSE pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
             'status', CASE WHEN new.status IS DISTINCT FROM m.status THEN new.status END,
             'previous_status', CASE WHEN new.status <> m.status THEN m.status END,
             'account_sid', CASE WHEN new.account_sid IS DISTINCT FROM m.account_sid THEN new.account_sid END,
@@ -94,22 +94,22 @@ WITH decided AS MATERIALIZED (
             'answered_by', CASE WHEN new.answered_by IS DISTINCT FROM m.answered_by THEN new.answered_by END,
             'date_created', CASE WHEN new.date_created IS DISTINCT FROM m.date_created THEN new.date_created END
         )) END AS payload,
-        CASE WHEN %(explain)s OR verdict.action = 'drift' THEN to_jsonb(m) END AS ours
+        CASE WHEN %(explain)s OR verdict.action = 'drift' THEN pg_catalog.to_jsonb(m) END AS ours
     FROM staged_observations AS s
     LEFT JOIN LATERAL (
         SELECT
-            ctid AS row_ctid, xmin AS row_xmin, twilio_sid, account_sid, parent_call_sid, status,
+            ctid AS row_ctid, xmin AS row_xmin, twilio_sid, account_sid, parent_call_sid::text, status::text,
             nullif(from_number, '') AS from_number, nullif(to_number, '') AS to_number,
-            duration, price, price_unit,
+            duration, price, price_unit::text,
             start_time AT TIME ZONE 'UTC' AS start_time, end_time AT TIME ZONE 'UTC' AS end_time,
             answered_by, date_created, last_event_time, finalized_at, sync_state,
             coalesce(observed_at, '-infinity') AS observed_at, coalesce(observed_via, 'webhook') AS observed_via, gone_at
         FROM messages
-        WHERE twilio_sid = s.call_sid
+        WHERE twilio_sid::text = s.call_sid
         OFFSET 0
     ) AS m ON true
     CROSS JOIN LATERAL (
-        SELECT call_status_rank(s.status) AS said_rank, call_status_rank(m.status) AS old_rank
+        SELECT call_status_rank(s.status::text) AS said_rank, call_status_rank(m.status::text) AS old_rank
         OFFSET 0
     ) AS rank
     CROSS JOIN LATERAL (
@@ -153,7 +153,7 @@ WITH decided AS MATERIALIZED (
     CROSS JOIN LATERAL (
         -- When the call ended on Twilio's clock (rule 6): its end_time, else when its status was reached.
         SELECT CASE
-            WHEN NOT call_status_is_final(new.status) THEN NULL
+            WHEN NOT call_status_is_final(new.status::text) THEN NULL
             WHEN new.end_time IS NOT NULL THEN new.end_time
             WHEN rank.old_rank = 4 AND NOT judged.corrects THEN coalesce(m.finalized_at, s.status_at)
             ELSE s.status_at
@@ -258,8 +258,8 @@ recorded AS (
             WHEN 'call.created' THEN 'created'
             WHEN 'call.status_changed' THEN 'status:' || CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END
             -- Once for each disagreement with what was frozen; thawed and frozen anew, it is another row.
-            WHEN 'call.frozen_drift' THEN 'drift:' || md5(d.held_since || d.payload::text)
-            ELSE substr(d.event_type, 6) || ':' || extract(epoch FROM d.said_at) || ':' || md5(d.payload::text)
+            WHEN 'call.frozen_drift' THEN 'drift:' || pg_catalog.md5(d.held_since::text || d.payload::text)
+            ELSE pg_catalog.substr(d.event_type, 6) || ':' || extract(epoch FROM d.said_at)::text || ':' || pg_catalog.md5(d.payload::text)
         END
     FROM decided AS d
     WHERE d.event_type IS NOT NULL AND %(apply)s
@@ -271,7 +271,7 @@ recorded AS (
     UNION ALL
     SELECT
         d.call_sid, 'call.frozen', d.status, %(now)s, %(now)s, %(source)s, %(run_id)s,
-        jsonb_build_object('reason', d.freeze_reason), d.call_sid || ':frozen:' || extract(epoch FROM %(now)s)
+        pg_catalog.jsonb_build_object('reason', d.freeze_reason), d.call_sid || ':frozen:' || extract(epoch FROM %(now)s)::text
     FROM decided AS d
     WHERE d.freeze_reason IS NOT NULL AND d.action = 'update' AND %(apply)s
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
@@ -283,9 +283,9 @@ SELECT
     d.freeze_reason IS NOT NULL AS freezes,
     CASE WHEN d.action = 'drift' THEN NOT EXISTS (
         SELECT FROM call_events AS e
-        WHERE e.dedupe_key = d.call_sid || ':drift:' || md5(d.held_since || d.payload::text)
+        WHERE e.dedupe_key = d.call_sid || ':drift:' || pg_catalog.md5(d.held_since::text || d.payload::text)
     ) ELSE true END AS is_news,
     CASE WHEN %(explain)s OR d.action = 'drift' THEN d.payload END AS theirs,
     d.ours,
-    (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) AS written
+    (SELECT pg_catalog.count(*) FROM inserted) + (SELECT pg_catalog.count(*) FROM updated) AS written
 FROM decided AS d

@@ -20,7 +20,7 @@ SELECT
     false AS account_unknown
 FROM messages
 WHERE NOT is_final AND gone_at IS NULL AND account_sid = %(account_sid)s
-    AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+    AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
 UNION ALL
 SELECT
     twilio_sid,
@@ -34,13 +34,13 @@ SELECT
     NOT %(is_only_account)s
 FROM messages
 WHERE NOT is_final AND gone_at IS NULL AND account_sid IS NULL AND %(owns_unassigned)s
-    AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+    AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
     AND (
         %(is_only_account)s
         OR %(looked_at)s::timestamptz IS NULL
         OR updated_at > %(looked_at)s
-        OR floor(log(2, greatest(60, extract(epoch FROM %(now)s - updated_at)) / 60))
-         > floor(log(2, greatest(60, extract(epoch FROM %(looked_at)s - updated_at)) / 60))
+        OR pg_catalog.floor(pg_catalog.log(2, greatest(60, extract(epoch FROM %(now)s - updated_at)) / 60::numeric))
+         > pg_catalog.floor(pg_catalog.log(2, greatest(60, extract(epoch FROM %(looked_at)s - updated_at)) / 60::numeric))
     )
 
 -- name: unfrozen_calls
@@ -68,15 +68,15 @@ WHERE is_final AND sync_state <> 'frozen' AND gone_at IS NULL
     -- What REST has confirmed and left open, freeze would seal without its price, however old it is.
     AND (finalized_at >= %(since)s OR observed_via = 'rest')
     AND (account_sid = %(account_sid)s OR (account_sid IS NULL AND %(owns_unassigned)s))
-    AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+    AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
     AND (
         %(looked_at)s::timestamptz IS NULL
         OR (
             observed_via IS DISTINCT FROM 'rest'
             AND (account_sid IS NOT NULL OR %(is_only_account)s OR updated_at > %(looked_at)s)
         )
-        OR floor(log(2, greatest(1, extract(epoch FROM %(now)s - finalized_at)) / extract(epoch FROM %(interval)s::interval)))
-         > floor(log(2, greatest(1, extract(epoch FROM %(looked_at)s - finalized_at)) / extract(epoch FROM %(interval)s::interval)))
+        OR pg_catalog.floor(pg_catalog.log(2, greatest(1, extract(epoch FROM %(now)s - finalized_at)) / extract(epoch FROM %(interval)s::interval)))
+         > pg_catalog.floor(pg_catalog.log(2, greatest(1, extract(epoch FROM %(looked_at)s - finalized_at)) / extract(epoch FROM %(interval)s::interval)))
         OR (finalized_at + %(freeze_after)s <= %(now)s AND finalized_at + %(freeze_after)s > %(looked_at)s)
     )
 
@@ -84,7 +84,7 @@ WHERE is_final AND sync_state <> 'frozen' AND gone_at IS NULL
 -- How many calls of an account we hold in a window: about as many as a listing of it will have.
 --
 -- Cost: reads messages_account_time between the two times.
-SELECT count(*)
+SELECT pg_catalog.count(*)
 FROM messages
 WHERE account_sid = %(account_sid)s
     AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
@@ -96,7 +96,7 @@ WHERE account_sid = %(account_sid)s
 -- Cost: reads messages_twilio_sid_key.
 WITH gone AS (
     UPDATE messages SET gone_at = %(now)s, updated_at = %(now)s
-    WHERE twilio_sid = ANY(%(call_sids)s) AND gone_at IS NULL
+    WHERE twilio_sid::text = ANY(%(call_sids)s::text[]) AND gone_at IS NULL
     RETURNING twilio_sid, status
 ),
 recorded AS (
@@ -105,7 +105,7 @@ recorded AS (
     )
     SELECT
         twilio_sid, 'call.gone', status, %(now)s, %(now)s, %(source)s, %(run_id)s, '{}',
-        twilio_sid || ':gone:' || extract(epoch FROM %(now)s)
+        twilio_sid::text || ':gone:' || extract(epoch FROM %(now)s)::text
     FROM gone
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
 )
@@ -154,7 +154,7 @@ WITH due AS (
 chosen AS MATERIALIZED (
     -- In the order of all our writes, so that two of them wait for one another instead of deadlocking.
     SELECT m.twilio_sid, due.reason
-    FROM due JOIN messages AS m USING (twilio_sid)
+    FROM due JOIN messages AS m ON m.twilio_sid::text = due.twilio_sid::text
     WHERE m.is_final AND m.sync_state <> 'frozen'
     ORDER BY m.twilio_sid
     LIMIT %(batch)s
@@ -163,7 +163,7 @@ chosen AS MATERIALIZED (
 frozen AS (
     UPDATE messages AS m SET sync_state = 'frozen', updated_at = %(now)s
     FROM chosen
-    WHERE m.twilio_sid = chosen.twilio_sid
+    WHERE m.twilio_sid::text = chosen.twilio_sid::text
     RETURNING m.twilio_sid, m.status, chosen.reason
 ),
 recorded AS (
@@ -172,7 +172,7 @@ recorded AS (
     )
     SELECT
         twilio_sid, 'call.frozen', status, %(now)s, %(now)s, %(source)s, %(run_id)s,
-        jsonb_build_object('reason', reason), twilio_sid || ':frozen:' || extract(epoch FROM %(now)s)
+        pg_catalog.jsonb_build_object('reason', reason), twilio_sid::text || ':frozen:' || extract(epoch FROM %(now)s)::text
     FROM frozen
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
 )
@@ -191,7 +191,7 @@ SELECT
     ) AS began_at
 FROM messages
 WHERE NOT is_final AND gone_at IS NULL
-    AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+    AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
     AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') <= %(stuck_since)s
     AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC')
         > coalesce(%(named_since)s::timestamptz, '-infinity')
@@ -202,16 +202,16 @@ LIMIT %(batch)s
 -- Open, stuck and unfrozen calls of Twilio's; reads messages_open and messages_unfrozen.
 SELECT
     (
-        SELECT count(*) FROM messages
-        WHERE NOT is_final AND gone_at IS NULL AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+        SELECT pg_catalog.count(*) FROM messages
+        WHERE NOT is_final AND gone_at IS NULL AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
     ),
     (
-        SELECT count(*) FROM messages
-        WHERE NOT is_final AND gone_at IS NULL AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+        SELECT pg_catalog.count(*) FROM messages
+        WHERE NOT is_final AND gone_at IS NULL AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
             AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') <= %(stuck_since)s
     ),
     (
-        SELECT count(*) FROM messages
+        SELECT pg_catalog.count(*) FROM messages
         WHERE is_final AND sync_state <> 'frozen' AND finalized_at >= %(kept_since)s
-            AND twilio_sid ~ '^CA[0-9a-fA-F]{32}$'
+            AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
     )

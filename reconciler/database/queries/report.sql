@@ -3,7 +3,7 @@
 -- name: jobs
 -- Each job's place and outcome. What else a cursor holds (the plan of a sweep) may be long, and is not fetched.
 SELECT
-    job_name, coalesce(cursor ->> 'read_until', cursor ->> 'looked_at', cursor ->> 'swept_at'),
+    job_name, coalesce(cursor ->> 'read_until'::text, cursor ->> 'looked_at'::text, cursor ->> 'swept_at'::text),
     last_success_at, last_error_at, last_error
 FROM sync_state
 -- What was never run by that name is no job: the leader's word, and the list of accounts that a backfill is done with.
@@ -17,25 +17,25 @@ SELECT cursor FROM sync_state WHERE job_name = %(job)s
 -- Each daemon that is connected, by the name of its connection. Another role's backend_start may be hidden from us.
 SELECT pid, application_name, backend_start
 FROM pg_stat_activity
-WHERE datname = current_database() AND starts_with(application_name, %(prefix)s)
+WHERE datname = pg_catalog.current_database() AND pg_catalog.starts_with(application_name, %(prefix)s)
 ORDER BY application_name, pid
 
 -- name: lock_holders
 -- Who holds which of these advisory locks: the key's halves stand in classid and objid
 -- (https://www.postgresql.org/docs/current/view-pg-locks.html). Another role's backend_start may be hidden from us.
 SELECT asked.name, l.pid, a.application_name, a.backend_start
-FROM unnest(%(names)s::text[]) AS asked (name)
+FROM pg_catalog.unnest(%(names)s::text[]) AS asked (name)
 JOIN pg_locks AS l
     ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-    AND ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended(%(prefix)s || asked.name, 0)
-JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+    AND ((l.classid::bigint << 32) | l.objid::bigint) = pg_catalog.hashtextextended(%(prefix)s || asked.name, 0)
+JOIN pg_database AS d ON d.oid = l.database AND d.datname = pg_catalog.current_database()
 LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
 
 -- name: table_sizes
 -- Bytes with indexes, and the planner's estimate of rows: -1 (before PostgreSQL 14: 0) if it never looked.
-SELECT c.relname, pg_total_relation_size(c.oid), nullif(c.reltuples, -1)::bigint
-FROM unnest(%(tables)s::text[]) WITH ORDINALITY AS asked (name, place)
-JOIN pg_class AS c ON c.oid = to_regclass(asked.name)
+SELECT c.relname, pg_catalog.pg_total_relation_size(c.oid), nullif(c.reltuples, (-1)::real)::bigint
+FROM pg_catalog.unnest(%(tables)s::text[]) WITH ORDINALITY AS asked (name, place)
+JOIN pg_class AS c ON c.oid = pg_catalog.to_regclass(asked.name)::oid::oid
 ORDER BY asked.place
 
 -- name: account_days
@@ -66,7 +66,7 @@ ORDER BY d.account_sid, d.day
 -- Cost: reads idx_call_events_source from `since` on.
 WITH found AS (
     SELECT
-        date_trunc(%(unit)s, created_at AT TIME ZONE 'UTC') AS found_in, source, call_sid, event_time,
+        pg_catalog.date_trunc(%(unit)s, created_at AT TIME ZONE 'UTC') AS found_in, source, call_sid, event_time,
         CASE event_type
             WHEN 'call.created' THEN 'missing'
             WHEN 'call.status_changed' THEN 'stale'
@@ -82,14 +82,14 @@ WITH found AS (
                 AND created_at - event_time >= %(webhook_grace)s
             )
             OR (
-                event_type = 'call.enriched' AND call_status_is_final(event_status)
+                event_type = 'call.enriched' AND call_status_is_final(event_status::text)
                 AND payload ?| ARRAY['end_time', 'duration', 'price']
             )
         )
 )
 SELECT
-    found_in AT TIME ZONE 'UTC', source, kind, count(*),
-    count(DISTINCT call_sid) FILTER (WHERE kind <> 'incomplete' AND event_time >= %(since)s)
+    found_in AT TIME ZONE 'UTC', source, kind, pg_catalog.count(*),
+    pg_catalog.count(DISTINCT call_sid) FILTER (WHERE kind <> 'incomplete' AND event_time >= %(since)s)
 FROM found
 GROUP BY GROUPING SETS ((found_in, source, kind), ())
 ORDER BY found_in NULLS LAST, source, kind
@@ -105,10 +105,10 @@ WITH RECURSIVE accounts AS (
     FROM accounts AS a
     WHERE a.account_sid IS NOT NULL
 )
-SELECT coalesce(sum(held.calls), 0)::bigint
+SELECT coalesce(pg_catalog.sum(held.calls), 0)::bigint
 FROM accounts AS a
 CROSS JOIN LATERAL (
-    SELECT count(*) AS calls
+    SELECT pg_catalog.count(*) AS calls
     FROM messages
     WHERE account_sid = a.account_sid
         AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
@@ -121,7 +121,7 @@ WHERE a.account_sid IS NOT NULL
 -- One row as JSON: it writes ISO times, and survives an infinite one.
 --
 -- Cost: reads messages_twilio_sid_key.
-SELECT json_build_object(
+SELECT pg_catalog.json_build_object(
     'id', id, 'status', status, 'direction', direction, 'from_number', from_number, 'to_number', to_number,
     'start_time', start_time AT TIME ZONE 'UTC', 'end_time', end_time AT TIME ZONE 'UTC',
     'duration', duration, 'price', price, 'price_unit', price_unit, 'answered_by', answered_by,
@@ -131,15 +131,15 @@ SELECT json_build_object(
     'created_at', created_at AT TIME ZONE 'UTC', 'updated_at', updated_at
 )
 FROM messages
-WHERE twilio_sid = %(call_sid)s
+WHERE twilio_sid::text = %(call_sid)s
 
 -- name: events_of_call
 -- The newest ones. A payload comes as text: another writer's may be nested deeper than JSON can be read.
 --
 -- Cost: reads idx_call_events_call_sid.
 SELECT
-    to_json(event_time) #>> '{}', event_type, event_status, source, run_id, to_json(created_at) #>> '{}', payload::text
+    pg_catalog.to_json(event_time) #>> '{}'::text[], event_type, event_status, source, run_id, pg_catalog.to_json(created_at) #>> '{}'::text[], payload::text
 FROM call_events
-WHERE call_sid = %(call_sid)s
+WHERE call_sid::text = %(call_sid)s
 ORDER BY event_time DESC, id DESC
 LIMIT %(limit)s

@@ -5,7 +5,7 @@ SELECT cursor, cursor::text FROM sync_state WHERE job_name = %(job)s
 
 -- name: cursors_of_kind
 -- The cursors of one kind of job: one of the main account, and one of each other account.
-SELECT cursor FROM sync_state WHERE split_part(job_name, ':', 1) = %(kind)s
+SELECT cursor FROM sync_state WHERE pg_catalog.split_part(job_name, ':', 1) = %(kind)s
 
 -- name: set_cursor
 -- Runs in the transaction of the rows the cursor speaks of.

@@ -2,14 +2,14 @@
 
 -- name: open_door
 -- The guard of frozen rows (sql/007) lets this transaction through.
-SELECT set_config('reconciler.thaw', 'on', true)
+SELECT pg_catalog.set_config('reconciler.thaw', 'on', true)
 
 -- name: thaw
 -- Nothing that was observed so far counts as newer than what Twilio says now. The event holds the row as it was: the
 -- event of a call that was frozen as it landed does not.
 WITH thawed AS (
     UPDATE messages SET sync_state = 'active', observed_at = NULL, updated_at = %(now)s
-    WHERE twilio_sid = %(call_sid)s AND sync_state = 'frozen'
+    WHERE twilio_sid::text = %(call_sid)s AND sync_state = 'frozen'
     RETURNING
         twilio_sid, status, parent_call_sid, from_number, to_number, duration, price, price_unit,
         start_time AT TIME ZONE 'UTC' AS start_time, end_time AT TIME ZONE 'UTC' AS end_time, answered_by
@@ -20,7 +20,7 @@ recorded AS (
     )
     SELECT
         twilio_sid, 'call.thawed', status, %(now)s, %(now)s, %(source)s, %(run_id)s,
-        jsonb_strip_nulls(jsonb_build_object(
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
             'reason', 'thawed by a person',
             'status', status,
             'parent_call_sid', parent_call_sid,
@@ -33,11 +33,11 @@ recorded AS (
             'end_time', end_time,
             'answered_by', answered_by
         )),
-        twilio_sid || ':thawed:' || extract(epoch FROM %(now)s)
+        twilio_sid::text || ':thawed:' || extract(epoch FROM %(now)s)::text
     FROM thawed
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
 )
 SELECT twilio_sid FROM thawed
 
 -- name: close_door
-SELECT set_config('reconciler.thaw', 'off', true)
+SELECT pg_catalog.set_config('reconciler.thaw', 'off', true)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NO_POLLS = {
     "inbox.claim_dead_by_id", "inbox.complete", "inbox.fill_answered_by", "inbox.find", "inbox.give_up",
     "inbox.not_dead", "merge.merge_staged", "report.jobs", "sync_state.read_cursor",
-    "sync_state.cursors_of_kind", "thaw.thaw", "migrations.ledger",
+    "sync_state.cursors_of_kind", "report.leaders_word", "thaw.thaw", "migrations.ledger",
 }  # fmt: skip
 
 
