@@ -12,7 +12,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from reconciler.database import connection as db
-from reconciler.errors import ConfigError, Refused, Unavailable
+from reconciler.errors import ConfigError, LoginRefused, Refused, Unavailable
 from reconciler.settings import Settings
 
 SECRET = "5ecret"
@@ -76,9 +76,9 @@ def german() -> Iterator[Callable[..., GermanServer]]:
 @pytest.mark.parametrize(
     ("sqlstate", "words", "kind"),
     [
-        ("28P01", "Passwort-Authentifizierung für Benutzer »viewer« fehlgeschlagen", Refused),
-        ("28000", "kein pg_hba.conf-Eintrag für Host »127.0.0.1«", Refused),
-        ("28000", "Rolle »viewer« hat keine Berechtigung zum Einloggen", Refused),
+        ("28P01", "Passwort-Authentifizierung für Benutzer »viewer« fehlgeschlagen", LoginRefused),
+        ("28000", "kein pg_hba.conf-Eintrag für Host »127.0.0.1«", LoginRefused),
+        ("28000", "Rolle »viewer« hat keine Berechtigung zum Einloggen", LoginRefused),
         ("3D000", "Datenbank »calls« existiert nicht", Refused),
         ("42501", "keine Berechtigung für Datenbank calls", Refused),
         ("42704", "unbekannter Konfigurationsparameter »foo«", ConfigError),
