@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 _SID: Final = re.compile(r"\b((?:AC|CA)[0-9a-fA-F]{4})[0-9a-fA-F]{24}([0-9a-fA-F]{4})\b")
+_A_TRY_TAKES: Final = 20  # seconds, at most: connecting and reading each have a limit
 _SIZES: Final = ("kB", "MB", "GB", "TB")  # powers of a thousand
 
 
@@ -24,6 +25,15 @@ def rough(duration: timedelta | float) -> str:
         if seconds >= from_:
             return f"{seconds // size:,} {unit}"
     return f"{seconds} s"
+
+
+def waiting_for(service: str, reason: str, *, attempt: int, seconds_left: float) -> str:
+    """`waiting for Twilio: HTTP 503, try 8, next in 18 s`; `seconds_left` until the next try is negative after it."""
+    if seconds_left > 0:
+        when = f"next in {seconds_left:.0f} s"
+    else:
+        when = "trying now" if seconds_left > -_A_TRY_TAKES else "the next run tries again"
+    return f"waiting for {service}: {reason}, try {attempt}, {when}"
 
 
 def byte_size(count: int) -> str:

@@ -20,6 +20,7 @@ from reconciler.database.inbox import backlog, count_unsettled
 from reconciler.database.locks import LOCK
 from reconciler.database.migration_files import TABLES, load_migrations
 from reconciler.twilio.listing import RETENTION
+from reconciler.wording import waiting_for
 
 DAYS_SHOWN: Final = timedelta(days=35)  # as far back as the weekly cold sweep proves
 STUCK_NAMED: Final = 20
@@ -57,8 +58,7 @@ class Waiting:
     def said(self, now: datetime) -> str:
         """`waiting for Twilio: HTTP 503, try 8, next in 18 s`."""
         left = (self.next_at - now).total_seconds()
-        when = f"next in {left:.0f} s" if left > 0 else "the next run tries again"
-        return f"waiting for {self.service}: {self.reason}, try {self.attempt}, {when}"
+        return waiting_for(self.service, self.reason, attempt=self.attempt, seconds_left=left)
 
 
 @dataclass(frozen=True, slots=True)

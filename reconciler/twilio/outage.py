@@ -6,6 +6,8 @@ import threading
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from reconciler.wording import waiting_for
+
 
 class Wait(NamedTuple):
     """A request that failed: why, how often so far, when it is sent again, and since when none was answered."""
@@ -18,8 +20,7 @@ class Wait(NamedTuple):
     def said(self, now: datetime) -> str:
         """`waiting for Twilio: HTTP 503, try 8, next in 18 s`."""
         left = (self.next_at - now).total_seconds()
-        when = f"next in {left:.0f} s" if left > 0 else "the next run tries again"
-        return f"waiting for Twilio: {self.reason}, try {self.attempt}, {when}"
+        return waiting_for("Twilio", self.reason, attempt=self.attempt, seconds_left=left)
 
 
 class Outage:

@@ -16,10 +16,14 @@ from reconciler.database.migration_files import TABLES, load_migrations
 from reconciler.database.store import Store
 from reconciler.model import JobName
 from reconciler.service.leadership import Leadership
+from reconciler.settings import Settings
 from reconciler.status import snapshot as report
+from reconciler.status.check_work import check_work
 from tests.harness.names import ACCOUNT, NOW, sid
+from tests.service.conftest import eventually
 
 from .conftest import RULES
+from .pages import make_job, make_status
 
 JOB = """
 INSERT INTO sync_state (job_name, cursor, last_success_at, last_error_at, last_error) VALUES (%s, %s, %s, %s, %s)
@@ -114,6 +118,7 @@ def test_the_word_of_the_leader(conn, connect, database_url, paper):
     assert "! waiting for Twilio: HTTP 503, try 8, next in 18 s; no answer since 11:57:00 UTC." in said
     assert "Next: hot in 7 s." in said
     leadership.resign()
+    eventually(lambda: locks.holder_of(conn, "daemon") is None)  # the server notices a little later
     after = report.take_snapshot(conn, now=NOW, **RULES)
     assert (after.leader, after.waiting, after.next_runs) == (None, None, {})
 
@@ -247,3 +252,22 @@ def test_it_asks_nothing_of_twilio(signed_in, twilio):
     """Status and report look at the database alone."""
     assert signed_in("status").code == signed_in("report").code == 0
     assert list(twilio.requests) == []
+
+
+def test_a_thousand_accounts(paper):
+    """On one screen: three that fail by name, the others counted; in `check` one line for their cause."""
+    accounts = [f"AC{number:032x}" for number in range(1_000)]
+    jobs = [make_job(f"hot:{account}", last_error="HTTP 503", last_error_at=NOW) for account in accounts[:3]]
+    jobs += [make_job(f"{kind}:{account}") for account in accounts[3:] for kind in ("hot", "warm", "cold")]
+    snapshot = make_status(jobs=jobs)
+    written = paper(80)
+    show_status(snapshot)
+    lines = [" ".join(line.split()) for line in written.getvalue().splitlines()]
+    assert len(lines) <= 60
+    assert sum("failed 0 s ago: HTTP 503" in line for line in lines) == 3
+    assert "hot 12 s ago 997 accounts ok, the oldest" in lines
+    found = list(check_work(snapshot, Settings.read({})))
+    assert len(found) <= 10
+    assert [line.detail for line in found if line.name == "jobs"] == [
+        "3 of 2,994 fail since 12:00: HTTP 503 (hot of 3 accounts)"
+    ]

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from reconciler.wording import byte_size, counted, rough, short_sids
+from reconciler.wording import byte_size, counted, rough, short_sids, waiting_for
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,13 @@ def test_short_sids():
     """Those of accounts and calls, wherever they stand; what only begins alike stays whole."""
     assert short_sids(f"hot:AC{'1' * 32}, CA{'ab' * 16}") == "hot:AC1111…1111, CAabab…abab"
     assert short_sids(f"AC{'1' * 33} AC12") == f"AC{'1' * 33} AC12"
+
+
+@pytest.mark.parametrize(
+    ("left", "when"),
+    [(18.2, "next in 18 s"), (0, "trying now"), (-19, "trying now"), (-20, "the next run tries again")],
+)
+def test_waiting(left, when):
+    """What does not answer, what it said, which try that was, and when the next one is."""
+    said = waiting_for("Twilio", "HTTP 503", attempt=8, seconds_left=left)
+    assert said == f"waiting for Twilio: HTTP 503, try 8, {when}"
