@@ -171,7 +171,7 @@ def require_writable(conn: Connection) -> None:
 
 def name_connection(conn: Connection, *, purpose: str) -> None:
     """Show in pg_stat_activity what the connection is used for now."""
-    conn.execute("SELECT set_config('application_name', %s, false)", (f"{APPLICATION_NAME}: {purpose}",))
+    conn.execute("SELECT pg_catalog.set_config('application_name', %s, false)", (f"{APPLICATION_NAME}: {purpose}",))
 
 
 @contextmanager

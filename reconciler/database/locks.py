@@ -14,7 +14,8 @@ def try_advisory_lock(conn: Connection, name: str) -> int | None:
     (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS).
     """
     row = conn.execute(
-        "SELECT pg_try_advisory_lock(hashtextextended(%s, 0)), pg_backend_pid()", (f"{APPLICATION_NAME}:{name}",)
+        "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(%s, 0)), pg_catalog.pg_backend_pid()",
+        (f"{APPLICATION_NAME}:{name}",),
     ).fetchone()
     return row[1] if row and row[0] else None
 
@@ -22,8 +23,8 @@ def try_advisory_lock(conn: Connection, name: str) -> int | None:
 def holds_advisory_lock(conn: Connection, name: str, *, pid: int) -> bool:
     """Whether the lock called `name` is held by the session of that process of the server."""
     row = conn.execute(
-        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
-        " AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 0))",
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
+        " AND (classid::bigint << 32 | objid::bigint) = pg_catalog.hashtextextended(%s, 0))",
         (pid, f"{APPLICATION_NAME}:{name}"),
     ).fetchone()
     return bool(row and row[0])
@@ -35,9 +36,9 @@ def holder_of(conn: Connection, name: str) -> str | None:
     `db1/4711` for a daemon that leads; None if nobody holds it.
     """
     row = conn.execute(
-        "SELECT a.application_name FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+        "SELECT a.application_name FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a USING (pid)"
         " WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database()"
-        " AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(%s, 0)",
+        " AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtextextended(%s, 0)",
         (f"{APPLICATION_NAME}:{name}",),
     ).fetchone()
     return str(row[0]).removeprefix(f"{APPLICATION_NAME}: {name} ") if row and row[0] else None
@@ -45,7 +46,9 @@ def holder_of(conn: Connection, name: str) -> str | None:
 
 def release_advisory_lock(conn: Connection, name: str) -> None:
     """Give the lock called `name` back."""
-    conn.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (f"{APPLICATION_NAME}:{name}",))
+    conn.execute(
+        "SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended(%s, 0))", (f"{APPLICATION_NAME}:{name}",)
+    )
 
 
 LOCK: Final = "daemon"

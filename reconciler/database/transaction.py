@@ -268,7 +268,7 @@ class Transaction:
         if self.changed:
             calls = sorted(set(self.changed))
             said = {"calls": calls} if len(calls) <= NOTIFIED_AT_MOST else {"calls": None, "count": len(calls)}
-            self._conn.execute("SELECT pg_notify(%s, %s)", (channel, json.dumps(said)))
+            self._conn.execute("SELECT pg_catalog.pg_notify(%s, %s)", (channel, json.dumps(said)))
 
     def _changing(self, statement: LiteralString, params: Mapping[str, Any]) -> list[str]:
         """The SIDs that a statement returns: the calls that it changed."""
