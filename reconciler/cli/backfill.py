@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from reconciler.cli.wiring import (
@@ -22,19 +24,13 @@ from reconciler.sync.context import Account
 from reconciler.sync.counts import Outcome
 from reconciler.terminal.printing import complain
 from reconciler.terminal.progress import watching
+from reconciler.twilio.client import TwilioClient
 
 
 def backfill_window(args: argparse.Namespace) -> int:
     """Make the database equal to what Twilio says of the window, or with --dry-run show what would change."""
     asked_at = datetime.now(UTC)
-    since, until = read_moment(args.since, "--since", asked_at), asked_at
-    if args.until is not None:
-        until = read_moment(args.until, "--until", asked_at)
-    if until > asked_at:
-        raise UsageError(f"--until {args.until} lies in the future", hint="leave --until out to read up to now")
-    if since >= until:
-        end = "now" if args.until is None else f"--until {args.until}"
-        raise UsageError(f"--since {args.since} is not before {end}")
+    since, until = _window(args, asked_at)
     if args.all and not args.dry_run:
         raise UsageError("--all goes with --dry-run: it lists each field that would change")
     settings = read_settings()
@@ -50,38 +46,53 @@ def backfill_window(args: argparse.Namespace) -> int:
                 as_json=args.json, dry_run=args.dry_run, masked=settings.log_pii == "masked", show_all=args.all
             ) as watcher,
         ):
-
-            def read(account_sid: str, window: backfill.Window) -> backfill.BackfillCounts:
-                context = backfill.BackfillContext(
-                    job=backfill.name_backfill(account_sid),
-                    settings=settings,
-                    store=store,
-                    session=client.session(stop, is_bulk=True),
-                    account=Account(account_sid),
-                    stop=stop,
-                    dry_run=args.dry_run,
-                    window=window,
-                    watcher=watcher,
-                )
-                return backfill.backfill(context)
-
-            if len(accounts) == 1:
-                counts = read(accounts[0], window)
-            else:
-                counts = backfill.backfill_accounts(
-                    accounts,
-                    window,
-                    read,
-                    store=None if args.dry_run else store,
-                    watcher=watcher,
-                    stop=stop,
-                    has_worked=lambda: client.has_worked,
-                )
+            context = backfill.BackfillContext(
+                job=backfill.name_backfill(accounts[0]), settings=settings, store=store,
+                session=client.session(stop, is_bulk=True), account=Account(accounts[0]), stop=stop,
+                dry_run=args.dry_run, window=window, watcher=watcher,
+            )  # fmt: skip
+            counts = _read(context, client, accounts)
             watcher.finished(counts)
     _last_words(counts, settings, dry_run=args.dry_run)
     if args.dry_run and counts.exit_code is ExitCode.DONE and (counts.inserted or counts.updated):
         return int(ExitCode.UNRECONCILED)
     return int(counts.exit_code)
+
+
+def _window(args: argparse.Namespace, asked_at: datetime) -> tuple[datetime, datetime]:
+    """The moments that --since and --until name.
+
+    Raises:
+        UsageError: one cannot be read, lies in the future, or they are in the wrong order.
+
+    """
+    since, until = read_moment(args.since, "--since", asked_at), asked_at
+    if args.until is not None:
+        until = read_moment(args.until, "--until", asked_at)
+    if until > asked_at:
+        raise UsageError(f"--until {args.until} lies in the future", hint="leave --until out to read up to now")
+    if since >= until:
+        end = "now" if args.until is None else f"--until {args.until}"
+        raise UsageError(f"--since {args.since} is not before {end}")
+    return since, until
+
+
+def _read(context: backfill.BackfillContext, client: TwilioClient, accounts: Sequence[str]) -> backfill.BackfillCounts:
+    """Read the window of one account as `context` says, or of several, one after another."""
+    if len(accounts) == 1:
+        return backfill.backfill(context)
+
+    def read(account_sid: str, window: backfill.Window) -> backfill.BackfillCounts:
+        own = replace(
+            context, job=backfill.name_backfill(account_sid), account=Account(account_sid), window=window,
+            session=client.session(context.stop, is_bulk=True),
+        )  # fmt: skip
+        return backfill.backfill(own)
+
+    return backfill.backfill_accounts(
+        accounts, context.window, read, store=None if context.dry_run else context.store, watcher=context.watcher,
+        stop=context.stop, has_worked=lambda: client.has_worked,
+    )  # fmt: skip
 
 
 def _last_words(counts: backfill.BackfillCounts, settings: Settings, *, dry_run: bool) -> None:
