@@ -20,6 +20,7 @@ import pytest
 from reconciler.cli.main import main
 from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
+from tests.harness.coverage import coverage_environment
 from tests.harness.done import Done
 from tests.harness.equality import differences, records_of
 from tests.harness.names import ACCOUNT, TOKEN
@@ -86,7 +87,7 @@ class Command:
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """PATH, HOME, what all commands of this test share, and `env`; an empty value takes a name away."""
-        made = {"PATH": os.defpath, "HOME": str(self.home), **self.env, **env}
+        made = {"PATH": os.defpath, "HOME": str(self.home), **coverage_environment(), **self.env, **env}
         return {name: value for name, value in made.items() if value}
 
     def _end(self, process: subprocess.Popen[str]) -> None:

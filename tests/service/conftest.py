@@ -29,6 +29,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from reconciler.simulator import Clock, SimulatedTwilio
+from tests.harness.coverage import coverage_environment
 from tests.harness.names import ACCOUNT, TOKEN
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "reconcile"
@@ -289,7 +290,7 @@ class Command:
 
     def environment(self, env: dict[str, str]) -> dict[str, str]:
         """PATH, HOME, what all share, and `env`."""
-        made = {"PATH": os.defpath, "HOME": str(self.home), **self.env, **env}
+        made = {"PATH": os.defpath, "HOME": str(self.home), **coverage_environment(), **self.env, **env}
         return {name: value for name, value in made.items() if value}
 
 
