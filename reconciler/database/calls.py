@@ -98,6 +98,13 @@ def count_calls(conn: Connection, *, account_sid: str, since: datetime, until: d
     return int(row[0]) if row else 0
 
 
+def has_trunk_calls(conn: Connection, *, account_sid: str, since: datetime, limit: int) -> bool:
+    """Whether a call of a SIP trunk is among the newest `limit` calls of an account that began at `since` or later."""
+    params = {"account_sid": account_sid, "since": since, "limit": limit}
+    row = conn.execute(_queries["has_trunk_calls"], params).fetchone()
+    return bool(row and row[0])
+
+
 def stuck_calls(
     conn: Connection, *, stuck_since: datetime, named_since: datetime | None, limit: int
 ) -> list[StuckCall]:

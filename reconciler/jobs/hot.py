@@ -5,6 +5,9 @@ Design rules
   is observed and not promised. If a page is not in that order, or the cursor lies days back, hot sweeps the days.
 - Ended calls: of the open rows that hot has not just seen, Status listings tell which are still open. Hot asks about
   the others one by one. So requests grow with what changed, not with what is open.
+- Trunk calls: Twilio lists a call of a SIP trunk only when it is over, among the calls of the time it began at
+  (https://help.twilio.com/articles/223132267). For an account that has trunks, hot also lists the calls that ended
+  since the last run. Calls that hot lists, or our rows, tell that an account has trunks. So it costs no request.
 - The cursor moves when all calls behind it were read, or stand in the plan of a sweep. So neither a backlog of days nor
   a day that cannot be read delays new calls.
 - A run that was killed or stopped is resumed. It reads no page twice but the one in hand.
@@ -16,7 +19,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from reconciler.database.calls import open_calls
+from reconciler.database.calls import has_trunk_calls, open_calls
+from reconciler.database.connection import Connection
 from reconciler.database.transaction import Merged
 from reconciler.logs import get_logger
 from reconciler.sync.context import JobContext
@@ -26,7 +30,7 @@ from reconciler.sync.fetch import Fetched
 from reconciler.sync.lookup import look_again
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run, run
-from reconciler.sync.slices import OPEN, Slice, dates_created, slice_of_newest
+from reconciler.sync.slices import OPEN, Slice, dates_created, slice_of_ended, slice_of_newest
 from reconciler.sync.sweep import describe, read, read_in_order, read_plan
 from reconciler.twilio.listing import Listing
 
@@ -34,6 +38,12 @@ FIRST_LOOK: Final = timedelta(days=1)  # how far back a first run reads; before 
 LISTED_AT_MOST: Final = timedelta(days=2)  # days further back are swept, several at once
 SMALLEST_PAGE: Final = 50
 USUAL_GAP: Final = timedelta(minutes=30)  # after a longer one there is more to read than usual
+
+# Where EndTime filters know days alone, the listing of ended calls holds all of today's: it is asked for less often.
+ENDED_BY_DAY_EVERY: Final = timedelta(minutes=15)
+ENDED_FIRST_LOOK: Final = timedelta(hours=1)  # how far back the first such listing reads; before that cold has been
+TRUNKS_SOUGHT_IN: Final = timedelta(days=3)  # the rows that tell whether an account has trunks: cold's usual window
+TRUNKS_SOUGHT_AMONG: Final = 10_000  # rows
 
 log = get_logger(__name__)
 
@@ -56,6 +66,8 @@ def hot(context: JobContext) -> Counts:
         if place.plan is not None and not this.stop.is_set():
             _sweep(this, place, place.plan)
         if not this.stop.is_set():
+            _read_ended(this, place, seen)
+        if not this.stop.is_set():
             _look_after_open(this, place, seen)
         this.counts.lag = this.now() - place.cursor.read_until
     return this.counts
@@ -67,6 +79,7 @@ class _Place:
     def __init__(self, cursor: HotCursor, plan: Plan | None = None) -> None:
         self.cursor = cursor
         self.plan = plan
+        self.shows_trunks = False  # a trunk call is among those just listed
         if plan is None:
             cursor.plan = cursor.ahead_until = None
         if cursor.listed_until is None:
@@ -147,6 +160,7 @@ def _list_newest(this: Run[Counts], place: _Place, seen: set[str]) -> bool:
             cursor.listed_until = None
         cursor.next_page = item.next_uri
         seen.update(observation.call_sid for observation in item.page.observations)
+        place.shows_trunks |= any((o.direction or "").startswith("trunking-") for o in item.page.observations)
         return cursor
 
     read_in_order(this, slice_, resume_at=cursor.next_page, cursor_after=move)
@@ -168,6 +182,39 @@ def _sweep(this: Run[Counts], place: _Place, plan: Plan) -> None:
     elif not this.stop.is_set():
         place.end_sweep()
         this.keep_cursor(place.cursor)
+
+
+def _read_ended(this: Run[Counts], place: _Place, seen: set[str]) -> None:
+    """Where there are trunks, list every call that ended since the last such listing, less the overlap."""
+    cursor, now = place.cursor, this.now()
+    ended_until = cursor.ended_until
+    if ended_until is None:
+        if not place.shows_trunks and not this.ask(partial(_has_trunks, account_sid=cursor.account, now=now)):
+            return
+        ended_until = now - ENDED_FIRST_LOOK
+    elif cursor.ends_by_day and now - ended_until < ENDED_BY_DAY_EVERY:
+        return
+    slice_ = slice_of_ended(
+        cursor.account, since=ended_until - this.context.settings.overlap, page_size=this.session.page_size
+    )
+    read_until = now
+
+    def note(item: Fetched, _: Merged) -> None:
+        nonlocal read_until
+        # Of two clocks that differ, the one that is behind claims less.
+        read_until = min(read_until, item.page.observed_at)
+        cursor.ends_by_day |= slice_.listing.shows_whole_days(item.page.observations)
+        seen.update(observation.call_sid for observation in item.page.observations)
+
+    failed = read(this, [slice_], on_page=note)
+    this.fail(describe(failed))
+    if not failed and not this.stop.is_set():
+        cursor.ended_until = max(ended_until, read_until)
+        this.keep_cursor(cursor)
+
+
+def _has_trunks(conn: Connection, *, account_sid: str, now: datetime) -> bool:
+    return has_trunk_calls(conn, account_sid=account_sid, since=now - TRUNKS_SOUGHT_IN, limit=TRUNKS_SOUGHT_AMONG)
 
 
 def _look_after_open(this: Run[Counts], place: _Place, seen: set[str]) -> None:

@@ -61,6 +61,8 @@ class HotCursor(JobCursor, kw_only=True, omit_defaults=True):
     - `listed_until`, `next_page`: of a listing that was interrupted. It goes on at `next_page`.
     - `usual`: how many calls the last listing took, or would have taken after a gap of usual length.
     - `looked_at`: when hot last asked about calls whose account is unknown.
+    - `ended_until`: set once the account is known to have trunks. Then every call that ended before was read.
+    - `ends_by_day`: an answer has shown that Twilio reads the time of an EndTime filter as a whole UTC day.
     """
 
     read_from_here: ClassVar[bool] = True
@@ -73,6 +75,8 @@ class HotCursor(JobCursor, kw_only=True, omit_defaults=True):
     plan: PlanCursor | None = None
     ahead_until: Moment | None = None
     looked_at: Moment | None = None
+    ended_until: Moment | None = None
+    ends_by_day: bool = False
 
 
 class WarmCursor(JobCursor, kw_only=True):

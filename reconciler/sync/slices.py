@@ -21,6 +21,9 @@ OPEN: Final = (Status.QUEUED, Status.RINGING, Status.IN_PROGRESS)
 NEVER_DIALLED: Final = (Status.CANCELED, Status.FAILED)
 
 
+_EVER: Final = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
     """One listing, and which of its calls belong to it: those of UTC days, or of a status."""
@@ -89,8 +92,12 @@ def slice_of_days(account_sid: str, since: datetime, until: datetime) -> Slice:
 
 def slice_of_newest(account_sid: str, *, down_to: datetime, page_size: int) -> Slice:
     """All calls, back to those created before `down_to`."""
-    ever = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
-    return Slice("newest", Listing(account_sid, page_size=page_size), *ever, down_to=down_to)
+    return Slice("newest", Listing(account_sid, page_size=page_size), *_EVER, down_to=down_to)
+
+
+def slice_of_ended(account_sid: str, *, since: datetime, page_size: int) -> Slice:
+    """All calls that ended since, however long ago they began."""
+    return Slice("ended", Listing(account_sid, ended_since=since, page_size=page_size), *_EVER)
 
 
 def slice_named(account_sid: str, name: str) -> Slice:

@@ -27,17 +27,19 @@ _TOKEN: Final = re.compile(r"[?&]PageToken=([^&]+)")
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What to ask for: the calls of an account that started in `[since, until)`, or those of one status.
+    """What to ask for: calls of an account that started in `[since, until)`, or that ended since, or of one status.
 
-    Twilio may read the bounds as instants or as whole UTC days, and `<` may include its midnight or not: ask until
-    no earlier than the midnight after what is needed (before "some hour of a day" may leave out all of that day),
-    filter what comes, and let `holds` tell whether an answer can be one to this question.
+    - Twilio may read the bounds as instants or as whole UTC days, and `<` may include its midnight or not. Ask until no
+      earlier than the midnight after what is needed: before "some hour of a day" may leave out all of that day.
+    - Filter what comes. `holds` tells whether an answer can be one to this question.
+    - A listing of calls that ended shows none that is still open.
     """
 
     account_sid: str
     since: datetime | None = None
     until: datetime | None = None
     status: Status | None = None
+    ended_since: datetime | None = None
     page_size: int = PAGE_SIZE
 
     @property
@@ -50,6 +52,8 @@ class Listing:
             params.append(("StartTime>", self.since.strftime("%Y-%m-%dT%H:%M:%SZ")))
         if self.until is not None:
             params.append(("StartTime<", self.until.strftime("%Y-%m-%dT%H:%M:%SZ")))
+        if self.ended_since is not None:
+            params.append(("EndTime>", self.ended_since.strftime("%Y-%m-%dT%H:%M:%SZ")))
         params.append(("PageSize", str(self.page_size)))
         return f"{self._resource}?{urlencode(params)}"
 
@@ -67,6 +71,9 @@ class Listing:
         if self.status is not None:
             others = sum(observation.status != self.status for observation in observations)
             return others * 2 <= len(observations)
+        if self.ended_since is not None:
+            day = midnight(self.ended_since)
+            return all(observation.end_time is None or observation.end_time >= day for observation in observations)
         oldest = midnight(self.since) if self.since else None
         newest = midnight(self.until) + 2 * _ONE_DAY if self.until else None
         return all(
@@ -74,6 +81,11 @@ class Listing:
             for observation in observations
             if observation.start_time is not None
         )
+
+    def shows_whole_days(self, observations: list[Observation]) -> bool:
+        """Whether `observations` prove that Twilio read `ended_since` as a whole day."""
+        first = self.ended_since and self.ended_since.replace(microsecond=0)
+        return first is not None and any(o.end_time is not None and o.end_time < first for o in observations)
 
     @property
     def _resource(self) -> str:

@@ -103,7 +103,7 @@ def test_a_lost_call_shows_up_within_one_run(world):
 
 def test_an_idle_account_costs_one_request_a_run(world):
     """However long its log is: the smallest page, once."""
-    world.account.generate(500, NOW - 10 * DAY, NOW - 2 * DAY)
+    world.account.generate(500, NOW - 10 * DAY, NOW - 2 * DAY, trunk_share=0)
     world.hot()
     for _ in range(5):
         world.hot_after(MINUTE)
@@ -129,7 +129,7 @@ def test_the_page_is_as_large_as_need_be(world, calls_a_minute, page_size):
 
 def test_the_page_shrinks_again(world):
     """A busy hour is over, and the next runs ask for little."""
-    world.account.generate(600, NOW - 10 * MINUTE, NOW)
+    world.account.generate(600, NOW - 10 * MINUTE, NOW, trunk_share=0)
     world.hot()
     world.hot_after(MINUTE)
     assert world.cursor()["usual"] > 400
@@ -672,3 +672,79 @@ def test_a_row_with_a_time_that_cannot_be_stops_no_run(world, created_at):
     assert 0 == world.hot().exit_code
     assert "completed" == world.row(call.sid)["status"]
     assert 0 == world.freeze().exit_code
+
+
+# Trunks
+
+
+def trunk_call(world, began, *, lasts):
+    """A call of a SIP trunk, which Twilio lists when it is over."""
+    return world.account.call(
+        began, direction="trunking-terminating", rings_for=0, talks_for=int(lasts.total_seconds())
+    )
+
+
+def ended_listings(world):
+    """The listings of ended calls that the last run asked for."""
+    return [asked for asked in world.asked() if "EndTime" in asked]
+
+
+@pytest.mark.parametrize("by_day", [False, True])
+def test_a_trunk_call_shows_up_within_one_interval_of_its_end(world, by_day):
+    """It began three hours ago, far behind the cursor, and hundreds of calls began since."""
+    world.twilio.switches = replace(world.twilio.switches, end_time_filters="day" if by_day else "instant")
+    trunk_call(world, NOW - 5 * MINUTE, lasts=MINUTE)
+    world.account.generate(600, NOW - 3 * HOUR, NOW, trunk_share=0)
+    world.hot()
+    late = trunk_call(world, NOW - 3 * HOUR, lasts=3 * HOUR + 30 * MINUTE / 60)
+    world.hot_after(16 * MINUTE if by_day else MINUTE)
+    assert "completed" == world.row(late.sid)["status"]
+    assert 1 == len(ended_listings(world))
+
+
+def test_an_account_without_trunks_costs_no_request(world):
+    """Neither in its first run nor later."""
+    world.account.generate(300, NOW - 2 * HOUR, NOW - HOUR, trunk_share=0)
+    world.hot()
+    assert [] == ended_listings(world)
+    world.hot_after(MINUTE)
+    assert [NEWEST] == world.asked()
+
+
+def test_rows_tell_that_an_account_has_trunks(world):
+    """Cold found a trunk call: from then on hot lists the calls that ended."""
+    call = trunk_call(world, NOW - 9 * HOUR, lasts=HOUR)
+    world.account.generate(300, NOW - 2 * HOUR, NOW, trunk_share=0)
+    world.know([call.sid])
+    world.hot()
+    world.hot_after(MINUTE)
+    assert 1 == len(ended_listings(world))
+
+
+def test_where_ends_count_by_day_the_listing_is_rarer(world):
+    """It holds all calls that ended today. What an answer proved is remembered."""
+    world.twilio.switches = replace(world.twilio.switches, end_time_filters="day")
+    trunk_call(world, NOW - 5 * HOUR, lasts=HOUR)
+    world.account.generate(100, NOW - 11 * HOUR, NOW - 2 * HOUR, trunk_share=0)
+    world.hot()
+    assert world.cursor()["ends_by_day"] is True
+    asked = []
+    for _ in range(30):
+        world.hot_after(MINUTE)
+        asked.append(len(ended_listings(world)))
+    assert 2 == sum(asked)
+
+
+def test_an_ended_listing_that_fails_moves_no_cursor(world, quick_retries):
+    """What is new was read; the run says what failed, and the next one reads it."""
+    trunk_call(world, NOW - 5 * MINUTE, lasts=MINUTE)
+    world.hot()
+    before = world.cursor()["ended_until"]
+    late = trunk_call(world, NOW - 3 * HOUR, lasts=3 * HOUR + MINUTE / 2)
+    world.account.generate(300, NOW - 2 * HOUR, NOW, trunk_share=0)
+    world.twilio.faults.when(lambda request: request.param("EndTime>") is not None, Fault.server_error(503), times=10)
+    counts = world.hot_after(MINUTE)
+    assert "503" in counts.problem
+    assert before == world.cursor()["ended_until"]
+    world.hot_after(MINUTE)
+    assert "completed" == world.row(late.sid)["status"]

@@ -90,6 +90,22 @@ WHERE account_sid = %(account_sid)s
     AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
     AND coalesce(start_time AT TIME ZONE 'UTC', date_created) < %(until)s
 
+-- name: has_trunk_calls
+-- Whether the newest calls of an account that we hold, those since `since`, include one of a SIP trunk. `direction` of a
+-- row is the Viewer's; a trunk sends it no webhook, so it was this program that wrote the row.
+--
+-- Cost: reads messages_account_time backwards, at most `limit` rows.
+SELECT EXISTS (
+    SELECT FROM (
+        SELECT direction
+        FROM messages
+        WHERE account_sid = %(account_sid)s AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
+        ORDER BY coalesce(start_time AT TIME ZONE 'UTC', date_created) DESC
+        LIMIT %(limit)s
+    ) AS newest
+    WHERE direction LIKE 'trunking-%%'
+)
+
 -- name: mark_gone
 -- Twilio said that it has no such call. That is no status (rule 11): the row stays as it is and is asked for no more.
 --
