@@ -6,7 +6,7 @@
     ├── Refused              77  credentials or privileges: a person must act; NotFound, LoginRefused are two
     ├── Retriable            75  the same request again, with backoff; a one-off run that gives up ends so
     │   ├── RateLimited          carries retry_after
-    │   ├── Unavailable      69  network, timeout, 5xx, database away; ConnectionLost, ReadOnlyDatabase are two
+    │   ├── Unavailable      69  network, timeout, 5xx, database away; ConnectionLost, ReadOnlyDatabase, Outpaced
     │   ├── FilterIgnored    75  a listing holds what was not asked for
     │   ├── CredentialsDoubted 77  401 for credentials that worked a moment ago
     │   └── Contended        75  another writer was in the way; nothing was committed
@@ -143,6 +143,10 @@ class ReadOnlyDatabase(Unavailable):
 
     The connection is of no use any more. The same address may lead to the new primary by now.
     """
+
+
+class Outpaced(Unavailable):
+    """Another writer was in the way too often: its locks, or rows that changed. Nothing was committed."""
 
 
 class FilterIgnored(Retriable):

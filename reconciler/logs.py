@@ -56,6 +56,7 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "day.verified": ("day", "listed", "held"),
     "day.incomplete": ("day", "listed", "held", "differences"),
     "record.dead_lettered": ("call_sid", "reason"),
+    "record.deferred": ("call_sid", "reason"),
     "inbox.backlogged": ("pending", "oldest_seconds"),
     "inbox.pruned": ("rows",),
     "tables.measured": (

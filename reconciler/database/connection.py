@@ -213,6 +213,11 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
     return ReconcilerError(f"the database answered: {reason}")
 
 
+def is_contention(exc: psycopg.Error) -> bool:
+    """Whether another session was in the way; the same statement may succeed later."""
+    return isinstance(exc, pg.DeadlockDetected | pg.SerializationFailure | pg.LockNotAvailable)
+
+
 def refusal(exc: psycopg.Error) -> str | None:
     """Why PostgreSQL refuses a row, without its values; None if no row is to blame."""
     if exc.sqlstate is None:

@@ -91,6 +91,16 @@ class InboxRows:
         for letter in letters:
             self._conn.execute(_queries["keep_dead_letter"], {**letter._asdict(), "now": now})
 
+    def put_off(self, reasons: Mapping[int, str]) -> None:
+        """Leave rows to a later try, each with its reason; see `claim_failed`."""
+        if reasons:
+            self._conn.execute(_queries["put_off"], {"ids": list(reasons), "reasons": list(reasons.values())})
+
+    def keep_for_retry(self, letters: Sequence[DeadLetter], *, now: datetime) -> None:
+        """Keep records that could not be written now; the inbox job tries them again. See `claim_failed`."""
+        for letter in letters:
+            self._conn.execute(_queries["keep_for_retry"], {**letter._asdict(), "now": now})
+
     def record_recordings(
         self, recordings: Sequence[RecordingEvent], *, source: str, run_id: str, now: datetime
     ) -> None:

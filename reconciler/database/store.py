@@ -22,12 +22,14 @@ import psycopg
 from reconciler.database import connection as db
 from reconciler.database import locks
 from reconciler.database.transaction import Cursor, Merged, Origin, Rules, Transaction
-from reconciler.errors import Contended, JobHeld, ReadOnlyDatabase, ReconcilerError, Unavailable
+from reconciler.errors import Contended, JobHeld, Outpaced, ReadOnlyDatabase, ReconcilerError, Unavailable
 from reconciler.logs import get_logger
 from reconciler.model import DeadLetter, JobName, Observation
 
 # Another writer on the same rows is a matter of milliseconds; who loses so often in a row has another problem.
 MERGE_ATTEMPTS: Final = 10
+# After so many the page is halved, so that one call keeps no other from landing.
+PAGE_ATTEMPTS: Final = 5
 _FIRST_PAUSE: Final = 0.05  # seconds; doubled each time
 _LONGEST_PAUSE: Final = 0.5
 
@@ -126,32 +128,51 @@ class Store:
         """Merge `observations`, keep dead letters, move the cursor: in one commit or not at all.
 
         PostgreSQL may refuse an observation: the Viewer may have constraints and triggers of its own. `refuse` makes
-        a dead letter of it, and the others land. Without `refuse` the whole page fails.
+        a dead letter of it, and the others land. A call whose row another session keeps locked is set aside in the
+        inbox, which tries it again. Without `refuse` the whole page fails.
+
+        Raises:
+            Unavailable: another writer was in the way too often.
+
         """
         write = partial(Transaction.apply, origin=origin, now=now)
 
-        def work(transaction: Transaction, *, bisects: bool = False) -> Merged:
+        def work(transaction: Transaction, *, sets_aside: bool | None = None) -> Merged:
             refused: list[DeadLetter] = []
-            if bisects and refuse is not None:
-                decisions, unwritten = transaction.bisect_refused(observations, partial(write, transaction))
-                refused = [refuse(*why) for why in unwritten]
+            held: list[DeadLetter] = []
+            if sets_aside is not None and refuse is not None:
+                found = transaction.bisect_refused(observations, partial(write, transaction), sets_aside=sets_aside)
+                decisions = found.written
+                refused, held = [refuse(*why) for why in found.refused], [refuse(*why) for why in found.held]
             else:
                 decisions = write(transaction, observations)
             transaction.inbox.keep_dead_letters([*dead_letters, *refused], now=now)
+            transaction.inbox.keep_for_retry(held, now=now)
             if cursor is not None:
                 transaction.move_cursor(cursor, now=now)
-            return Merged.of(_count(observations), decisions, dead_letters=len(dead_letters), refused=refused)
+            return Merged.of(
+                _count(observations), decisions, dead_letters=len(dead_letters), refused=refused, held=held
+            )
 
         try:
-            return self.atomically(work)
+            return self.atomically(work, attempts=MERGE_ATTEMPTS if refuse is None else PAGE_ATTEMPTS)
+        except Outpaced:
+            if refuse is None:
+                raise
+            return self.atomically(partial(work, sets_aside=True))
         except ReconcilerError as exc:
             if refuse is None or not isinstance(exc.__cause__, psycopg.Error) or db.refusal(exc.__cause__) is None:
                 raise
-        return self.atomically(partial(work, bisects=True))
+        return self.atomically(partial(work, sets_aside=False))
 
-    def atomically(self, work: Callable[[Transaction], T]) -> T:
-        """Run `work` in one transaction; from the start again when another writer was in its way."""
-        for attempt in range(MERGE_ATTEMPTS):
+    def atomically(self, work: Callable[[Transaction], T], *, attempts: int = MERGE_ATTEMPTS) -> T:
+        """Run `work` in one transaction; from the start again when another writer was in its way.
+
+        Raises:
+            Outpaced: another writer was in its way `attempts` times in a row.
+
+        """
+        for attempt in range(attempts):
             try:
                 with self.session() as conn:
                     with conn.transaction():
@@ -164,7 +185,7 @@ class Store:
             except Contended:
                 pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
                 time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not cryptography
-        raise Unavailable(f"another writer kept changing the same calls, {MERGE_ATTEMPTS} times in a row")
+        raise Outpaced(f"another writer kept changing the same calls, {attempts} times in a row")
 
     def preview_page(
         self, observations: Sequence[Observation], *, origin: Origin, now: datetime, dead_letters: int = 0

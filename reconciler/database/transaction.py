@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, LiteralString, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import psycopg
 
@@ -40,6 +40,9 @@ _STAGED_TYPES: Final = (
 # Of the calls a commit changed, as many are named in a notification; 200 SIDs take 7,600 of the 8,000 bytes allowed
 # (https://www.postgresql.org/docs/current/sql-notify.html).
 NOTIFIED_AT_MOST: Final = 200
+
+# Of one call alone. Another writer that is faster so often in a row, each time within milliseconds, is a trigger.
+SINGLE_ATTEMPTS: Final = 3
 
 _WRITES: Final = ("insert", "update")
 
@@ -102,12 +105,19 @@ class Merged:
     drifted: int = 0
     dead_letters: int = 0
     refused: list[DeadLetter] = field(default_factory=list)  # those of the dead letters that PostgreSQL refused
+    held: list[DeadLetter] = field(default_factory=list)  # another session holds the row; tried again later
     gaps: Counter[Gap] = field(default_factory=Counter)
     decisions: list[Decision] = field(default_factory=list)
 
     @classmethod
     def of(
-        cls, seen: int, decisions: Sequence[Decision], *, dead_letters: int = 0, refused: Sequence[DeadLetter] = ()
+        cls,
+        seen: int,
+        decisions: Sequence[Decision],
+        *,
+        dead_letters: int = 0,
+        refused: Sequence[DeadLetter] = (),
+        held: Sequence[DeadLetter] = (),
     ) -> Merged:
         """Count `decisions`; `dead_letters` does not include those of `refused`."""
         actions = Counter(decision.action for decision in decisions)
@@ -120,6 +130,7 @@ class Merged:
             drifted=actions["drift"],
             dead_letters=dead_letters + len(refused),
             refused=list(refused),
+            held=list(held),
             gaps=Counter(decision.gap for decision in decisions if decision.gap is not None),
             decisions=list(decisions),
         )
@@ -128,6 +139,14 @@ class Merged:
     def unchanged(self) -> int:
         """Calls that already were as Twilio says."""
         return self.seen - self.inserted - self.updated
+
+
+class Bisected(NamedTuple, Generic[T, X]):
+    """What was written, and each item that was refused, or held by another session, with the reason."""
+
+    written: list[T]
+    refused: list[tuple[X, str]]
+    held: list[tuple[X, str]]
 
 
 class Transaction:
@@ -156,26 +175,35 @@ class Transaction:
         return decisions
 
     def bisect_refused(
-        self, items: Sequence[X], write: Callable[[Sequence[X]], Sequence[T]]
-    ) -> tuple[list[T], list[tuple[X, str]]]:
-        """Write `items`, and halve what PostgreSQL refuses until the refused items are found.
+        self, items: Sequence[X], write: Callable[[Sequence[X]], Sequence[T]], *, sets_aside: bool = False
+    ) -> Bisected[T, X]:
+        """Write `items`, and halve what cannot be written until the items to blame are found.
 
-        Returns what `write` returned for the others, and each refused item with PostgreSQL's reason. A refused item
-        leaves nothing behind.
+        An item that PostgreSQL refuses leaves nothing behind. With `sets_aside`, an item that another session keeps us
+        from writing is found in the same way. `write` may raise Contended if a row was not written as decided.
         """
-        try:
-            with self._conn.transaction():  # a savepoint: what is locked stays locked
-                return list(write(items)), []
-        except psycopg.Error as exc:
-            reason = db.refusal(exc)
-            if reason is None:
-                raise
+        attempts = SINGLE_ATTEMPTS if sets_aside and len(items) == 1 else 1
+        for _ in range(attempts):
+            try:
+                with self._conn.transaction():  # a savepoint: what is locked stays locked
+                    return Bisected(list(write(items)), [], [])
+            except psycopg.Error as exc:
+                reason = db.refusal(exc)
+                is_passing = reason is None and db.is_contention(exc)
+                if reason is None and not (sets_aside and is_passing):
+                    raise
+            except Contended:
+                if not sets_aside:
+                    raise
+                # Not a lock: a trigger that returns NULL, or another writer that is faster each time.
+                reason, is_passing = "a trigger of this database lets the row not be written", False
         if len(items) == 1:
-            return [], [(items[0], reason)]
+            why = [(items[0], reason or "another session holds the row")]
+            return Bisected([], [], why) if is_passing else Bisected([], why, [])
         middle = len(items) // 2
-        written, refused = self.bisect_refused(items[:middle], write)
-        more_written, more_refused = self.bisect_refused(items[middle:], write)
-        return written + more_written, refused + more_refused
+        one = self.bisect_refused(items[:middle], write, sets_aside=sets_aside)
+        other = self.bisect_refused(items[middle:], write, sets_aside=sets_aside)
+        return Bisected(one.written + other.written, one.refused + other.refused, one.held + other.held)
 
     def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> list[Decision]:
         """Decide and write nothing. Of a call said twice the first counts: the second has nothing to build on."""
@@ -188,7 +216,7 @@ class Transaction:
     def mark_gone(self, call_sids: Sequence[str], *, origin: Origin, now: datetime) -> list[str]:
         """Note that Twilio has no such calls any more, once (rule 11); returns which were news. No status changes."""
         params = {**origin._asdict(), "call_sids": sorted(call_sids), "now": now}
-        return self._changing(_messages["mark_gone"], params)
+        return self._note_changed(self._conn.execute(_messages["mark_gone"], params))
 
     def fill_answered_by(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> None:
         """Write who answered to rows that the merge left alone: machine detection may end after the call."""
@@ -201,7 +229,7 @@ class Transaction:
                 "answers": [answer.answered_by for answer in answers],
                 "said_ats": [answer.observed_at for answer in answers],
             }
-            self._changing(_inbox["fill_answered_by"], params)
+            self._note_changed(self._conn.execute(_inbox["fill_answered_by"], params))
 
     def freeze_due(
         self,
@@ -229,7 +257,7 @@ class Transaction:
             "is_anywhere": warm_is_everywhere,
             "batch": limit,
         }
-        return self._changing(_messages["freeze_due"], params)
+        return self._note_changed(self._conn.execute(_messages["freeze_due"], params))
 
     def thaw(self, call_sid: str, *, origin: Origin, now: datetime) -> bool:
         """Open a frozen row, so that what Twilio says now counts as newer; False if it is not frozen."""
@@ -270,9 +298,9 @@ class Transaction:
             said = {"calls": calls} if len(calls) <= NOTIFIED_AT_MOST else {"calls": None, "count": len(calls)}
             self._conn.execute("SELECT pg_catalog.pg_notify(%s, %s)", (channel, json.dumps(said)))
 
-    def _changing(self, statement: LiteralString, params: Mapping[str, Any]) -> list[str]:
-        """The SIDs that a statement returns: the calls that it changed."""
-        call_sids = [row[0] for row in self._conn.execute(statement, params)]
+    def _note_changed(self, rows: Iterable[tuple[Any, ...]]) -> list[str]:
+        """The SIDs in the rows that a statement returned: the calls that it changed."""
+        call_sids = [row[0] for row in rows]
         self.changed += call_sids
         return call_sids
 

@@ -18,8 +18,9 @@ from typing import Any, Final, NamedTuple
 
 from reconciler import metrics
 from reconciler.database.inbox import WORKER_TRIES, InboxRow, InboxRows, RecordingEvent, backlog, count_unsettled
+from reconciler.database.store import PAGE_ATTEMPTS
 from reconciler.database.transaction import Decision, Merged, Transaction
-from reconciler.errors import BadObservation
+from reconciler.errors import BadObservation, Outpaced
 from reconciler.exact_json import parse_json
 from reconciler.logs import get_logger
 from reconciler.model import DeadLetter, JobName, Observation
@@ -47,11 +48,12 @@ class InboxCounts(Counts):
     """What was done: `rows` of the inbox, the rest in calls."""
 
     rows: int = 0
+    put_off: int = 0  # left to a later try
 
     @property
     def completed(self) -> int:
         """Rows that are done with."""
-        return self.rows - self.dead_letters
+        return self.rows - self.dead_letters - self.put_off
 
     def as_dict(self) -> dict[str, Any]:
         """The shape of `--json`; a contract."""
@@ -121,6 +123,7 @@ class _Batch:
 
     rows: list[InboxRow]
     unreadable: list[tuple[InboxRow, str]] = field(default_factory=list)
+    put_off: dict[int, str] = field(default_factory=dict)  # rows that another session keeps us from merging
     merged: Merged = field(default_factory=Merged)
 
 
@@ -151,15 +154,31 @@ def _work_by_number(this: Run[InboxCounts], claim: Claim) -> None:
 
 def _work_batch(this: Run[InboxCounts], claim: Claim) -> list[InboxRow]:
     """Claim rows and settle them in one commit; returns them."""
-    batch = this.commit(lambda transaction: _settle(transaction, this, claim(transaction.inbox)))
+    batch = this.persist(partial(_commit_batch, this, claim))
     this.counts.rows += len(batch.rows)
+    for row in batch.rows:
+        if (reason := batch.put_off.get(row.id)) is not None:
+            this.counts.put_off += 1
+            log.warning("record.deferred", call_sid=row.call_sid, reason=reason)
     this.counts.count_page(batch.merged)
     letters = [DeadLetter(f"inbox:{row.id}", row.call_sid, row.payload, reason) for row, reason in batch.unreadable]
     telemetry.report_page(batch.merged, letters)
     return batch.rows
 
 
-def _settle(transaction: Transaction, this: Run[InboxCounts], rows: list[InboxRow]) -> _Batch:
+def _commit_batch(this: Run[InboxCounts], claim: Claim) -> _Batch:
+    """Settle a batch; if another writer is in the way too often, without the rows that it keeps us from merging."""
+
+    def work(transaction: Transaction, *, sets_aside: bool = False) -> _Batch:
+        return _settle(transaction, this, claim(transaction.inbox), sets_aside=sets_aside)
+
+    try:
+        return this.context.store.atomically(work, attempts=PAGE_ATTEMPTS)
+    except Outpaced:
+        return this.context.store.atomically(partial(work, sets_aside=True))
+
+
+def _settle(transaction: Transaction, this: Run[InboxCounts], rows: list[InboxRow], *, sets_aside: bool) -> _Batch:
     batch = _Batch(rows)
     now = this.now()
     items: list[_Item] = []
@@ -170,13 +189,19 @@ def _settle(transaction: Transaction, this: Run[InboxCounts], rows: list[InboxRo
         except BadObservation as exc:
             batch.unreadable.append((row, str(exc)))
     if any(item.said for item in items):
-        decisions, refused = transaction.bisect_refused(items, lambda some: _apply(transaction, this, some, now))
-        batch.unreadable += ((item.row, reason) for item, reason in refused)
+        found = transaction.bisect_refused(
+            items, lambda some: _apply(transaction, this, some, now), sets_aside=sets_aside
+        )
+        decisions = found.written
+        batch.unreadable += ((item.row, reason) for item, reason in found.refused)
+        batch.put_off = {item.row.id: reason for item, reason in found.held}
     reasons = {row.id: reason for row, reason in batch.unreadable}
-    calls = {item.said.call_sid for item in items if isinstance(item.said, Observation) and item.row.id not in reasons}
+    left = reasons.keys() | batch.put_off.keys()
+    calls = {item.said.call_sid for item in items if isinstance(item.said, Observation) and item.row.id not in left}
     batch.merged = Merged.of(len(calls), decisions, dead_letters=len(reasons))
-    transaction.inbox.complete([row.id for row in rows if row.id not in reasons], now=now)
+    transaction.inbox.complete([row.id for row in rows if row.id not in left], now=now)
     transaction.inbox.give_up(reasons, now=now)
+    transaction.inbox.put_off(batch.put_off)
     return batch
 
 

@@ -35,6 +35,8 @@ def report_page(merged: Merged, dead_letters: Sequence[DeadLetter] = (), *, is_b
     """Log what a page found. Bulk work finds many gaps, and names them at level debug only."""
     for letter in dead_letters:
         log.warning("record.dead_lettered", call_sid=letter.call_sid, reason=letter.reason)
+    for letter in merged.held:
+        log.warning("record.deferred", call_sid=letter.call_sid, reason=letter.reason)
     are_gaps_told = not is_bulk or log.is_enabled_for(logging.DEBUG)
     for decision in merged.decisions:
         if decision.action == "drift" and decision.is_news:

@@ -236,7 +236,10 @@ def is_ours(node: ast.expr, function: ast.AST, file: str) -> bool:
         case ast.Constant(value=str()):
             return True
         case ast.Subscript(value=ast.Name(id=name)):
-            return re.fullmatch(r"_?(queries|QUERIES|merge|inbox|sync_state|messages|check|demo)", name) is not None
+            return (
+                re.fullmatch(r"_?(queries|QUERIES|merge|inbox|sync_state|messages|housekeeping|thaw|check|demo)", name)
+                is not None
+            )
         case ast.BinOp(op=ast.Add(), left=left, right=right):
             return is_ours(left, function, file) and is_ours(right, function, file)
         case ast.Call(func=ast.Attribute(value=ast.Name(id="sql"), attr="SQL"), args=[argument]):

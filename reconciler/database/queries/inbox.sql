@@ -11,6 +11,27 @@ VALUES (
 )
 ON CONFLICT (dedupe_key) DO NOTHING
 
+-- name: keep_for_retry
+-- A record that could not be written now, because another session holds its row: claim_failed takes it up again. A
+-- newer record of the same call makes no other row of it unless it says something else.
+INSERT INTO twilio_webhook_inbox (
+    source, event_type, call_sid, dedupe_key, payload, received_at, processing_status, error
+)
+VALUES (
+    'twilio_rest', 'call-record', %(call_sid)s, %(dedupe_key)s, jsonb_build_object('record', %(record)s::text),
+    %(now)s, 'failed', %(reason)s
+)
+ON CONFLICT (dedupe_key) DO UPDATE SET
+    processing_status = 'failed', received_at = EXCLUDED.received_at, retry_count = 0, error = EXCLUDED.error
+WHERE twilio_webhook_inbox.processing_status <> 'failed'
+
+-- name: put_off
+-- Rows that could not be merged now, each with its reason: claim_failed takes them up again.
+UPDATE twilio_webhook_inbox AS i
+SET processing_status = 'failed', retry_count = i.retry_count + 1, error = p.reason
+FROM unnest(%(ids)s::bigint[], %(reasons)s::text[]) AS p (id, reason)
+WHERE i.id = p.id
+
 -- name: claim_due
 -- The oldest webhooks that the Viewer's worker left: pending for longer than the grace, or stuck in processing. They
 -- stay locked until our commit settles them, and whoever else is at work skips them, as we skip what it has locked.

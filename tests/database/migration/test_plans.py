@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Read a table of ours, and are no polls: they go by keys at hand, or read a small table.
 NO_POLLS = {
     "inbox.claim_dead_by_id", "inbox.complete", "inbox.fill_answered_by", "inbox.find", "inbox.give_up",
-    "inbox.not_dead", "merge.merge_staged", "report.jobs", "sync_state.read_cursor",
+    "inbox.not_dead", "inbox.put_off", "merge.merge_staged", "report.jobs", "sync_state.read_cursor",
     "sync_state.cursors_of_kind", "report.leaders_word", "thaw.thaw", "migrations.ledger",
 }  # fmt: skip
 

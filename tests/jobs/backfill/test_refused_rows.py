@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
 from reconciler.database.store import Store
 from reconciler.errors import ExitCode
 from reconciler.twilio.records import bury_observation, read_record
-from tests.harness.contexts import run_replay
+from tests.harness.contexts import run_inbox, run_replay
 from tests.harness.equality import records_of
 from tests.harness.names import NOW
 from tests.harness.recorded import REAL_CALLS
@@ -50,6 +51,47 @@ def test_one_refused_row_stops_nothing(world, conn, how):
     with Store(world.database_url) as store:
         assert run_replay(store, clock=world.clock.now).dead_letters == 0
     assert world.differences() == []
+
+
+SILENT = """
+    CREATE FUNCTION viewers() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN IF NEW.twilio_sid = '{sid}' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+    CREATE TRIGGER a_viewers BEFORE INSERT OR UPDATE ON messages FOR EACH ROW EXECUTE FUNCTION viewers()"""
+
+
+def test_a_write_that_writes_no_row_stops_nothing(world, conn):
+    """A trigger of the Viewer's returns NULL: the one call is a dead letter, and all others land."""
+    sids = sorted(record["sid"] for record in records_of(world.account, NOW))
+    conn.execute(SILENT.format(sid=sids[500]).encode())
+    summary = world.backfill(days=8)
+    assert (summary.exit_code, summary.dead_letters) == (ExitCode.UNRECONCILED, 1)
+    assert {line.split()[0] for line in world.differences()} == {sids[500]}
+    ((call_sid, reason),) = conn.execute("SELECT call_sid, error FROM twilio_webhook_inbox").fetchall()
+    assert (call_sid, reason) == (sids[500], "a trigger of this database lets the row not be written")
+
+
+def test_a_row_that_is_locked_stops_nothing_and_comes_back_by_itself(world, conn, connect):
+    """An idle transaction holds it: the others land, and the inbox job brings it when the lock is gone."""
+    sids = sorted(record["sid"] for record in records_of(world.account, NOW))
+    conn.execute(
+        "INSERT INTO messages (twilio_sid, direction, status, from_number, to_number)"
+        " VALUES (%s, 'inbound', 'ringing', '', '')",
+        (sids[500],),
+    )
+    idle = connect(world.database_url)
+    with idle.transaction():
+        idle.execute("SELECT FROM messages WHERE twilio_sid = %s FOR UPDATE", (sids[500],))
+        summary = world.backfill(days=8)
+        assert (summary.exit_code, summary.dead_letters) == (ExitCode.DONE, 0)
+        assert {line.split()[0] for line in world.differences()} == {sids[500]}
+        later = NOW + timedelta(minutes=2)
+        with Store(world.database_url) as store:  # it is still locked: tried again later
+            assert run_inbox(store, clock=lambda: later, grace=timedelta(0)).completed == 0
+    later = NOW + timedelta(minutes=10)
+    with Store(world.database_url) as store:
+        assert run_inbox(store, clock=lambda: later, grace=timedelta(0)).completed == 1
+    # The direction of a row that was there is the Viewer's.
+    assert [line for line in world.differences() if " direction: " not in line] == []
 
 
 @pytest.mark.parametrize("record", [*REAL_CALLS, make_record(status="queued", price=None)], ids=lambda r: r["sid"])
