@@ -1,4 +1,4 @@
-"""`reconcile call CA…`: one call, as we hold it and as Twilio says it; with --thaw Twilio's record wins."""
+"""`reconcile call CA…`: one call, as we hold it and as Twilio says it; with --repair the row becomes equal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from rich.text import Text
 from reconciler.cli.wiring import database_url, make_client, make_store, read_settings, require_schema, stop_on_signal
 from reconciler.database import connection as db
 from reconciler.errors import ConfigError, ExitCode, UsageError
-from reconciler.jobs.thaw import THAW, ThawContext, read_call, thaw
-from reconciler.model import CALL_SID, DeadLetter, Page
+from reconciler.jobs.repair import REPAIR, RepairContext, read_call, repair
+from reconciler.model import ACCOUNT_SID, CALL_SID, DeadLetter, Page
 from reconciler.settings import Settings
 from reconciler.status import call as facts
 from reconciler.status.dead_letters import without_numbers
 from reconciler.sync.context import Account
 from reconciler.terminal import console
 from reconciler.terminal.printing import harmless, print_json
+from reconciler.twilio.accounts import named_accounts
 from reconciler.wording import rough
 
 _NUMBERS: Final = ("from_number", "to_number")
@@ -36,11 +37,13 @@ _VIEWERS_OWN: Final = re.compile(r"(?!CA|AC)[!-~]{1,100}")
 
 
 def show(args: argparse.Namespace) -> int:
-    """Print row, record, differences and events; with --thaw open a frozen row first."""
+    """Print row, record, differences and events; with --repair or --thaw merge Twilio's record first."""
     call_sid: str = args.call_sid
     is_twilios = CALL_SID.fullmatch(call_sid) is not None
     if not is_twilios and not _VIEWERS_OWN.fullmatch(call_sid):
         raise UsageError(_NO_SID)
+    if args.account is not None and not ACCOUNT_SID.fullmatch(args.account):
+        raise UsageError("--account must be AC and 32 hexadecimal digits")
     settings = read_settings()
     url = database_url(settings)
     with closing(db.connect(url, purpose="call")) as conn:
@@ -52,12 +55,13 @@ def show(args: argparse.Namespace) -> int:
             seen = facts.Seen(
                 call, _account(call), None, "Twilio cannot be asked: this SID is not that of a call of its own."
             )
-        else:
-            seen = _thaw(call, settings, url) if args.thaw and call.is_frozen else _look(call, settings)
-        if seen.thawed:
+        elif args.repair or (args.thaw and call.is_frozen):
+            seen = _repair(args, call, settings, url)
             seen = replace(seen, call=facts.call(conn, call_sid))
+        else:
+            seen = _look(args, call, settings)
     masked = settings.log_pii == "masked"
-    is_idle = args.thaw and not call.is_frozen and call.row is not None
+    is_idle = args.thaw and not args.repair and not call.is_frozen and call.row is not None
     if is_idle:
         seen = replace(seen, note="It is not frozen: there is nothing to thaw.")
     if args.json:
@@ -67,41 +71,50 @@ def show(args: argparse.Namespace) -> int:
     return int(ExitCode.DONE if is_idle else seen.exit_code)
 
 
-def _look(call: facts.Call, settings: Settings) -> facts.Seen:
+def _look(args: argparse.Namespace, call: facts.Call, settings: Settings) -> facts.Seen:
     try:
         credentials = settings.credentials()
     except ConfigError as exc:
         reason = "; ".join(str(exc).splitlines())
         return facts.Seen(call, _account(call), None, f"Twilio was not asked: {reason}.")
-    account = _account(call) or credentials.account_sid
+    account = args.account or _account(call) or credentials.account_sid
     with stop_on_signal() as stop, make_client(settings) as client:
         page = read_call(client.session(stop), account, call.call_sid)
     return facts.Seen(call, account, page, _note(page, account))
 
 
-def _thaw(call: facts.Call, settings: Settings, url: str) -> facts.Seen:
-    credentials = settings.credentials()
-    account = _account(call) or credentials.account_sid
+def _repair(args: argparse.Namespace, call: facts.Call, settings: Settings, url: str) -> facts.Seen:
+    main = settings.credentials().account_sid
+    account = args.account or _account(call) or main
+    is_only = named_accounts(settings, main).is_only_account
     with (
         stop_on_signal() as stop,
         make_client(settings) as client,
         make_store(url, settings) as store,
     ):
-        context = ThawContext(
-            job=THAW,
+        context = RepairContext(
+            job=REPAIR,
             settings=settings,
             store=store,
             session=client.session(stop),
-            account=Account(account),
+            account=Account(account, is_only=is_only),
             stop=stop,
             call_sid=call.call_sid,
+            # A frozen row is asked about no more: that Twilio has deleted the call changes nothing.
+            held=None if call.is_frozen else call.known(now=datetime.now(UTC), is_only_account=is_only),
+            thaws=args.thaw,
         )
-        counts = thaw(context)
-    page = counts.page
+        counts = repair(context)
+    assert counts.page is not None
+    note = _note(counts.page, account)
+    if note is not None:
+        outcome = "It is marked as gone." if counts.gone else "Nothing was changed."
+        return facts.Seen(call, account, counts.page, f"{note} {outcome}")
     if counts.is_thawed:
-        return facts.Seen(call, account, page, "It was thawed, and Twilio's record merged.", thawed=True)
-    note = (page and _note(page, account)) or "Somebody else has thawed it."
-    return facts.Seen(call, account, page, f"{note} It was not thawed.")
+        note = "It was thawed, and Twilio's record merged."
+    elif counts.change is not None:
+        note = "Twilio's record was merged."
+    return facts.Seen(call, account, counts.page, note, thawed=counts.is_thawed, change=counts.change)
 
 
 def _account(call: facts.Call) -> str | None:
@@ -128,6 +141,8 @@ def _print(seen: facts.Seen, *, masked: bool, stuck_after: timedelta = timedelta
     console.out.print(Text.assemble((seen.call.call_sid, "bold"), f"  {_plain(head)}"))
     if seen.note:
         console.out.print(Text(_plain(seen.note), "yellow"))
+    if seen.changes:
+        console.out.print(_changes(seen, masked=masked))
     if row is not None or record:
         console.out.print()
         console.out.print(_fields(seen, masked=masked))
@@ -147,16 +162,45 @@ def _hint(seen: facts.Seen, stuck_after: timedelta) -> str | None:
         if seen.page and seen.page.dead_letters:
             return None
         if seen.differs:
-            return "We have no row: `reconcile --since WHEN`, from before the call on, brings it back."
+            return f"We have no row: `reconcile call {call_sid} --repair` brings it back."
         return f"We have no such call{'' if seen.page else ', and Twilio was not asked'}."
+    if not seen.fields:
+        return None
     if not seen.differs:
         open_for = seen.call.open_for(datetime.now(UTC))
-        if seen.fields and open_for is not None and open_for > stuck_after:
-            return f"Both say {row['status']}, for {rough(open_for)}: if the call is over, end it in Twilio's console."
-        return "Row and record agree." if seen.fields else None
-    if seen.call.is_frozen and seen.fields:
+        is_stuck = open_for is not None and open_for > stuck_after
+        return _how_to_end(seen, rough(open_for)) if open_for and is_stuck else "Row and record agree."
+    if seen.call.is_frozen:
         return f"It is frozen; `reconcile call {call_sid} --thaw` lets Twilio's record win."
-    return "The next run of hot, warm or cold puts it right." if seen.fields else None
+    if row["is_final"] and not seen.is_over_at_twilio:
+        return "Our row is ahead of Twilio's record, and a call never goes back: the record follows within minutes."
+    return f"The next run of hot, warm or cold puts it right; `reconcile call {call_sid} --repair` does so now."
+
+
+def _how_to_end(seen: facts.Seen, age: str) -> str:
+    """What to do about a call that both sides say is open, and that nobody is likely to be in.
+
+    https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource: `completed` ends a call whatever it is
+    in, `canceled` one that has not been answered.
+    """
+    row, call_sid = seen.call.row, seen.call.call_sid
+    assert row is not None
+    return (
+        f"Both say {row['status']}, for {age}. If the call is over, end it at Twilio:\n"
+        f"  twilio api:core:calls:update --sid {call_sid} --status completed\n"
+        f"Then `reconcile call {call_sid} --repair`. If Twilio refuses to end it, only Twilio's support can."
+    )
+
+
+def _changes(seen: facts.Seen, *, masked: bool) -> Table:
+    """What was written: a line for each field, before and after."""
+    table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="dim")
+    for name in ("", "changed", "before", "after"):
+        table.add_column(name, overflow="fold")
+    for change in seen.changes:
+        before, after = (_shown(change.field, value, masked=masked) for value in (change.before, change.after))
+        table.add_row("", Text(change.field, "dim"), before, after)
+    return table
 
 
 def _fields(seen: facts.Seen, *, masked: bool) -> Table:

@@ -243,9 +243,11 @@ COMMANDS: Final = (
     )),
     Command("call", _call, "one call: our row, Twilio's record, its events; exit 1 if row and record differ", (
         argument("call_sid", metavar="CA…", help="its SID"),
+        argument("--repair", action="store_true", help="make the row equal to Twilio's record; print what changed"),
         argument(
             "--thaw", action="store_true", help="if it is frozen, let Twilio's record win; it freezes again if complete"
         ),
+        argument("--account", metavar="AC…", help="ask this account (default: the row's, else TWILIO_ACCOUNT_SID)"),
         _JSON,
     )),
     Command("demo", _demo, "see everything at once: an embedded database and a simulated Twilio that loses webhooks"),

@@ -13,9 +13,11 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from reconciler.database import connection as db
+from reconciler.database.calls import KnownCall
+from reconciler.database.transaction import Decision
 from reconciler.errors import BadObservation, ExitCode
 from reconciler.exact_json import parse_json
-from reconciler.model import Observation, Page
+from reconciler.model import FINAL, Observation, Page
 from reconciler.status.dead_letters import without_numbers
 
 EVENTS_SHOWN: Final = 200
@@ -58,12 +60,19 @@ class Call:
         """Whether nothing more is expected of it."""
         return self.row is not None and self.row["sync_state"] == "frozen"
 
+    def known(self, *, now: datetime, is_only_account: bool) -> KnownCall | None:
+        """The call as jobs ask Twilio about it; None if there is no row."""
+        if self.row is None:
+            return None
+        began = _moment(self.row["start_time"] or self.row["date_created"] or self.row["created_at"]) or now
+        return KnownCall(self.call_sid, began, self.row["account_sid"] is None and not is_only_account)
+
     def open_for(self, now: datetime) -> timedelta | None:
         """How long it has been open at `now`; None if it is final, gone, or nobody knows since when."""
-        began = None if self.row is None else self.row["date_created"] or self.row["start_time"]
-        if self.row is None or began is None or self.row["is_final"] or self.row["gone_at"]:
+        if self.row is None or self.row["is_final"] or self.row["gone_at"]:
             return None
-        return now - datetime.fromisoformat(began)
+        began = _moment(self.row["date_created"] or self.row["start_time"])
+        return None if began is None else now - began
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +86,27 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """A field that a repair wrote; None is no value."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
-    """A call from both sides; `page` is None if Twilio was not asked, `note` says why or what came of it."""
+    """A call from both sides; `page` is None if Twilio was not asked, `note` says why or what came of it.
+
+    `change` is what a repair wrote; None if it wrote nothing.
+    """
 
     call: Call
     account_sid: str | None
     page: Page | None
     note: str | None
     thawed: bool = False
+    change: Decision | None = None
 
     @property
     def fields(self) -> list[Field]:
@@ -105,6 +127,19 @@ class Seen:
         return any(field.differs for field in self.fields)
 
     @property
+    def is_over_at_twilio(self) -> bool:
+        """Whether Twilio's record says that the call has ended."""
+        return any(said.status in FINAL for said in self.page.observations) if self.page else False
+
+    @property
+    def changes(self) -> list[Change]:
+        """What a repair wrote, field by field."""
+        if self.change is None:
+            return []
+        ours, theirs = self.change.ours or {}, self.change.theirs or {}
+        return [Change(name, ours.get(name), theirs[name]) for name in COMPARED if name in theirs]
+
+    @property
     def exit_code(self) -> ExitCode:
         """Not found anywhere is not reconciled either."""
         is_unknown = self.call.row is None and not (self.page and self.page.observations)
@@ -120,6 +155,8 @@ class Seen:
             "fields": [asdict(field) for field in self.fields],
             "differs": self.differs,
             "thawed": self.thawed,
+            "repaired": self.change is not None,
+            "changes": [asdict(change) for change in self.changes],
             "note": self.note,
             "events": [asdict(event) for event in self.call.events],
             "has_older_events": self.call.has_older_events,
@@ -155,6 +192,13 @@ def compare(row: Mapping[str, Any], said: Observation) -> list[Field]:
             theirs = theirs.isoformat()
         fields.append(Field(name, ours, theirs, theirs is not None and not _is_same(ours, theirs)))
     return fields
+
+
+def _moment(text: str | None) -> datetime | None:
+    """A moment of our row; None if there is none, or one that no calendar has: `infinity`."""
+    with suppress(ValueError):
+        return None if text is None else datetime.fromisoformat(text)
+    return None
 
 
 def _is_same(ours: Any, theirs: Any) -> bool:

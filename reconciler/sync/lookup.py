@@ -92,14 +92,18 @@ def ask_each(
             elif answer is not None:
                 said.observations.extend(answer.observations)
                 said.dead_letters.extend(answer.dead_letters)
-                is_unknown = not answer.observations and not answer.dead_letters
-                is_old = known.began_at < this.now() - KNOWN_EVERYWHERE_AFTER
-                if is_unknown and is_old and not known.account_unknown:
+                if is_gone(known, answer, now=this.now()):
                     gone.append(known.call_sid)
     if said.observations or said.dead_letters:
         this.merge_page(said, is_bulk=is_bulk)
     this.mark_gone(gone)
     return errors
+
+
+def is_gone(known: KnownCall, answer: Page, *, now: datetime) -> bool:
+    """Whether Twilio's answer about a call of ours says that Twilio has it no more."""
+    is_old = known.began_at < now - KNOWN_EVERYWHERE_AFTER
+    return answer.is_empty and is_old and not known.account_unknown
 
 
 def _worth_listing(this: Run[Any], wanted: Sequence[KnownCall]) -> list[Slice]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
 
@@ -17,6 +17,7 @@ from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedTwilio
 from reconciler.terminal import console
 from tests.harness.done import Done
+from tests.harness.equality import differences, records_of
 from tests.harness.names import ACCOUNT, NOW, TOKEN, sid
 from tests.harness.rows import insert_call, insert_row
 
@@ -119,3 +120,25 @@ def paper(monkeypatch) -> Callable[..., StringIO]:
 
 class _Paper(StringIO):
     encoding: Any = "utf-8"
+
+
+@pytest.fixture
+def held(account, signed_in) -> str:
+    """A call that was read when complete, and froze; returns its SID."""
+    call = account.call(datetime.now(UTC) - timedelta(hours=2), from_="+12025550100")
+    assert signed_in("--since", "1d").code == 0
+    return call.sid
+
+
+@pytest.fixture
+def events(conn):
+    """(event_type, event_status, source) of a call's events, in the order they were recorded."""
+    return lambda call: conn.execute(
+        "SELECT event_type, event_status, source FROM call_events WHERE call_sid = %s ORDER BY id", (call,)
+    ).fetchall()
+
+
+@pytest.fixture
+def not_equal(account, twilio, conn):
+    """What in the database is not as Twilio says now."""
+    return lambda: differences(conn, records_of(account, twilio.clock.now()))

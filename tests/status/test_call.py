@@ -10,35 +10,25 @@ from psycopg.types.json import Jsonb
 
 from reconciler.cli import call as command
 from reconciler.database import locks
-from reconciler.jobs.thaw import THAW
+from reconciler.jobs.repair import REPAIR
 from reconciler.status import call as call_facts
-from tests.harness.equality import differences, records_of, versions
+from tests.harness.equality import versions
 from tests.harness.names import ACCOUNT, sid
 
 NUMBER = "+12025550100"
-SHAPE = ["call_sid", "row", "twilio", "fields", "differs", "thawed", "note", "events", "has_older_events"]
-
-
-@pytest.fixture
-def held(account, signed_in) -> str:
-    """A call that was read when complete, and froze; returns its SID."""
-    call = account.call(datetime.now(UTC) - timedelta(hours=2), from_=NUMBER)
-    assert signed_in("--since", "1d").code == 0
-    return call.sid
-
-
-@pytest.fixture
-def events(conn):
-    """(event_type, event_status, source) of a call's events, in the order they were recorded."""
-    return lambda call: conn.execute(
-        "SELECT event_type, event_status, source FROM call_events WHERE call_sid = %s ORDER BY id", (call,)
-    ).fetchall()
-
-
-@pytest.fixture
-def not_equal(account, twilio, conn):
-    """What in the database is not as Twilio says now."""
-    return lambda: differences(conn, records_of(account, twilio.clock.now()))
+SHAPE = [
+    "call_sid",
+    "row",
+    "twilio",
+    "fields",
+    "differs",
+    "thawed",
+    "repaired",
+    "changes",
+    "note",
+    "events",
+    "has_older_events",
+]
 
 
 @pytest.fixture
@@ -128,7 +118,7 @@ def test_known_to_twilio_alone(signed_in, account):
     done = signed_in("call", call.sid)
     assert done.code == 1
     assert "only Twilio knows it" in done.out
-    assert "`reconcile --since WHEN`" in done.out
+    assert f"`reconcile call {call.sid} --repair` brings it back" in done.out
 
 
 @pytest.mark.parametrize(("gone_at", "code"), [(None, 1), (datetime(2026, 6, 1, tzinfo=UTC), 0)])
@@ -305,7 +295,7 @@ def test_without_a_record_nothing_is_thawed(signed_in, held, account, conn):
     before = versions(conn)
     done = signed_in("call", held, "--thaw")
     assert done.code == 1
-    assert f"Twilio has no such call in {ACCOUNT}. It was not thawed." in done.out
+    assert f"Twilio has no such call in {ACCOUNT}. Nothing was changed." in done.out
     assert versions(conn) == before
 
 
@@ -337,7 +327,7 @@ def test_a_thaw_dies_whole(signed_in, held, account, conn, monkeypatch):
 
 def test_two_people_at_once(signed_in, held, connect, database_url):
     """The second one is told to try again."""
-    assert locks.try_advisory_lock(connect(database_url), str(THAW))
+    assert locks.try_advisory_lock(connect(database_url), str(REPAIR))
     done = signed_in("call", held, "--thaw")
     assert (done.code, done.out) == (75, "")
     assert "another process is running call" in done.err
