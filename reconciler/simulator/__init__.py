@@ -1,8 +1,8 @@
-"""A simulated Twilio: accounts whose calls live on a clock, behind an HTTP server on loopback.
+"""A simulated Twilio: an HTTP server on loopback, with accounts whose calls change as a clock moves.
 
-An independent witness. It imports nothing else of `reconciler`, so that a misunderstanding of Twilio in the
-reconciler is not repeated here. What Twilio does is taken from its OpenAPI description, its documentation and
-recorded answers (tests/data); where these disagree, a switch chooses (`Switches`).
+The simulator is an independent witness: it imports nothing else of `reconciler`. A misunderstanding of Twilio in
+the reconciler is therefore not repeated here. The behaviour follows Twilio's OpenAPI description, its documentation
+and recorded answers (tests/data). Where these sources disagree, a switch chooses (`Switches`).
 
     clock = Clock(datetime(2026, 6, 10, tzinfo=UTC))
     account = SimulatedAccount("AC" + 32 * "0", "token")

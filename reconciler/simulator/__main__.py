@@ -30,7 +30,7 @@ ACCOUNT_SID = f"AC{'5' * 32}"
 AUTH_TOKEN = "simulated-token"  # noqa: S105 -- opens nothing but this simulator
 UNAVAILABLE: Final = 69  # the port, or the database
 CONFIGURATION: Final = 78
-HOURS_AHEAD: Final = 24.0  # where webhooks are sent: they need calls to come
+HOURS_AHEAD: Final = 24.0  # the default with webhooks: a webhook is only sent for a call that is still to come
 
 _FAULTS: Final[dict[str, Callable[[], Fault]]] = {
     "401": Fault.unauthorized, "403": Fault.forbidden, "404": Fault.not_found, "429": Fault.too_many_requests,
@@ -41,7 +41,7 @@ _FAULTS: Final[dict[str, Callable[[], Fault]]] = {
 
 
 class Unusable(Exception):
-    """The simulator cannot run like this; the message says why, `code` is the exit code."""
+    """The simulator cannot run with these options. The message says why; `code` is the exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -49,40 +49,45 @@ class Unusable(Exception):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(prog="python -m reconciler.simulator", description=__doc__)
     add = made.add_argument_group("the account").add_argument
     add("--calls", type=int, default=10_000, metavar="N", help="calls to generate (default %(default)s)")
-    add("--days", type=float, default=30, metavar="N", help="days they are spread over, up to the start")
-    add("--hours-ahead", type=float, metavar="N", help="spread them so far into the future too (default 0; 24 if "
-        "webhooks are sent)")  # fmt: skip
+    add("--days", type=float, default=30, metavar="N", help="spread the calls over the N days before the start")
+    add("--hours-ahead", type=float, metavar="N", help="and over the N hours after it (default 0; 24 with "
+        "webhooks)")  # fmt: skip
     add("--subaccounts", type=int, default=0, metavar="N", help="subaccounts, which share the calls with the account")
-    add("--trunks", type=share, default="6%", metavar="SHARE", help="of the calls, those of SIP trunks (default 6%%)")
-    add("--recorded", type=share, default="10%", metavar="SHARE", help="of the completed calls, those with a recording "
-        "(default 10%%)")  # fmt: skip
-    add("--seed", type=int, default=0, help="another seed makes other calls")
+    add("--trunks", type=share, default="6%", metavar="SHARE", help="share of SIP trunk calls (default 6%%)")
+    add("--recorded", type=share, default="10%", metavar="SHARE", help="share of completed calls that have "
+        "a recording (default 10%%)")  # fmt: skip
+    add("--seed", type=int, default=0, help="seed of the random calls: the same seed makes the same calls")
     add = made.add_argument_group("the server").add_argument
-    add("--port", type=int, default=8080, help="0 takes any free port (default %(default)s)")
-    add("--clock", type=clock, default="real", metavar="real|ISO", help="run with real time, or stand still at a time")
-    add("--time-filters", choices=("instant", "day"), default="instant", help="whether hours count in filters")
-    add("--gzip", action="store_true", help="compress for clients that offer it")
+    add("--port", type=int, default=8080, help="port on loopback; 0 takes any free one (default %(default)s)")
+    add("--clock", type=clock, default="real", metavar="real|ISO", help="follow real time, or stand still at a time")
+    add(
+        "--time-filters",
+        choices=("instant", "day"),
+        default="instant",
+        help="whether filters compare instants or only days",
+    )
+    add("--gzip", action="store_true", help="compress answers for clients that accept gzip")
     add("--tls-cert", metavar="FILE", help="serve HTTPS with this certificate")
-    add("--tls-key", metavar="FILE", help="and this key")
+    add("--tls-key", metavar="FILE", help="private key of the certificate")
     add = made.add_argument_group("what goes wrong").add_argument
     add("--fail", type=fault, action="append", default=[], metavar="WHAT[:SHARE]",
-        help=f"spoil every request, or a share as in 503:10%%; repeatable: {', '.join(_FAULTS)}")  # fmt: skip
-    add("--fail-pages-above", type=int, metavar="N", help="500 for each page of more than N records")
-    add("--page-delay", type=duration, default="0ms", metavar="50ms", help="real time that each answer takes")
-    add("--record-delay", type=duration, default="0ms", metavar="1ms", help="and each listed record")
-    add("--max-concurrent", type=int, metavar="N", help="429 above so many requests of an account at once")
-    add("--others", type=int, default=0, metavar="N", help="of these, other programs hold so many all the time")
+        help=f"spoil every request, or a share of them (503:10%%); repeatable: {', '.join(_FAULTS)}")  # fmt: skip
+    add("--fail-pages-above", type=int, metavar="N", help="answer 500 to each page of more than N records")
+    add("--page-delay", type=duration, default="0ms", metavar="50ms", help="real time to spend on each answer")
+    add("--record-delay", type=duration, default="0ms", metavar="1ms", help="real time to spend on each listed record")
+    add("--max-concurrent", type=int, metavar="N", help="answer 429 when an account has more than N requests at once")
+    add("--others", type=int, default=0, metavar="N", help="other programs hold N of these requests all the time")
     add("--webhooks", action="store_true", help="send webhooks, past ones first, to the Viewer's inbox in DATABASE_URL")
-    add("--lose", type=share, metavar="SHARE", help="send webhooks, and lose this share of them, say 15%%")
+    add("--lose", type=share, metavar="SHARE", help="as --webhooks, but lose this share of them, for example 15%%")
     return made
 
 
 def duration(text: str) -> timedelta:
-    """`50ms` or `1.5s`."""
+    """Read a duration such as `50ms` or `1.5s`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration like 50ms or 2s")
@@ -90,7 +95,7 @@ def duration(text: str) -> timedelta:
 
 
 def share(text: str) -> float:
-    """`15%` or `0.15`."""
+    """Read a share such as `15%` or `0.15`; return it as a number from 0 to 1."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
     value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
     if not 0 <= value <= 1:
@@ -99,7 +104,7 @@ def share(text: str) -> float:
 
 
 def fault(text: str) -> tuple[Fault, float]:
-    """`503` or `503:10%`."""
+    """Read a fault and its share of the requests, such as `503` (all of them) or `503:10%`."""
     name, _, part = text.partition(":")
     if name not in _FAULTS:
         raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(_FAULTS)}")
@@ -107,7 +112,7 @@ def fault(text: str) -> tuple[Fault, float]:
 
 
 def clock(text: str) -> Clock:
-    """`real`, or a time at which the clock stands still; without a zone it is UTC."""
+    """Return a clock that follows real time (`real`), or one that stands still at an ISO time (UTC without a zone)."""
     if text == "real":
         return Clock.running()
     try:
@@ -120,7 +125,7 @@ def clock(text: str) -> Clock:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM."""
     options = parser().parse_args(argv)
-    # Blocked before any thread starts, so that they reach sigwait below and no thread.
+    # The signals are blocked before any thread starts: they then reach sigwait below, and no thread.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         with ExitStack() as stack:
@@ -137,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _account(options: argparse.Namespace) -> SimulatedAccount:
-    """The main account with its subaccounts and all their calls."""
+    """Make the main account with its subaccounts, and generate the calls of all of them."""
     main_account = SimulatedAccount(ACCOUNT_SID, AUTH_TOKEN, seed=options.seed)
     for number in range(1, options.subaccounts + 1):
         main_account.add_subaccount(f"AC{number:032x}", f"{AUTH_TOKEN}-{number}", seed=options.seed)
@@ -151,7 +156,7 @@ def _account(options: argparse.Namespace) -> SimulatedAccount:
         since, until = now - timedelta(days=options.days), now + timedelta(hours=ahead)
         account.generate(count, since, until, trunk_share=options.trunks)
         account.callbacks = Callbacks(recorded=options.recorded)
-    # A million calls are there to stay: let the collector look at young objects alone.
+    # The calls, a million or more, live as long as the process. The garbage collector need not visit them.
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
     return main_account
@@ -175,7 +180,7 @@ def _server(options: argparse.Namespace, account: SimulatedAccount) -> Simulated
             port=options.port,
         )
     except OSError as error:
-        why = f"port {options.port} cannot be used: {error.strerror}; --port 0 takes any free one"
+        why = f"port {options.port} cannot be used: {error.strerror}; use --port 0 to take any free port"
         raise Unusable(why, UNAVAILABLE) from None
 
 
@@ -191,7 +196,7 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 def _postman(options: argparse.Namespace, account: SimulatedAccount) -> Postman:
-    """The webhooks of the past days, delivered at once, and then those to come."""
+    """Return a postman that delivers the webhooks of the past days at once, and later ones when they are due."""
     url = os.environ.get("DATABASE_URL")
     if not url:
         raise Unusable("webhooks need the Viewer's database: set DATABASE_URL", CONFIGURATION)
@@ -201,7 +206,7 @@ def _postman(options: argparse.Namespace, account: SimulatedAccount) -> Postman:
     try:
         postman.prepare()
     except NoInbox:
-        why = "the database has no twilio_webhook_inbox: `reconcile migrate` makes it"
+        why = "the database has no twilio_webhook_inbox: `reconcile migrate` creates it"
         raise Unusable(why, CONFIGURATION) from None
     except psycopg.Error:
         why = "the database cannot be reached, or DATABASE_URL cannot be read"

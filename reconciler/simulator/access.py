@@ -1,4 +1,4 @@
-"""Who may read what: Basic authentication as Twilio checks it.
+"""Basic authentication as Twilio checks it: which credentials may read which account.
 
 | credentials | may read |
 | --- | --- |
@@ -8,7 +8,7 @@
 | restricted API key | what its permissions name (else 403/70051) |
 
 Sources: https://www.twilio.com/docs/iam/api/subaccounts and https://www.twilio.com/docs/iam/api-keys. The status
-for a key on a foreign account is not documented; 401/20003 is what reports of a mismatched account SID show.
+for a key on a foreign account is not documented; reports of a mismatched account SID show 401/20003.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reconciler.simulator.messages import Answer, Request
 
 
 class Denied(Exception):
-    """The request is turned away with `answer`."""
+    """The request is refused; `answer` is Twilio's reply."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
@@ -29,7 +29,7 @@ class Denied(Exception):
 
 
 def all_accounts(accounts: Iterable[SimulatedAccount]) -> dict[str, SimulatedAccount]:
-    """The accounts and their subaccounts by SID."""
+    """Return the accounts and their subaccounts by SID."""
     found: dict[str, SimulatedAccount] = {}
     for account in accounts:
         found[account.sid] = account
@@ -40,10 +40,10 @@ def all_accounts(accounts: Iterable[SimulatedAccount]) -> dict[str, SimulatedAcc
 def admit(
     request: Request, resource: str, accounts: dict[str, SimulatedAccount], *, suspended_answer: int
 ) -> SimulatedAccount:
-    """The account the path names (without one: the one that signed in), if these credentials may read it.
+    """Return the account that the path names, or the caller's own if the path names none.
 
     Raises:
-        Denied: with the answer Twilio gives.
+        Denied: the credentials may not read that account; it holds Twilio's answer.
 
     """
     if request.credentials is None:

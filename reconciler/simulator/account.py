@@ -1,4 +1,4 @@
-"""A simulated account: its calls and what they leave behind, its credentials, its endpoints, its subaccounts."""
+"""A simulated account: its calls, recordings and alerts, its credentials, its endpoints and its subaccounts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVERYTHING = Filters()
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """An API key of one account; a restricted one may read only what `permissions` names.
+    """An API key of one account. A restricted key may read only the resources that `permissions` names.
 
     Resources are named calls, accounts, usage, recordings, endpoints and alerts.
     Kinds: https://www.twilio.com/docs/iam/api-keys.
@@ -59,15 +59,15 @@ class ApiKey:
 
 
 class SimulatedAccount:
-    """An account whose calls may be added, changed and deleted while a server lists them; thread-safe.
+    """An account. Its calls may be added, changed and deleted while a server lists them; thread-safe.
 
     Attributes:
-        endpoints: its numbers, SIP domains and TwiML apps; those of generated calls are there.
-        callbacks: what it records and what Twilio tells it beyond the status of calls.
-        alerts: what Twilio's Monitor noted (see `raise_alert`).
-        added_recordings: those that follow from no call (see `add_recording`).
+        endpoints: its numbers, SIP domains and TwiML apps, including the numbers of generated calls.
+        callbacks: the share of calls that are recorded, and the callbacks besides those of a call's status.
+        alerts: the alerts of Twilio's Monitor (see `raise_alert`).
+        added_recordings: recordings that were added by hand (see `add_recording`).
         losses: the webhooks that were lost, with the cause of each (see `road`).
-        deleted_recordings: when which recording was deleted.
+        deleted_recordings: the second at which each deleted recording disappeared, by SID.
 
     """
 
@@ -96,22 +96,22 @@ class SimulatedAccount:
     # Calls
 
     def add(self, *calls: Call) -> None:
-        """Take calls in; a SID that is there already is refused."""
+        """Add calls. A SID that the account already has is a ValueError."""
         self._add(calls)
 
     def call(self, date_created: datetime, *, sid: str | None = None, **script: Any) -> SimulatedCall:
-        """Script a call (see `calls.scripted`), take it in and return it."""
+        """Script a call (see `calls.scripted`), add it and return it."""
         with self._lock:
             made = scripted(sid or self.new_sid(), self.sid, date_created, **script)
             self._add([made])
         return made
 
     def load(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Take in real records, to be served verbatim under this account's SID."""
+        """Add real records; the server then serves them verbatim under this account's SID."""
         self._add([VerbatimCall(record, self.sid) for record in records])
 
     def generate(self, count: int, since: datetime, until: datetime, *, trunk_share: float = TRUNK_SHARE) -> None:
-        """Take in `count` random calls created in [since, until): the same ones for the same seed."""
+        """Add `count` random calls created in [since, until). The same seed makes the same calls."""
         with self._lock:
             self._add(lives(self._random, self.sid, count, seconds(since), seconds(until), trunk_share))
             for number, sid in NUMBER_SIDS.items():
@@ -119,7 +119,7 @@ class SimulatedAccount:
                     self.endpoints.add_number(number, sid=sid)
 
     def change(self, sid: str, **fields: Any) -> SimulatedCall:
-        """Rewrite the script of a call (see the fields of `SimulatedCall`), say the second it ends."""
+        """Change fields of a call's script (see `SimulatedCall`), for example the second at which it ends."""
         with self._lock:
             call = self._calls[sid]
             if not isinstance(call, SimulatedCall):
@@ -130,11 +130,11 @@ class SimulatedAccount:
         return changed
 
     def hang_up(self, sid: str, at: datetime, *, status: str = "completed") -> SimulatedCall:
-        """End a call at `at`, whatever its script said."""
+        """Make a call end at `at`; this replaces the end in its script."""
         return self.change(sid, ended=seconds(at), status=status, priced=None)
 
     def delete(self, sid: str, at: datetime) -> None:
-        """From `at` on the call is gone from listings and fetches alike."""
+        """Remove a call from listings and fetches, from `at` on."""
         with self._lock:
             call = self._calls[sid]
             if isinstance(call, VerbatimCall):
@@ -146,9 +146,9 @@ class SimulatedAccount:
         self, now: datetime, filters: Filters = EVERYTHING, *, after: Call | None = None, limit: int | None = None,
         skip: int = 0,
     ) -> list[Call]:  # fmt: skip
-        """The calls to be seen at `now` that pass the filters, newest date_created first.
+        """Return the calls that are visible at `now` and pass the filters, newest date_created first.
 
-        `after` continues behind that call, `skip` leaves some out first, `limit` is the most to return.
+        The list begins behind the call `after`, leaves out the first `skip` calls and holds at most `limit`.
         """
         at = seconds(now)
         span = filters.lifetime(at)
@@ -164,7 +164,7 @@ class SimulatedAccount:
             return list(islice(found, skip, None if limit is None else skip + limit))
 
     def calls_before(self, now: datetime, filters: Filters, newer_than: Call, limit: int) -> list[Call]:
-        """The page in front of a call: the `limit` matches next newer than it, newest first."""
+        """Return the page before a call: the `limit` matching calls that are next newer than it, newest first."""
         at = seconds(now)
         with self._lock:
             found = (
@@ -175,28 +175,28 @@ class SimulatedAccount:
             return list(islice(found, limit))[::-1]
 
     def alive_between(self, since: datetime, until: datetime) -> list[Call]:
-        """Every call visible at `until` that lived at some moment of [since, until), and some others; newest first."""
+        """Return every call visible at `until` that was alive in [since, until), newest first, and possibly others."""
         first, last = seconds(since), seconds(until)
         with self._lock:
             found = [call for call in self._timeline.newest_first(first, last + 1) if call.is_visible(last)]
         return sorted(found, key=lambda call: (call.created, call.sid), reverse=True)
 
     def find(self, sid: str) -> Call | None:
-        """The call of that SID, whether or not it can be seen at present."""
+        """Return the call of that SID, visible or not; None if the account never had it."""
         return self._calls.get(sid)
 
     def record(self, sid: str, now: datetime) -> Record | None:
-        """Twilio's record of one call at `now`; None when it cannot be seen then."""
+        """Return Twilio's record of a call at `now`; None if the call is not visible then."""
         call = self._calls.get(sid)
         return call.render(seconds(now)) if call is not None and call.is_visible(seconds(now)) else None
 
-    # What calls leave behind
+    # Recordings and alerts
 
     def add_recording(
         self, started: datetime, ended: datetime, *, call_sid: str | None = None, conference_sid: str | None = None,
         source: str = "StartCallRecordingAPI", status: str = "completed",
     ) -> Recording:  # fmt: skip
-        """Take in a recording that follows from no call."""
+        """Add a recording that no call's script asks for, and return it."""
         with self._lock:
             made = Recording(
                 self.new_sid("RE"), self.sid, call_sid, seconds(started), seconds(ended), source, conference_sid,
@@ -206,13 +206,13 @@ class SimulatedAccount:
         return made
 
     def recordings_of(self, call_sid: str) -> list[Recording]:
-        """The recordings that name the call, or its conference, whether or not they are there yet."""
+        """Return the recordings of a call and of its conference, including those that are still to come."""
         return list(self._recordings_of([self._calls[call_sid]])) + [
             each for each in self.added_recordings if each.call_sid == call_sid
         ]
 
     def recordings_between(self, span: Span, call_sid: str | None = None) -> list[Recording]:
-        """Every recording that may have begun or been ready within a span of time, and some that were not."""
+        """Return every recording that began or became ready within `span`; others may be among them."""
         with self._lock:
             since = None if span.since is None else span.since - PROCESSING - 1
             if call_sid is None:
@@ -222,14 +222,14 @@ class SimulatedAccount:
             return [*self._recordings_of(calls), *self.added_recordings]
 
     def delete_recording(self, sid: str, at: datetime) -> None:
-        """From `at` on the recording is gone; lists that ask for soft-deleted ones show it for 40 days."""
+        """Delete a recording at `at`. Lists that ask for soft-deleted recordings show it for 40 days more."""
         self.deleted_recordings[sid] = seconds(at)
 
     def raise_alert(
         self, at: datetime, error_code: str, request_url: str, *, resource_sid: str | None = None,
         log_level: str = "error",
     ) -> Alert:  # fmt: skip
-        """Note a failure as Twilio's Monitor does; it is listed half a minute later."""
+        """Add a failure to Twilio's Monitor, which lists it half a minute later; return the alert."""
         made = Alert(self.new_sid("NO"), self.sid, seconds(at), error_code, request_url, resource_sid, log_level)
         self.alerts.append(made)
         return made
@@ -246,7 +246,7 @@ class SimulatedAccount:
 
     @property
     def call_count(self) -> int:
-        """How many calls it holds, seen or not; not `len`, because an account without calls is no less an account."""
+        """The number of calls, visible or not. It is not `__len__`: an account without calls must not be falsy."""
         return len(self._calls)
 
     # Credentials and subaccounts
@@ -259,7 +259,7 @@ class SimulatedAccount:
     def add_subaccount(
         self, sid: str, auth_token: str, *, seed: int = 0, friendly_name: str = "Subaccount", status: Status = "active"
     ) -> SimulatedAccount:
-        """Create a subaccount: calls, keys and token of its own."""
+        """Create a subaccount with calls, keys and an auth token of its own, and return it."""
         account = SimulatedAccount(sid, auth_token, seed=seed, friendly_name=friendly_name, status=status)
         account.owner = self
         self.subaccounts[sid] = account
@@ -272,7 +272,7 @@ class SimulatedAccount:
             calls = list(calls)
             new = {call.sid: call for call in calls}
             if len(new) != len(calls) or not new.keys().isdisjoint(self._calls):
-                raise ValueError("two calls of one SID")
+                raise ValueError("two calls have the same SID")
             self._calls.update(new)
             self._timeline.add(calls)
             for status, timeline in self._ended_as.items():

@@ -1,4 +1,4 @@
-"""Monitor Alerts: what Twilio notes when a webhook fails. Shape: OpenAPI `monitor.v1.alert`."""
+"""Monitor Alerts: Twilio's notes about webhooks that failed. Shape: OpenAPI `monitor.v1.alert`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUFFERED = 30  # seconds between date_generated and date_created: "due to buffer
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """One failure: of a webhook, then `resource_sid` is the call and `request_url` the receiver's, with its query."""
+    """One failure. If a webhook failed, `resource_sid` is the call and `request_url` the receiver, query included."""
 
     sid: str
     account_sid: str
@@ -26,11 +26,11 @@ class Alert(msgspec.Struct, frozen=True):
 
     @property
     def created(self) -> int:
-        """From when on it is listed."""
+        """The second from which on Twilio lists the alert."""
         return self.generated + BUFFERED
 
     def render(self) -> Record:
-        """Twilio's record in a list; what was sent and answered stands only in that of one alert alone."""
+        """Return Twilio's record in a list. Request and response are not in it: only a fetch of one alert has them."""
         text = f"sourceComponent=14100&ErrorCode={self.error_code}&url={quote(self.request_url, safe='')}"
         return {
             "account_sid": self.account_sid,

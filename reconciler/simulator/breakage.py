@@ -1,4 +1,4 @@
-"""Records that no API should send and some day will: one broken value in an otherwise good page."""
+"""Broken records: one value that no API should send, in an otherwise good page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-# A lone surrogate has no UTF-8 form, so it is written into the encoded JSON as its escape.
+# UTF-8 has no form for a lone surrogate, so its escape is written into the encoded JSON.
 _SURROGATE = "@lone-surrogate@"
 
 
@@ -41,7 +41,7 @@ BREAKAGES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @dataclass(frozen=True, slots=True)
 class Breakage:
-    """Breaks one record: the one called `sid`, else the one at `index` of the page."""
+    """Breaks one record of a page: the call `sid` if given, else the record at `index`."""
 
     kind: str
     index: int = 0
@@ -49,10 +49,10 @@ class Breakage:
 
     def __post_init__(self) -> None:
         if self.kind not in BREAKAGES:
-            raise ValueError(f"no breakage is called {self.kind!r}; there are {sorted(BREAKAGES)}")
+            raise ValueError(f"unknown breakage {self.kind!r}; one of {sorted(BREAKAGES)}")
 
     def encode(self, payload: object) -> bytes:
-        """The payload with its broken record, as JSON. A payload without such a record stays as it is."""
+        """Return the payload as JSON, with its record broken. A payload without that record is unchanged."""
         for record in self._records(payload):
             BREAKAGES[self.kind](record)
         return msgspec.json.encode(payload).replace(_SURROGATE.encode(), rb"\ud800")

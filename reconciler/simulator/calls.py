@@ -1,14 +1,14 @@
-"""Simulated calls: a script of times, and what Twilio would say of the call at any of them.
+"""Simulated calls: each has a script of times, and renders Twilio's record of itself at any of them.
 
 Rules, with their sources:
-- REST statuses are queued, ringing, in-progress and the five final ones; `initiated` and `answered` are words of
-  webhooks alone (OpenAPI `call_enum_status`, https://www.twilio.com/docs/voice/api/call-resource).
-- start_time moves. Of an answered outbound call it is the moment of answer, of every other call the moment it was
-  dialled; while queued it is null (tests/data/real_calls.jsonl).
+- REST statuses are queued, ringing, in-progress and the five final ones. Only webhooks say `initiated` and
+  `answered` (OpenAPI `call_enum_status`, https://www.twilio.com/docs/voice/api/call-resource).
+- start_time moves. It is null while the call is queued, then the moment of dialling. When an outbound call is
+  answered, start_time becomes the moment of answer (tests/data/real_calls.jsonl).
 - duration is end - start for completed calls, "0" and not null for busy, no-answer and failed (same file).
 - a price appears some time after the end and does not move date_updated, which stays equal to end_time (same file).
-- a call canceled in the queue was never dialled: its start, end and duration stay null (docs: "empty if the call
-  has not yet been dialed"; no such record is public).
+- a call that was canceled in the queue was never dialled: its start, end and duration stay null (docs: "empty if
+  the call has not yet been dialed"; no such record is public).
 - SIP trunking calls are listed only when they are over (https://help.twilio.com/articles/223132267).
 """
 
@@ -30,7 +30,7 @@ from reconciler.simulator.wire import (
     subresource_uris,
 )
 
-TRUNK_SID = f"TK{1:032x}"  # of a call of a trunk, unless its script names another
+TRUNK_SID = f"TK{1:032x}"  # the trunk of a trunk call whose script names no other
 FINAL = frozenset({"completed", "busy", "no-answer", "canceled", "failed"})
 LIVING = frozenset({"queued", "ringing", "in-progress"})
 
@@ -38,7 +38,7 @@ Record = dict[str, Any]
 
 
 class Call(Protocol):
-    """What the listing needs to know of a call; `at` is a second since 1970."""
+    """The part of a call that listings use. `at` is in seconds since 1970."""
 
     @property
     def sid(self) -> str:
@@ -46,7 +46,7 @@ class Call(Protocol):
 
     @property
     def parent_call_sid(self) -> str | None:
-        """The leg whose <Dial> made this one."""
+        """The SID of the call whose <Dial> created this one."""
 
     @property
     def from_(self) -> str:
@@ -58,7 +58,7 @@ class Call(Protocol):
 
     @property
     def status(self) -> str:
-        """The status it ends with, whether or not it has ended."""
+        """The final status of the script, also while the call is still going on."""
 
     @property
     def created(self) -> int:
@@ -66,10 +66,10 @@ class Call(Protocol):
 
     @property
     def ended(self) -> int | None:
-        """When it reaches its final status; None is never."""
+        """The second at which the call reaches its final status; None if it never does."""
 
     def is_visible(self, at: int) -> bool:
-        """Whether listings and fetches show it."""
+        """Whether listings and fetches show the call at `at`."""
 
     def status_at(self, at: int) -> str:
         """The REST status."""
@@ -85,12 +85,12 @@ class Call(Protocol):
 
 
 class SimulatedCall(msgspec.Struct, frozen=True, gc=False):
-    """One call and its whole life. Times are seconds since 1970, None is never.
+    """One call and its whole life. Times are in seconds since 1970; None means never.
 
-    `fields` are keys of the record with values that follow no rule here, say caller_name, group_sid or annotation.
+    `fields` replace values of the record for which there is no rule here, such as caller_name or annotation.
 
-    Frozen, so that an account's indexes stay true: change a call through `SimulatedAccount.change`.
-    `gc=False` keeps a million of them out of the garbage collector's sight; they hold no cycles.
+    Calls are frozen because an account's indexes depend on them: change a call with `SimulatedAccount.change`.
+    `gc=False` keeps a million calls from slowing down the garbage collector; calls hold no cycles.
     """
 
     sid: str
@@ -114,20 +114,20 @@ class SimulatedCall(msgspec.Struct, frozen=True, gc=False):
 
     def __post_init__(self) -> None:
         if self.status not in FINAL:
-            raise ValueError(f"a call ends as one of {sorted(FINAL)}, not as {self.status!r}")
+            raise ValueError(f"a call cannot end as {self.status!r}; one of {sorted(FINAL)}")
 
     @property
     def date_created(self) -> datetime:
-        """When it was created, as an aware UTC time."""
+        """The time of creation, aware, in UTC."""
         return instant(self.created)
 
     @property
     def is_trunking(self) -> bool:
-        """Whether it belongs to Elastic SIP Trunking: no webhooks, and listed only when over."""
+        """Whether the call belongs to Elastic SIP Trunking: it sends no webhooks and is listed only after its end."""
         return self.direction.startswith("trunking")
 
     def is_visible(self, at: int) -> bool:
-        """Whether listings and fetches show it at `at`."""
+        """Whether listings and fetches show the call at `at`."""
         if self.deleted is not None and self.deleted <= at:
             return False
         if self.is_trunking:
@@ -145,7 +145,7 @@ class SimulatedCall(msgspec.Struct, frozen=True, gc=False):
         return "queued"
 
     def start_at(self, at: int) -> int | None:
-        """start_time as shown at `at`: it moves to the moment of answer, except for inbound calls."""
+        """start_time as shown at `at`. It moves to the moment of answer, except for inbound calls."""
         if self.dialled is None or self.dialled > at:
             return None
         if self.answered is not None and self.answered <= at and self.direction != "inbound":
@@ -159,25 +159,25 @@ class SimulatedCall(msgspec.Struct, frozen=True, gc=False):
         return self.ended
 
     def duration_at(self, at: int) -> int | None:
-        """Whole seconds of talk as shown at `at`; 0 for a call nobody answered."""
+        """The duration as shown at `at`, in whole seconds; 0 for a call that nobody answered."""
         start, end = self.start_at(at), self.end_at(at)
         if start is None or end is None:
             return None
         return end - start if self.status == "completed" else 0
 
     def updated_at(self, at: int) -> int:
-        """The latest change of status; a price is none."""
+        """date_updated as shown at `at`: the latest change of status. A price does not move it."""
         for time in (self.ended, self.answered, self.dialled):
             if time is not None and time <= at:
                 return time
         return self.created
 
     def record(self, at: datetime) -> Record:
-        """Twilio's record of this call at `at`, in wire form: all values strings, null or a map of URIs."""
+        """Return Twilio's record of this call at `at`, in wire form: every value is a string, null or a map of URIs."""
         return self.render(seconds(at))
 
     def render(self, at: int) -> Record:
-        """`record`, for a second since 1970."""
+        """Return the same as `record`, for `at` in seconds since 1970."""
         start, end, duration = self.start_at(at), self.end_at(at), self.duration_at(at)
         priced = self.priced is not None and self.priced <= at
         base = call_uri(self.account_sid, self.sid)
@@ -216,7 +216,7 @@ class SimulatedCall(msgspec.Struct, frozen=True, gc=False):
         return record if self.fields is None else {**record, **self.fields}
 
     def _forwarded_from(self, at: int) -> str | None:
-        """Not only of forwarded calls: inbound and answered outbound-api calls carry their own `to` here."""
+        """forwarded_from as Twilio fills it: inbound and answered outbound-api calls have their own `to` there."""
         answered = self.answered is not None and self.answered <= at
         return self.to if self.direction == "inbound" or (self.direction == "outbound-api" and answered) else None
 
@@ -242,11 +242,12 @@ def scripted(
     answered_by: str | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> SimulatedCall:
-    """A call told as a story: queued, then ringing, then (if it completes) talking, each for some seconds.
+    """Return a call with three phases: queued, ringing and, if it completes, talking. Each takes some seconds.
 
-    None instead of seconds: the call stays in that phase for ever. `never_dialled` ends it in the queue, as when
-    it is canceled there. The price appears `priced_after` seconds after the end of a completed call; another
-    call gets one only if it is failed, where Twilio says "0.00000" for SIP destinations.
+    - None instead of seconds: the call stays in that phase for ever.
+    - `never_dialled`: the call ends in the queue, as when it is canceled there.
+    - `priced_after`: seconds from the end of a completed call to its price. Calls with another status have no price,
+      except failed calls to SIP destinations: Twilio gives these the price "0.00000".
     """
     if trunk_sid is None:
         trunk_sid = TRUNK_SID if direction.startswith("trunking") else ""
@@ -270,7 +271,7 @@ def _phases(
     created: int, queued_for: int | None, rings_for: int | None, talks_for: int | None, never_dialled: bool, *,
     is_answered: bool,
 ) -> tuple[int | None, int | None, int | None]:  # fmt: skip
-    """When the call is dialled, answered and over; each None if never."""
+    """Return the seconds at which the call is dialled, answered and over; None for each that never happens."""
     queue_ends = None if queued_for is None else created + queued_for
     if never_dialled or queue_ends is None:
         return None, None, queue_ends
@@ -282,7 +283,7 @@ def _phases(
 
 
 class VerbatimCall:
-    """A real record served as it is, at any time after its creation, under the SID of the account that has it.
+    """A real record, served unchanged at any time after its creation.
 
     Only the account's SID is replaced, in `account_sid` and in the URIs. A record without date_created (the
     answer to POST /Calls) is listed last, because Twilio lists newest first.
@@ -304,7 +305,7 @@ class VerbatimCall:
 
     @property
     def parent_call_sid(self) -> str | None:
-        """The leg that dialled it."""
+        """The SID of the call whose <Dial> created this one."""
         parent: str | None = self._record["parent_call_sid"]
         return parent
 
@@ -319,7 +320,7 @@ class VerbatimCall:
         return str(self._record["to"])
 
     def is_visible(self, at: int) -> bool:
-        """Whether listings and fetches show it at `at`."""
+        """Whether listings and fetches show the call at `at`."""
         return self.created <= at and (self.deleted is None or at < self.deleted)
 
     def status_at(self, at: int) -> str:

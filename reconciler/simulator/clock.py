@@ -1,6 +1,6 @@
-"""The clock on which simulated calls live: set by a test, or following real time at a multiple.
+"""The clock of simulated calls: a test sets it, or it follows real time at a multiple.
 
-Every instant is aware and in UTC. A clock may be set back; calls then are what they were at that time.
+Every instant is aware and in UTC. A clock may be set back: every call then looks as it did at that time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Self
 
 
 class Clock:
-    """A clock that stands still until it is told to move; thread-safe."""
+    """A clock that stands still until `set` or `advance` moves it; thread-safe."""
 
     def __init__(self, at: datetime) -> None:
         self._lock = threading.Lock()
@@ -22,7 +22,7 @@ class Clock:
 
     @classmethod
     def running(cls, start: datetime | None = None, speed: float = 1.0) -> Self:
-        """A clock that follows real time from `start` (by default from now), `speed` times as fast."""
+        """Return a clock that starts at `start` (default: now) and runs `speed` times as fast as real time."""
         clock = cls(start or datetime.now(UTC))
         clock._speed = speed
         clock._since = time.monotonic()
@@ -34,12 +34,12 @@ class Clock:
             return self._now()
 
     def set(self, at: datetime) -> None:
-        """Jump to `at`; a running clock runs on from there."""
+        """Set the clock to `at`; a running clock runs on from there."""
         with self._lock:
             self._base, self._since = _utc(at), time.monotonic()
 
     def advance(self, by: timedelta) -> datetime:
-        """Move by `by` and return the new instant."""
+        """Move the clock by `by` and return the new instant."""
         with self._lock:
             self._base += by
             return self._now()

@@ -1,9 +1,10 @@
-"""What an account has configured: numbers, SIP domains and TwiML apps, and where each sends its webhooks.
+"""The endpoints of an account: its numbers, SIP domains and TwiML apps, and where each sends its webhooks.
 
 Shapes: OpenAPI `api.v2010.account.incoming_phone_number`, `…sip.sip_domain`, `…application`. Rules:
-- a number with a TwiML app uses the URLs of the app, and its own are ignored
+- a number with a TwiML app uses the URLs of the app; Twilio ignores the number's own
   (https://www.twilio.com/docs/phone-numbers/api/incomingphonenumber-resource);
-- a number without a status callback tells nobody how its calls end; its voice URL is asked for TwiML all the same.
+- for a number without a status callback Twilio sends no webhook at a call's end. It still asks the voice URL for
+  TwiML.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _CREATED = "Thu, 01 Jan 2026 00:00:00 +0000"
 
 
 class Urls(NamedTuple):
-    """Where an inbound call asks for TwiML and where it tells its end; empty: nowhere."""
+    """The URLs of an inbound call: one for TwiML, one for the webhook at its end. Empty means none."""
 
     voice_url: str
     status_callback: str
@@ -58,7 +59,7 @@ class PhoneNumber(msgspec.Struct, frozen=True):
 
 
 class SipDomain(msgspec.Struct, frozen=True):
-    """A SIP domain, whose inbound calls have `sip:somebody@<domain_name>` as their `to`."""
+    """A SIP domain. Its inbound calls have `sip:somebody@<domain_name>` as their `to`."""
 
     sid: str
     account_sid: str
@@ -66,7 +67,7 @@ class SipDomain(msgspec.Struct, frozen=True):
     urls: Urls
 
     def render(self) -> Record:
-        """Twilio's record. An absent status callback is null here, where a number has an empty string."""
+        """Twilio's record. A missing status callback is null here; a number has an empty string instead."""
         head = _head(self.sid, self.account_sid, "SIP/Domains", self.domain_name)
         base = str(head["uri"]).removesuffix(".json")
         return {
@@ -100,7 +101,7 @@ class Application(msgspec.Struct, frozen=True):
 
 
 class Endpoints:
-    """All of an account's; adding one again replaces it. Calls to what is not here use the default URLs."""
+    """All endpoints of an account. A call to an address that is not among them uses the default URLs."""
 
     def __init__(self, account_sid: str) -> None:
         self._account_sid = account_sid
@@ -112,7 +113,7 @@ class Endpoints:
         self, phone_number: str, *, voice_url: str = VOICE_URL, status_callback: str = STATUS_CALLBACK,
         application_sid: str = "", trunk_sid: str | None = None, sid: str | None = None,
     ) -> PhoneNumber:  # fmt: skip
-        """Take in a number, or change one; an empty URL is none. It keeps its SID."""
+        """Add a number, or change the one that is there; its SID stays. An empty URL means none."""
         known = self.numbers.get(phone_number)
         sid = sid or (known.sid if known else f"PN{0xA000 + len(self.numbers):032x}")
         urls = Urls(voice_url, status_callback)
@@ -123,7 +124,7 @@ class Endpoints:
     def add_sip_domain(
         self, domain_name: str, *, voice_url: str = VOICE_URL, status_callback: str = STATUS_CALLBACK
     ) -> SipDomain:
-        """Take in a SIP domain, or change one."""
+        """Add a SIP domain, or change the one that is there; its SID stays."""
         sid = f"SD{len(self.sip_domains) + 1:032x}"
         if known := self.sip_domains.get(domain_name):
             sid = known.sid
@@ -135,14 +136,14 @@ class Endpoints:
         self, friendly_name: str, *, voice_url: str = VOICE_URL, status_callback: str = STATUS_CALLBACK,
         sid: str | None = None,
     ) -> Application:  # fmt: skip
-        """Take in a TwiML app, or change the one of that SID."""
+        """Add a TwiML app, or change the one of that SID."""
         sid = sid or f"AP{len(self.applications) + 1:032x}"
         application = Application(sid, self._account_sid, friendly_name, Urls(voice_url, status_callback))
         self.applications[sid] = application
         return application
 
     def urls_of(self, call: SimulatedCall) -> Urls:
-        """Where an inbound call tells of itself."""
+        """Return the URLs that Twilio uses for an inbound call."""
         if number := self.numbers.get(call.to):
             application = self.applications.get(number.application_sid)
             return application.urls if application else number.urls

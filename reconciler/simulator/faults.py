@@ -1,14 +1,14 @@
-"""What goes wrong between Twilio and us, and the plan that says to which request.
+"""Faults between Twilio and its client, and the plan that decides which request meets which fault.
 
     plan = FaultPlan(seed=7)
     plan.next(Fault.too_many_requests(retry_after=2), Fault.reset())        # the next two requests
     plan.when(lambda request: request.param("Page") == "3", Fault.hang(), times=1)
     plan.rates({Fault.server_error(503): 0.05, Fault.reset(): 0.01})        # of all other requests
     plan.max_concurrent = 4                                                 # 429 above it, per account
-    plan.others = 2                                                         # of these, other programs hold so many
+    plan.others = 2                                                         # other programs hold so many of these
     plan.large_pages(above=100, path="Usage")                               # 500 where PageSize is larger
 
-The shapes are those that were reported of Twilio or of what stands before it: HTML and empty bodies from gateways
+The shapes are reported ones, of Twilio or of gateways before it: HTML and empty bodies from gateways
 (kevinburke/twilio-go README), resets of idle connections (twilio/twilio-python#506, twilio/twilio-node#1023).
 """
 
@@ -35,7 +35,7 @@ def _html(status: int) -> Answer:
 
 
 def _without_records(answer: Answer) -> Answer:
-    """An empty last page in place of a page; 404 in place of one record."""
+    """Return an empty last page instead of a page, and 404 instead of one record."""
     payload: Any = answer.payload
     if answer.status != 200 or not isinstance(payload, dict):
         return answer
@@ -49,9 +49,9 @@ def _without_records(answer: Answer) -> Answer:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that goes wrong with one request. Build it with the class methods.
+    """One fault of one request. The class methods build it.
 
-    With `instead` Twilio's own answer is never made; otherwise it is made and then spoilt.
+    With `instead` the simulator never makes Twilio's own answer. Otherwise it makes the answer and then spoils it.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Fault:
     then: Callable[[], object] | None = None
 
     def applied_to(self, answer: Answer) -> Answer:
-        """What the client gets instead of `answer`."""
+        """Return the answer that the client gets instead of `answer`."""
         if self.breakage is not None and answer.body is None:
             answer = replace(answer, body=self.breakage.encode(answer.payload))
         match self.spoil:
@@ -78,7 +78,7 @@ class Fault:
         return replace(answer, delivery=self.delivery)
 
     def dated(self, now: datetime) -> datetime:
-        """The time that the Date header shows; `now` is the right one."""
+        """Return the time for the Date header; `now` is the right time."""
         if isinstance(self.date, timedelta):
             return now + self.date
         return self.date or now
@@ -106,22 +106,22 @@ class Fault:
 
     @classmethod
     def closed_early(cls) -> Fault:
-        """Content-Length speaks of the whole body, but the connection closes after half of it."""
+        """Content-Length gives the whole body, but the connection closes after half of it."""
         return cls("closed early", delivery=Delivery.CLOSED_EARLY)
 
     @classmethod
     def truncated_json(cls) -> Fault:
-        """Half of the JSON in an answer that is complete as HTTP goes."""
+        """The body is half of the JSON; as HTTP the answer is complete."""
         return cls("truncated", spoil="truncate")
 
     @classmethod
     def hang(cls) -> Fault:
-        """No answer until the plan releases it, the server stops, or half a minute has passed; then the real one."""
+        """No answer until the plan releases the request, the server stops or 30 seconds pass; then the real answer."""
         return cls("hang", spoil="hang")
 
     @classmethod
     def html_with_200(cls) -> Fault:
-        """A page of HTML where JSON belongs, with status 200."""
+        """A page of HTML with status 200 instead of JSON."""
         return cls("html", instead=_html(200))
 
     @classmethod
@@ -131,27 +131,27 @@ class Fault:
 
     @classmethod
     def proxy(cls, status: int) -> Fault:
-        """401, 403, 502 and so on from a proxy: HTML, and none of Twilio's headers of an error."""
+        """An error status from a proxy: HTML, without the headers that Twilio's errors have."""
         return cls(f"proxy {status}", instead=_html(status))
 
     @classmethod
     def nothing_found(cls) -> Fault:
-        """An empty list, and 404 for what is asked for by its SID: a wrong region holds no calls of ours.
+        """An empty list, and 404 for a single record, as from a wrong region, which holds no calls of ours.
 
-        On one page of a listing alone: the page was promised, and comes empty.
+        Applied to a later page of a listing, it is the case where a promised page comes back empty.
         """
         return cls("nothing found", spoil="nothing")
 
     @classmethod
     def wrong_date(cls, date: datetime | timedelta) -> Fault:
-        """The right answer under a wrong Date header: that time, or so far from the right one."""
+        """The right answer with a wrong Date header: a fixed time, or an offset from the right time."""
         return cls("wrong date", date=date)
 
     @classmethod
     def followed_by(cls, then: Callable[[], object]) -> Fault:
-        """The right answer; `then` is called before it is sent, so that the next request finds the world changed.
+        """The right answer. `then` is called before it is sent, so that the next request sees the change.
 
-        Say a call that is deleted between two pages, or changed between two answers of one second.
+        Examples: a call is deleted between two pages, or changes between two answers of one second.
         """
         return cls("followed by a change", then=then)
 
@@ -177,12 +177,12 @@ class Fault:
 
     @classmethod
     def error(cls, status: int, code: int | None, message: str) -> Fault:
-        """Any other error in Twilio's words."""
+        """Any other error, in Twilio's format."""
         return cls(str(status), instead=messages.error(status, code, message))
 
     @classmethod
     def redirect(cls, location: str, status: int = 307) -> Fault:
-        """A redirect, say to another host."""
+        """A redirect, for example to another host."""
         return cls("redirect", instead=Answer(status, body=b"", headers=(("Location", location),)))
 
     @classmethod
@@ -200,15 +200,16 @@ class _Rule:
 
 @dataclass(eq=False)
 class FaultPlan:
-    """Decides for each request what goes wrong with it; thread-safe.
+    """Decides which fault, if any, each request meets; thread-safe.
 
-    Rules come first, then the queue, then the rates, then what always applies. Rates look at the request and at
-    how often it was made before, so that the same requests meet the same faults in whatever order threads run.
+    Rules (`when`) come first, then the queue (`next`), then the rates, then the fault of `always`. A rate depends
+    only on the request and on how often it was made before. The same requests therefore meet the same faults, in
+    whatever order threads run.
 
     Attributes:
-        max_concurrent: an account that has more requests under way gets 429/20429. Twilio publishes no number.
-        others: requests of other programs that are under way all the time; they count, and
-            Twilio-Concurrent-Requests tells of them.
+        max_concurrent: an account with more requests under way gets 429/20429. Twilio publishes no number.
+        others: number of requests that other programs have under way all the time. They count towards
+            `max_concurrent` and appear in Twilio-Concurrent-Requests.
 
     """
 
@@ -225,24 +226,24 @@ class FaultPlan:
     _released: int = 0
 
     def next(self, *faults: Fault) -> None:
-        """One fault for each of the next requests."""
+        """Spoil each of the next requests with one of these faults, in order."""
         with self._changed:
             self._queue.extend(faults)
 
     def always(self, fault: Fault | None) -> None:
-        """A fault for every request for which nothing else is planned; None ends it."""
+        """Spoil every request for which nothing else is planned; None ends this."""
         with self._changed:
             self._always = fault
 
     def when(self, predicate: Callable[[Request], bool], fault: Fault, times: int | None = None) -> None:
-        """A fault for requests that `predicate` picks, `times` times or for ever."""
+        """Spoil the requests for which `predicate` is true, `times` times or for ever."""
         with self._changed:
             self._rules.append(_Rule(predicate, fault, times))
 
     def large_pages(self, above: int, fault: Fault | None = None, *, path: str = "") -> None:
-        """A fault, 500 by default, for each page of more than `above` records, where `path` is in the path.
+        """Spoil each request for pages of more than `above` records whose path contains `path`; default: 500.
 
-        Reported of Usage, and of Calls.
+        Users reported this of Usage and of Calls.
         """
 
         def is_large(request: Request) -> bool:
@@ -251,12 +252,12 @@ class FaultPlan:
         self.when(is_large, fault or Fault.server_error(500))
 
     def rates(self, rates: Mapping[Fault, float]) -> None:
-        """Shares of all requests, each between 0 and 1, together at most 1; replaces earlier rates."""
+        """Spoil these shares of all requests (each from 0 to 1, together at most 1); replaces earlier rates."""
         with self._changed:
             self._rates = dict(rates)
 
     def clear(self) -> None:
-        """Nothing goes wrong any more; what hangs is released."""
+        """Remove every fault from the plan, and release the requests that hang."""
         with self._changed:
             self._rules.clear()
             self._queue.clear()
@@ -265,7 +266,7 @@ class FaultPlan:
         self.release()
 
     def decide(self, request: Request) -> Fault | None:
-        """What goes wrong with this request."""
+        """Return the fault of this request; None if it is to be answered normally."""
         with self._changed:
             for rule in self._rules:
                 if rule.times != 0 and rule.applies(request):
@@ -276,7 +277,7 @@ class FaultPlan:
             return self._by_chance(request) or self._always
 
     def hang(self, at_most: float = 30.0) -> None:
-        """Wait until released; called by the server."""
+        """Block a request until `release`, at most `at_most` seconds; the server calls this."""
         with self._changed:
             generation = self._released
             self.hanging += 1
@@ -285,13 +286,13 @@ class FaultPlan:
             self.hanging -= 1
 
     def release(self) -> None:
-        """Let every request go on that hangs now."""
+        """Let every request that hangs now go on."""
         with self._changed:
             self._released += 1
             self._changed.notify_all()
 
     def wait_until_hanging(self, requests: int = 1, timeout: float = 10.0) -> bool:
-        """Wait until so many requests hang; False if that did not happen in time."""
+        """Wait until `requests` requests hang; return False if that did not happen within `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self.hanging >= requests, timeout)
 

@@ -1,8 +1,8 @@
-"""The filters of GET Calls.json: exact, case-sensitive names; everything else is ignored in silence.
+"""The filters of GET Calls.json. Names are exact and case-sensitive; Twilio ignores other names in silence.
 
 Names and meaning: OpenAPI `ListCall`. `>` is "on or after" and `<` is "before"; a bare date means its midnight in
 UTC; `StartTime=<date>` means that day, and equality with an instant finds nothing (twilio/twilio-node#975).
-That unknown names are ignored: twilio/sample-code#100, twilio/twilio-php#693.
+Sources for the ignored names: twilio/sample-code#100, twilio/twilio-php#693.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 class BadFilter(ValueError):
-    """A value that cannot be read; the message is Twilio's."""
+    """A filter's value cannot be read. The message is Twilio's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Half-open: since <= time < until; None is unbounded."""
+    """A half-open span of time, since <= time < until, in seconds since 1970. None is unbounded."""
 
     since: int | None = None
     until: int | None = None
@@ -47,7 +47,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a listing asks for."""
+    """The filters of one listing."""
 
     status: str | None = None
     from_: str | None = None
@@ -59,10 +59,10 @@ class Filters:
 
     @classmethod
     def parse(cls, params: Sequence[tuple[str, str]], switches: Switches) -> Filters:
-        """The filters among query parameters; an empty value and an unknown name are no filter.
+        """Return the filters among query parameters. Empty values and unknown names are ignored.
 
         Raises:
-            BadFilter: a time that is none.
+            BadFilter: a time cannot be read.
 
         """
         if switches.ignore_filters:
@@ -90,14 +90,14 @@ class Filters:
         )
 
     def lifetime(self, at: int) -> Span:
-        """Every call that matches was alive at some moment of this span."""
+        """Return a span in which every matching call was alive at some moment."""
         if self.status in LIVING:
             return Span(at, at + 1)
         window = None if self.null_matches else self.start or self.end
         return (window or Span()) & Span(None, at + 1)
 
     def begins_before(self, at: int) -> bool:
-        """Whether the window asked for reaches back beyond `at`, for the retention check."""
+        """Whether the window begins before `at`; the retention check uses this."""
         return any(span.since is not None and span.since < at for span in (self.start, self.end) if span is not None)
 
     def _passes(self, time: int | None, span: Span) -> bool:
@@ -105,10 +105,10 @@ class Filters:
 
 
 def parse_span(field: str, given: Mapping[str, str], switches: Switches) -> Span | None:
-    """One half-open span out of `field`, `field<` and `field>`; None if none of them is given.
+    """Return the span that `field`, `field<` and `field>` describe; None if none of them is given.
 
     Raises:
-        BadFilter: a time that is none.
+        BadFilter: a time cannot be read.
 
     """
     spans = [
@@ -141,10 +141,10 @@ def _bound(field: str, operator: str, value: str, switches: Switches) -> Span:
 
 
 def parse_time(field: str, value: str) -> int:
-    """The first whole second at or after `value`; a time without zone is UTC.
+    """Return the first whole second at or after `value`, since 1970. A time without a zone is UTC.
 
     Raises:
-        BadFilter: a time that is none.
+        BadFilter: a time cannot be read.
 
     """
     try:

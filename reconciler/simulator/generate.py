@@ -1,4 +1,4 @@
-"""Random lives of calls, the same ones for the same seed, in the proportions of a busy contact centre.
+"""Random calls in the proportions of a busy contact centre. The same seed makes the same calls.
 
 Numbers are fictitious: 555-0100 to 555-0199 are reserved for that in every North American area code.
 Addresses come in the forms of tests/data/real_calls.jsonl: numbers, `sip:` URIs, `client:` names.
@@ -24,10 +24,10 @@ SIP_URIS = tuple(
 )
 NUMBER_SIDS = {number: f"PN{index:032x}" for index, number in enumerate(OWN_NUMBERS, 1)}
 _LOOKED_UP = {"caller_name": "EXAMPLE, ALICE"}
-TRUNK_SHARE = 0.06  # of the calls of an account, where nobody says otherwise
+TRUNK_SHARE = 0.06  # default share of an account's calls
 
 _KINDS = ("inbound", "outbound-api", "dialled", "trunking-originating", "trunking-terminating")
-_KIND_LIMITS = (0.42, 0.75, 0.94)  # a "dialled" one is an inbound call with a child leg; beyond are trunk calls
+_KIND_LIMITS = (0.42, 0.75, 0.94)  # "dialled": an inbound call with a child leg; above the last limit: trunk calls
 _STATUSES = ("completed", "busy", "no-answer", "failed", "canceled")
 _STATUS_LIMITS = (0.80, 0.86, 0.94, 0.97)
 _MINUTE_PRICE = {"inbound": 850, "outbound-api": 1400, "outbound-dial": 1400}  # in 1/100,000 dollar, as on the wire
@@ -36,13 +36,13 @@ _MINUTE_PRICE = {"inbound": 850, "outbound-api": 1400, "outbound-dial": 1400}  #
 def lives(
     rng: Random, account_sid: str, count: int, since: int, until: int, trunk_share: float = TRUNK_SHARE
 ) -> list[SimulatedCall]:
-    """Exactly `count` calls created in [since, until) (a child leg at times some seconds later)."""
+    """Return exactly `count` calls created in [since, until). A child leg may be created some seconds later."""
     made: list[SimulatedCall] = []
     if until <= since:
-        raise ValueError("a window of time ends after it begins")
+        raise ValueError("the window must end after it begins")
     created = since
     while len(made) < count:
-        # Every thirtieth call shares its second with another one: ties are common.
+        # One call in thirty shares its second with the one before: at Twilio such ties are common.
         created = created if made and rng.random() < 1 / 30 else rng.randrange(since, until)
         kind = _kind(rng.random(), trunk_share)
         made.extend(_life(rng, kind, account_sid, created, room=count - len(made)))
@@ -50,7 +50,7 @@ def lives(
 
 
 def _kind(drawn: float, trunk_share: float) -> str:
-    """Half of the trunk calls go each way; all other kinds keep their proportions."""
+    """Return the kind of call for a random number. Half of the trunk calls go each way."""
     others = 1 - trunk_share
     limits = [limit * others / (1 - TRUNK_SHARE) for limit in _KIND_LIMITS]
     return _KINDS[bisect([*limits, others + trunk_share / 2], drawn)]
@@ -86,7 +86,7 @@ def _inbound(rng: Random, account_sid: str, created: int, status: str, talk: int
 
 
 def _seldom_filled(sid: str) -> dict[str, str] | None:
-    """A looked-up name for one inbound call in twenty, a forwarding number for one in forty; the SID decides."""
+    """Return a looked-up name for one inbound call in 20, a forwarding number for one in 40. The SID decides."""
     draw = crc32(sid.encode()) % 40
     if draw in (0, 1):
         return _LOOKED_UP
@@ -95,7 +95,7 @@ def _seldom_filled(sid: str) -> dict[str, str] | None:
 
 def _outbound(rng: Random, account_sid: str, created: int, status: str) -> SimulatedCall:
     number, to = rng.choice(OWN_NUMBERS), _somebody(rng)
-    # One in fifty waits in the account's queue for minutes, a few of them for hours.
+    # One call in fifty waits in the account's queue for minutes, one in a thousand for hours.
     draw = rng.random()
     waited = rng.randrange(*((0, 4) if draw > 0.02 else (5, 900) if draw > 0.001 else (900, 12_000)))
     if status == "canceled" and rng.random() < 0.5:  # canceled in the queue: never dialled
@@ -120,7 +120,7 @@ def _outbound(rng: Random, account_sid: str, created: int, status: str) -> Simul
 
 
 def _dialled(rng: Random, account_sid: str, created: int) -> Iterator[SimulatedCall]:
-    """An inbound call and the leg that its <Dial> made; the child lives within the parent's life."""
+    """Yield an inbound call and the child leg of its <Dial>. The child begins and ends within the parent's life."""
     parent = _inbound(rng, account_sid, created, "completed", talk=rng.randrange(40, 600))
     yield parent
     begins = created + rng.randrange(2, 7)
@@ -157,19 +157,19 @@ def _somebody(rng: Random) -> str:
 
 
 def _talk(rng: Random) -> int:
-    """Seconds: two minutes on average, most calls short, one in a thousand more than an hour."""
+    """Return a talk time in seconds: two minutes on average, and more than an hour for one call in a thousand."""
     return rng.randrange(3600, 9000) if rng.random() < 0.001 else 1 + min(3599, int(rng.expovariate(1 / 120)))
 
 
 def _price(rng: Random, direction: str, talked: int) -> str:
-    if rng.random() < 0.02:  # legs to applications cost nothing and say so
+    if rng.random() < 0.02:  # legs to applications have the price 0
         return "0.00000"
     cost = _MINUTE_PRICE[direction] * -(-talked // 60)
     return f"-{cost // 100_000}.{cost % 100_000:05d}"
 
 
 def _priced(rng: Random, ended: int, price: str | None) -> int | None:
-    """Most prices come within a minute, some within a quarter of an hour, one in a hundred takes most of a day."""
+    """Return when a price appears. Most take under a minute, some a quarter of an hour, one in 100 up to 20 hours."""
     if price is None:
         return None
     draw = rng.random()

@@ -1,6 +1,6 @@
-"""HTTP/1.1 over sockets: reads a request, sends an answer, and breaks off where a fault says so.
+"""HTTP/1.1 over sockets: reads requests, sends answers, and breaks the connection where a fault asks for it.
 
-Only what a client of a JSON API sends is understood: a request line, headers, a body with Content-Length.
+The server understands what a client of a JSON API sends: a request line, headers, a body with Content-Length.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Application = Callable[[Request], tuple[Answer, Headers, bool]]
 
 
 class HttpServer(socketserver.ThreadingTCPServer):
-    """Serves an application on loopback, one thread a connection; TLS if given a context."""
+    """A server of one application on loopback, with a thread for each connection. With `tls` it speaks HTTPS."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -43,7 +43,7 @@ class HttpServer(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", port), _Connection)
 
     def opened(self, connection: socket.socket) -> None:
-        """Remember a connection, to close it at the end."""
+        """Remember a connection, so that `close_connections` can close it."""
         with self._lock:
             self._open.add(connection)
 
@@ -53,15 +53,15 @@ class HttpServer(socketserver.ThreadingTCPServer):
             self._open.discard(connection)
 
     def close_connections(self) -> None:
-        """End every connection, idle or not, so that their threads end."""
+        """Close every connection, idle or not, so that its thread ends."""
         with self._lock:
             connections = list(self._open)
         for connection in connections:
-            with suppress(OSError):  # the client may have been faster
+            with suppress(OSError):  # the client may have closed it first
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 -- socketserver's
-        """A client that goes away in the middle is its own business; anything else is a mistake of ours."""
+        """Keep an exception for the test to see, except when the client closed its connection."""
         error = sys.exception()
         if isinstance(error, Exception) and not isinstance(error, OSError):
             self.errors.append(error)
@@ -73,7 +73,7 @@ class _Connection(socketserver.StreamRequestHandler):
 
     def setup(self) -> None:
         if self.server.tls is not None:
-            # Here and not where connections are accepted: a slow handshake must hold up nobody else.
+            # In this thread, not where connections are accepted: a slow handshake must not delay other clients.
             self.request = self.server.tls.wrap_socket(self.request, server_side=True)
         self.server.opened(self.request)
         super().setup()
@@ -92,7 +92,7 @@ class _Connection(socketserver.StreamRequestHandler):
         self.request.close()
 
     def _read(self) -> Request | None:
-        """The next request; None when the client has closed, or sends something else than HTTP."""
+        """Return the next request; None if the client closed the connection or does not speak HTTP."""
         line = self.rfile.readline(65_537).decode("latin-1").split()
         if len(line) != 3:
             return None
@@ -106,7 +106,7 @@ class _Connection(socketserver.StreamRequestHandler):
         return Request(line[0], unquote(url.path), parse_qsl(url.query, keep_blank_values=True), headers)
 
     def _send(self, answer: Answer, headers: Headers, compress: bool, *, head_only: bool) -> bool:
-        """Deliver an answer; False if the connection is over."""
+        """Send an answer; return False if the connection is over."""
         if answer.delivery is Delivery.RESET:
             return self._reset()
         body = answer.encoded()
@@ -130,6 +130,6 @@ class _Connection(socketserver.StreamRequestHandler):
                 return True
 
     def _reset(self) -> bool:
-        """Close so that the client sees a reset: no lingering, what is unsent is thrown away."""
+        """Make the close a reset for the client: SO_LINGER of zero discards the unsent bytes."""
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         return False

@@ -1,4 +1,4 @@
-"""What was asked of the simulator: a bounded log of requests, for tests to count."""
+"""The journal: a bounded log of the requests that the simulator received, for tests to count."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_ENTRIES = 200_000
 
 @dataclass(slots=True)
 class Entry:
-    """One request and how it was answered; `started` and `finished` are monotonic seconds."""
+    """One request and its outcome. `started` and `finished` are monotonic seconds."""
 
     method: str
     path: str
@@ -33,7 +33,7 @@ class Entry:
 
 
 class Journal:
-    """Every request in order of arrival; thread-safe. The oldest go when there are more than 200,000."""
+    """The requests in order of arrival; thread-safe. It keeps the latest 200,000."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,9 +44,9 @@ class Journal:
         self.max_in_flight = 0
 
     def begin(self, request: Request, others: int = 0) -> tuple[Entry, int]:
-        """Note a request that came in; returns how many of its account are under way now.
+        """Record an incoming request; return its entry and how many requests of its account are under way.
 
-        This includes the request itself and `others`, which are not ours and stand nowhere else in the log.
+        The number includes the request itself and `others`, the requests of other programs.
         """
         headers = request.headers
         entry = Entry(
@@ -62,19 +62,19 @@ class Journal:
             return entry, self._in_flight[account] + others
 
     def max_in_flight_of(self, account_sid: str) -> int:
-        """The most requests of one account that were under way at once."""
+        """Return the largest number of requests of one account that were under way at once."""
         with self._lock:
             return self._most[account_sid]
 
     def end(self, request: Request, entry: Entry) -> None:
-        """Note that it has been answered."""
+        """Record that a request has been answered."""
         with self._lock:
             entry.finished = time.monotonic()
             self._by_outcome[str(entry.fault or entry.status)] += 1
             self._in_flight[request.charged_to] -= 1
 
     def summary(self) -> dict[str, object]:
-        """How many requests ended with which fault or status, and the most that were under way at once."""
+        """Return the number of requests by fault or status, and the largest number under way at once."""
         with self._lock:
             return {
                 "requests": self._by_outcome.total(),
@@ -84,7 +84,7 @@ class Journal:
             }
 
     def clear(self) -> None:
-        """Forget what was asked so far."""
+        """Forget the requests so far."""
         with self._lock:
             self._entries.clear()
             self._most.clear()
@@ -103,9 +103,9 @@ class Journal:
             return self._entries[index]
 
     def count(self, *, path_contains: str = "", status: int | None = None, **params: str) -> int:
-        """How many requests had this in their path, got this status and carried these parameters.
+        """Return how many requests had this text in their path, got this status and had these parameters.
 
-        Parameters that are no Python names go in a mapping: `count(**{"StartTime>": "2026-06-01"})`.
+        A parameter whose name is no Python name goes into a mapping: `count(**{"StartTime>": "2026-06-01"})`.
         """
         return sum(
             path_contains in entry.path

@@ -1,8 +1,8 @@
-"""Pages of calls: the envelope, the keyset cursor, and what may go wrong within one listing.
+"""Pages of calls: the envelope, the keyset cursor, and the irregularities of one listing.
 
 Form of the envelope and of the page tokens: tests/data/real_list_envelopes.json. `PA` + the SID of the last record
 leads to the next page, `PB` + the SID of the first to the previous one. Calls that arrive at the head do not shift
-later pages. There is no total. A page that is full leads on, even to an empty one.
+later pages. There is no total. A full page always names a next page, even if that one is empty.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ MAX_PAGE_SIZE = 1000
 
 
 class OutsideRetention(ValueError):
-    """The window begins before what Twilio keeps: 400/20004."""
+    """The window begins before the retention period: 400/20004."""
 
 
 class BadPageToken(ValueError):
-    """A token that names no call of this account."""
+    """The page token names no record of this account."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """Which page of a list: Page, PageSize (1 to 1000, 50 unless given) and PageToken."""
+    """The page of a list that a request asks for: Page, PageSize (1 to 1000, default 50) and PageToken."""
 
     page: int
     size: int
@@ -43,10 +43,10 @@ class Paging:
 
     @classmethod
     def parse(cls, params: Params) -> Paging:
-        """The page among query parameters.
+        """Read the page from query parameters.
 
         Raises:
-            BadFilter: a number that is none.
+            BadFilter: Page or PageSize is not a number.
 
         """
         given = dict(params)
@@ -59,11 +59,11 @@ class Paging:
 
 
 def list_calls(account: SimulatedAccount, params: Params, now: datetime, switches: Switches) -> Record:
-    """One page of Calls.json as Twilio would answer at `now`.
+    """Return one page of Calls.json as Twilio would answer at `now`.
 
     Raises:
-        BadFilter: a parameter that cannot be read.
-        BadPageToken: the token is not one of ours.
+        BadFilter: a parameter cannot be read.
+        BadPageToken: the token names no call of the account.
         OutsideRetention: the window begins too early.
 
     """
@@ -88,7 +88,7 @@ def list_calls(account: SimulatedAccount, params: Params, now: datetime, switche
 
 
 def envelope(key: str, records: list[Record], path: str, query: Params, paging: Paging) -> Record:
-    """The envelope around a page of `records`, whose `sid`, if they have one, makes the neighbours' tokens."""
+    """Return the envelope of a page. Records with a `sid` give the tokens of the next and the previous page."""
     page, size = paging.page, paging.size
 
     def uri(number: int, with_token: str | None = None) -> str:
@@ -114,7 +114,7 @@ def envelope(key: str, records: list[Record], path: str, query: Params, paging: 
 def _page(account: SimulatedAccount, filters: Filters, now: datetime, paging: Paging, switches: Switches) -> list[Call]:
     size, token, rate = paging.size, paging.token, switches.duplicates_in_listing
     if token is None:
-        # Page alone counts from the head, and so is not stable while calls arrive (twilio/twilio-node#11).
+        # Page without a token counts from the head, so it shifts while calls arrive (twilio/twilio-node#11).
         return _doubled(account.calls_at(now, filters, limit=size, skip=paging.page * size), size, rate)
     turn, named = token[:2], account.find(token[2:])
     if named is None or turn not in ("PA", "PB"):
@@ -126,13 +126,13 @@ def _page(account: SimulatedAccount, filters: Filters, now: datetime, paging: Pa
     if turn == "PB":
         return account.calls_before(now, filters, named, size)
     calls = account.calls_at(now, filters, after=named, limit=size)
-    # The last call of one page again as the first of the next; never the only one, so that paging gets on.
+    # The last call of one page comes again as the first of the next. With pages of one call, paging would not end.
     again = [named] if size > 1 and _is_doubled(named.sid, rate) else []
     return again + _doubled(calls, size - len(again), rate)
 
 
 def _doubled(calls: list[Call], size: int, rate: float) -> list[Call]:
-    """Some calls twice in succession, as far as the page has room; which ones depends on the SID alone."""
+    """Return a page in which some calls come twice in succession. The SID alone decides which."""
     if not rate:
         return calls[:size]
     rows: list[Call] = []

@@ -1,4 +1,4 @@
-"""The journal of lost webhooks: what a test holds against what the reconciler says of the causes."""
+"""The journal of lost webhooks. Tests compare it with the causes that the reconciler reports."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import msgspec
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """One webhook that did not do its work, or that was never sent where another call would have sent one.
+    """One webhook that was lost, was never sent, or could not be read by the receiver.
 
-    `cause` is a word of the table in `road`. `detail` names what is to blame: the trunk, the endpoint or its URL, the
-    error code. `is_final` says that it would have told how a call ended.
+    - `cause`: a word of the table in `road`.
+    - `detail`: the trunk, the endpoint, its URL or the error code that the cause names.
+    - `is_final`: the webhook would have given the final status of a call.
     """
 
     cause: str

@@ -1,4 +1,4 @@
-"""Requests as they were read and answers before they are sent; Twilio's error bodies.
+"""Requests as the server has read them, answers before it sends them, and Twilio's error bodies.
 
 An error's body is `{"code", "message", "more_info", "status"}` and its code also stands in the header
 X-Twilio-Error-Code (https://www.twilio.com/docs/usage/twilios-response).
@@ -21,7 +21,7 @@ Headers = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request; header names are in lower case, `params` keeps order and repetitions."""
+    """One HTTP request. Header names are in lower case; `params` keeps order and repetitions."""
 
     method: str
     path: str
@@ -29,18 +29,18 @@ class Request:
     headers: Mapping[str, str]
 
     def param(self, name: str) -> str | None:
-        """The value of a query parameter; the last one if there are several."""
+        """Return the value of a query parameter, the last one if there are several; None if there is none."""
         return dict(self.params).get(name)
 
     @property
     def account_sid(self) -> str | None:
-        """The account in the path, if there is one."""
+        """The account SID in the path; None if the path has none."""
         parts = self.path.removesuffix(".json").split("/")
         return parts[3] if len(parts) > 3 and parts[2] == "Accounts" else None
 
     @property
     def credentials(self) -> tuple[str, str] | None:
-        """User and password of Basic authentication; None if there are none that can be read."""
+        """User and password of Basic authentication; None if they are missing or unreadable."""
         scheme, _, value = self.headers.get("authorization", "").partition(" ")
         try:
             user, colon, secret = base64.b64decode(value, validate=True).decode().partition(":")
@@ -50,22 +50,22 @@ class Request:
 
     @property
     def charged_to(self) -> str | None:
-        """Whose request it is where requests of one account are counted: the account in the path, else the user."""
+        """The account whose concurrent requests this one counts among: the one in the path, else the user."""
         return self.account_sid or (self.credentials or (None,))[0]
 
 
 class Delivery(Enum):
-    """How an answer reaches the client, or fails to."""
+    """How an answer reaches the client: whole, or broken off in one of three ways."""
 
     WHOLE = "whole"
     RESET = "the connection is reset before anything is sent"
     RESET_MID_BODY = "the connection is reset after half of the body"
-    CLOSED_EARLY = "Content-Length speaks of the whole body, the connection closes after half of it"
+    CLOSED_EARLY = "Content-Length gives the whole body, but the connection closes after half of it"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer: a payload still to be encoded, or a body of bytes already."""
+    """An answer. `body` holds its bytes; if it is None, `payload` is encoded as JSON."""
 
     status: int = 200
     payload: object = field(default=None)
@@ -76,7 +76,7 @@ class Answer:
 
     @property
     def record_count(self) -> int:
-        """How many records a page of a listing holds; one record, and an error, counts none."""
+        """The number of records on a page of a listing; 0 for a single record and for an error."""
         values = self.payload.values() if isinstance(self.payload, dict) else ()
         return sum(len(value) for value in values if isinstance(value, list))
 
@@ -86,7 +86,7 @@ class Answer:
 
 
 def error(status: int, code: int | None, message: str, headers: Headers = ()) -> Answer:
-    """An error as the API words it; without `code` as some gateways do."""
+    """Return an error in the API's format; without `code` in the format of some gateways."""
     body: dict[str, object] = {"message": message, "status": status}
     if code is not None:
         body = {"code": code, "message": message, "more_info": f"https://www.twilio.com/docs/errors/{code}",
@@ -106,7 +106,7 @@ def forbidden(code: int = 20403) -> Answer:
 
 
 def not_found(path: str) -> Answer:
-    """404/20404: no such resource, or none that these credentials may see."""
+    """404/20404: the resource does not exist, or these credentials may not see it."""
     return error(404, 20404, f"The requested resource {path} was not found")
 
 

@@ -1,9 +1,11 @@
-"""GET /v1/Alerts, on Twilio's own host monitor.twilio.com, and here beside everything else.
+"""GET /v1/Alerts. At Twilio it has a host of its own, monitor.twilio.com; here it shares one with everything else.
 
-Filters: OpenAPI `ListAlert`: dates in ISO 8601, both bounds inclusive, nothing older than 30 days, and an envelope of
-its own, `meta`, whose URLs are absolute and name Twilio's host. That the bounds are held against date_created is an
-inference. Of another account than the caller's it tells nothing: this host wants a subaccount's own credentials
-(https://www.twilio.com/docs/iam/api/subaccounts).
+Rules:
+- dates are ISO 8601, both bounds are inclusive, and no alert is older than 30 days (OpenAPI `ListAlert`);
+- the envelope is `meta`, whose URLs are absolute and name Twilio's host;
+- the bounds apply to date_created; this is an inference;
+- the list holds the caller's own alerts only: this host asks for a subaccount's own credentials
+  (https://www.twilio.com/docs/iam/api/subaccounts).
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ MOST = 10_000  # alerts that can be fetched (https://www.twilio.com/docs/usage/m
 
 
 def list_alerts(account: SimulatedAccount, params: Params, now: datetime) -> Record:
-    """One page of the account's alerts, newest first, as it is at `now`.
+    """Return one page of the account's alerts at `now`, newest first.
 
     Raises:
-        BadFilter: a parameter that cannot be read.
+        BadFilter: a parameter cannot be read.
         BadPageToken: the token names no alert.
 
     """

@@ -1,8 +1,9 @@
-"""Webhooks as time passes: once a second what was sent meanwhile reaches the Viewer, whose database this is.
+"""The postman: once a second it delivers the webhooks that were sent meanwhile into the Viewer's database.
 
-Behind the road stands the Viewer: it stores what arrives in its inbox and works it off. While its database does not
-answer, it answers Twilio with 500: such a webhook is lost for good, and Twilio's Monitor notes it as 11200
-(https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides: one retry, and only where none connects).
+The simulated Viewer stores each webhook in its inbox and processes it. While its database does not answer, the
+Viewer answers Twilio with 500. Such a webhook is lost for good, and Twilio's Monitor lists it as 11200. Twilio retries
+once, and only if no connection comes about
+(https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides).
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ BATCH = 5_000  # rows
 
 
 class NoInbox(Exception):
-    """The database has none of the Viewer's tables."""
+    """The database has no table twilio_webhook_inbox."""
 
 
 class Postman:
-    """Hands out the webhooks of accounts, their subaccounts included, from `since` on; a context manager.
+    """A context manager that delivers the webhooks of accounts and their subaccounts, from `since` on.
 
     Attributes:
-        delivered: how many have arrived.
+        delivered: number of webhooks that have arrived.
 
     """
 
@@ -56,11 +57,11 @@ class Postman:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def step(self) -> None:
-        """Send what calls have to tell by now, deliver what is due, have the Viewer work it off."""
+        """Send the webhooks up to now, deliver those that are due, and let the Viewer process them."""
         now = self._clock.now()
         for account in all_accounts(self._accounts).values():
             self._under_way += self._road.deliver(account, self._sent_until, now)
-        # Another seed for each step: by one alone the first webhook of every second would meet the same fate.
+        # Each step has a seed of its own. With one seed the first webhook of every second would meet the same fate.
         self._road = replace(self._road, channel=replace(self._road.channel, seed=self._road.channel.seed + 1))
         self._sent_until = now
         due = [delivery for delivery in self._under_way if delivery.received_at <= now]
@@ -103,21 +104,24 @@ class Postman:
             begun.set()
 
     def wait_for_step(self, timeout: float = 10.0) -> bool:
-        """Wait until the thread has done a step, in full, that it began from now on; False if none came in time."""
+        """Wait until the thread has finished a step that began after this call.
+
+        Returns False if that took longer than `timeout` seconds, for each of two waits.
+        """
         return self._stepped.wait(timeout) and self._stepped.wait(timeout)
 
     def close(self) -> None:
-        """Close its connection; the next step opens another one."""
+        """Close the connection to the database; the next step opens another one."""
         if self._conn is not None:
             self._conn.close()
             self._conn = None
 
     def prepare(self) -> None:
-        """Look at the database.
+        """Check that the database can take webhooks.
 
         Raises:
-            NoInbox: it has no twilio_webhook_inbox.
-            psycopg.Error: it does not answer, or its URL cannot be read.
+            NoInbox: the database has no twilio_webhook_inbox.
+            psycopg.Error: the database does not answer, or its URL cannot be read.
 
         """
         inbox = self._connected().execute("SELECT to_regclass('twilio_webhook_inbox')").fetchone()
@@ -126,7 +130,7 @@ class Postman:
             raise NoInbox
 
     def __enter__(self) -> Self:
-        """Deliver what was sent since the beginning, then go on in the background."""
+        """Deliver the webhooks sent since the beginning, then continue in a thread."""
         self.step()
         self._thread.start()
         return self

@@ -1,7 +1,8 @@
-"""Recordings.json of an account and of one call, and one recording alone.
+"""Recordings.json of an account and of one call, and the fetch of one recording.
 
-Filters: OpenAPI `ListRecording`, `ListCallRecording`: DateCreated, which counts as the times of calls do, CallSid,
-ConferenceSid, IncludeSoftDeleted. Newest date_created first, as calls are; the order is not documented.
+Filters (OpenAPI `ListRecording`, `ListCallRecording`): DateCreated, which follows the switch `time_filters`, CallSid,
+ConferenceSid and IncludeSoftDeleted. Lists are in descending order of date_created, as for calls. Twilio does not
+document the order.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ _NAMES = frozenset({
 def list_recordings(
     account: SimulatedAccount, params: Params, now: datetime, switches: Switches, *, call_sid: str | None = None
 ) -> Record:
-    """One page of recordings: of the account, or of one of its calls.
+    """Return one page of the recordings of the account, or of the call `call_sid`.
 
     Raises:
-        BadFilter: a parameter that cannot be read.
+        BadFilter: a parameter cannot be read.
         BadPageToken: the token names no recording.
 
     """
@@ -52,7 +53,7 @@ def list_recordings(
 def fetch_recording(
     account: SimulatedAccount, sid: str, params: Params, now: datetime, switches: Switches
 ) -> Record | None:
-    """One recording; None if there is none of that SID, or it was deleted and is not asked for as such."""
+    """Return one recording. None: it does not exist, or it is deleted and the request does not include deleted ones."""
     at = seconds(now - switches.fetch_lag)
     is_soft = dict(params).get("IncludeSoftDeleted", "").lower() == "true"
     for each in _candidates(account, {}, at, switches):
@@ -62,7 +63,7 @@ def fetch_recording(
 
 
 def _candidates(account: SimulatedAccount, given: dict[str, str], at: int, switches: Switches) -> Iterable[Recording]:
-    """Every recording there is by `at` that passes the filters, deleted or not."""
+    """Yield every recording created by `at` that passes the filters, deleted or not."""
     span = (parse_span("DateCreated", given, switches) or Span()) & Span(None, at + 1)
     call_sid, conference_sid = given.get("CallSid"), given.get("ConferenceSid")
     for each in account.recordings_between(span, call_sid):
@@ -77,7 +78,7 @@ def _candidates(account: SimulatedAccount, given: dict[str, str], at: int, switc
 def _page(
     found: list[Recording], paging: Paging, account: SimulatedAccount, at: int, *, is_soft: bool
 ) -> list[Recording]:
-    """A keyset page, as that of calls: the token's recording may have been deleted meanwhile."""
+    """Return a keyset page, as for calls. The recording that the token names may be deleted by now."""
     skip = paging.page * paging.size
     if paging.token is not None:
         sids = [each.sid for each in found]
@@ -98,6 +99,6 @@ def _is_deleted(account: SimulatedAccount, recording: Recording, at: int) -> boo
 
 
 def _of_call(record: Record) -> Record:
-    """The form in which a call lists its recordings: with the track, without the media's URL and subresources."""
+    """Return a recording as the list of one call shows it: with `track`, without media URL and subresources."""
     kept = {name: value for name, value in record.items() if name not in ("media_url", "subresource_uris")}
     return kept | {"track": "both"}

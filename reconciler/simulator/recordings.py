@@ -1,8 +1,8 @@
-"""Recordings: which calls have one, and what Twilio's record of it says. Shape: OpenAPI `api.v2010.account.recording`.
+"""Recordings: which calls have one, and Twilio's record of it. Shape: OpenAPI `api.v2010.account.recording`.
 
-Most of them follow from the call and from what the account records (`Callbacks`); others are added by a test. A
-recording outlives its call. Deleted, it is gone from lists and fetches, but for 40 days not from those that ask for
-IncludeSoftDeleted (OpenAPI `ListRecording`).
+Most recordings follow from a call and from the account's settings (`Callbacks`); tests add others. A recording
+outlives its call. Lists and fetches leave out a deleted recording; for 40 days those with IncludeSoftDeleted still
+show it (OpenAPI `ListRecording`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SOFT_DELETED_FOR = 40 * DAY
 
 
 class Callbacks(msgspec.Struct, frozen=True):
-    """What an account records, and what it asks Twilio to tell beyond the status of its calls.
+    """Settings of an account: which calls it records, and which callbacks it asks for besides status callbacks.
 
     Attributes:
         recorded: share of the completed parent legs that are recorded.
         recorded_trunks: share of the completed trunk calls that are recorded; trunks send no other webhook.
-        conferences: share of the answered parent legs that join a conference, which is recorded and tells of
-            its participants.
-        asynchronous_detection: whether machine detection tells its result in a callback of its own.
+        conferences: share of the answered parent legs that join a conference. The conference is recorded and sends a
+            callback for each participant.
+        asynchronous_detection: whether machine detection sends its result in a callback of its own.
 
     """
 
@@ -40,7 +40,7 @@ class Callbacks(msgspec.Struct, frozen=True):
 
 
 class Recording(msgspec.Struct, frozen=True):
-    """One recording; times are seconds since 1970. `call_sid` is the parent leg, None for a conference."""
+    """One recording. Times are seconds since 1970. `call_sid` is the parent leg; None for a conference."""
 
     sid: str
     account_sid: str
@@ -55,25 +55,25 @@ class Recording(msgspec.Struct, frozen=True):
 
     @property
     def ready(self) -> int:
-        """When it can be heard, and its callback is sent."""
+        """The second at which the recording is ready and Twilio sends its callback."""
         return self.ended + PROCESSING
 
     @property
     def duration(self) -> int:
-        """Whole seconds."""
+        """The duration in whole seconds."""
         return self.ended - self.started
 
     @property
     def media_url(self) -> str:
-        """Where it can be heard; RecordingUrl of the callback is the same."""
+        """The URL of the audio; RecordingUrl in the callback is the same."""
         return f"https://api.twilio.com{API}/Accounts/{self.account_sid}/Recordings/{self.sid}"
 
     def created(self, switches: Switches) -> int:
-        """date_created, which the filters and the order of lists look at."""
+        """Return date_created, in seconds. Filters and the order of lists use it."""
         return self.started if switches.recording_created == "start" else self.ready
 
     def render(self, at: int, switches: Switches, *, deleted: bool = False) -> Record:
-        """Twilio's record in a list of the account."""
+        """Return Twilio's record in a list of the account."""
         base = f"{API}/Accounts/{self.account_sid}/Recordings/{self.sid}"
         is_ready = self.ready <= at
         return {
@@ -93,7 +93,7 @@ class Recording(msgspec.Struct, frozen=True):
 
 
 def recordings_of(call: SimulatedCall, asked: Callbacks) -> Iterator[Recording]:
-    """The recordings that a call leaves behind."""
+    """Yield the recordings of a call: its own, and that of the conference it joins."""
     if call.status != "completed" or call.ended is None or call.parent_call_sid is not None:
         return
     started = call.answered or call.created
@@ -107,7 +107,7 @@ def recordings_of(call: SimulatedCall, asked: Callbacks) -> Iterator[Recording]:
 
 
 def conference_of(call: SimulatedCall, asked: Callbacks) -> str | None:
-    """The SID of the conference that a call joins."""
+    """Return the SID of the conference that a call joins; None if it joins none."""
     if call.is_trunking or call.parent_call_sid is not None or call.answered is None:
         return None
     sid = _sid("CF", call.sid)

@@ -1,4 +1,4 @@
-"""The resources that can be read: from a request to an answer, without sockets."""
+"""The resources of the API: each turns a request into an answer, without sockets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CREATED = "Thu, 01 Jan 2026 00:00:00 +0000"
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A request that may be answered: of which account, when, and the SID in its path."""
+    """A request that has been admitted: its account, the time of its answer, and the SID in its path."""
 
     account: SimulatedAccount
     request: Request
@@ -40,7 +40,7 @@ _Route = Callable[[_Question], Answer]
 
 
 class Resources:
-    """Answers GET requests on behalf of some accounts, at the time a clock shows."""
+    """The API of some accounts. It answers GET requests at the time that the clock shows."""
 
     def __init__(self, accounts: Sequence[SimulatedAccount], clock: Clock, switches: Switches) -> None:
         self.accounts = accounts
@@ -62,14 +62,14 @@ class Resources:
         )
 
     def answer(self, request: Request) -> Answer:
-        """What Twilio says to this request now."""
+        """Return Twilio's answer to this request at this moment."""
         for pattern, resource, route in self._routes:
             if match := re.fullmatch(pattern, request.path):
                 return self._routed(request, resource, route, *match.groups())
         return messages.not_found(request.path)
 
     def _routed(self, request: Request, resource: str, route: _Route, sid: str = "") -> Answer:
-        """The answer of a route, if these credentials may have it and the parameters can be read."""
+        """Return the answer of a route, or Twilio's error for bad credentials and parameters."""
         if request.method != "GET":
             return messages.error(405, 20004, "Method not allowed")
         accounts = all_accounts(self.accounts)
@@ -150,7 +150,7 @@ class Resources:
 
 
 def _account_record(account: SimulatedAccount) -> Record:
-    """The record of an account. It carries the auth token in clear, as Twilio's does."""
+    """Return the record of an account. It holds the auth token in clear text, as Twilio's does."""
     uri = f"{API}/Accounts/{account.sid}"
     return {
         "auth_token": account.auth_token,
@@ -167,7 +167,7 @@ def _account_record(account: SimulatedAccount) -> Record:
 
 
 def _page(key: str, records: list[Any], request: Request) -> Answer:
-    """A page of a short list that does not change while it is read: Page alone counts."""
+    """Return a page of a short list. The list does not change meanwhile, so Page is enough and no token is needed."""
     paging = Paging.parse(request.params)
     first = paging.page * paging.size
     query = [(name, value) for name, value in request.params if not name.startswith("Page")]

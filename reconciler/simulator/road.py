@@ -1,17 +1,17 @@
-"""The road from Twilio to the receiver, the causes by which webhooks are lost on it, and the truth about each loss.
+"""The road from Twilio to the receiver, the causes of lost webhooks, and a journal of each loss.
 
     road = Road(channel=Channel(loss=0.05), outages=(Outage(two, three),), inbox_failures=0.02)
     viewer.receive(conn, road.deliver(account, since, until))
     causes_of_gaps(account)                                  # {"CA…": "trunk", …}: what `reconcile why` should find
 
-| cause | what happened | ordered by |
+| cause | what happened | a test causes it with |
 | --- | --- | --- |
 | trunk | trunks send no status callback (https://help.twilio.com/articles/223132267) | calls of a trunk |
 | no_callback | the endpoint has no status callback, or one on a host that is not the receiver's | `account.endpoints` |
-| child_leg | a <Dial> without statusCallback on its noun: the leg is silent | `child_callbacks=False` |
-| alert | the receiver failed; Twilio's Monitor notes it (https://www.twilio.com/docs/api/errors/11205) | `outages` |
-| inbox | the webhook arrived, and whoever works off the inbox cannot read it | `inbox_failures` |
-| chance | nobody knows | `channel` |
+| child_leg | a <Dial> without statusCallback on its noun: the leg sends no webhooks | `child_callbacks=False` |
+| alert | the receiver failed; Twilio's Monitor lists it (https://www.twilio.com/docs/api/errors/11205) | `outages` |
+| inbox | the webhook arrived, but the Viewer's worker cannot read it | `inbox_failures` |
+| chance | the cause is unknown | `channel` |
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ GIVEN_UP_AFTER = timedelta(seconds=10)  # two attempts of five seconds
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """From `since` up to `until` the receiver fails: 11205 no connection, 11200 an answer of 4xx or 5xx.
+    """A failure of the receiver in [since, until): 11205 is no connection, 11200 an answer of 4xx or 5xx.
 
-    `part_of_url` narrows it to webhooks whose URL contains it, say one path.
+    Only webhooks whose URL contains `part_of_url` fail; empty means all of them.
     """
 
     since: datetime
@@ -46,18 +46,18 @@ class Outage:
     part_of_url: str = ""
 
     def hits(self, webhook: Webhook) -> bool:
-        """Whether the webhook is lost to it."""
+        """Whether this outage loses the webhook."""
         return self.since <= webhook.sent_at < self.until and self.part_of_url in webhook.url
 
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """How webhooks travel. Each loss is entered in `account.losses`, each failure of the receiver in `account.alerts`.
+    """Delivers webhooks, and writes losses to `account.losses` and failures of the receiver to `account.alerts`.
 
     Attributes:
-        channel: what is lost by chance, doubled, late or out of order.
-        outages: when the receiver fails.
-        inbox_failures: share of the final status callbacks that arrive and cannot be read.
+        channel: loses webhooks by chance, and doubles, delays and reorders them.
+        outages: the failures of the receiver.
+        inbox_failures: share of the final status callbacks that arrive but cannot be read.
         child_callbacks: whether child legs send status callbacks.
 
     """
@@ -68,7 +68,7 @@ class Road:
     child_callbacks: bool = False
 
     def deliver(self, account: SimulatedAccount, since: datetime, until: datetime) -> list[Delivery]:
-        """What arrives of the webhooks sent in [since, until), in the order of arrival."""
+        """Send the webhooks of [since, until) and return those that arrive, in the order of arrival."""
         sent = webhooks(account, since, until, child_callbacks=self.child_callbacks)
         account.losses.extend(self._never_sent(account, since, until))
         reachable = [webhook for webhook in sent if self._gets_out(account, webhook)]
@@ -78,7 +78,7 @@ class Road:
         return [self._read(account, delivery) for delivery in arrived]
 
     def _never_sent(self, account: SimulatedAccount, since: datetime, until: datetime) -> Iterator[Loss]:
-        """The ends of calls of which Twilio tells nobody."""
+        """Yield a loss for each call that ended in [since, until) and for whose end Twilio sends no webhook."""
         for call in account.alive_between(since, until):
             if not isinstance(call, SimulatedCall) or call.ended is None or not since <= instant(call.ended) < until:
                 continue
@@ -91,7 +91,7 @@ class Road:
                 yield Loss("child_leg", call.sid, "status-callback", instant(call.ended), "")
 
     def _gets_out(self, account: SimulatedAccount, webhook: Webhook) -> bool:
-        """Whether it reaches the receiver's machine; if not, the loss is entered."""
+        """Return whether the webhook reaches the receiver; if not, record the loss."""
         if urlsplit(webhook.url).netloc != urlsplit(HOOKS).netloc:
             account.losses.append(_loss("no_callback", webhook, webhook.url))
             return False
@@ -105,7 +105,7 @@ class Road:
         return False
 
     def _read(self, account: SimulatedAccount, delivery: Delivery) -> Delivery:
-        """The delivery, with a status that nobody knows where the inbox is to fail; copies of one are spoilt alike."""
+        """Return the delivery, with an unknown status if the inbox is to fail on it. Copies fail alike."""
         webhook = delivery.webhook
         draw = crc32(f"inbox:{webhook.call_sid}".encode()) / 0x1_0000_0000
         if not webhook.is_final or draw >= self.inbox_failures:
@@ -117,7 +117,7 @@ class Road:
 
 
 def causes_of_gaps(accounts: SimulatedAccount | Iterable[SimulatedAccount]) -> dict[str, str]:
-    """Why no webhook told the end of a call, for each call of which none did."""
+    """Return, by call SID, why no webhook gave the call's final status; calls whose webhook arrived are left out."""
     each = [accounts] if isinstance(accounts, SimulatedAccount) else accounts
     return {
         loss.call_sid: loss.cause

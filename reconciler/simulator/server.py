@@ -29,20 +29,20 @@ ABOUT_ITSELF = "/_simulator"
 
 
 class SimulatedTwilio:
-    """A context manager that serves accounts while it is open.
+    """A simulated Twilio: a context manager that serves its accounts over HTTP while it is open.
 
     Attributes:
-        base_url: where it listens, on 127.0.0.1.
-        requests: the log of what was asked (`Journal`).
-        faults: the plan of what goes wrong; may be changed at any time.
+        base_url: the URL of the server, on 127.0.0.1.
+        requests: the log of requests (`Journal`).
+        faults: the plan of faults; may be changed at any time.
         page_delay: real time that each answer of the API takes; may be changed at any time.
-        record_delay: real time that each listed record adds to it.
+        record_delay: real time that each listed record adds.
 
-    `GET /_simulator`, which is no path of Twilio's, tells another process what was asked and what was lost;
-    `DELETE` has it forget what was asked. Neither stands in the log, meets a fault or wants credentials.
+    For other processes there is the path `/_simulator`, which Twilio does not have. GET returns the requests so far
+    and the lost webhooks; DELETE forgets the requests. Neither is logged, meets a fault or needs credentials.
 
-    An exception inside the simulator is answered with 500 and raised again when the context ends, so that a
-    mistake here is never taken for one of the client.
+    An exception inside the simulator is answered with 500 and raised again when the context ends. A fault of the
+    simulator is therefore never mistaken for one of the client.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SimulatedTwilio:
 
     @property
     def switches(self) -> Switches:
-        """What is contested about Twilio; may be replaced at any time."""
+        """The contested points of Twilio's behaviour; may be replaced at any time."""
         return self._resources.switches
 
     @switches.setter
@@ -80,12 +80,12 @@ class SimulatedTwilio:
         self._resources.switches = switches
 
     def start(self) -> Self:
-        """Begin to serve."""
+        """Start serving in a thread; return the simulator itself."""
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Stop serving, end every connection, release what hangs; raises what went wrong inside."""
+        """Stop serving, release hanging requests and close every connection; raise the first exception from inside."""
         self._stopping.set()
         self._server.shutdown()
         self._thread.join()
@@ -104,7 +104,7 @@ class SimulatedTwilio:
         self.stop()
 
     def _answer(self, request: Request) -> tuple[Answer, Headers, bool]:
-        """Answer one request: what the plan spoils, else what the resources say."""
+        """Answer one request: with the fault that the plan chooses, or as the resources do."""
         if request.path == ABOUT_ITSELF:
             return self._about_itself(request), (), False
         entry, in_flight = self.requests.begin(request, self.faults.others)

@@ -1,4 +1,4 @@
-"""What is contested about Twilio, as switches: the reconciler must be right whichever way they stand."""
+"""Switches for contested points of Twilio's behaviour. The reconciler must be right in every position of them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Switches:
-    """How this Twilio behaves where the sources disagree or are silent; the defaults are the likeliest.
+    """The behaviour where the sources disagree or say nothing. The defaults are the likeliest.
 
     Attributes:
-        time_filters: whether datetimes in StartTime, EndTime and DateCreated count, or only their UTC date.
-        end_time_filters: the same for EndTime alone; None: as `time_filters` says.
-        before_is_inclusive: whether `<` includes the very midnight (with "day": the whole day) it names.
+        time_filters: whether StartTime, EndTime and DateCreated compare instants, or only UTC dates.
+        end_time_filters: the same for EndTime alone; None: the value of `time_filters`.
+        before_is_inclusive: whether `<` includes its own midnight (with "day": its whole day).
         null_start_matches_filters: whether a call without start_time (or end_time) passes a filter on it.
-        ignore_filters: every filter is ignored in silence and the whole log comes back.
+        ignore_filters: whether every filter is ignored in silence, so that listings hold all calls.
         duplicates_in_listing: share of calls that one listing shows again, on the same or on the next page.
-        listing_lag: how old the state is that listings show; younger calls are missing from them.
-        fetch_lag: how old the state is that GET of one call shows ("eventually consistent").
-        deleted_cursor: what a page token does whose call has been deleted meanwhile: the listing goes on from its
-            place, comes to an empty end, or the token is refused.
-        retention_days: a window beginning earlier than so many days ago is refused with 400/20004.
-        recording_created: date_created of a recording: when it is ready, seconds after the call, or when it began;
-            then it is listed as in-progress before, and behind the cursor of whoever reads the newest ones.
-        suspended_answer: what a suspended account gets with its own credentials: 401/20003 or 403/20403.
-        absolute_next_page_uri: prefix of every next_page_uri, say "https://elsewhere.example".
-        extra_keys: unknown keys appear in records and in the envelope.
+        listing_lag: age of the state that listings show; younger calls are missing.
+        fetch_lag: age of the state that a GET of one call shows ("eventually consistent").
+        deleted_cursor: the effect of a page token whose call has been deleted: the listing continues from its place,
+            ends with an empty page, or refuses the token.
+        retention_days: a window that begins more than so many days ago is refused with 400/20004.
+        recording_created: date_created of a recording: the second it is ready, or the second it began. With "start"
+            Twilio lists it as in-progress first, and a reader of the newest recordings has already passed its place.
+        suspended_answer: the answer to a suspended account's own credentials: 401/20003 or 403/20403.
+        absolute_next_page_uri: prefix of every next_page_uri, for example "https://elsewhere.example".
+        extra_keys: whether unknown keys appear in records and in the envelope.
         date_header: whether answers carry a Date header.
-        gzip: whether answers are compressed for clients that offer it.
+        gzip: whether answers are compressed for clients that accept gzip.
 
     """
 

@@ -1,8 +1,8 @@
-"""Calls in order of creation, with fast access to the ones that were alive in a window of time.
+"""Calls in order of creation, with fast access to those that were alive in a window of time.
 
-A filter asks for start_time or end_time, the order is that of date_created, and a call may start hours after it
-was made. Almost all calls live less than an hour, so a window is a slice of the list with an hour's margin, and
-the few that live longer are kept a second time in a list of their own.
+Filters use start_time or end_time, but the order is that of date_created, and a call may start hours after its
+creation. Almost all calls live less than an hour: for these a window is a slice of the list, with an hour's margin.
+The few longer calls are in a second list as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _created = attrgetter("created")
 
 
 class Timeline:
-    """Calls sorted by (created, sid): a total order, so that a page token names a stable place in it."""
+    """Calls sorted by (created, sid). The order is total, so a page token names a stable place in it."""
 
     def __init__(self) -> None:
         self._calls: list[Call] = []
@@ -35,7 +35,7 @@ class Timeline:
         return iter(self._calls)
 
     def add(self, calls: Iterable[Call]) -> None:
-        """Put calls in their place; many at once are sorted once."""
+        """Insert calls in their places; many calls cost one sort."""
         calls = list(calls)
         for target, new in ((self._calls, calls), (self._long, [call for call in calls if _is_long(call)])):
             if len(new) > 1:
@@ -45,7 +45,7 @@ class Timeline:
                 insort(target, new[0], key=_position)
 
     def remove(self, call: Call) -> None:
-        """Take one call out."""
+        """Remove one call."""
         for target in (self._calls, self._long):
             at = bisect_left(target, _position(call), key=_position)
             if at < len(target) and target[at].sid == call.sid:
@@ -54,14 +54,14 @@ class Timeline:
     def newest_first(
         self, since: int | None = None, until: int | None = None, older_than: Position | None = None
     ) -> Iterator[Call]:
-        """Every call whose life, from creation to end, touches [since, until), and some that do not."""
+        """Yield every call that was alive in [since, until), newest first; others may be among them."""
         early = None if since is None else since - LONG_LIFE
         yield from _descending(self._calls, early, until, older_than)
         if early is not None:
             yield from _descending(self._long, None, early if until is None else min(early, until), older_than)
 
     def oldest_first(self, newer_than: Position) -> Iterator[Call]:
-        """The calls after a position, in order of creation."""
+        """Yield the calls after a position, in order of creation."""
         for index in range(bisect_left(self._calls, newer_than, key=_position), len(self._calls)):
             if _position(self._calls[index]) > newer_than:
                 yield self._calls[index]

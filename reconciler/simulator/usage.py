@@ -1,9 +1,10 @@
-"""Usage/Records/Daily.json: an independent total per UTC day of the calls' start.
+"""Usage/Records/Daily.json: totals per UTC day of the calls' start, independent of the list of calls.
 
-Counted are billed calls, so unanswered ones add nothing; `usage` is minutes, each call's rounded up; all values are
-strings. IncludeSubaccounts is true unless told otherwise, and both dates are inclusive (OpenAPI
-`ListUsageRecordDaily`, https://www.twilio.com/docs/usage/api/usage-record). Legs to and from clients and SIP have
-categories of their own; `calls` is the sum of all but trunking.
+Rules (OpenAPI `ListUsageRecordDaily`, https://www.twilio.com/docs/usage/api/usage-record):
+- only billed calls count, so unanswered calls add nothing;
+- `usage` is in minutes, rounded up for each call; all values are strings;
+- IncludeSubaccounts is true by default, and both dates are inclusive;
+- legs to and from clients and SIP have categories of their own; `calls` is the sum of all but trunking.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _RELATIVE = re.compile(r"([+-]\d+)days?")
 
 
 class BadDates(ValueError):
-    """A date that cannot be read, or an end before the start: Twilio says 404/20404."""
+    """A date cannot be read, or the end is before the start. Twilio answers 404/20404."""
 
 
 @dataclass(slots=True)
@@ -40,10 +41,10 @@ class _Total:
 
 
 def daily_usage(account: SimulatedAccount, request: Request, now: datetime) -> list[Record]:
-    """One record for each category and UTC day asked for, latest day first; days without calls are there with 0.
+    """Return one record for each requested category and UTC day, latest day first; 0 for days without calls.
 
     Raises:
-        BadDates: the dates make no window.
+        BadDates: a date cannot be read, or the end is before the start.
 
     """
     today = now.astimezone(UTC).date()

@@ -1,7 +1,7 @@
-"""The Viewer's own backend as the second writer of the database: it stores webhooks and works them off.
+"""The Viewer's backend, the second writer of the database: it stores webhooks in the inbox and processes them.
 
-It writes what the Viewer's handlers write and knows none of the reconciler's rules. Its clumsy habits, each
-seen in the field, are flags and off by default. It takes an open connection and commits on its own.
+It writes as the Viewer's handlers do and follows none of the reconciler's rules. Its faults, each seen in the
+field, are flags that are off by default. The functions take an open connection and commit.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UPDATE twilio_webhook_inbox SET processing_status = 'processing'
 RETURNING id
 """
 
-# One row per call and statement: of several webhooks in a batch the last one received speaks.
+# One row for each call: if a batch holds several webhooks of a call, the one received last wins.
 _UPSERT = """
 INSERT INTO messages AS m (twilio_sid, direction, status, from_number, to_number, duration, parent_call_sid, metadata)
 SELECT DISTINCT ON (call_sid)
@@ -90,13 +90,13 @@ _RANKS = ["queued", "initiated", "ringing", "in-progress", *_FINAL]
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What the Viewer's worker does wrong.
+    """The faults of the Viewer's worker.
 
     Attributes:
-        regress_statuses: the last webhook received wins, a late `ringing` over `completed` too.
-        seal_wrongly: a row it has touched is marked final, whatever its status.
-        overwrite_metadata: metadata is replaced at every update.
-        never_release: rows are claimed and then forgotten, as by a worker that was killed.
+        regress_statuses: the webhook received last wins, also a late `ringing` over `completed`.
+        seal_wrongly: the worker marks each row it writes as final, whatever its status.
+        overwrite_metadata: every update replaces the metadata.
+        never_release: the worker claims rows and does not process them, as if it had been killed.
 
     """
 
@@ -107,7 +107,7 @@ class Habits:
 
 
 def receive(conn: Connection, deliveries: Iterable[Delivery]) -> int:
-    """Store webhooks in the inbox; a dedupe_key that is there already is dropped. Returns how many were new."""
+    """Store webhooks in the inbox, except those whose dedupe_key is there already. Return how many were new."""
     rows = [_inbox_row(delivery) for delivery in deliveries]
     if not rows:
         return 0
@@ -115,9 +115,9 @@ def receive(conn: Connection, deliveries: Iterable[Delivery]) -> int:
 
 
 def work(conn: Connection, habits: Habits | None = None, *, now: datetime, batch: int = 5000) -> int:
-    """Claim pending rows received by `now`, write them to `messages`, complete them. Returns how many.
+    """Claim pending rows received by `now`, write them to `messages` and complete them. Return how many.
 
-    A row whose CallStatus nobody knows is failed, as by a handler that raises.
+    A row with an unknown CallStatus becomes `failed`, as if a handler had raised.
     """
     habits = habits or Habits()
     ids = [row[0] for row in conn.execute(_CLAIM, {"now": now, "batch": batch}).fetchall()]
@@ -144,7 +144,7 @@ def work(conn: Connection, habits: Habits | None = None, *, now: datetime, batch
 
 
 def dedupe_key(webhook: Webhook) -> str:
-    """The Viewer's key: call, status and Timestamp; what carries none of these is told apart by what it has."""
+    """Return the Viewer's key of a webhook: call, status and Timestamp, or other parameters if these are missing."""
     params = webhook.params
     match webhook.kind:
         case "recording":

@@ -1,18 +1,18 @@
-"""The webhooks Twilio would send of an account's calls, and the road on which some of them are lost.
+"""The webhooks that Twilio sends for an account's calls, and the channel that loses some of them.
 
-Shapes: tests/data/webhook_samples.json. Which call sends what
+Shapes: tests/data/webhook_samples.json. Rules
 (https://www.twilio.com/docs/voice/api/call-resource#statuscallbackevent, https://www.twilio.com/docs/voice/twiml):
 - an inbound call asks the voice URL for TwiML (CallStatus `ringing`, no Timestamp, no SequenceNumber) and sends one
   status callback at its end, because a number's status callback URL fires once;
 - an outbound-api call sends initiated, ringing, in-progress (the event `answered`) and its final status;
-- a child leg is silent unless its noun has a statusCallback; its <Dial> reports to the parent's action URL;
-- a recording callback names the parent leg and carries neither CallStatus nor Timestamp; that of a conference names
-  the conference alone;
-- machine detection that runs beside the call tells its result in a callback of its own, without CallStatus
+- a child leg sends no webhooks unless its noun has a statusCallback; its <Dial> reports to the parent's action URL;
+- a recording callback names the parent leg and carries neither CallStatus nor Timestamp; the callback of a recorded
+  conference names only the conference;
+- asynchronous machine detection sends its result in a callback of its own, without CallStatus
   (https://www.twilio.com/docs/voice/answering-machine-detection);
-- a conference tells who joins and leaves, with StatusCallbackEvent and without CallStatus
-  (https://www.twilio.com/docs/voice/twiml/conference);
-- SIP trunking calls send none but of their recordings (https://help.twilio.com/articles/223132267).
+- a conference sends a callback for each participant that joins or leaves, with StatusCallbackEvent and without
+  CallStatus (https://www.twilio.com/docs/voice/twiml/conference);
+- SIP trunking calls send recording callbacks only (https://help.twilio.com/articles/223132267).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ DETECTION = 3  # seconds that machine detection listens
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """One form-encoded POST of Twilio, sent at `sent_at`."""
+    """One form-encoded POST that Twilio sends at `sent_at`."""
 
     kind: Kind
     sent_at: datetime
@@ -58,21 +58,21 @@ class Webhook:
 
     @property
     def call_sid(self) -> str | None:
-        """The call it names: the parent for dial actions and recordings, none for the recording of a conference."""
+        """The call in the webhook: the parent for dial actions and recordings, None for a conference's recording."""
         return self.params.get("CallSid")
 
     @property
     def url(self) -> str:
-        """Where it goes: to the URL that was configured, else to the one that all others of its kind go to."""
+        """The URL that receives the webhook: the configured one, else the default of its kind."""
         return self.configured_url or HOOKS + _PATHS[self.kind]
 
     @property
     def is_final(self) -> bool:
-        """Whether it tells how a call ended."""
+        """Whether the webhook carries the final status of a call."""
         return self.kind == "status-callback" and self.params["CallStatus"] in FINAL
 
     def signature(self, auth_token: str, url: str) -> str:
-        """X-Twilio-Signature: always with the auth token of the account in AccountSid, never with an API key."""
+        """Return X-Twilio-Signature. Twilio signs with the auth token of AccountSid's account, never with a key."""
         text = url + "".join(name + self.params[name] for name in sorted(self.params))
         return base64.b64encode(hmac.new(auth_token.encode(), text.encode(), hashlib.sha1).digest()).decode()
 
@@ -80,11 +80,11 @@ class Webhook:
 def webhooks(
     account: SimulatedAccount, since: datetime, until: datetime, *, child_callbacks: bool = False
 ) -> list[Webhook]:
-    """Every webhook of the account sent in [since, until), in the order of sending.
+    """Return every webhook of the account that Twilio sends in [since, until), in the order of sending.
 
-    `child_callbacks` makes child legs send status callbacks too. What is told of recordings, conferences and machine
-    detection stands in `account.callbacks`, which number tells what in `account.endpoints`. Calls deleted by `until`
-    have sent theirs all the same, but are not looked at.
+    - `child_callbacks`: child legs send status callbacks too.
+    - `account.callbacks` decides on recordings, conferences and machine detection, `account.endpoints` on URLs.
+    - Calls deleted by `until` are left out, although Twilio would have sent their webhooks.
     """
     sent = (
         webhook
@@ -92,13 +92,13 @@ def webhooks(
         if isinstance(call, SimulatedCall)
         for webhook in of_call(account, call, child_callbacks=child_callbacks)
     )
-    told = (_recording(each) for each in list(account.added_recordings) if each.status == "completed")
-    within = (webhook for webhook in chain(sent, told) if since <= webhook.sent_at < until)
+    recorded = (_recording(each) for each in list(account.added_recordings) if each.status == "completed")
+    within = (webhook for webhook in chain(sent, recorded) if since <= webhook.sent_at < until)
     return sorted(within, key=lambda webhook: webhook.sent_at)
 
 
 def events_of(account: SimulatedAccount, sid: str, now: datetime) -> list[Record]:
-    """Events.json of one call: what was sent and answered; to be had from 15 minutes after the end of the call."""
+    """Return Events.json of one call, its requests and responses; empty until 15 minutes after the call's end."""
     call = account.find(sid)
     if not isinstance(call, SimulatedCall) or call.ended is None or now < instant(call.ended) + timedelta(minutes=15):
         return []
@@ -117,7 +117,7 @@ def events_of(account: SimulatedAccount, sid: str, now: datetime) -> list[Record
 
 
 def _response(account: SimulatedAccount, webhook: Webhook) -> Record:
-    """What the receiver answered: 500 where Monitor says 11200, nothing where no connection came about."""
+    """Return the receiver's response: 200, 500 if Monitor lists 11200, or none if there was no connection."""
     failed = next(
         (
             loss.detail
@@ -139,7 +139,7 @@ def _response(account: SimulatedAccount, webhook: Webhook) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A webhook as it reached the receiver."""
+    """A webhook that reached the receiver at `received_at`."""
 
     received_at: datetime
     webhook: Webhook
@@ -147,10 +147,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """The road from Twilio to the receiver: loses, doubles, delays and reorders, the same way for the same seed.
+    """Loses, doubles, delays and reorders webhooks by chance, the same way for the same seed.
 
-    Each share is that of all webhooks. `late` ones come up to `latest` after they were sent; `reorder` delays by
-    up to five seconds, so that neighbours change places. Each other webhook takes a tenth of a second.
+    Each value is a share of all webhooks. `late` webhooks arrive up to `latest` after they were sent. `reorder` delays
+    by up to five seconds, so that neighbours change places. Every other webhook takes a tenth of a second.
     """
 
     seed: int = 0
@@ -161,7 +161,7 @@ class Channel:
     latest: timedelta = timedelta(hours=1)
 
     def deliver(self, sent: Iterable[Webhook]) -> list[Delivery]:
-        """What arrives, in the order of arrival."""
+        """Return the webhooks that arrive, in the order of arrival."""
         rng = Random(self.seed)
         arrived: list[Delivery] = []
         for webhook in sent:
@@ -180,7 +180,7 @@ class Channel:
 
 
 def of_call(account: SimulatedAccount, call: SimulatedCall, *, child_callbacks: bool = False) -> Iterator[Webhook]:
-    """Every webhook that one call sends, in no order."""
+    """Yield every webhook of one call, in no particular order."""
     if not call.is_trunking:
         yield from _of_progress(account, call, child_callbacks)
         yield from _of_conference(account, call)
@@ -192,12 +192,12 @@ def of_call(account: SimulatedAccount, call: SimulatedCall, *, child_callbacks: 
 
 
 def _of_progress(account: SimulatedAccount, call: SimulatedCall, child_callbacks: bool) -> Iterator[Webhook]:
-    """How the call goes on, as far as a URL is configured for it."""
+    """Yield the webhooks about the call's progress for which a URL is configured."""
     if call.direction == "inbound":
         urls = account.endpoints.urls_of(call)
         if urls.voice_url:
-            said = {**_address(call), "CallStatus": "ringing"}
-            yield Webhook("voice-url", instant(call.created), said, urls.voice_url)
+            params = {**_address(call), "CallStatus": "ringing"}
+            yield Webhook("voice-url", instant(call.created), params, urls.voice_url)
         if urls.status_callback:
             for webhook in _status_callbacks(call, only_final=True):
                 yield replace(webhook, configured_url=urls.status_callback)
@@ -208,33 +208,33 @@ def _of_progress(account: SimulatedAccount, call: SimulatedCall, child_callbacks
 
 
 def _machine_detection(call: SimulatedCall, answered: int) -> Webhook:
-    said = {
+    params = {
         "AccountSid": call.account_sid,
         "AnsweredBy": call.answered_by or "unknown",
         "CallSid": call.sid,
         "MachineDetectionDuration": str(DETECTION * 1000),
     }
-    return Webhook("machine-detection", instant(answered + DETECTION), said)
+    return Webhook("machine-detection", instant(answered + DETECTION), params)
 
 
 def _of_conference(account: SimulatedAccount, call: SimulatedCall) -> Iterator[Webhook]:
-    """The participant joins with the answer and leaves with the end."""
+    """Yield the callbacks of a conference: the participant joins at the answer and leaves at the end."""
     conference_sid = conference_of(call, account.callbacks)
     if conference_sid is None:
         return
     for number, (event, at) in enumerate((("participant-join", call.answered), ("participant-leave", call.ended)), 1):
         if at is not None:
-            said = {
+            params = {
                 "AccountSid": call.account_sid, "CallSid": call.sid, "Coaching": "false",
                 "ConferenceSid": conference_sid, "EndConferenceOnExit": "true", "FriendlyName": "Front desk",
                 "Hold": "false", "Muted": "false", "SequenceNumber": str(number),
                 "StartConferenceOnEnter": "true", "StatusCallbackEvent": event, "Timestamp": rfc2822(at),
             }  # fmt: skip
-            yield Webhook("participant", instant(at), said)
+            yield Webhook("participant", instant(at), params)
 
 
 def _status_callbacks(call: SimulatedCall, *, only_final: bool = False) -> Iterator[Webhook]:
-    """SequenceNumber counts the events that fire: three for an unanswered call, one for an inbound number."""
+    """Yield the status callbacks. SequenceNumber counts them: three for an unanswered call, one for an inbound one."""
     later = [time for time in (call.answered, call.ended) if time is not None]
     steps: list[tuple[str, int | None]] = [
         ("initiated", call.dialled),
@@ -262,7 +262,7 @@ def _status_callbacks(call: SimulatedCall, *, only_final: bool = False) -> Itera
 
 
 def _ending(call: SimulatedCall, at: int) -> dict[str, str]:
-    """What only the last callback says. CallDuration is seconds, Duration is billed minutes."""
+    """Return the parameters of the last callback alone. CallDuration is in seconds, Duration in billed minutes."""
     talked = call.duration_at(at) or 0
     ending = {
         "CallDuration": str(talked),
@@ -274,7 +274,7 @@ def _ending(call: SimulatedCall, at: int) -> dict[str, str]:
 
 def _dial_action(child: SimulatedCall, parent: SimulatedCall) -> Webhook:
     ended = child.ended or child.created
-    # A parent that hung up first is over when its <Dial> reports.
+    # If the parent hung up first, its status is final when its <Dial> reports.
     status = parent.status_at(ended)
     params = {
         **_address(parent),
@@ -289,7 +289,7 @@ def _dial_action(child: SimulatedCall, parent: SimulatedCall) -> Webhook:
 
 
 def _recording(recording: Recording) -> Webhook:
-    said = {
+    params = {
         "AccountSid": recording.account_sid,
         "RecordingSid": recording.sid,
         "RecordingUrl": recording.media_url,
@@ -302,12 +302,12 @@ def _recording(recording: Recording) -> Webhook:
         "ErrorCode": "0",
     }
     names = {"ConferenceSid": recording.conference_sid, "CallSid": recording.call_sid}
-    said |= {name: sid for name, sid in names.items() if sid is not None}
-    return Webhook("recording", instant(recording.ready), said)
+    params |= {name: sid for name, sid in names.items() if sid is not None}
+    return Webhook("recording", instant(recording.ready), params)
 
 
 def _address(call: SimulatedCall) -> dict[str, str]:
-    """Who calls whom. Child legs come without geography, clients and SIP addresses have none."""
+    """Return caller and callee. Child legs, clients and SIP addresses have no geography."""
     params = {
         "AccountSid": call.account_sid,
         "ApiVersion": "2010-04-01",

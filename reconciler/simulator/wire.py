@@ -1,8 +1,8 @@
 """Twilio's wire forms: dates, formatted numbers, URIs.
 
 Sources: tests/data/real_calls.jsonl for values, twilio/twilio-oai `twilio_api_v2010.json` for names. Inside the
-simulator an instant is a whole number of seconds since 1970, because a million calls hold several each and
-Twilio itself sends whole seconds.
+simulator an instant is a whole number of seconds since 1970: Twilio sends whole seconds, and a million calls hold
+several instants each.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ _NANP = re.compile(r"\+1([2-9]\d\d)([2-9]\d\d)(\d{4})")
 
 
 def seconds(at: datetime) -> int:
-    """The whole second `at` lies in."""
+    """Return the whole second since 1970 that contains `at`."""
     return int(at.timestamp() // 1)
 
 
 def instant(at: int) -> datetime:
-    """The aware UTC time of a second since 1970."""
+    """Return the aware UTC time of a second since 1970."""
     return datetime.fromtimestamp(at, UTC)
 
 
 @lru_cache(maxsize=100_000)
 def rfc2822(at: int) -> str:
-    """`Tue, 10 Jun 2026 20:11:27 +0000`: every date of a call, always in UTC and whole seconds."""
+    """Return a date of a call, always in UTC and whole seconds: `Tue, 10 Jun 2026 20:11:27 +0000`."""
     return f"{_timestamp(at)} +0000"
 
 
 def http_date(at: int) -> str:
-    """`Tue, 10 Jun 2026 20:11:27 GMT`: the Date header (RFC 9110, 5.6.7)."""
+    """Return the value of a Date header (RFC 9110, 5.6.7): `Tue, 10 Jun 2026 20:11:27 GMT`."""
     return f"{_timestamp(at)} GMT"
 
 
 def iso8601(at: int) -> str:
-    """`2026-06-10T20:11:27Z`: the dates of Twilio's newer APIs, as that of Monitor."""
+    """Return a date as Twilio's newer APIs, such as Monitor, write it: `2026-06-10T20:11:27Z`."""
     return instant(at).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_rfc2822(text: str) -> int:
-    """The second that an RFC 2822 date names."""
+    """Return the second since 1970 of an RFC 2822 date."""
     return seconds(parsedate_to_datetime(text))
 
 
 @lru_cache(maxsize=4096)
 def formatted(address: str) -> str:
-    """The value of `from_formatted`: `(205) 555-0123` for North American numbers, the bare name of a client.
+    """Return `from_formatted`: `(205) 555-0123` for North American numbers, the bare name of a client.
 
-    Everything else comes back as it is, `+15550000001` too: 555 is no area code.
+    Every other address is returned unchanged. `+15550000001` is one of them: 555 is no area code.
     """
     if number := _NANP.fullmatch(address):
         area, exchange, line = number.groups()
@@ -65,12 +65,12 @@ def formatted(address: str) -> str:
 
 
 def call_uri(account_sid: str, sid: str) -> str:
-    """The path of a call without its `.json`; subresources hang below it."""
+    """Return the path of a call without `.json`, the base of its subresources."""
     return f"{API}/Accounts/{account_sid}/Calls/{sid}"
 
 
 def subresource_uris(base: str) -> dict[str, str]:
-    """The nine subresources of a call record of June 2026; the set grows over the years."""
+    """Return the nine subresources of a call record of June 2026; the set grows over the years."""
     return {
         "events": f"{base}/Events.json",
         "notifications": f"{base}/Notifications.json",
