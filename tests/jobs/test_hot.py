@@ -20,7 +20,7 @@ from .world import MINUTE
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
-NEWEST = "Calls.json?PageSize=50"
+NEWEST = "Calls.json?PageSize=200"
 LARGEST = "Calls.json?PageSize=1000"
 
 
@@ -67,7 +67,7 @@ def talking(world, count, *, since=NOW - HOUR, until=NOW, **script):
 
 def crowd(world, account=None):
     """So many calls half an hour ago that what is older is not on the page of the newest."""
-    for number in range(60):
+    for number in range(260):
         (account or world.account).call(
             NOW - HOUR / 2 - timedelta(seconds=number), talks_for=1, rings_for=1, priced_after=0
         )
@@ -111,7 +111,7 @@ def test_an_idle_account_costs_one_request_a_run(world):
         assert world.cursor()["usual"] == 0
 
 
-@pytest.mark.parametrize(("calls_a_minute", "page_size"), [(1, 50), (7, 150), (30, 500), (200, 1_000)])
+@pytest.mark.parametrize(("calls_a_minute", "page_size"), [(1, 200), (20, 350), (30, 500), (200, 1_000)])
 def test_the_page_is_as_large_as_need_be(world, calls_a_minute, page_size):
     """What a run reads is the overlap and what came since; one page holds it, and half as much again."""
     for number in range(15 * calls_a_minute):
@@ -154,11 +154,11 @@ def test_what_changed_nothing_writes_nothing(world):
 
 def test_what_was_late_to_be_listed_is_found_by_the_overlap(world):
     """Twilio's listing did not show it when its time was read."""
-    for number in range(99):
+    for number in range(399):
         world.account.call(NOW + timedelta(seconds=number % 50), rings_for=1, talks_for=1)
     world.account.call(NOW - MINUTE)
     late = world.account.call(NOW - 9 * MINUTE)
-    too_late = [world.account.call(NOW - 11 * MINUTE - DAY).sid for _ in range(60)]
+    too_late = [world.account.call(NOW - 11 * MINUTE - DAY).sid for _ in range(260)]
     world.set_cursor({"account": ACCOUNT, "read_until": NOW.isoformat()})
     world.hot_after(MINUTE)
     assert world.row(late.sid)
@@ -240,7 +240,7 @@ def test_rows_that_the_viewer_wrote_are_looked_after(world):
     world.hot()
     assert world.asked() == [NEWEST]  # it is among the newest
     world.conn.execute("DELETE FROM messages WHERE twilio_sid = %s", (call.sid,))
-    world.account.generate(60, NOW - HOUR, NOW)
+    world.account.generate(260, NOW - HOUR, NOW)
     world.know([record.sid for record in world.account.calls_at(NOW) if record.sid != call.sid])
     world.write_as_viewer(call.sid, "in-progress", created_at=NOW - 3 * HOUR)
     world.set_cursor({"account": ACCOUNT, "read_until": NOW.isoformat()})
