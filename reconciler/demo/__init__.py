@@ -1,7 +1,7 @@
-"""`reconcile demo`: a week of calls whose webhooks were lost, made right again before one's eyes.
+"""`reconcile demo`: a week of calls whose webhooks were lost, repaired while one watches.
 
-Everything in it is temporary and on this machine: an embedded PostgreSQL in a temporary folder, and a simulated Twilio
-on loopback. What is shown is real: the migrations, the backfill, and every number, which is counted and not told.
+Everything is temporary and on this machine: an embedded PostgreSQL in a temporary folder, and a simulated Twilio on
+loopback. The migrations and the backfill are the real ones, and every number shown is counted.
 """
 
 from reconciler.demo.story import run

@@ -1,7 +1,7 @@
-"""The proof: rows held against Twilio's own records, field by field; pure.
+"""The proof: rows compared with Twilio's own records, field by field; pure.
 
-It must not believe what it proves: records are read here, and not by the decoder that wrote the rows, and a row that
-Twilio knows nothing of is a difference too.
+The proof must not depend on the code it proves. It reads Twilio's records itself, and not with the decoder that wrote
+the rows. A row that Twilio does not know is a difference too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LATE: Final = timedelta(minutes=1)
 
 
 class Row(NamedTuple):
-    """A call, as it stands in `messages` or as Twilio's record would stand there."""
+    """One call as a row of `messages`: ours, or the row that Twilio's record should have given."""
 
     call_sid: str
     account_sid: str | None
@@ -40,16 +40,16 @@ class Row(NamedTuple):
 
 
 class State(Enum):
-    """How a row stands to Twilio's record."""
+    """How a row differs from Twilio's record."""
 
     MISSING = "missing"  # there is no row
-    WRONG = "wrong"  # a value is not Twilio's, say a status that was left behind
-    INCOMPLETE = "incomplete"  # what we hold is right, but something is still empty
+    WRONG = "wrong"  # a value differs from Twilio's, for example an earlier status
+    INCOMPLETE = "incomplete"  # every value we hold is right, but some are still empty
     RIGHT = "right"
 
 
 class Compared(NamedTuple):
-    """One call on both sides, and the fields in which they differ."""
+    """One call: our row, Twilio's, and the fields in which they differ."""
 
     ours: Row | None
     theirs: Row
@@ -58,7 +58,7 @@ class Compared(NamedTuple):
 
 
 class Road(NamedTuple):
-    """What became of webhooks on their way; `overtaken` ones came after a later one of the same call."""
+    """Counts of webhooks by what happened to them. `overtaken`: arrived after a later webhook of the same call."""
 
     sent: int
     lost: int
@@ -69,7 +69,7 @@ class Road(NamedTuple):
 
 @dataclass(slots=True)
 class Comparison:
-    """All calls at one moment. `strangers` are rows that Twilio knows nothing of."""
+    """All calls at one moment. `strangers` is the number of rows that Twilio does not know."""
 
     calls: list[Compared]
     strangers: int
@@ -86,22 +86,22 @@ class Comparison:
 
     @property
     def held(self) -> int:
-        """How many rows there are."""
+        """The number of rows in the database."""
         return len(self.calls) - self.states[State.MISSING] + self.strangers
 
     @property
     def differences(self) -> int:
-        """Fields that differ; of a row too few or too many, all of them do."""
+        """The number of fields that differ. In a missing or surplus row all of them count."""
         return sum(len(call.differing) for call in self.calls) + self.strangers * len(Row._fields)
 
     @property
     def compared(self) -> int:
-        """Fields that were compared."""
+        """The number of fields that were compared."""
         return (len(self.calls) + self.strangers) * len(Row._fields)
 
     @property
     def charged(self) -> Decimal:
-        """The sum of the prices we hold. Twilio writes a charge as a negative price."""
+        """The sum of the charges in our rows. Twilio writes a charge as a negative price."""
         return -sum((call.ours.price for call in self.calls if call.ours and call.ours.price), Decimal(0))
 
 
@@ -113,11 +113,11 @@ def examine(rows: Iterable[Row], records: Iterable[Mapping[str, Any]]) -> Compar
 
 
 def compare(ours: Row | None, theirs: Row) -> Compared:
-    """Hold our row of a call against Twilio's."""
+    """Compare our row of a call, None if it is missing, with Twilio's."""
     if ours is None:
         return Compared(None, theirs, Row._fields, State.MISSING)
     if theirs.start_time is None and theirs.duration is None and ours.duration == 0:
-        # The seconds of a call that was never dialled: none says REST, 0 said its webhook, and none replaces no value.
+        # A call that was never dialled: its webhook gave the duration 0, REST gives null. Null replaces no value.
         theirs = theirs._replace(duration=0)
     differing = tuple(name for name, a, b in zip(Row._fields, ours, theirs, strict=True) if a != b)
     if not differing:
@@ -127,7 +127,7 @@ def compare(ours: Row | None, theirs: Row) -> Compared:
 
 
 def twilio_says(record: Mapping[str, Any]) -> Row:
-    """Twilio's record of a call as a row; `""` and null are the same."""
+    """Return Twilio's record of a call as a row; `""` and null are the same."""
 
     def time(name: str) -> datetime | None:
         return parsedate_to_datetime(record[name]).astimezone(UTC) if record[name] else None
@@ -151,7 +151,7 @@ def twilio_says(record: Mapping[str, Any]) -> Row:
 
 
 def describe_road(sent: Sequence[Webhook], arrived: Sequence[Delivery]) -> Road:
-    """Count what happened to the webhooks between `sent` and `arrived`, which is in the order of arrival."""
+    """Count what happened to the webhooks in `sent`. `arrived` is in the order of arrival."""
     distinct = {id(delivery.webhook) for delivery in arrived}
     newest: dict[str | None, datetime] = {}
     overtaken = 0

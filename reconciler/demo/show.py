@@ -1,6 +1,6 @@
-"""How the demonstration looks: on 80 columns, without colours, on light and on dark.
+"""The output of the demonstration. It fits 80 columns, needs no colours, and suits light and dark terminals.
 
-Results go to stdout and what is under way to stderr. Colour only repeats what the shapes and words say.
+Results go to stdout, progress to stderr. Colour only repeats what shapes and words say.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from reconciler.terminal import console
 
 WIDTH: Final = 80
 
-# In the order in which a bar shows them.
+# The shapes of a bar, in the order in which it shows them.
 _SHAPES: Final = {State.RIGHT: "█", State.INCOMPLETE: "▓", State.WRONG: "░", State.MISSING: "·"}
 _PLAIN_SHAPES: Final = {State.RIGHT: "#", State.INCOMPLETE: "+", State.WRONG: "-", State.MISSING: "."}
 _STYLES: Final = {State.RIGHT: "green", State.INCOMPLETE: "cyan", State.WRONG: "magenta", State.MISSING: "red"}
@@ -38,7 +38,7 @@ _MEANINGS: Final = {
     State.INCOMPLETE: "incomplete: no end, no price",
     State.RIGHT: "right in every field",
 }
-# What an example tells, in this order, as far as it differs.
+# The fields of an example, in this order; only fields that differ are shown.
 _TELLING: Final = ("status", "duration", "price", "end_time")
 _NEXT: Final = (
     ("export DATABASE_URL=… TWILIO_ACCOUNT_SID=… TWILIO_AUTH_TOKEN=…", ""),
@@ -51,17 +51,17 @@ _NEXT: Final = (
 
 @dataclass(slots=True)
 class Step:
-    """One thing under way; `result` says what came of it."""
+    """One step of the demonstration; `result` is the text shown when it is done."""
 
     result: str = ""
 
 
 class Show:
-    """Prints the story as it goes."""
+    """Prints each part of the demonstration."""
 
     def __init__(self) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # an old locale shall cost a character, not the demonstration
+            sys.stdout.reconfigure(errors="replace")  # an old locale must cost a character, not the demonstration
         self._out = Console(highlight=False)
         self._out.width = min(self._out.width, WIDTH)
         is_modern = self._out.encoding.startswith("utf")
@@ -69,7 +69,7 @@ class Show:
         self._tick = "✓" if is_modern else "*"
 
     def opening(self) -> None:
-        """Say what this is."""
+        """Say what the demonstration is."""
         self._out.print(
             Text.assemble(
                 ("reconcile demo", "bold"), ": a week of calls, a lossy road, and everything brought back.\n",
@@ -79,14 +79,14 @@ class Show:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """Show that something is under way, then what came of it and how long it took."""
+        """Show that a step is under way, then its result and how long it took."""
         step, started = Step(), time.monotonic()
         with console.err.status(f"{title} …"):
             yield step
         self._done(step.result, time.monotonic() - started)
 
     def before(self, road: Road, comparison: Comparison) -> None:
-        """Show what the webhooks left behind."""
+        """Show the rows as the webhooks left them."""
         self._out.print(
             f"    {road.lost:,} lost · {road.doubled:,} doubled · {road.late:,} late by minutes · "
             f"{road.overtaken:,} in the wrong order",
@@ -102,11 +102,11 @@ class Show:
         self._out.print(_examples(comparison))
 
     def command(self, line: str) -> None:
-        """Announce the command that would do what follows."""
+        """Show the command that a user would type for the next step."""
         self._out.print(Text.assemble("\n", ("$ ", "dim"), (line, "bold")))
 
     def backfilled(self, summary: BackfillCounts) -> None:
-        """Say what the backfill did."""
+        """Show the result of the backfill."""
         self._done(
             f"{summary.inserted:,} calls brought back, {summary.updated:,} put right, {summary.requests:,} requests",
             summary.seconds,
@@ -121,7 +121,7 @@ class Show:
         events: Mapping[str, int],
         frozen: int,
     ) -> None:
-        """Show what the backfill made of it, and the proof."""
+        """Show the rows before and after the backfill, and the proof."""
         self._headline("Before and after")
         self._out.print(self._states([before, after]))
         self._out.print()
@@ -148,7 +148,7 @@ class Show:
         self._out.print(facts)
 
     def closing(self, *, is_right: bool, seconds: float) -> None:
-        """Say how it ended, and what to type next."""
+        """Say how the demonstration ended, and what to type next."""
         if not is_right:
             self._out.print("\nNot every row is equal to Twilio's record: a bug, please report it.", style="bold red")
             return
@@ -189,19 +189,19 @@ class Show:
         return table
 
     def _days(self, comparisons: Sequence[Comparison]) -> Table:
-        """A bar a day and comparison, and how much of the last one is right."""
+        """Return a table with a bar for each day and comparison, and the share of right rows in the last one."""
         table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
         for day, last in comparisons[-1].days.items():
             cells: list[Text | str] = [f"  {day:%a %d %b} "]
             for comparison in comparisons:
                 cells += [self._bar(comparison.days[day], 44 // len(comparisons)), "→"]
-            # Rounded down: 100 % is said of nothing less.
+            # The share is rounded down: 100 % means every row.
             cells[-1] = f" {last[State.RIGHT] * 100 // last.total():>3} % right"
             table.add_row(*cells)
         return table
 
     def _bar(self, states: Counter[State], width: int) -> Text:
-        """The states as shares of `width`."""
+        """Return a bar of `width` characters, divided in proportion to the states."""
         bar, start, counted = Text(), 0, 0
         for state in _SHAPES:
             counted += states[state]

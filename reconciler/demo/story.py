@@ -1,11 +1,11 @@
-"""What happens, in order: a database, a week of calls, webhooks that get lost, the backfill, the proof.
+"""The demonstration in order: a database, a week of calls, lost webhooks, the backfill, the proof.
 
 Design rules
-- The same calls, losses and counts each time: seeds are fixed, and the simulated clock stands still at the last
-  midnight (UTC), so that the seven days are whole ones. Only dates and seconds differ.
-- The environment has no say: `run` is a process of its own and begins by putting aside what libpq, initdb, the HTTP
-  client and our own settings would read from it.
-- Nothing is left behind, however it ends: the folder goes at the interpreter's exit, after the server in it.
+- Every run has the same calls, losses and counts: the seeds are fixed. The simulated clock stands still at the last
+  midnight (UTC), so that the seven days are whole ones. Only dates and durations differ.
+- The environment has no influence. `run` is a process of its own and begins by removing the variables that libpq,
+  initdb, the HTTP client and our own settings read.
+- Nothing is left behind, however the run ends: the folder is deleted at the interpreter's exit, after its server.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 
 ACCOUNT_SID: Final = f"AC{'d' * 32}"
-AUTH_TOKEN: Final = "opens-nothing-but-the-simulator"  # noqa: S105 -- as it says
+AUTH_TOKEN: Final = "opens-nothing-but-the-simulator"  # noqa: S105 -- no secret
 CALLS: Final = 5_000
 WEEK: Final = timedelta(days=7)
 ROAD: Final = Channel(seed=7, loss=0.33, duplicate=0.08, late=0.05, reorder=0.15)
 CONCURRENCY: Final = 4
-PAGE_DELAY: Final = timedelta(milliseconds=300)  # a network's, so that there is something to watch
+PAGE_DELAY: Final = timedelta(milliseconds=300)  # as on a network, so that there is something to watch
 
 _ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _QUERIES = db.load_queries("demo")
 
 
 def run() -> int:
-    """Play the demonstration and return its exit code: 1 if in the end a row is not Twilio's, or was written twice.
+    """Run the demonstration and return its exit code: 1 if a row differs in the end, or the second run wrote one.
 
     Raises:
         ConfigError: the `embedded` extra is not installed.
@@ -72,7 +72,7 @@ def run() -> int:
         try:
             is_right = _play(show, stack)
         finally:
-            # From here on nothing may keep us from stopping the server and deleting its folder.
+            # From here on no signal may keep us from stopping the server and deleting its folder.
             for number in _ENDINGS:
                 signal.signal(number, signal.SIG_IGN)
     show.closing(is_right=is_right, seconds=time.monotonic() - started)
@@ -80,7 +80,7 @@ def run() -> int:
 
 
 def _play(show: Show, stack: ExitStack) -> bool:
-    """Tell the story; whether it ended well. What was opened is closed by `stack`."""
+    """Run the steps; return whether every row is right in the end. `stack` closes the connections."""
     with _endings_held(), show.step("Starting PostgreSQL") as step:
         url = _start_database()
         conn = stack.enter_context(closing(db.connect(url, purpose="demo")))
@@ -118,17 +118,17 @@ def _play(show: Show, stack: ExitStack) -> bool:
 
 
 def _start_database() -> str:
-    """Start a server that ends with this process, in a folder that ends with it too, and return its URL."""
+    """Start a server in a temporary folder and return its URL. Both are gone when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="reconcile-"))
     # Exit handlers run last in, first out: the server stops before its folder goes.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _put_environment_aside()
-    tempfile.tempdir = str(folder)  # what the server wants beside its data folder goes with it
+    tempfile.tempdir = str(folder)  # the server's other files go into the same folder, and with it
     try:
         return embedded.start(folder / "pg", keep=False)
     except ConfigError:
         raise ConfigError(
-            "the demo runs on an embedded PostgreSQL, which is not installed", hint=embedded.INSTALL
+            "the demo needs the embedded PostgreSQL, which is not installed", hint=embedded.INSTALL
         ) from None
 
 
@@ -140,7 +140,7 @@ def _put_environment_aside() -> None:
 
 
 def _send_webhooks(conn: db.Connection, account: SimulatedAccount, *, since: datetime, until: datetime) -> Road:
-    """Send every webhook of these calls down the road, and let the Viewer make rows of what arrives."""
+    """Send every webhook of these calls, lose some, and let the Viewer make rows from the others."""
     sent = webhooks(account, since, until)
     arrived = [delivery for delivery in ROAD.deliver(sent) if delivery.received_at < until]
     viewer.receive(conn, arrived)
@@ -150,7 +150,7 @@ def _send_webhooks(conn: db.Connection, account: SimulatedAccount, *, since: dat
 
 
 def _backfill(url: str, twilio_url: str, watcher: Watcher, *, until: datetime, clock: Clock) -> BackfillCounts:
-    """What `reconcile --since 7d` does, in the same way."""
+    """Run the same backfill as `reconcile --since 7d`."""
     stop = threading.Event()
     window = Window(until - WEEK, until, {"since": "7d", "until": None})
     credentials = Credentials(ACCOUNT_SID, ACCOUNT_SID, AUTH_TOKEN, base_url=twilio_url)
@@ -180,9 +180,9 @@ def _compared(conn: db.Connection, records: Sequence[Mapping[str, Any]]) -> Comp
 
 @contextmanager
 def _endings_held() -> Iterator[None]:
-    """Let Ctrl-C and the like wait: a server whose start was cut short is known to nobody and would stay.
+    """Delay Ctrl-C and the like: a server whose start is interrupted would stay, and nobody would know of it.
 
-    Blocked and not only caught, because children inherit that: the terminal sends Ctrl-C to initdb as well.
+    The signals are blocked, not only caught, because children inherit that. A terminal sends Ctrl-C to initdb too.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
     try:
