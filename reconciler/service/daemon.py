@@ -1,15 +1,14 @@
-"""The daemon: takes the lead, has the jobs run by their schedule, tells systemd and monitoring how it is.
+"""The daemon: it holds the lead, starts the worker pool, and reports its state to systemd and monitoring.
 
 Design rules
-- No business rule is here: what a job does is its own matter, and what becomes of its failure the workers'.
-- The main thread only watches: the lead, signals, hung jobs, the watchdog. It waits for nobody for longer than a
-  tick: whatever is asked of Twilio here is asked in another thread (`_await`), while the watch goes on.
-- What heals is waited for: a database or a Twilio that is away fails runs, and the next ones go on.
-- What does not heal ends the process with the exit code that says so: credentials, privileges, a schema that is not
-  ours. A refusal may pass, or a secret may have been rotated: the settings are read again, and a login is tried three
-  times, before it counts.
-- APScheduler plans by the wall clock. When that is set, the schedule is moved with it (`ClockWatch`).
-- Ready means that the database is there, migrated, and that Twilio accepted the credentials.
+- This module has no business rule. A job decides what it does; the workers decide what its failure means.
+- The main thread only watches: the lead, signals, hung jobs, the watchdog. It blocks for at most one tick. Questions
+  to Twilio run in another thread (`_await`) while the main thread goes on watching.
+- The daemon waits for what heals by itself: a database or a Twilio that is away fails runs, and later runs succeed.
+- What does not heal ends the process with its exit code: credentials, privileges, a schema that is not ours. A refusal
+  may pass. Before it counts, the daemon reads the settings again and tries the login three times.
+- APScheduler plans by the wall clock. When that clock is set, the schedule moves with it (`ClockWatch`).
+- Ready means: the database is there and migrated, and Twilio accepted the credentials.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from reconciler.masking import mask, redact
 from reconciler.service.clock import ClockWatch
 from reconciler.service.http_server import Health
 from reconciler.service.leadership import Leadership
-from reconciler.service.patience import Patience
+from reconciler.service.login_attempts import LoginAttempts
 from reconciler.service.systemd import Notifier
 from reconciler.service.workers import Setup, Waits, WorkerPool
 from reconciler.settings import Settings
@@ -44,18 +43,16 @@ from reconciler.twilio.accounts import find_accounts, named_accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.listing import Listing
 
-TICK: Final = 1.0  # seconds between two looks of the main thread
+TICK: Final = 1.0  # seconds between two rounds of the main thread
 GRACE_TO_STOP: Final = 8.0  # seconds for the pages in hand; systemd waits 15
 STATUS_EVERY: Final = 10.0  # seconds
-TOLD_EVERY: Final = 3.0  # seconds between two looks at what other processes should know of us
-ACCOUNTS_READ_EVERY: Final = 1800.0  # seconds: a new subaccount is looked after within the hour
-TRIED_AGAIN_AFTER: Final = 5.0  # seconds, what the main thread wants to know of Twilio and did not learn
-STEP_IS_SAID_FOR: Final = 600.0  # seconds, by /readyz
-PATIENCE_GROWS: Final = 2.0  # times, each time the accounts could not be read
-
-A_WHILE: Final = timedelta(minutes=5)  # that systemd is asked to wait; said again long before it is over
-
-_ONCE: Final = threading.Event()  # as the `stop` of a source: no repeats, the next tick will do
+NOTE_EVERY: Final = 3.0  # seconds between two notes of the leader for other processes
+ACCOUNTS_READ_EVERY: Final = 1800.0  # seconds: the jobs of a new subaccount start within the hour
+TRIED_AGAIN_AFTER: Final = 5.0  # seconds after a question of the main thread that Twilio did not answer
+STEP_SHOWN_FOR: Final = 600.0  # seconds for which /readyz mentions a step of the clock
+ACCOUNTS_WAIT_GROWS: Final = 2.0  # factor, each time the accounts could not be read
+SYSTEMD_WAITS: Final = timedelta(minutes=5)  # the extension asked of systemd, renewed long before it is over
+_ONCE: Final = threading.Event()  # the `stop` of a session that repeats nothing: the next tick asks again
 _ONCE.set()
 
 log = get_logger(__name__)
@@ -63,12 +60,12 @@ log = get_logger(__name__)
 T = TypeVar("T")
 
 
-class _Leaving(Exception):
-    """Told to end while something was awaited."""
+class _Stopping(Exception):
+    """The daemon was asked to stop while the main thread waited for an answer."""
 
 
 class Daemon:
-    """The lead, the watch and the workers; `run` in the main thread. `unfinished` are the jobs it left behind."""
+    """One daemon; `run` belongs in the main thread. `unfinished` names the jobs still running when `run` returned."""
 
     def __init__(
         self,
@@ -84,57 +81,59 @@ class Daemon:
         self._read_settings = read_settings
         self._prepare = prepare
         self._notifier = notifier
-        self._signals: SimpleQueue[int] = SimpleQueue()  # its put may interrupt itself, an Event's set may not
+        self._signals: SimpleQueue[int] = (
+            SimpleQueue()
+        )  # a signal handler may interrupt `put`, but not an Event's `set`
         self._lead = Leadership(setup.url)
-        # Refusals, with the seconds until the next try; None: it was the last. From any thread.
-        self._doubts: SimpleQueue[tuple[ReconcilerError, float | None]] = SimpleQueue()
-        self._database_login, self._twilio_login = Patience(), Patience()
+        # Refusals from any thread, with the seconds until the next try; None if that was the last one.
+        self._refusals: SimpleQueue[tuple[ReconcilerError, float | None]] = SimpleQueue()
+        self._database_login, self._twilio_login = LoginAttempts(), LoginAttempts()
         self._lead_due = 0.0
         self._clock = ClockWatch()
         self._step, self._stepped_at = timedelta(0), -math.inf
         self._workers = WorkerPool(
-            self.setup, on_fatal=lambda error: self._doubts.put((error, None)), kinds=kinds, waits=waits
+            self.setup, on_fatal=lambda error: self._refusals.put((error, None)), kinds=kinds, waits=waits
         )
         self._exit_code: ExitCode | None = None
         self._is_ready = False
         self._lead_trouble = self._twilio_trouble = ""
         self._ticked_at = time.monotonic()
-        self._told_alive = self._told_status = self._told_word = 0.0
-        self._told_ready = False
+        self._alive_sent_at = self._status_sent_at = self._note_saved_at = 0.0
+        self._ready_sent = False
         self._accounts_due = self._credentials_due = 0.0
-        self._accounts_patience = TRIED_AGAIN_AFTER
+        self._accounts_wait = TRIED_AGAIN_AFTER
         self.unfinished: list[str] = []
 
     def setup(self) -> Setup:
-        """What the configuration amounts to now."""
+        """Return the setup that the current settings lead to."""
         return self._setup
 
     def run(self) -> ExitCode:
-        """Serve until a signal or what cannot heal; the pages in hand are finished, for a while."""
+        """Serve until a signal or an error that does not heal; let runs finish their pages; return the exit code."""
         started = time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         try:
             while self._exit_code is None:
                 self._watch()
-                self._face_doubts()
-                self._look_around()
+                self._handle_refusal()
+                self._ask_twilio()
                 if self._next_signal(wait=TICK) == signal.SIGHUP:
                     self._reload()
-        except _Leaving:
+        except _Stopping:
             pass
         except Exception as exc:
             log.exception("program.failed", kind=type(exc).__name__)
             self._exit_code = ExitCode.BUG
-        return self._leave(started)
+        return self._shut_down(started)
 
     def health(self) -> Health:
-        """How we are; from memory."""
+        """Return the daemon's health, from memory: no database and no Twilio is asked."""
         health = self._health()
-        if time.monotonic() - self._stepped_at > STEP_IS_SAID_FOR:
+        if time.monotonic() - self._stepped_at > STEP_SHOWN_FOR:
             return health
-        said = f"this machine's clock was set by {self._step.total_seconds():+,.0f} s"
-        return health._replace(reason=f"{health.reason}; {said}")
+        remark = f"this machine's clock was set by {self._step.total_seconds():+,.0f} s"
+        return health._replace(reason=f"{health.reason}; {remark}")
 
     def _health(self) -> Health:
         is_alive = time.monotonic() - self._ticked_at < 60
@@ -154,17 +153,17 @@ class Daemon:
             verdict = Verdict.WAITING if waiting else Verdict.NOT_WORKING
             return Health(is_alive, False, "; ".join(filter(None, ("hot has not succeeded yet", waiting))), verdict)
         ago = time.monotonic() - self._workers.hot_at
-        patience = 3 * self._setup.settings.hot_interval + timedelta(seconds=30)
-        if ago > patience.total_seconds():
+        tolerated = 3 * self._setup.settings.hot_interval + timedelta(seconds=30)
+        if ago > tolerated.total_seconds():
             return Health(is_alive, False, "; ".join(filter(None, (f"hot has not succeeded for {ago:.0f} s", waiting))))
         if waiting:
             return Health(is_alive, True, f"{waiting}; hot succeeded {ago:.0f} s ago", Verdict.WAITING)
         return Health(is_alive, True, f"leading, hot {ago:.0f} s ago", Verdict.WORKING)
 
-    # What cannot wait
+    # Every tick
 
     def _watch(self) -> None:
-        """The lead, the watchdog, the line of status."""
+        """Check the clock and the lead; notify the watchdog; update the line of status and the leader's note."""
         self._ticked_at = now = time.monotonic()
         if (step := self._clock.step()) is not None:
             log.warning("clock.stepped", seconds=round(step.total_seconds(), 1))
@@ -173,20 +172,20 @@ class Daemon:
         if now >= self._lead_due:
             self._check_lead()
         watchdog = self._notifier.watchdog
-        is_due = watchdog is not None and now - self._told_alive > watchdog.total_seconds() / 3
+        is_due = watchdog is not None and now - self._alive_sent_at > watchdog.total_seconds() / 3
         if is_due and self._workers.stalled() is None:
-            self._told_alive = now
+            self._alive_sent_at = now
             self._notifier.alive()
         health = self.health()
-        if health.is_ready != self._told_ready or now - self._told_status > STATUS_EVERY:
-            self._told_ready, self._told_status = health.is_ready, now
+        if health.is_ready != self._ready_sent or now - self._status_sent_at > STATUS_EVERY:
+            self._ready_sent, self._status_sent_at = health.is_ready, now
             self._notifier.status(health.reason)
-        if self._lead.leads and now - self._told_word > TOLD_EVERY:
-            self._told_word = now
-            self._lead.tell(self._word())
+        if self._lead.leads and now - self._note_saved_at > NOTE_EVERY:
+            self._note_saved_at = now
+            self._lead.save_note(self._leader_note())
 
-    def _word(self) -> dict[str, Any]:
-        """What a command or page of another process cannot see: whom we wait for, and when the jobs run next."""
+    def _leader_note(self) -> dict[str, Any]:
+        """Return the facts that only the leader has: the outage it waits out, and when each job runs next."""
         outage = self._setup.client.outage.current()
         waiting = None
         if outage is not None:
@@ -200,14 +199,14 @@ class Daemon:
         led, self._lead_trouble = self._lead.leads, ""
         try:
             leads = self._lead.check()
-            self._database_login.renew()
+            self._database_login.reset()
         except Retriable as exc:
             leads, self._lead_trouble = False, str(exc)
         except LoginRefused as exc:
             leads, self._lead_trouble = False, str(exc)
-            pause = self._database_login.wait()
+            pause = self._database_login.count_refusal()
             self._lead_due = time.monotonic() + (pause or 0)
-            self._doubts.put((exc, pause))
+            self._refusals.put((exc, pause))
         except ReconcilerError as exc:
             self._end(exc)
             return
@@ -221,7 +220,7 @@ class Daemon:
             self._workers.pause()
 
     def _await(self, question: Callable[[], T]) -> T:
-        """Ask in another thread, and watch until the answer is there; raises what `question` does."""
+        """Ask in another thread while watching; raise what `question` raises, or _Stopping when asked to stop."""
         answer: Future[T] = Future()
 
         def ask() -> None:
@@ -235,35 +234,35 @@ class Daemon:
             if wait([answer], TICK).done:
                 return answer.result()
             self._watch()
-        raise _Leaving
+        raise _Stopping
 
-    # What may wait
+    # Between ticks
 
-    def _look_around(self) -> None:
+    def _ask_twilio(self) -> None:
         now = time.monotonic()
         if self._lead.leads and now >= self._accounts_due:
             if self._read_accounts():
-                self._accounts_patience, self._accounts_due = TRIED_AGAIN_AFTER, now + ACCOUNTS_READ_EVERY
+                self._accounts_wait, self._accounts_due = TRIED_AGAIN_AFTER, now + ACCOUNTS_READ_EVERY
             else:
-                self._accounts_due = now + self._accounts_patience
-                self._accounts_patience = min(ACCOUNTS_READ_EVERY, self._accounts_patience * PATIENCE_GROWS)
+                self._accounts_due = now + self._accounts_wait
+                self._accounts_wait = min(ACCOUNTS_READ_EVERY, self._accounts_wait * ACCOUNTS_WAIT_GROWS)
         if self._is_ready:
             return
         setup = self._setup
-        self._notifier.extend_timeout(A_WHILE)
-        # Who leads learns it by its first run of hot.
+        self._notifier.extend_timeout(SYSTEMD_WAITS)
+        # A leader that runs hot for the main account needs no extra request: the first run tries the credentials.
         main = setup.accounts.main
-        is_told = self._lead.leads and main in setup.accounts.sids
-        if not setup.client.has_worked and not is_told and now >= self._credentials_due:
+        tried_by_hot = self._lead.leads and main in setup.accounts.sids
+        if not setup.client.has_worked and not tried_by_hot and now >= self._credentials_due:
             self._credentials_due = now + TRIED_AGAIN_AFTER
             try:
                 self._await(lambda: _try_credentials(setup.client, main))
             except Retriable as exc:
                 self._twilio_trouble = str(exc)
             except Refused as exc:
-                self._twilio_trouble, pause = str(exc), self._twilio_login.wait()
+                self._twilio_trouble, pause = str(exc), self._twilio_login.count_refusal()
                 self._credentials_due = time.monotonic() + (pause or 0)
-                self._doubts.put((exc, pause))
+                self._refusals.put((exc, pause))
             except ReconcilerError as exc:
                 self._end(exc)
         if setup.client.has_worked:
@@ -272,7 +271,7 @@ class Daemon:
             log.info("daemon.readied", leads=self._lead.leads)
 
     def _read_accounts(self) -> bool:
-        """Find the accounts to look after, where they are not named; False if Twilio could not be asked."""
+        """Ask Twilio for the accounts if the setting is `all`; return False if Twilio did not answer."""
         setup = self._setup
         if setup.settings.accounts != ("all",):
             return True
@@ -285,10 +284,10 @@ class Daemon:
         self._workers.reschedule()
         return True
 
-    def _face_doubts(self) -> None:
-        """After a refusal, read the secrets again: they may be others now. The last of the tries ends the daemon."""
+    def _handle_refusal(self) -> None:
+        """After a refusal read the secrets again, since they may have changed. The last refusal ends the daemon."""
         try:
-            error, pause = self._doubts.get_nowait()
+            error, pause = self._refusals.get_nowait()
         except Empty:
             return
         if self._take_settings(only_other_logins=True):
@@ -299,13 +298,13 @@ class Daemon:
             log.warning("login.refused", error=str(error), hint=error.hint, wait_seconds=pause)
 
     def _reload(self) -> None:
-        """Read the settings anew, and let systemd know."""
+        """Read the settings again, and report the reload to systemd."""
         self._notifier.reloading()
         self._take_settings()
         self._notifier.ready(self.health().reason)
 
     def _take_settings(self, *, only_other_logins: bool = False) -> bool:
-        """Read the settings anew. True if they are taken; one that cannot be used leaves all as it was."""
+        """Read the settings again and use them. False: they cannot be used, or no login changed (if one must)."""
         before = self._setup
         client: TwilioClient | None = None
         try:
@@ -317,7 +316,7 @@ class Daemon:
                 if getattr(settings, name) != getattr(before.settings, name):
                     raise ConfigError(f"{_name_of(name)} is another now", hint="this takes a restart")
             client = TwilioClient.from_settings(settings)
-            with suppress(Retriable):  # a Twilio that is away says nothing against them
+            with suppress(Retriable):  # a Twilio that is away does not mean that the credentials are wrong
                 self._await(lambda: _try_credentials(client, before.accounts.main))
             url = before.url
             if settings.database_url != before.settings.database_url:
@@ -331,15 +330,15 @@ class Daemon:
         return True
 
     def _use(self, settings: Settings, url: str, client: TwilioClient) -> None:
-        """Work with these settings from now on."""
+        """Use these settings from now on."""
         before = self._setup
         is_same = settings.accounts == before.settings.accounts
         accounts = before.accounts if is_same else named_accounts(settings, before.accounts.main)
         self._setup = Setup(settings, url, client, accounts)
-        before.client.close()  # a run that still asks it opens a connection anew
+        before.client.close()  # a run that still uses it opens a new connection
         self._workers.clear_failures()
         for login in (self._database_login, self._twilio_login):
-            login.renew()
+            login.reset()
         log.info("configuration.reloaded", changed=_changed(before.settings, settings))
         if url != before.url:
             self._workers.pause()
@@ -351,8 +350,8 @@ class Daemon:
 
     # The end
 
-    def _leave(self, started: float) -> ExitCode:
-        """Let the pages in hand be finished, for a while, and go."""
+    def _shut_down(self, started: float) -> ExitCode:
+        """Let the runs finish their current pages, give up the lead, and return the exit code."""
         code = self._exit_code or ExitCode.DONE
         self._notifier.stopping("finishing the pages in hand")
         log.info("daemon.stopping", exit_code=int(code), running=[str(job) for job in self._workers.running()])
@@ -365,7 +364,7 @@ class Daemon:
         return code
 
     def _end(self, error: ReconcilerError) -> None:
-        """End because of `error`; from any thread, and the first one counts."""
+        """End the daemon with the exit code of `error`; from any thread. The first error counts."""
         if self._exit_code is None:
             self._exit_code = error.exit_code
             log.error("daemon.failed", error=str(error), kind=type(error).__name__, hint=error.hint)
@@ -373,7 +372,7 @@ class Daemon:
     def _on_signal(self, number: int, _frame: object) -> None:
         if number != signal.SIGHUP:
             if self._exit_code is not None:
-                os._exit(self._exit_code or ExitCode.INTERRUPTED)  # asked for a second time: at once
+                os._exit(self._exit_code or ExitCode.INTERRUPTED)  # a second signal: end at once
             self._exit_code = ExitCode.DONE
         self._signals.put(number)
 
@@ -385,17 +384,17 @@ class Daemon:
 
 
 def _try_credentials(client: TwilioClient, account_sid: str) -> None:
-    """Whether Twilio accepts them, asked once."""
+    """Try the credentials with one request; raise the error that Twilio's answer means."""
     client.session(_ONCE).page(Listing(account_sid, page_size=1))
 
 
 def _name_of(field_name: str) -> str:
-    """What a setting is called outside."""
+    """Return the setting's name in the environment."""
     return next(str(field.metadata["name"]) for field in fields(Settings) if field.name == field_name)
 
 
 def _changed(before: Settings, after: Settings) -> list[str]:
-    """The names of the settings that differ."""
+    """Return the names of the settings that differ."""
     return [
         _name_of(field.name) for field in fields(Settings) if getattr(before, field.name) != getattr(after, field.name)
     ]

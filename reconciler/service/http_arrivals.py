@@ -1,4 +1,4 @@
-"""Accepts HTTP connections and hands on each once its request has arrived: a slow client takes no thread.
+"""Accepts HTTP connections, and passes on each once its request has arrived: a slow client occupies no thread.
 
 | limit | value | what happens beyond |
 | --- | --- | --- |
@@ -9,7 +9,7 @@
 | requests being answered | 8 | the next ones wait |
 | time to take the answer | 5 s | the connection is closed |
 
-Requests have no body here: what follows the head is not read.
+Requests have no body here: bytes after the head are not read.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ Answer = Callable[[socket.socket, bytes], None]
 
 
 class Arrivals:
-    """Calls `answer` with a connection and the head of its request, in one of a few threads; closes it afterwards."""
+    """Accepts connections and calls `answer`, in one of a few threads, with each connection and its request's head.
+
+    The connection is closed after `answer` returns.
+    """
 
     def __init__(self, listener: socket.socket, answer: Answer) -> None:
         self._listener = listener
         self._answer = answer
-        self._arriving: dict[socket.socket, tuple[float, bytearray]] = {}  # deadline and what came; oldest first
+        self._arriving: dict[socket.socket, tuple[float, bytearray]] = {}  # deadline and bytes so far; oldest first
         self._queued = threading.BoundedSemaphore(MOST_QUEUED)
         self._selector = selectors.DefaultSelector()
         self._stopped, self._stop = socket.socketpair()
@@ -67,11 +70,11 @@ class Arrivals:
         self._handlers.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
-        """End `serve`; from any thread."""
+        """Make `serve` return; may be called from any thread."""
         self._stop.close()
 
     def _accept(self) -> None:
-        with suppress(OSError):  # it went before we came
+        with suppress(OSError):  # the client was gone before we accepted
             sock, _ = self._listener.accept()
             sock.setblocking(False)
             while len(self._arriving) >= MOST_ARRIVING:
@@ -102,7 +105,7 @@ class Arrivals:
 
     def _handle(self, sock: socket.socket, head: bytes) -> None:
         try:
-            with sock, suppress(OSError):  # whoever hung up in the middle of an answer is no matter of ours
+            with sock, suppress(OSError):  # a client may hang up in the middle of an answer
                 self._answer(sock, head)
                 sock.shutdown(socket.SHUT_WR)
         finally:

@@ -1,7 +1,7 @@
-"""What is asked over HTTP: `/metrics`, `/healthz` (alive), `/readyz` (working, or why not), and `/` by people.
+"""The HTTP server: `/metrics`, `/healthz` (alive), `/readyz` (working, or why not), and `/`, the status page.
 
-What monitoring asks is answered from memory: nothing is counted, and no database asked, because somebody scrapes. The
-status page asks the database, at most once every few seconds, whoever reloads it.
+Monitoring is answered from memory: a scrape counts nothing and asks no database. The status page asks the database, at
+most once every few seconds, however often it is reloaded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = get_logger(__name__)
 
 
 class Health(NamedTuple):
-    """How the daemon is: whether it turns, whether it does its work, and in words why not."""
+    """The daemon's health: whether it is alive, whether it does its work, and the reason in words."""
 
     is_alive: bool
     is_ready: bool
@@ -44,9 +44,9 @@ class Health(NamedTuple):
 
 
 class StatusPage(NamedTuple):
-    """How to make the page for people, and the Content-Security-Policy it is served with.
+    """The functions that make the status page, and its Content-Security-Policy.
 
-    `explain` makes the page that is shown instead, with status 503, when `read` ends in an error.
+    If `read` raises an error, `explain` makes the page for it, which is served with status 503.
     """
 
     read: Callable[[], str]
@@ -55,13 +55,13 @@ class StatusPage(NamedTuple):
 
 
 class Web:
-    """Serves while it is open; `health` is asked for each request, `status_page` at most every few seconds."""
+    """The HTTP server. Each request calls `health`; `status_page` is read at most every few seconds."""
 
     def __init__(self, address: tuple[str, int], *, health: Callable[[], Health], status_page: StatusPage) -> None:
         """Bind the address.
 
         Raises:
-            ConfigError: it cannot be bound.
+            ConfigError: the address cannot be bound.
 
         """
         host, port = address
@@ -70,8 +70,8 @@ class Web:
             self._listener = socket.create_server(address, family=family, backlog=MOST_ARRIVING)
         except OSError as exc:
             raise ConfigError(
-                f"RECONCILER_HTTP_LISTEN: {host}:{port} cannot be listened on: {exc.strerror}",
-                hint="another process may have it; or leave the setting out",
+                f"RECONCILER_HTTP_LISTEN: cannot listen on {host}:{port}: {exc.strerror}",
+                hint="another process may use the port; without the setting nothing listens",
             ) from None
         self.port: int = self._listener.getsockname()[1]
         is_local = ipaddress.ip_address(self._listener.getsockname()[0]).is_loopback
@@ -80,7 +80,7 @@ class Web:
         self._thread = threading.Thread(target=self._arrivals.serve, name="web", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start serving in a thread."""
         self._thread.start()
 
     def close(self) -> None:
@@ -92,16 +92,16 @@ class Web:
 
 
 def own_names(host: str) -> frozenset[str]:
-    """The names that a request may give us; addresses are always right.
+    """Return the host names that a request may use for us; addresses are always allowed.
 
-    A page of the internet can make its own name lead to 127.0.0.1 and have a browser here read what we answer (DNS
-    rebinding). It cannot make the browser send another name than its own.
+    A web page can make its own name resolve to 127.0.0.1, so that a browser on this machine reads our answers for it
+    (DNS rebinding). It cannot make the browser send another Host header than its own name.
     """
     return frozenset(name.lower() for name in ("localhost", host, socket.gethostname(), socket.getfqdn()))
 
 
 class _CachedPage:
-    """The page of now or of a few seconds ago: impatience must not become load."""
+    """The status page, made again after a few seconds at the earliest: reloading must not load the database."""
 
     def __init__(self, status_page: StatusPage) -> None:
         self.security_policy = status_page.security_policy
@@ -112,13 +112,13 @@ class _CachedPage:
         self._reading = threading.Lock()
 
     def read(self) -> bytes:
-        """The page.
+        """Return the page, at most a few seconds old.
 
         Raises:
             ReconcilerError: the database does not answer.
 
         """
-        # A slow database keeps one handler; the others show what there is, or go on to answer monitoring.
+        # A slow database occupies one handler. The others show the last page, or answer monitoring.
         if self._reading.acquire(timeout=_PAGE_WAITS):
             try:
                 if time.monotonic() - self._read_at > _PAGE_LASTS:
@@ -139,16 +139,16 @@ class _CachedPage:
 
 
 class _Site(NamedTuple):
-    """What a request is answered from."""
+    """The sources of every answer."""
 
     health: Callable[[], Health]
     page: _CachedPage
     names: frozenset[str]
-    is_local: bool  # nothing but this machine reaches us
+    is_local: bool  # only this machine can reach us
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers one request that has arrived whole; the answer is sent in one go."""
+    """Answers one request that has arrived completely; the answer is sent in one piece."""
 
     server_version = "reconciler"
     sys_version = ""
@@ -159,13 +159,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile, self.wfile = io.BytesIO(head), self._answered
 
     def answer(self) -> None:
-        """Answer, within the time that the socket gives."""
+        """Answer the request within the socket's timeout."""
         self.handle_one_request()
         self._sock.sendall(self._answered.getvalue())
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        # Where others can reach us anyway, monitoring may ask by the name of a service or of a load balancer.
+        # If other machines can reach us anyway, monitoring may use the name of a service or of a load balancer.
         is_checked = self._site.is_local or path == "/"
         if is_checked and not _is_own(self.headers.get("Host"), self._site.names):
             self._answer(HTTPStatus.MISDIRECTED_REQUEST, _TEXT, b"ask by an address or a name of this machine\n")
@@ -218,11 +218,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """A scrape every few seconds is no event."""
+        """Log nothing: a scrape every few seconds is no event."""
 
 
 def _is_own(host: str | None, names: frozenset[str]) -> bool:
-    """Whether the value of a Host header is an address or one of our names. Probes may send none."""
+    """Whether a Host header is an address or one of our names. None is allowed: some probes send no Host."""
     if host is None:
         return True
     name = urlsplit(f"//{host}").hostname or ""

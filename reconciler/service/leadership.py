@@ -1,8 +1,8 @@
-"""One daemon runs the jobs, others stand by: an advisory lock on a connection that must keep talking.
+"""Leadership: one daemon runs the jobs, the others stand by. The lead is an advisory lock.
 
-A daemon that was stopped (SIGSTOP, a machine that sleeps) keeps its connection open and says nothing: the server ends
-such a session after `SILENCE`, and the lock goes to one that lives. Its jobs hold locks of their own, on the
-connections that merge (`Store.holding`), so that two leaders for a moment would do no harm.
+The lock's connection must keep talking. A stopped daemon (SIGSTOP, a machine that sleeps) keeps its connection open and
+says nothing. The server ends such a session after `SILENCE`, and another daemon gets the lock. For a moment two daemons
+may lead. That does no harm: each job holds a lock of its own on the connection that merges (`Store.holding`).
 (https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-IDLE-SESSION-TIMEOUT)
 """
 
@@ -30,28 +30,28 @@ _queries = db.load_queries("sync_state")
 
 
 def name() -> str:
-    """`host/process` of this daemon, as `reconcile status` and pg_stat_activity show it."""
+    """Return this daemon's name, `host/process`, as `reconcile status` and pg_stat_activity show it."""
     host = "".join(char for char in socket.gethostname() if char.isascii() and char.isprintable())
     return f"{host[:_LONGEST_HOST]}/{os.getpid()}"
 
 
 class Leadership:
-    """Whether this process leads; ask by `check`, more often than every `SILENCE`."""
+    """This process's hold on the lead. `check` must be called more often than every `SILENCE`."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._conn: db.Connection | None = None
-        self._told: dict[str, Any] | None = None
+        self._saved_note: dict[str, Any] | None = None
         self._leader_due = 0.0
         self.leads = False
-        self.leader = "another daemon"  # who leads if we do not: `host/process`, once it is known
+        self.leader = "another daemon"  # the other leader's `host/process`, once it is known
 
     def check(self) -> bool:
-        """Take the lead if it is free, or make sure that it is still ours.
+        """Take the lead if it is free, or check that this process still has it; return whether it leads.
 
         Raises:
-            Unavailable: the database is away or takes no writes, and the lead is gone with the connection.
-            Refused: the database turned us away.
+            Unavailable: the database is away or takes no writes. The lead is lost with the connection.
+            Refused: the database refused the login or a privilege.
 
         """
         try:
@@ -59,8 +59,8 @@ class Leadership:
                 if self._conn is None:
                     settings = {"idle_session_timeout": f"{int(SILENCE.total_seconds())}s", "statement_timeout": "5s"}
                     self._conn = db.connect(self._url, purpose=f"{LOCK} {name()}", settings=settings)
-                # Also while we lead: a failover leaves the lock, and every session, on a server that nobody writes to.
-                # A lock on a standby keeps nobody from leading on the primary.
+                # A leader checks this too. A failover leaves its session and lock on a server that takes no writes,
+                # and a lock on a standby does not keep another daemon from leading on the primary.
                 db.require_writable(self._conn)
                 if not self.leads:
                     self.leads = locks.try_advisory_lock(self._conn, LOCK) is not None
@@ -72,25 +72,25 @@ class Leadership:
             raise
         return self.leads
 
-    def tell(self, word: dict[str, Any]) -> None:
-        """Keep what only the leader knows where `reconcile status` finds it; written when it changed.
+    def save_note(self, note: dict[str, Any]) -> None:
+        """Save the leader's note, if it changed, where `reconcile status` reads it.
 
-        A write that fails is no matter: `check` notices a lost connection, and the next change is written again.
+        An error is ignored: `check` notices a lost connection, and the next call writes the note again.
         """
-        if self._conn is None or word == self._told:
+        if self._conn is None or note == self._saved_note:
             return
         params = {
             "job": LOCK,
-            "word": Jsonb({**word, "backend": self._conn.info.backend_pid}),
+            "word": Jsonb({**note, "backend": self._conn.info.backend_pid}),
             "now": datetime.now(UTC),
         }
         with suppress(ReconcilerError), db.translated():
             self._conn.execute(_queries["keep_leaders_word"], params)
-            self._told = word
+            self._saved_note = note
 
     def resign(self) -> None:
-        """Give the lead to another."""
-        self.leads, self._told = False, None
+        """Give up the lead, and close its connection."""
+        self.leads, self._saved_note = False, None
         conn, self._conn = self._conn, None
         if conn is not None:
             conn.close()

@@ -1,11 +1,11 @@
-"""When each job is due: APScheduler, with its settings said aloud, and what it would drop in silence counted.
+"""The schedule: when each job is due. It uses APScheduler, with explicit settings, and counts missed runs.
 
 Design rules
-- One second late, APScheduler by default drops a run in silence (misfire_grace_time); here a late run runs.
-- Of several runs that came due together one runs (coalesce), and one run of a job at a time (max_instances): a job
-  works through all it missed. Each run that did not happen of its own is told to `on_missed`.
-- Accounts begin at random moments of the interval and each run is a little late, so that a thousand accounts do not
-  ask Twilio in the same second.
+- By default APScheduler drops a run that starts one second late, in silence (misfire_grace_time). Here a late run runs.
+- If several runs of a job are due at once, one runs (coalesce): a job works through everything it missed. A job has one
+  run at a time (max_instances). `on_missed` is called for each run that did not happen.
+- Accounts start at random moments of the interval, and each run gets a small random delay. A thousand accounts
+  therefore do not ask Twilio in the same second.
 (https://apscheduler.readthedocs.io/en/3.x/userguide.html#missed-job-executions-and-coalescing)
 """
 
@@ -24,16 +24,16 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from reconciler.model import JobName
 
-# What it would say of overruns in words of its own, we say as `job.missed`.
+# APScheduler logs overruns in its own words; we log them as `job.missed`.
 logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
 
-_JITTER: Final = 0.05  # of the interval,
+_JITTER: Final = 0.05  # share of the interval
 _JITTER_AT_MOST: Final = timedelta(seconds=5)
-_SPREAD: Final = 0.9  # of the interval, for the first run of an account that is not the first
+_SPREAD: Final = 0.9  # share of the interval over which the first runs of further accounts are spread
 
 
 class Due(NamedTuple):
-    """A job of the schedule: how often, and by which of the pools of threads it is run."""
+    """One job of the schedule: its interval, and the pool of threads that runs it."""
 
     job: JobName
     interval: timedelta
@@ -41,10 +41,11 @@ class Due(NamedTuple):
 
 
 class Schedule:
-    """Calls `execute` with each job when it is due, in threads, until it is shut down; paused at first.
+    """Calls `execute` in a thread with each job that is due, until `shut_down`. It starts paused.
 
-    `on_missed` is told a job, how many of its runs did not happen, and why: `overrun` (the run before it was still at
-    work) or `late` (the process or the machine stood still).
+    `on_missed` is called with a job, the number of its runs that did not happen, and the reason:
+    - `overrun`: the previous run was still going on;
+    - `late`: the process or the machine stood still.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Schedule:
         self._execute = execute
         self._on_missed = on_missed
         self._due: dict[str, Due] = {}
-        self._last: dict[str, datetime] = {}  # when the last run that was started was due
+        self._last: dict[str, datetime] = {}  # the time at which the last started run was due
         self._guard = threading.Lock()
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
@@ -69,7 +70,7 @@ class Schedule:
         self._scheduler.start(paused=True)
 
     def set(self, due: Iterable[Due]) -> None:
-        """Make the schedule `due`: new jobs run at once, an interval that changed holds from now, others end."""
+        """Replace the schedule: new jobs run at once, changed intervals start now, other jobs are removed."""
         wanted = {str(item.job): item for item in due}
         with self._guard:
             for name in self._due.keys() - wanted.keys():
@@ -99,40 +100,40 @@ class Schedule:
         )
 
     def resume(self) -> None:
-        """Start running: what came due meanwhile runs at once, and none of it counts as missed."""
+        """Start running. Jobs that became due meanwhile run at once, and count no missed runs."""
         self._last.clear()
         self._scheduler.resume()
 
     def pause(self) -> None:
-        """Start nothing more; what runs goes on."""
+        """Start no more runs; those under way continue."""
         self._scheduler.pause()
 
     def shut_down(self) -> None:
-        """Start nothing more, for good; what runs goes on."""
+        """Start no more runs, for good; those under way continue."""
         self._scheduler.shutdown(wait=False)
 
     def next_run(self, job: JobName) -> datetime | None:
-        """When `job` is due next."""
+        """Return when `job` is due next; None if it is paused or not in the schedule."""
         found = self._scheduler.get_job(str(job))
         return found.next_run_time if found is not None else None
 
     def next_runs(self) -> list[tuple[JobName, datetime]]:
-        """When each job is due next; a paused one is left out."""
+        """Return when each job is due next; paused jobs are left out."""
         planned = [(found.id, found.next_run_time) for found in self._scheduler.get_jobs()]
         return [(JobName.parse(name), at) for name, at in planned if at is not None]
 
     def postpone(self, job: JobName, delay: timedelta) -> None:
-        """Let `job` rest for `delay`; its rest counts as no missed run."""
+        """Move the next run of `job` to `delay` from now. The runs left out meanwhile do not count as missed."""
         name = str(job)
-        with self._guard:  # or it might be removed in between
+        with self._guard:  # otherwise `set` might remove the job in between
             if self._scheduler.get_job(name) is not None:
                 self._last.pop(name, None)
                 self._scheduler.modify_job(name, next_run_time=datetime.now(UTC) + delay)
 
     def shift(self, step: timedelta) -> None:
-        """Move what is planned by `step`, by which the machine's clock was set.
+        """Move all planned runs by `step`, the step by which the machine's clock was set.
 
-        APScheduler plans by the wall clock: set back by an hour, it would start nothing for an hour
+        APScheduler plans by the wall clock. If that is set back by an hour, it would start nothing for an hour
         (https://github.com/agronholm/apscheduler/issues/351).
         """
         with self._guard:
@@ -147,7 +148,7 @@ class Schedule:
             return
         at = event.scheduled_run_times[-1]
         before, self._last[event.job_id] = self._last.get(event.job_id), at
-        # Jitter adds up to a twentieth of an interval, so whole intervals tell how many runs were folded into one.
+        # Jitter adds at most a twentieth of an interval, so rounding gives the number of runs that became one.
         if before is not None and (missed := round((at - before) / due.interval) - 1) > 0:
             self._on_missed(due.job, missed, "late")
 

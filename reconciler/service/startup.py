@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from reconciler import __version__, metrics
 from reconciler.errors import ExitCode, LoginRefused, ReconcilerError, Retriable, Unavailable
 from reconciler.logs import get_logger
-from reconciler.service.daemon import A_WHILE, Daemon
+from reconciler.service.daemon import SYSTEMD_WAITS, Daemon
 from reconciler.service.http_server import Health, StatusPage, Web
-from reconciler.service.patience import Patience
+from reconciler.service.login_attempts import LoginAttempts
 from reconciler.service.systemd import Notifier
 from reconciler.service.workers import Setup
 from reconciler.settings import Settings
@@ -29,22 +29,22 @@ log = get_logger(__name__)
 
 
 def serve(read_settings: Callable[[], Settings], prepare: Callable[[Settings], str], notifier: Notifier) -> ExitCode:
-    """Run until a signal, or something that cannot heal, ends it; returns how it ended.
+    """Run the daemon until a signal or an error that does not heal; return its exit code.
 
-    `read_settings` is asked again for a reload and after a refused login; it reads the files they name, too. `prepare`
-    migrates the database and returns its URL.
+    `read_settings` is called again for a reload and after a refused login; it also reads the files that the settings
+    name. `prepare` migrates the database and returns its URL.
 
     Raises:
-        ConfigError: the settings, or an address that cannot be listened on.
-        Refused: the database turned us away, or lacks privileges for the migrations.
-        SchemaError: the schema is not one that this version can work with.
+        ConfigError: the settings cannot be used, or the address cannot be bound.
+        Refused: the database refused the login, or the privileges do not suffice for the migrations.
+        SchemaError: this version cannot work with the schema.
 
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    # The default would end nothing where we are the first process of a container.
+    # The default action does nothing if we are the first process of a container.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = read_settings()
-    settings.credentials()  # what is missing is said at once
+    settings.credentials()  # missing credentials are an error at once, not after the database has answered
     daemon: Daemon | None = None
     awaited = Health(True, False, "not ready: waiting for the database", Verdict.WAITING)
     web = None
@@ -58,20 +58,20 @@ def serve(read_settings: Callable[[], Settings], prepare: Callable[[Settings], s
     metrics.build.info({"version": __version__, "python": platform.python_version()})
     log.info("daemon.started", version=__version__, http_port=None if web is None else web.port)
     try:
-        with _patience_of(notifier):
+        with _systemd_waiting(notifier):
             settings, url = _until_prepared(settings, read_settings, prepare, notifier)
         credentials, client = settings.credentials(), TwilioClient.from_settings(settings)
         setup = Setup(settings, url, client, named_accounts(settings, credentials.account_sid))
         daemon = Daemon(setup, read_settings, prepare, notifier)
         code = daemon.run()
-    except KeyboardInterrupt:  # before there was anything to finish; a migration heals
+    except KeyboardInterrupt:  # no run was under way, and the next start finishes an interrupted migration
         notifier.stopping("told to, while waiting for the database")
         log.info("daemon.stopped", exit_code=0, unfinished=[], uptime_seconds=0)
         code = ExitCode.DONE
     if web is not None:
         web.close()
     if daemon is not None and daemon.unfinished:
-        # The interpreter would wait for their threads.
+        # The interpreter would wait for the threads of these jobs.
         sys.stderr.flush()
         os._exit(code)
     return code
@@ -89,16 +89,16 @@ def _failed_page(error: ReconcilerError, health: Health) -> str:
 
 
 @contextmanager
-def _patience_of(notifier: Notifier) -> Iterator[None]:
-    """Ask systemd to go on waiting, also in the middle of a long migration."""
+def _systemd_waiting(notifier: Notifier) -> Iterator[None]:
+    """Ask systemd to go on waiting, again and again, also during a long migration."""
     is_over = threading.Event()
 
     def ask() -> None:
-        while not is_over.wait(A_WHILE.total_seconds() / 5):
-            notifier.extend_timeout(A_WHILE)
+        while not is_over.wait(SYSTEMD_WAITS.total_seconds() / 5):
+            notifier.extend_timeout(SYSTEMD_WAITS)
 
-    notifier.extend_timeout(A_WHILE)
-    threading.Thread(target=ask, name="patience", daemon=True).start()
+    notifier.extend_timeout(SYSTEMD_WAITS)
+    threading.Thread(target=ask, name="systemd", daemon=True).start()
     try:
         yield
     finally:
@@ -108,13 +108,13 @@ def _patience_of(notifier: Notifier) -> Iterator[None]:
 def _until_prepared(
     settings: Settings, read_settings: Callable[[], Settings], prepare: Callable[[Settings], str], notifier: Notifier
 ) -> tuple[Settings, str]:
-    """Wait for the database. A login that is refused is tried a few times more, each time with settings read anew.
+    """Wait for the database; a refused login is tried a few times more, each time with settings read again.
 
     Raises:
         LoginRefused: all tries were refused.
 
     """
-    patience = Patience()
+    attempts = LoginAttempts()
     while True:
         try:
             return settings, prepare(settings)
@@ -123,7 +123,7 @@ def _until_prepared(
             log.warning("database.awaited", error=str(exc))
             time.sleep(2)
         except LoginRefused as exc:
-            wait = patience.wait()
+            wait = attempts.count_refusal()
             if wait is None:
                 raise
             notifier.status(f"waiting for the database: {exc}")

@@ -1,8 +1,8 @@
-"""What a service tells systemd, in the words of sd_notify(3): ready, reloading, stopping, alive, and a line of status.
+"""Messages to systemd, as sd_notify(3) defines them: ready, reloading, stopping, alive, and a line of status.
 
-The protocol is a datagram of `NAME=value` lines to the socket that $NOTIFY_SOCKET names. Who is not started by systemd
-has no such socket, and then nothing is said. Telling is a courtesy, never a duty: a socket that vanished or is full
-makes nothing fail, and systemd notices by itself whom it does not hear from.
+A message is a datagram of `NAME=value` lines to the socket that $NOTIFY_SOCKET names. A process that systemd did not
+start has no such socket, and sends nothing. An error in sending is ignored: if the socket has vanished or is full, the
+daemon goes on, and systemd notices the missing messages by itself.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Final, Self
 from reconciler.masking import printable
 
 _MICROSECOND: Final = timedelta(microseconds=1)
-_PATIENCE: Final = timedelta(seconds=5)  # with a full socket; then the message is lost, and our work goes on
+_SEND_TIMEOUT: Final = timedelta(seconds=5)  # for a full socket; the message is then lost, and the daemon goes on
 _STATUS_BYTES: Final = 1024  # systemd drops a whole message above PIPE_BUF (4096 bytes), and READY=1 with it
 
 
 @dataclass(frozen=True, slots=True)
 class Notifier:
-    """Tells systemd how we are; without an `address` every method does nothing. Threads may share one.
+    """Sends the daemon's state to systemd. Without an `address` every method does nothing. Threads may share one.
 
-    `address` is an absolute path or, after an `@`, a name in the abstract namespace. `watchdog` is the time after which
-    systemd takes us for hung if it did not hear `alive`: to be said every half of it (sd_watchdog_enabled(3)).
+    `address` is an absolute path or, after an `@`, a name in the abstract namespace. If systemd receives no `alive` for
+    as long as `watchdog`, it takes the daemon for hung; send it every half of that (sd_watchdog_enabled(3)).
     """
 
     address: str | None
@@ -36,9 +36,9 @@ class Notifier:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """The notifier for $NOTIFY_SOCKET (sd_notify(3)) and $WATCHDOG_USEC (sd_watchdog_enabled(3)).
+        """Return the notifier for $NOTIFY_SOCKET (sd_notify(3)) and $WATCHDOG_USEC (sd_watchdog_enabled(3)).
 
-        A watchdog that $WATCHDOG_PID says is for another process, or whose time cannot be read, is none.
+        `watchdog` is None if $WATCHDOG_PID names another process, or if the time cannot be read.
         """
         microseconds = environ.get("WATCHDOG_USEC", "")
         is_ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
@@ -49,33 +49,33 @@ class Notifier:
         )
 
     def ready(self, status: str) -> None:
-        """Started, or done with reloading: READY=1 of sd_notify(3). The watchdog runs from now on."""
+        """Report that the start, or a reload, is complete: READY=1. The watchdog runs from now on."""
         self._tell("READY=1", _status(status))
 
     def status(self, text: str) -> None:
-        """What we are doing, for `systemctl status`: STATUS= of sd_notify(3). One line, cut when it is long."""
+        """Send the line that `systemctl status` shows: STATUS=. A long line is cut."""
         self._tell(_status(text))
 
     def reloading(self) -> None:
-        """The settings are being read again; `ready` follows. RELOADING=1 of sd_notify(3).
+        """Report that the settings are being read again: RELOADING=1. `ready` must follow.
 
-        With the time on CLOCK_MONOTONIC, by which Type=notify-reload tells this reload from an earlier one.
+        The message carries the time on CLOCK_MONOTONIC: Type=notify-reload tells reloads apart by it.
         """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._tell("RELOADING=1", f"MONOTONIC_USEC={now}")
 
     def stopping(self, status: str) -> None:
-        """On the way out: STOPPING=1 of sd_notify(3)."""
+        """Report that the daemon is stopping: STOPPING=1."""
         self._tell("STOPPING=1", _status(status))
 
     def alive(self) -> None:
-        """Making progress: WATCHDOG=1 of sd_notify(3)."""
+        """Report that the daemon makes progress: WATCHDOG=1."""
         self._tell("WATCHDOG=1")
 
     def extend_timeout(self, duration: timedelta) -> None:
-        """Not yet started, or stopped, but at work: EXTEND_TIMEOUT_USEC= of sd_notify(3).
+        """Ask for more time to start or stop: EXTEND_TIMEOUT_USEC=.
 
-        systemd waits at least `duration` from now; say it again within that time, or it takes us for hung.
+        systemd waits at least `duration` from now. Without another message in that time it takes the daemon for hung.
         """
         self._tell(f"EXTEND_TIMEOUT_USEC={duration // _MICROSECOND}")
 
@@ -83,14 +83,14 @@ class Notifier:
         if self.address is None:
             return
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
-        # A socket for each message, like libsystemd's own: nothing to keep, to share or to find broken.
+        # Each message has a socket of its own, as in libsystemd: no state to keep, share or repair.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(_PATIENCE.total_seconds())
+            sock.settimeout(_SEND_TIMEOUT.total_seconds())
             sock.connect(address)
             sock.sendall("\n".join(assignments).encode())
 
 
 def _status(text: str) -> str:
-    """`text` as one line: a second line would be another assignment."""
+    """Return `text` as a STATUS= line; a second line would be another assignment."""
     line = printable(" ".join(text.split())).encode(errors="replace")[:_STATUS_BYTES]
     return f"STATUS={line.decode(errors='ignore')}"

@@ -1,8 +1,9 @@
-"""The worker threads: they run what the schedule says is due, and handle what a run raises.
+"""The worker threads: they run the jobs that are due, and handle the errors of a run.
 
 Design rules
 - Each thread has a connection of its own; two runs of one job never meet (`Schedule`, `Store.holding`).
-- A failure is left to the next run. `on_fatal` is called with an error that no waiting heals, the third time in a row.
+- After a failure the next run tries again. For an error that does not heal by waiting, `on_fatal` is called the third
+  time in a row.
 - A refused subaccount is paused for an hour; the others continue.
 """
 
@@ -34,9 +35,9 @@ from reconciler.sync.counts import Outcome
 from reconciler.twilio.accounts import Accounts
 from reconciler.twilio.client import TwilioClient
 
-FAILURES_ALLOWED: Final = 3  # in a row, of errors that no waiting heals; a single refusal may pass
+FAILURES_ALLOWED: Final = 3  # in a row, of errors that do not heal by waiting; a single refusal may pass
 
-# Threads by kind of job. A job that asks Twilio waits for the network most of the time; each thread has a connection.
+# Threads by kind of job. Jobs that ask Twilio mostly wait for the network. Each thread has a database connection.
 POOLS: Final = {"hot": 8, "warm": 4, "cold": 1, "inbox": 1, "upkeep": 1}
 _POOL_OF: Final = {"freeze": "upkeep", "housekeeping": "upkeep"}
 
@@ -45,7 +46,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """All that a configuration leads to; replaced as a whole."""
+    """Everything that follows from one configuration; a reload replaces it as a whole."""
 
     settings: Settings
     url: str
@@ -55,17 +56,17 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """How long the workers wait for what."""
+    """The waiting times of the workers."""
 
     stalled_after: timedelta = timedelta(minutes=10)  # without progress; longer than any wait for Twilio or a statement
-    retried_after: timedelta = timedelta(minutes=15)  # a failed run of a job that is due less often
-    retried_within: timedelta = timedelta(seconds=10)  # a refused run, while Twilio has not accepted the credentials
-    refused_for: timedelta = timedelta(hours=1)  # a subaccount that is refused while others work
+    retried_after: timedelta = timedelta(minutes=15)  # for a failed run of a job that is due less often than this
+    retried_within: timedelta = timedelta(seconds=10)  # for a refused run before Twilio has accepted the credentials
+    refused_for: timedelta = timedelta(hours=1)  # for a refused subaccount while other accounts work
 
 
 @dataclass(slots=True)
 class _Running:
-    """A run under way."""
+    """One run under way: the event that stops it, and its last progress in monotonic seconds."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     progressed_at: float = field(default_factory=time.monotonic)
@@ -75,7 +76,10 @@ class _Running:
 
 
 class WorkerPool:
-    """Runs the jobs of `setup()` from `start` to `pause`. `on_fatal` is called with an error that no waiting heals."""
+    """Runs the jobs of `setup()` from `start` to `pause`.
+
+    `on_fatal` is called with an error that does not heal by waiting.
+    """
 
     def __init__(
         self,
@@ -92,26 +96,26 @@ class WorkerPool:
         self._is_started = False
         self._running: dict[JobName, _Running] = {}
         self._changed = threading.Condition()
-        self._stores: dict[int, tuple[object, Store]] = {}  # by thread, with what each was made of
+        self._stores: dict[int, tuple[object, Store]] = {}  # by thread, each with the settings it was made from
         self._failures: Counter[JobName] = Counter()
         self._paused: set[JobName] = set()
         self._accounts: frozenset[str] = frozenset()
         self._schedule = Schedule(self._execute, pools=POOLS, on_missed=self._note_missed)
-        self.hot_at: float | None = None  # when hot succeeded last, for any account; time.monotonic()
+        self.hot_at: float | None = None  # time.monotonic() of hot's last success, for any account
 
     def start(self) -> None:
-        """Start runs, or go on starting them."""
+        """Start runs, for the first time or after a pause."""
         self._is_started = True
         self.reschedule()
         self._schedule.resume()
 
     def pause(self) -> None:
-        """Start no more runs; those under way go on, each under its own lock."""
+        """Start no more runs; those under way continue, each under its own lock."""
         self._is_started = False
         self._schedule.pause()
 
     def reschedule(self) -> None:
-        """Take up the accounts and intervals of the setup; forget the counts of accounts that left it."""
+        """Schedule the jobs for the accounts and intervals of the setup; forget the counts of removed accounts."""
         setup = self._setup()
         main, sids = setup.accounts.main, setup.accounts.sids
         due: list[Due] = []
@@ -127,35 +131,35 @@ class WorkerPool:
             telemetry.forget_counts(account)
 
     def clear_failures(self) -> None:
-        """Forget past failures, which were those of another configuration, and end the pauses they led to."""
+        """Forget the failures under the previous configuration, and end the pauses that followed from them."""
         self._failures.clear()
         while self._paused:
             self._schedule.postpone(self._paused.pop(), timedelta(0))
 
     def shift(self, step: timedelta) -> None:
-        """Keep the intervals between runs, although the machine's clock was set by `step`."""
+        """Move the schedule by `step`, by which the machine's clock was set, so that intervals stay the same."""
         self._schedule.shift(step)
 
     def stalled(self) -> JobName | None:
-        """A job that has made no progress for so long that it must hang."""
+        """Return a job that has made no progress for `stalled_after`; None if there is none."""
         before = time.monotonic() - self._waits.stalled_after.total_seconds()
         with self._changed:
             return next((job for job, running in self._running.items() if running.progressed_at < before), None)
 
     def running(self) -> list[JobName]:
-        """The jobs under way."""
+        """Return the jobs under way, in order of their names."""
         with self._changed:
             return sorted(self._running, key=str)
 
     def next_runs(self) -> dict[str, str]:
-        """When each kind of job is due next, for whichever account: ISO times, in the order of the jobs."""
+        """Return, by kind of job, the ISO time of the next run for any account, in the order of the jobs."""
         due: dict[str, datetime] = {}
         for job, at in self._schedule.next_runs():
             due[job.kind] = min(at, due.get(job.kind, at))
         return {kind: due[kind].isoformat(timespec="seconds") for kind in self._kinds if kind in due}
 
     def stop(self, *, within: float) -> list[JobName]:
-        """Let the pages in hand be finished, for so many seconds; returns the jobs that did not end."""
+        """Give the runs `within` seconds to finish their current pages; return the jobs that did not end."""
         with self._changed:
             self._is_started = False
             for running in self._running.values():
@@ -172,7 +176,7 @@ class WorkerPool:
     # In the threads
 
     def _execute(self, job: JobName) -> None:
-        """One run of `job`, whatever comes of it."""
+        """Run `job` once, and handle its errors."""
         setup, running = self._setup(), _Running()
         account_sid = self._account_of(job, setup)
         with self._changed:
@@ -233,7 +237,7 @@ class WorkerPool:
         )
 
     def _store(self, setup: Setup) -> Store:
-        """This thread's store; a new one when the settings changed it."""
+        """Return this thread's store; a new one if the settings it was made from have changed."""
         settings = setup.settings
         made_of = (setup.url, Rules(settings.webhook_grace, settings.freeze_after), settings.notify_channel)
         thread = threading.get_ident()
@@ -246,7 +250,7 @@ class WorkerPool:
         return store
 
     def _handle_failure(self, job: JobName, error: ReconcilerError, *, has_worked: bool) -> None:
-        """Let the next run try again, unless no waiting heals this."""
+        """Leave an error that heals to the next run; count one that does not, or pause its subaccount."""
         if not error.is_refusal and not isinstance(error, SchemaError):
             self._failures.pop(job, None)
             self._retry_soon(job)
@@ -261,12 +265,12 @@ class WorkerPool:
         if self._failures[job] >= FAILURES_ALLOWED:
             self._on_fatal(error)
         elif not has_worked:
-            # Nothing works before this heals, so the next try comes sooner than the schedule has it.
+            # Nothing works until the refusal heals, so the next run is earlier than the schedule says.
             interval = self._kinds[job.kind].interval(self._setup().settings)
             self._schedule.postpone(job, min(self._waits.retried_within, interval))
 
     def _retry_soon(self, job: JobName) -> None:
-        """A job that is due once a day does not wait for a day because Twilio or the database was away for minutes."""
+        """Bring the next run of a rare job forward: a daily job must not wait a day after minutes of an outage."""
         if self._is_rare(job):
             self._schedule.postpone(job, self._waits.retried_after)
 

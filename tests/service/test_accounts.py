@@ -217,11 +217,11 @@ def test_accounts_that_cannot_be_read_are_asked_for_less_and_less(daemon_of_all,
     eventually(lambda: twilio.requests.count(path_contains=FIRST))
     twilio.faults.when(lambda request: request.path.endswith("/Accounts.json"), Fault.server_error(503))
     eventually(lambda: len([line for line in daemon_of_all.log if line["event"] == "accounts.failed"]) >= 3)
-    assert daemon_of_all.daemon._accounts_patience >= 8 * SOON
+    assert daemon_of_all.daemon._accounts_wait >= 8 * SOON
     asked = twilio.requests.count(path_contains=FIRST)
     eventually(lambda: twilio.requests.count(path_contains=FIRST) > asked)
     twilio.faults.clear()
-    eventually(lambda: daemon_of_all.daemon._accounts_patience == SOON)
+    eventually(lambda: daemon_of_all.daemon._accounts_wait == SOON)
 
 
 # One run of each, asked for

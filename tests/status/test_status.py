@@ -104,7 +104,7 @@ def test_the_word_of_the_leader(conn, connect, database_url, paper):
         "service": "Twilio", "reason": "HTTP 503", "attempt": 8, "next_at": (NOW + timedelta(seconds=18)).isoformat(),
         "since": ago(minutes=3).isoformat(),
     }  # fmt: skip
-    leadership.tell(
+    leadership.save_note(
         {"version": "1", "waiting": waiting, "next_runs": {"hot": (NOW + timedelta(seconds=7)).isoformat()}}
     )
     snapshot = report.take_snapshot(conn, now=NOW, **RULES)
