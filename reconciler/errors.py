@@ -1,20 +1,20 @@
-"""The exceptions of reconciler, sorted by what the caller does next, and the exit codes they end in.
+"""The exceptions of reconciler, grouped by what the caller does next, and their exit codes.
 
     ReconcilerError
     ├── ConfigError          78  names the setting and the rule it breaks
-    ├── UsageError           64  an argument that cannot be read
-    ├── Refused              77  credentials or privileges: a person must act; NotFound, LoginRefused are two
-    ├── Retriable            75  the same request again, with backoff; a one-off run that gives up ends so
+    ├── UsageError           64  an argument cannot be read
+    ├── Refused              77  credentials or privileges: a person must act; also NotFound, LoginRefused
+    ├── Retriable            75  send the same request again, with backoff; the exit code is that of a run that gave up
     │   ├── RateLimited          carries retry_after
     │   ├── Unavailable      69  network, timeout, 5xx, database away; ConnectionLost, ReadOnlyDatabase, Outpaced
-    │   ├── FilterIgnored    75  a listing holds what was not asked for
+    │   ├── FilterIgnored    75  a listing holds calls that the filter excludes
     │   ├── CredentialsDoubted 77  401 for credentials that worked a moment ago
     │   └── Contended        75  another writer was in the way; nothing was committed
-    ├── OutsideRetention      1  the window lies before what Twilio keeps
+    ├── OutsideRetention      1  the window is older than Twilio's retention
     ├── JobHeld              75  another process holds the job
-    ├── SchemaError          78  the database's schema is not what this version works with
-    ├── TwilioAnswerError    75  Twilio answers what it never should: 400, a redirect, a page that leads back
-    └── BadObservation        1  one record that cannot be read: dead letter with its reason, the run goes on
+    ├── SchemaError          78  this version cannot work with the database's schema
+    ├── TwilioAnswerError    75  an answer that Twilio should never give: 400, a redirect, a page that leads back
+    └── BadObservation        1  one record cannot be read: it becomes a dead letter, and the run goes on
 
 | situation | raise |
 | --- | --- |
@@ -62,10 +62,10 @@ EXIT_MEANINGS: Final[Mapping[ExitCode, str]] = {
 
 
 class ReconcilerError(Exception):
-    """Something we expected could happen. The message is for a person and never holds a secret."""
+    """An error that the program expects. The message is for a person and never holds a secret."""
 
     exit_code = ExitCode.BUG
-    is_refusal = False  # of credentials or privileges: one account may be refused while others work
+    is_refusal = False  # True if it is about credentials or privileges: other accounts may still work
     hint: str | None = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -86,22 +86,22 @@ class UsageError(ReconcilerError):
 
 
 class Refused(ReconcilerError):
-    """Credentials or privileges were refused: trying again does not help, a person must act."""
+    """Credentials or privileges were refused. Trying again does not help; a person must act."""
 
     exit_code = ExitCode.REFUSED
     is_refusal = True
 
 
 class NotFound(Refused):
-    """404: Twilio has no such thing, or shows it to others only."""
+    """404: the resource does not exist at Twilio, or these credentials may not see it."""
 
 
 class LoginRefused(Refused):
-    """The database let this user with this password not in. The daemon tries a few times more: it may pass."""
+    """The database refused the login. The refusal may pass, so the daemon tries a few times more."""
 
 
 class SchemaError(ReconcilerError):
-    """The database's schema is not the one this version works with."""
+    """This version cannot work with the database's schema."""
 
     exit_code = ExitCode.CONFIG
 
@@ -109,8 +109,7 @@ class SchemaError(ReconcilerError):
 class Retriable(ReconcilerError):
     """The same request may succeed a little later.
 
-    A request is given up after so many `attempts` that failed in this way; the first repeat is `at_once`, or after
-    a wait.
+    A request is given up after `attempts` failures of this kind. `at_once`: the first repeat follows without a wait.
     """
 
     exit_code = ExitCode.TRY_AGAIN
@@ -127,21 +126,21 @@ class RateLimited(Retriable):
 
 
 class Unavailable(Retriable):
-    """Twilio or the database is away for now."""
+    """Twilio or the database cannot be reached at the moment."""
 
     exit_code = ExitCode.UNAVAILABLE
 
 
 class ConnectionLost(Unavailable):
-    """The peer closed a connection that may have been idle for long; a new one may work at once."""
+    """The peer closed a connection, perhaps because it was idle for long. A new one may work at once."""
 
     at_once = True
 
 
 class ReadOnlyDatabase(Unavailable):
-    """The server at the other end takes no writes: a standby, or a primary that was replaced.
+    """The server takes no writes: it is a standby, or a primary that was replaced.
 
-    The connection is of no use any more. The same address may lead to the new primary by now.
+    Close the connection and open another: the same address may lead to the new primary by now.
     """
 
 
@@ -150,13 +149,13 @@ class Outpaced(Unavailable):
 
 
 class FilterIgnored(Retriable):
-    """A listing holds what was not asked for: Twilio ignored a filter. Asked again a little, then loud."""
+    """A listing holds calls that its filter excludes: Twilio ignored the filter. There are few repeats."""
 
     attempts = 3
 
 
 class CredentialsDoubted(Retriable):
-    """401 for credentials that worked a moment ago: a passing fault or a revoked key; a few repeats tell which."""
+    """401 for credentials that worked a moment ago. A few repeats tell a passing fault from a revoked key."""
 
     exit_code = ExitCode.REFUSED
     is_refusal = True
@@ -164,13 +163,13 @@ class CredentialsDoubted(Retriable):
 
 
 class OutsideRetention(ReconcilerError):
-    """The window lies before what Twilio keeps (error 20004)."""
+    """The window is older than Twilio's retention (error 20004)."""
 
     exit_code = ExitCode.UNRECONCILED
 
 
 class Contended(Retriable):
-    """Another writer was in the way: a deadlock, a lock held too long, a row changed. Nothing was committed."""
+    """Another writer interfered: a deadlock, a lock held too long, a row changed. Nothing was committed."""
 
 
 class JobHeld(ReconcilerError):
@@ -180,12 +179,12 @@ class JobHeld(ReconcilerError):
 
 
 class TwilioAnswerError(ReconcilerError):
-    """Twilio's answer is not one to the question asked; going on could be wrong without end."""
+    """Twilio's answer does not fit the request. To continue could repeat the error without end."""
 
     exit_code = ExitCode.TRY_AGAIN
 
 
 class BadObservation(ReconcilerError):
-    """One record that cannot be read. It becomes a dead letter and stops nothing."""
+    """One record cannot be read. It becomes a dead letter; the run goes on."""
 
     exit_code = ExitCode.UNRECONCILED

@@ -1,4 +1,4 @@
-"""JSON with every number as text."""
+"""A JSON reader that keeps every number as text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from reconciler.errors import BadObservation
 
 
 def parse_json(text: str) -> Any:
-    """JSON with every number as text, which is what Twilio sends: no float can come of it, and none is too long.
+    """Decode JSON and return every number as its text, exactly as Twilio sent it: no float, no limit of length.
 
     Raises:
-        BadObservation: it is not JSON, or is nested too deep.
+        BadObservation: the text is not JSON, or is nested too deep.
 
     """
     try:

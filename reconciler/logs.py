@@ -1,9 +1,11 @@
-"""Structured logs on stderr: one object a line, stable event names, no secret and no plain phone number.
+"""Structured logs on stderr: one JSON object a line, stable event names, no secrets and no plain phone numbers.
 
-How a line travels: `get_logger(__name__).info("noun.verb_past", field=…)` → context bound for the run (job,
-account, run_id) → time, level → secrets and numbers masked, in every value and traceback → JSON, or colours on a
-terminal. Lines of the libraries we use take the same road. Warning means the program healed itself or met
-something to look at in the morning; error means someone must look.
+The steps of a line: `get_logger(__name__).info("noun.verb_past", field=…)` → the context bound for the run (job,
+account, run_id) → time and level → secrets and numbers masked, in every value and traceback → JSON, or colours on a
+terminal. Lines of libraries take the same steps.
+
+- A warning: the program recovered by itself, or something should be looked at in the morning.
+- An error: somebody must look now.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from structlog.typing import EventDict, FilteringBoundLogger
 
 from reconciler.masking import mask, printable, redact
 
-# Every event we emit and the fields it carries beside timestamp, level, logger, job, account, run_id.
-# docs/reference.md shows this list, and a test holds every emitted event against it.
+# Every event, with its fields besides timestamp, level, logger, job, account and run_id.
+# docs/reference.md shows this list, and a test compares every emitted event with it.
 EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "daemon.started": ("version", "http_port"),
     "daemon.readied": ("leads",),
@@ -76,7 +78,7 @@ _FIRST_FIELDS: Final = ("timestamp", "level", "event", "job", "account")
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """The logger of one module; its name goes into the field `logger`."""
+    """Return the logger of one module; `name` becomes the field `logger`."""
     logger: FilteringBoundLogger = structlog.get_logger(name)
     return logger
 
@@ -89,10 +91,11 @@ def configure(
     stream: TextIO | None = None,
     lines: structlog.typing.Processor | None = None,
 ) -> None:
-    """Set logging up for the process.
+    """Configure logging for the process.
 
-    `form` is json, console, or auto: console on a terminal. `pii` is masked or plain. On a console `lines` renders an
-    event for a person; without it structlog's own renderer does, without colours.
+    - `form`: json, console, or auto (console if `stream` is a terminal).
+    - `pii`: masked or plain.
+    - `lines`: renders an event on a console; without it structlog's own renderer does, without colours.
     """
     stream = stream or sys.stderr
     console = form == "console" or (form == "auto" and stream.isatty())
@@ -116,7 +119,7 @@ def configure(
         logger_factory=partial(_NamedLogger, stream),
         cache_logger_on_first_use=False,
     )
-    # What the libraries say goes the same way; their INFO lines hold URLs, and so phone numbers in filters.
+    # Lines of libraries take the same steps. Their INFO lines hold URLs, with phone numbers in filters.
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -137,13 +140,13 @@ class _NamedLogger(structlog.WriteLogger):
 
 
 def _add_logger_name(logger: Any, _: str, event: EventDict) -> EventDict:
-    record = event.get("_record")  # a line of a library's, by way of the standard library
+    record = event.get("_record")  # set for a library's line, which comes through the standard library
     event["logger"] = record.name if record is not None else logger.name
     return event
 
 
 def _shorten(_: Any, __: str, event: EventDict) -> EventDict:
-    """Leave out control characters, the module, the run, and what was counted and is zero."""
+    """Leave out control characters, the module, the run_id, and counts of zero."""
     event = {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
     is_ours = str(event.get("logger")).startswith("reconciler")
     if is_ours:
@@ -154,7 +157,7 @@ def _shorten(_: Any, __: str, event: EventDict) -> EventDict:
 
 
 def _put_names_first(_: Any, __: str, event: EventDict) -> EventDict:
-    """Begin with what a person looks for in a line that the terminal cuts off (`journalctl -o cat`)."""
+    """Put the important fields first, because a terminal may cut the line off (`journalctl -o cat`)."""
     return {name: event[name] for name in _FIRST_FIELDS if name in event} | dict(event)
 
 
@@ -164,7 +167,7 @@ def _scrubber(*, masked: bool) -> structlog.typing.Processor:
             case None | bool() | int() | float():
                 return value
             case str():
-                # In this order: a secret that is partly masked would not be found.
+                # Secrets first: a secret that is partly masked would not be found.
                 return mask(redact(value)) if masked else redact(value)
             case Mapping():
                 return {scrub(key): scrub(item) for key, item in value.items()}

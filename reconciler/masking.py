@@ -1,12 +1,12 @@
-"""Phone numbers and secrets kept out of whatever is shown or logged."""
+"""Keeps phone numbers and secrets out of everything that is shown or logged."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-# With a plus, or bare: ten digits or more that are not part of a SID, a UUID, a time or a fraction. In a URL the plus
-# is %2B and the colon %3A.
+# Phone numbers: digits after a plus, or ten bare digits or more that are not part of a SID, a UUID, a time or a
+# fraction. In a URL the plus is %2B and the colon %3A.
 _PHONE: Final = re.compile(r"(?:\+|%2B)\d{5,17}(?!\d)|(?<![\w.+-])\d{10,15}(?!\w|[.:-]\w)", re.IGNORECASE)
 
 
@@ -17,24 +17,24 @@ _secrets: set[str] = set()
 
 
 def protect(secret: str) -> None:
-    """Keep `secret` out of every line from now on."""
+    """Make `redact` remove `secret` from now on; one of fewer than four characters is ignored."""
     if len(secret) >= 4:
         _secrets.add(secret)
 
 
 def mask(text: str) -> str:
-    """`text` without phone numbers, SIP users and client names: the last two digits stay, to tell two apart."""
+    """Return `text` without phone numbers, SIP users and client names. The last two digits of a number stay."""
     text = _PHONE.sub(lambda match: f"***{match[0][-2:]}", text)
     return _ADDRESS.sub(lambda match: f"{match[1]}***", text)
 
 
 def printable(text: str) -> str:
-    """`text` without control characters: a server's words must not move the cursor or set a terminal's title."""
+    """Return `text` without control characters: they could move the cursor or set a terminal's title."""
     return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
 
 
 def redact(text: str) -> str:
-    """`text` without the secrets we know."""
+    """Return `text` without the secrets given to `protect`."""
     for secret in sorted(_secrets, key=len, reverse=True):  # one may be part of another
         text = text.replace(secret, "[secret]")
     return text

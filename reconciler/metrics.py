@@ -1,10 +1,10 @@
 """Every metric, defined once.
 
-Counted where it happens, or set by the job that looked: nothing is counted at scrape time.
+A metric is counted where the event happens, or set by the job that measured it. A scrape only reads.
 
 Names follow Prometheus' conventions (https://prometheus.io/docs/practices/naming/): base units, `_total` on counters.
-The label is `job_name`, as in sync_state: Prometheus itself puts `job` on all it scrapes.
-docs/reference.md shows this list, and a test holds it against what is registered here.
+The label is `job_name`, as in sync_state, because Prometheus adds a label `job` to everything it scrapes.
+docs/reference.md shows this list, and a test compares it with the metrics registered here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 
-# When a counter was made is of no use to anybody, and would double the series.
+# Without this the library adds a series with the creation time of each counter, which nobody uses.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY: Final = CollectorRegistry()
@@ -133,11 +133,11 @@ _BY_ACCOUNT: Final = (
 
 
 def forget(account_sid: str) -> None:
-    """Show nothing more of an account: what stands still for ever would alarm somebody for ever."""
+    """Remove all series of an account: series that never move again would raise alerts for ever."""
     for metric in _BY_ACCOUNT:
         metric.remove_by_labels({"account": account_sid})
 
 
-# Of a counter that is born with its first count, `increase()` sees nothing: what has few labels shows 0 from the start.
+# `increase()` misses the first count of a counter that did not exist before. This counter exists, at 0, from the start.
 for _outcome in ("answered", "not_found", "throttled", "refused", "failed"):
     requests.labels(_outcome)

@@ -1,6 +1,6 @@
-"""What is said about a call: the words of the merge, pure and without I/O.
+"""The model of a call: statuses, observations, gaps, pages and job names, pure and without I/O.
 
-Imports nothing of ours but the errors. Money is Decimal, time is aware UTC, phone numbers are text.
+The module imports nothing of ours. Money is Decimal, time is aware UTC, phone numbers are text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Status(StrEnum):
 
 FINAL: Final = frozenset({Status.COMPLETED, Status.BUSY, Status.NO_ANSWER, Status.CANCELED, Status.FAILED})
 
-# `answered` is an event name and a DialCallStatus, and means in-progress; some of Twilio's pages write cancelled.
+# `answered` is an event's name and a DialCallStatus; it means in-progress. Some of Twilio's pages write `cancelled`.
 _STATUS_BY_NAME: Final = {
     **{status.value: status for status in Status},
     "answered": Status.IN_PROGRESS,
@@ -37,14 +37,14 @@ _STATUS_BY_NAME: Final = {
 
 
 class Via(StrEnum):
-    """Through which door an observation came."""
+    """The source of an observation: Twilio's REST API or a webhook."""
 
     REST = "rest"
     WEBHOOK = "webhook"
 
 
 class Gap(StrEnum):
-    """What the webhooks missed about a call."""
+    """The kinds of gap that webhooks leave (see the glossary in docs/architecture.md)."""
 
     MISSING = "missing"
     STALE = "stale"
@@ -53,11 +53,13 @@ class Gap(StrEnum):
 
 
 class Observation(NamedTuple):
-    """What one source said about one call; a REST record and a webhook both become this.
+    """One call as one source, a REST record or a webhook, describes it.
 
-    The order of the fields is the order of the columns of the staging table. `None` is unknown, and Twilio's
-    empty strings are None here. `status_at` is when the status was reached on Twilio's clock, `observed_at`
-    when the source said so. The repr leaves out everything that could be a phone number.
+    - The order of the fields is the order of the columns of the staging table.
+    - None is unknown; Twilio's empty strings are None here.
+    - `status_at`: when the call reached the status, on Twilio's clock.
+    - `observed_at`: when the source said so.
+    - The repr leaves out everything that could be a phone number.
     """
 
     call_sid: str
@@ -83,12 +85,12 @@ class Observation(NamedTuple):
 
     @property
     def window_time(self) -> datetime | None:
-        """The time by which a sweep's window holds this call: its start, or its creation if never dialled."""
+        """The time that decides whether a window holds this call: its start, or its creation if never dialled."""
         return self.start_time or self.date_created
 
 
 class DeadLetter(NamedTuple):
-    """A record that could not be read: the JSON of all of it, numbers as text, and why; kept for replay."""
+    """A record that could not be read, kept for replay: its whole JSON, with numbers as text, and the reason."""
 
     dedupe_key: str
     call_sid: str | None
@@ -100,7 +102,7 @@ class DeadLetter(NamedTuple):
 
 
 def parse_status(name: str) -> Status | None:
-    """The status Twilio means by `name`, or None if it is not one we know."""
+    """Return the status that Twilio calls `name`; None if it is unknown."""
     return _STATUS_BY_NAME.get(name)
 
 
@@ -111,7 +113,7 @@ ACCOUNT_SID: Final = re.compile(r"AC[0-9a-fA-F]{32}")
 
 
 class Page(NamedTuple):
-    """One page of a listing; `next_uri` names the page after it, None on the last one."""
+    """One page of a listing. `next_uri` is the URI of the next page; None on the last page."""
 
     observations: list[Observation]
     dead_letters: list[DeadLetter]
@@ -120,7 +122,7 @@ class Page(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it holds no record at all, read or unread."""
+        """Whether the page has no record at all, readable or not."""
         return not self.observations and not self.dead_letters
 
     def __repr__(self) -> str:
@@ -128,10 +130,10 @@ class Page(NamedTuple):
 
 
 class JobName(NamedTuple):
-    """The name of a job. `str()` of it is the job's key in `sync_state` and the name of its lock.
+    """The name of a job. Its `str()` is the job's key in `sync_state` and the name of its lock.
 
-    The jobs of the main account and the jobs of the whole database carry no account. `variant` tells apart two jobs of
-    one kind.
+    Jobs of the main account and jobs of the whole database have no `account_sid`. `variant` distinguishes two jobs of
+    the same kind.
     """
 
     kind: str
@@ -143,7 +145,7 @@ class JobName(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> JobName:
-        """The name of which `text` is the `str()`."""
+        """Return the name whose `str()` is `text`."""
         kind, *rest = text.split(":")
         account_sid = next((part for part in rest if ACCOUNT_SID.fullmatch(part)), None)
         return cls(kind, account_sid, next((part for part in rest if part != account_sid), None))

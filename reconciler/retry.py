@@ -1,4 +1,4 @@
-"""How often again: the retry policy."""
+"""The retry policy: how often, and after which waits, a request is repeated."""
 
 from __future__ import annotations
 
@@ -43,12 +43,13 @@ def retrying(
     longest_wait: float | None = None,
     attempts: int | None = None,
 ) -> Retrying:
-    """The policy for one request: repeat what is Retriable, with jitter, until it works, gives up or `stop` is set.
+    """Return the policy for one request: repeat it after a Retriable error, with jitter, until it succeeds.
 
-    Gives up when one kind of error came as many times as its `attempts` say, or after four minutes, and raises the
-    last error. `before_sleep` is told the error, the number of the attempt and the wait in seconds. A wait ends early
-    when `stop` is set; the attempt after it is the last. `longest_wait`, in seconds, and `attempts` replace what else
-    bounds them, for what may be asked more often.
+    - It gives up, and raises the last error, after `attempts` errors of one kind (`Retriable.attempts`), or after
+      four minutes.
+    - `before_sleep` is called with the error, the number of the attempt and the wait in seconds.
+    - When `stop` is set, a wait ends early, and the attempt after it is the last one.
+    - `longest_wait` (seconds) and `attempts` override the defaults; the database is asked more often than Twilio.
     """
 
     def announce(state: RetryCallState) -> None:
@@ -70,7 +71,7 @@ def retrying(
 
 
 class _StopAfterItsAttempts(stop_base):
-    """Counts by kind: a 401 in the middle of an outage is still its first."""
+    """Counts errors by kind: a 401 in the middle of an outage is the first 401."""
 
     def __call__(self, state: RetryCallState) -> bool:
         error = _error(state)
@@ -81,13 +82,13 @@ class _StopAfterItsAttempts(stop_base):
 
 def _wait(state: RetryCallState, *, longest: float) -> float:
     error = _error(state)
-    # An idle connection that the peer had closed says nothing about Twilio's health: the first repeat is at once.
+    # A closed idle connection says nothing about Twilio's health, so the first repeat follows at once.
     if error.at_once and state.attempt_number == 1:
         return 0.0
     ceiling = min(longest, FIRST_WAIT * 2 ** (state.attempt_number - 1))
     wait = random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not cryptography
     if isinstance(error, RateLimited) and error.retry_after is not None:
-        # Not before it says, but no sooner than without it: `Retry-After: 0` is no leave to hammer.
+        # Wait as long as Retry-After says, and never less than without it: `Retry-After: 0` must not mean no wait.
         return max(wait, min(error.retry_after, LONGEST_RETRY_AFTER).total_seconds())
     return wait
 

@@ -1,4 +1,4 @@
-"""How the text of each setting is read: the rule that it breaks is a ValueError, which never repeats the text."""
+"""Parsers of setting values. A value that breaks a rule is a ValueError that names the rule, never the value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reconciler.times import parse_duration
 
 _PASSWORD: Final = re.compile(r"://[^/?#]*?:([^/?#]*)@|password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s&]+))")
 _SID: Final = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
-# What RFC 3986 lets stand unencoded. libpq is more patient: in `a:b@c@host` it looks for a host named `c@host`.
+# The characters that RFC 3986 allows unencoded. libpq allows more: in `a:b@c@host` it looks for a host `c@host`.
 _TEXT_OF_URL: Final = r"(?:[^/?#@%\[\]]|%[0-9A-Fa-f]{2})*"
 _HOST: Final = r"(?:\[[^/?#@\]]*\]|[^/?#@:,\[\]]*)(?::[0-9]*)?"
 _QUERY: Final = r"\?(?:\w+=[^&#]*(?:&|$))*"
@@ -23,12 +23,12 @@ _DATABASE_URL: Final = re.compile(
 
 
 def text_of(value: str) -> str:
-    """Any text."""
+    """Accept any text."""
     return value
 
 
 def sid_of_kind(prefix: str) -> Callable[[str], str]:
-    """Reads a SID that begins with `prefix`."""
+    """Return a parser of SIDs that begin with `prefix`."""
 
     def parse(value: str) -> str:
         if not (_SID.fullmatch(value) and value.startswith(prefix)):
@@ -39,7 +39,7 @@ def sid_of_kind(prefix: str) -> Callable[[str], str]:
 
 
 def http_url(value: str) -> str:
-    """The base of URLs, without the slash at its end."""
+    """Read a base URL; the slash at its end is removed."""
     parts = urlsplit(value)
     is_whole = parts.scheme in ("http", "https") and parts.hostname and _has_port_or_none(value)
     if not is_whole or parts.username or parts.query or parts.fragment:
@@ -48,7 +48,7 @@ def http_url(value: str) -> str:
 
 
 def is_sent_in_the_open(url: str) -> bool:
-    """Whether requests leave this machine without TLS."""
+    """Whether requests to `url` leave this machine without TLS."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
@@ -59,7 +59,7 @@ def is_sent_in_the_open(url: str) -> bool:
 
 
 def _has_port_or_none(url: str) -> bool:
-    """Whether what should be a port is one; what is not may be a part of a password, and stays unsaid."""
+    """Whether the port is a number, or missing. A bad port may be part of a password, so no message shows it."""
     try:
         _ = urlsplit(url).port
     except ValueError:
@@ -68,11 +68,11 @@ def _has_port_or_none(url: str) -> bool:
 
 
 def database_url(value: str) -> str:
-    """A URL that libpq reads as it is meant, or pairs of keys and values."""
+    """Accept a URL that libpq reads as it is meant, or libpq's key=value form."""
     if _DATABASE_URL.fullmatch(value) or ("=" in value and "://" not in value):
         return value
     if "@" in value and re.match(r"postgres(ql)?://", value):
-        # Whatever stands between the slashes now may be a piece of the password: none of it is said.
+        # Any part between the slashes may now be a piece of the password, so the message shows none of it.
         raise ValueError(
             "cannot be read: a character of the password has to be percent-encoded (@ is %40, / is %2F, # is %23, "
             "? is %3F, % is %25)"
@@ -81,7 +81,7 @@ def database_url(value: str) -> str:
 
 
 def account_list(value: str) -> tuple[str, ...]:
-    """`this`, `all`, or SIDs of accounts."""
+    """Read `this`, `all`, or account SIDs with commas between."""
     if value in ("this", "all"):
         return (value,)
     sids = tuple(part.strip() for part in value.split(",") if part.strip())
@@ -91,7 +91,7 @@ def account_list(value: str) -> tuple[str, ...]:
 
 
 def one_of(*names: str) -> Callable[[str], str]:
-    """Reads one of these names, in lower case."""
+    """Return a parser that accepts these names in any case and returns them in lower case."""
 
     def parse(value: str) -> str:
         if value.lower() not in names:
@@ -102,7 +102,7 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 def positive_duration(value: str) -> timedelta:
-    """A duration that is longer than nothing."""
+    """Read a duration that is not zero."""
     duration = parse_duration(value)
     if not duration:
         raise ValueError("must be longer than nothing")
@@ -110,14 +110,14 @@ def positive_duration(value: str) -> timedelta:
 
 
 def count(value: str) -> int:
-    """A whole number from 1 to 100."""
+    """Read a whole number from 1 to 100."""
     if not value.isdecimal() or not 1 <= int(value) <= 100:
         raise ValueError("must be a whole number from 1 to 100")
     return int(value)
 
 
 def address(value: str) -> tuple[str, int]:
-    """Host and port; without a host the loopback."""
+    """Read host and port; without a host it is the loopback address."""
     host, colon, port = value.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise ValueError("must be host:port, like 127.0.0.1:9464")
@@ -125,13 +125,13 @@ def address(value: str) -> tuple[str, int]:
 
 
 def channel(value: str) -> str:
-    """An identifier that PostgreSQL needs no quotes for."""
+    """Accept an identifier that needs no quotes in PostgreSQL."""
     if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value):
         raise ValueError("must be a plain PostgreSQL identifier of up to 63 lower-case letters, digits and _")
     return value
 
 
 def passwords_in(url: str) -> list[str]:
-    """The passwords in a database's URL or key=value form, as they are written there and as they are meant."""
+    """Return the passwords in a database's URL or key=value form, both as written and decoded."""
     written = [next(filter(None, groups), "") for groups in _PASSWORD.findall(url)]
     return list({form for text in written for form in (text, unquote(text), re.sub(r"\\(.)", r"\1", text))})

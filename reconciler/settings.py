@@ -1,9 +1,12 @@
-"""Settings: every name, meaning, unit and default in one place, read once and all errors reported at once.
+"""Settings: every name, meaning, unit and default in one place. They are read once, and all errors reported at once.
 
-A value comes, first found first used, from the environment, from the file named by `NAME_FILE` and from systemd's
-`$CREDENTIALS_DIRECTORY/NAME` (secrets alone), or from the file named by RECONCILER_CONFIG (`NAME=value` lines).
-A file with a secret in it that everybody may read is refused; its group may, as systemd's credentials and files of
-containers need it. No other module reads the environment.
+A value comes from the first of these that has it:
+1. the environment;
+2. for secrets: the file that `NAME_FILE` names, then systemd's `$CREDENTIALS_DIRECTORY/NAME`;
+3. the file that RECONCILER_CONFIG names (`NAME=value` lines), with the same steps for secrets.
+
+A file that holds a secret and that everybody may read is refused. Its group may read it: systemd's credentials and
+files of containers need that. No other module reads the environment.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ _OF_KUBERNETES: Final = re.compile(r"RECONCILER_(SERVICE_(HOST|PORT(_\w+)?)|PORT
 
 
 class SecretFile(NamedTuple):
-    """A file that a secret, or settings with one among them, was read from, and its mode."""
+    """A file that holds a secret, or settings with a secret among them, and its mode."""
 
     name: str
     path: Path
@@ -50,10 +53,10 @@ class SecretFile(NamedTuple):
 
 
 class Credentials(NamedTuple):
-    """What signs our requests, and where they go."""
+    """The credentials of requests to Twilio, and the host that receives them."""
 
     account_sid: str
-    username: str  # the account's SID, or an API key's
+    username: str  # the SID of the account or of an API key
     secret: str
     region: str | None = None
     edge: str | None = None
@@ -73,7 +76,7 @@ def _setting(name: str, parse: Callable[[str], Any], default: str | None, meanin
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment says, parsed; secrets are not in the repr."""
+    """All settings, parsed. The repr holds no secrets."""
 
     database_url: str | None = _setting(
         "DATABASE_URL",
@@ -176,7 +179,7 @@ class Settings:
         """Read all settings.
 
         Raises:
-            ConfigError: one for all that is wrong, a line each, naming the setting and the rule, never a secret.
+            ConfigError: for all errors together, one a line; each names the setting and the rule, never a secret.
 
         """
         errors: list[str] = []
@@ -200,10 +203,10 @@ class Settings:
         return settings
 
     def credentials(self) -> Credentials:
-        """What to sign requests with.
+        """Return the credentials for Twilio: the API key if it is set, else the auth token.
 
         Raises:
-            ConfigError: a part of it is not set.
+            ConfigError: a part of the credentials is not set.
 
         """
         missing = []
@@ -229,18 +232,18 @@ class Settings:
         )
 
     def logins(self) -> tuple[str | None, ...]:
-        """All that Twilio and the database let us in by."""
+        """Return every setting that decides about logins to Twilio and the database."""
         return self.twilio_auth_token, self.twilio_api_key, self.twilio_api_secret, self.database_url
 
     def secrets(self) -> list[str]:
-        """Every secret value, to be kept out of the logs; of the database's URL its password."""
+        """Return every secret value, for the logs to leave out. Of the database's URL only the password is secret."""
         values = [self.twilio_auth_token, self.twilio_api_secret]
         if self.database_url:
             values += passwords_in(self.database_url)
         return [value for value in values if value]
 
     def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """The settings that do not go together, and what to say of them."""
+        """Yield each group of settings that contradict each other, with the message about it."""
         if bool(self.twilio_api_key) != bool(self.twilio_api_secret):
             yield (
                 ("TWILIO_API_KEY", "TWILIO_API_SECRET"),
@@ -259,7 +262,7 @@ class Settings:
 
 
 def secret_files(environ: Mapping[str, str]) -> list[SecretFile]:
-    """The files that secrets come from; to be asked when the settings could be read."""
+    """Return the files that secrets come from; call it after the settings have been read without error."""
     values = _config_file(environ, [])
     merged = {**values, **environ}
     secrets = [field.metadata["name"] for field in dataclasses.fields(Settings) if field.metadata["secret"]]
@@ -290,13 +293,13 @@ def _look_up(name: str, environ: Mapping[str, str], *, secret: bool) -> str | No
 
 
 def _read(path: Path) -> tuple[str, int]:
-    """The text of a file, and its mode at the time it was read."""
+    """Return the text of a file, and its mode when it was read."""
     with path.open(encoding="utf-8") as file:
         return file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
 
 
 def _is_secret(name: str, value: str) -> bool:
-    """Whether nobody else may see it: a database's address is secret only with a password in it."""
+    """Whether the value is a secret. A database's URL is one only if a password is in it."""
     secret = any(f.metadata["secret"] and f.metadata["name"] == name for f in dataclasses.fields(Settings))
     return secret and bool(value) and (name != "DATABASE_URL" or bool(passwords_in(value)))
 
@@ -310,7 +313,7 @@ def _secret_file(name: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def _config_file(environ: Mapping[str, str], errors: list[str]) -> Mapping[str, str]:
-    """What the file named by RECONCILER_CONFIG says."""
+    """Return the settings in the file that RECONCILER_CONFIG names; append errors to `errors`."""
     path = environ.get(_CONFIG_FILE)
     if not path:
         return {}

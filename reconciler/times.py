@@ -12,10 +12,10 @@ _ONE_DAY: Final = timedelta(days=1)
 
 
 def parse_duration(text: str) -> timedelta:
-    """`90s`, `15m`, `24h`, `7d` or `2w`.
+    """Read a duration such as `90s`, `15m`, `24h`, `7d` or `2w`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text has another form, or the duration is too long.
 
     """
     match = _DURATION.fullmatch(text.strip())
@@ -28,10 +28,10 @@ def parse_duration(text: str) -> timedelta:
 
 
 def parse_moment(text: str, *, now: datetime) -> datetime:
-    """A moment in UTC: a duration before `now`, a date (its midnight), or an ISO time (without a zone: UTC).
+    """Read a moment: a duration before `now`, a date (its midnight), or an ISO time (UTC if it has no zone).
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text has another form.
 
     """
     text = text.strip()
@@ -45,7 +45,7 @@ def parse_moment(text: str, *, now: datetime) -> datetime:
 
 
 def format_duration(duration: timedelta) -> str:
-    """The shortest text that `parse_duration` reads back as `duration`, rounded to whole seconds."""
+    """Return the shortest text that `parse_duration` reads as `duration`, rounded to whole seconds."""
     seconds = round(duration.total_seconds())
     for unit, size in (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds and seconds % size == 0:
@@ -54,17 +54,17 @@ def format_duration(duration: timedelta) -> str:
 
 
 def midnight(moment: datetime) -> datetime:
-    """The start of the UTC day of `moment`."""
+    """Return the start of the UTC day of `moment`."""
     return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def next_midnight(moment: datetime) -> datetime:
-    """The end of the UTC day of `moment`; a midnight is the end of the day before it."""
+    """Return the end of the UTC day of `moment`; a midnight is the end of the day before it."""
     return midnight(moment) if moment == midnight(moment) else midnight(moment) + _ONE_DAY
 
 
 def utc_days(since: datetime, until: datetime) -> list[tuple[datetime, datetime]]:
-    """The half-open windows, of one UTC day each or a part of it, that make up `[since, until)`; oldest first."""
+    """Divide `[since, until)` at each UTC midnight; return the half-open windows, oldest first."""
     days = []
     while since < until:
         end = min(midnight(since) + _ONE_DAY, until)

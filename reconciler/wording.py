@@ -1,4 +1,4 @@
-"""How figures are written for people: the one wording of terminal, page, checks and advice."""
+"""The wording of figures for people, the same in the terminal, on the page, in checks and in advice."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SIZES: Final = ("kB", "MB", "GB", "TB")  # powers of a thousand
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 dead letter`, `2 dead letters`; `plural` where an s is not enough."""
+    """Return a count such as `1 dead letter` or `2 dead letters`; `plural` is for irregular nouns."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def rough(duration: timedelta | float) -> str:
-    """A duration (seconds, or a timedelta) as `4 s`, `3 min`, `2 h` or `5 d`, rounded down; a negative one is `0 s`."""
+    """Return a duration (seconds or timedelta) as `4 s`, `3 min`, `2 h` or `5 d`, rounded down; `0 s` if negative."""
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
     seconds = max(0, int(seconds))
     for unit, size, from_ in (("d", 86_400, 172_800), ("h", 3_600, 7_200), ("min", 60, 120)):
@@ -37,7 +37,7 @@ def waiting_for(service: str, reason: str, *, attempt: int, seconds_left: float)
 
 
 def byte_size(count: int) -> str:
-    """`999 B`, `1.5 kB`, `2.4 GB`: units of a thousand, one decimal beyond bytes."""
+    """Return a size such as `999 B`, `1.5 kB` or `2.4 GB`: units of a thousand, one decimal above bytes."""
     if count < 1_000:
         return f"{count} B"
     amount, units = count / 1_000, iter(_SIZES)
@@ -49,10 +49,10 @@ def byte_size(count: int) -> str:
 
 
 def short_sids(text: str) -> str:
-    """`text` with the beginning and end of each account's and call's SID in it: `AC7e57…26c5`."""
+    """Return `text` with each account's and call's SID shortened to its ends: `AC7e57…26c5`."""
     return _SID.sub(r"\1…\2", text)
 
 
 def differences(counts: Mapping[str, int]) -> str:
-    """What differed on a day: `3 missing, 1 billed not held`."""
+    """Return the differences of a day in words: `3 missing, 1 billed not held`."""
     return ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in counts.items())

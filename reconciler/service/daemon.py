@@ -314,7 +314,7 @@ class Daemon:
             settings.credentials()
             for name in ("twilio_account_sid", "http_listen"):
                 if getattr(settings, name) != getattr(before.settings, name):
-                    raise ConfigError(f"{_name_of(name)} is another now", hint="this takes a restart")
+                    raise ConfigError(f"{_name_of(name)} has changed", hint="only a restart can change it")
             client = TwilioClient.from_settings(settings)
             with suppress(Retriable):  # a Twilio that is away does not mean that the credentials are wrong
                 self._await(lambda: _try_credentials(client, before.accounts.main))
