@@ -38,7 +38,7 @@ GRANT UPDATE (processing_status, processed_at, error) ON twilio_webhook_inbox TO
 -- With RECONCILER_INBOX_RETENTION only:
 -- GRANT DELETE ON twilio_webhook_inbox TO reconciler;
 
-GRANT SELECT, INSERT, UPDATE ON sync_state, account_days TO reconciler;
+GRANT SELECT, INSERT, UPDATE ON sync_state, account_days, twilio_budgets TO reconciler;
 
 -- To know whether migrations are missing.
 GRANT SELECT ON reconciler_migrations TO reconciler;

@@ -63,7 +63,9 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "inbox.pruned": ("rows",),
     "tables.measured": (
         "messages_bytes", "call_events_bytes", "inbox_bytes", "sync_state_bytes", "account_days_bytes",
+        "twilio_budgets_bytes",
     ),
+    "budget.unshared": ("error",),
     "twilio.throttled": ("concurrency", "retry_after_seconds", "twilio_request_id"),
     "twilio.retried": ("error", "attempt", "wait_seconds"),
     "database.retried": ("error", "attempt", "wait_seconds"),

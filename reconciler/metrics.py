@@ -32,7 +32,10 @@ request_seconds: Final = Histogram(
 )
 retries: Final = Counter("reconciler_retries", "Requests to Twilio that were repeats.", registry=REGISTRY)
 concurrency: Final = Gauge(
-    "reconciler_concurrency_limit", "Requests to Twilio that may run at once; a 429 lowers it.", registry=REGISTRY
+    "reconciler_concurrency_limit",
+    "Requests to Twilio that may run at once, in all processes together; a 429 lowers it.",
+    ["account"],
+    registry=REGISTRY,
 )
 
 calls_seen: Final = Counter(
@@ -119,6 +122,7 @@ leading: Final = Gauge("reconciler_leading", "1 if this daemon leads, 0 if it st
 build: Final = Info("reconciler_build", "Version of reconciler and of what it runs on.", registry=REGISTRY)
 
 _BY_ACCOUNT: Final = (
+    concurrency,
     calls_seen,
     gaps,
     drift,

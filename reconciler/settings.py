@@ -149,7 +149,10 @@ class Settings:
         "RECONCILER_INBOX_RETENTION", positive_duration, None, "when processed inbox rows are deleted; never if not set"
     )
     max_concurrency: int = _setting(
-        "RECONCILER_MAX_CONCURRENCY", count, "8", "requests to Twilio at once, at most; a 429 lowers it for a while"
+        "RECONCILER_MAX_CONCURRENCY",
+        count,
+        "16",
+        "requests to Twilio at once for an account, at most, of all processes of a database together",
     )
     log_format: str = _setting(
         "RECONCILER_LOG_FORMAT",

@@ -15,6 +15,7 @@ from reconciler.cli.wiring import (
     prepare_schema,
     read_moment,
     read_settings,
+    share_budget,
     stop_on_signal,
 )
 from reconciler.errors import ExitCode, UsageError
@@ -40,6 +41,7 @@ def backfill_window(args: argparse.Namespace) -> int:
         window = backfill.Window(since, until, {"since": args.since, "until": args.until})
         url = database_url(settings)
         prepare_schema(url, migrate=not args.dry_run)
+        share_budget(client, url)
         with (
             make_store(url, settings) as store,
             watching(

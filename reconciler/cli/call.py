@@ -14,7 +14,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from reconciler.cli.wiring import database_url, make_client, make_store, read_settings, require_schema, stop_on_signal
+from reconciler.cli.wiring import (
+    database_url,
+    make_client,
+    make_store,
+    read_settings,
+    require_schema,
+    share_budget,
+    stop_on_signal,
+)
 from reconciler.database import connection as db
 from reconciler.errors import ConfigError, ExitCode, UsageError
 from reconciler.jobs.repair import REPAIR, RepairContext, read_call, repair
@@ -92,6 +100,7 @@ def _repair(args: argparse.Namespace, call: facts.Call, settings: Settings, url:
         make_client(settings) as client,
         make_store(url, settings) as store,
     ):
+        share_budget(client, url)
         context = RepairContext(
             job=REPAIR,
             settings=settings,

@@ -18,6 +18,7 @@ from reconciler.cli.wiring import (
     prepare_schema,
     read_moment,
     read_settings,
+    share_budget,
     stop_on_signal,
 )
 from reconciler.errors import ReconcilerError, UsageError
@@ -68,6 +69,7 @@ def once(args: argparse.Namespace) -> int:
         with make_client(settings) as client:
             accounts, sids = accounts_asked_for(args.account, settings, client.session(stop))
             url = _prepared(settings)
+            share_budget(client, url)
             with make_store(url, settings) as store:
                 context = JobContext(
                     job=JobName(args.job), settings=settings, store=store, stop=stop, options=Options(since=since)

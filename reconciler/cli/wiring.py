@@ -17,6 +17,7 @@ from reconciler import logs, masking
 from reconciler.database import connection as db
 from reconciler.database import embedded
 from reconciler.database import migrate as runner
+from reconciler.database.budgets import Budgets
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import ExitCode, SchemaError, UsageError
@@ -106,6 +107,11 @@ def log_applied(applied: runner.Applied) -> None:
 def make_store(url: str, settings: Settings) -> Store:
     """A store that merges by the rules that the settings give."""
     return Store(url, rules=Rules(settings.webhook_grace, settings.freeze_after), channel=settings.notify_channel)
+
+
+def share_budget(client: TwilioClient, url: str) -> None:
+    """Have the client ask Twilio no more at once than the other processes of this database leave."""
+    client.pacer.share_through(Budgets(url))
 
 
 @contextmanager

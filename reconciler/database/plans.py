@@ -37,6 +37,7 @@ MOST: Final = 0.9  # of the rows that were read
 _KEYS: Final = {
     "messages_twilio_sid_key": "messages", "account_days_pkey": "account_days",
     "twilio_webhook_inbox_pkey": "twilio_webhook_inbox", "sync_state_pkey": "sync_state",
+    "twilio_budgets_pkey": "twilio_budgets",
 }  # fmt: skip
 _CHANGES: Final = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM)\b")  # also FOR UPDATE
 _COMMENT: Final = re.compile(r"--.*")

@@ -27,6 +27,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from reconciler import __version__, metrics
+from reconciler.database.budgets import Budgets
 from reconciler.errors import ConfigError, ExitCode, LoginRefused, ReconcilerError, Refused, Retriable
 from reconciler.jobs.registry import Kind
 from reconciler.logs import get_logger
@@ -326,6 +327,7 @@ class Daemon:
                 client.close()
             log.error("configuration.refused", error=str(exc), hint=exc.hint)
             return False
+        client.pacer.share_through(Budgets(url))
         self._use(settings, url, client)
         return True
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from reconciler import __version__, metrics
+from reconciler.database.budgets import Budgets
 from reconciler.errors import ExitCode, LoginRefused, ReconcilerError, Retriable, Unavailable
 from reconciler.logs import get_logger
 from reconciler.service.daemon import SYSTEMD_WAITS, Daemon
@@ -61,6 +62,7 @@ def serve(read_settings: Callable[[], Settings], prepare: Callable[[Settings], s
         with _systemd_waiting(notifier):
             settings, url = _until_prepared(settings, read_settings, prepare, notifier)
         credentials, client = settings.credentials(), TwilioClient.from_settings(settings)
+        client.pacer.share_through(Budgets(url))
         setup = Setup(settings, url, client, named_accounts(settings, credentials.account_sid))
         daemon = Daemon(setup, read_settings, prepare, notifier)
         code = daemon.run()

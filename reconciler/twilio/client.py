@@ -40,7 +40,7 @@ from reconciler.retry import retrying
 from reconciler.settings import Credentials, Settings
 from reconciler.twilio.account_records import Account, decode_accounts, decode_usage
 from reconciler.twilio.answers import date_of, load_of, meaning, outcome
-from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.concurrency import Gate, Pacer
 from reconciler.twilio.listing import API_PATH, PAGE_SIZE, Listing, call_of_token, own_path, page_size_of, resized
 from reconciler.twilio.outage import Outage
 from reconciler.twilio.page_sizes import PageSizes
@@ -114,8 +114,17 @@ class TwilioClient:
         return self._has_worked.is_set()
 
     def close(self) -> None:
-        """Close the connections to Twilio. A session that asks again opens new ones."""
+        """Close the connections to Twilio, and give back this process's share of the concurrency.
+
+        A session that asks again opens new ones.
+        """
+        self.pacer.close()
         self._transport.close()
+
+    def gate(self, path: str) -> Gate:
+        """The gate of the account that `path` asks about."""
+        account_sid, _, resource = path.removeprefix(f"{API_PATH}/").partition("/")
+        return self.pacer.gate(account_sid if resource else self._account_sid)
 
     def get(self, path: str) -> Answer:
         """One request, without repeats.
@@ -297,7 +306,8 @@ class Session:
         return result
 
     def _get(self, path: str) -> Answer:
-        with self.client.pacer.slot(is_bulk=self._is_bulk) as ticket:
+        gate = self.client.gate(path)
+        with gate.slot(is_bulk=self._is_bulk) as ticket:
             with self._counts:
                 self.requests += 1
             started = time.monotonic()
@@ -313,11 +323,11 @@ class Session:
             if isinstance(error, RateLimited):
                 with self._counts:
                     self.throttles += 1
-                self.client.pacer.throttled(ticket)
+                gate.throttled(ticket)
                 metrics.requests.labels("throttled").inc()
                 log.warning(
                     "twilio.throttled",
-                    concurrency=self.client.pacer.limit,
+                    concurrency=gate.limit,
                     retry_after_seconds=None if error.retry_after is None else error.retry_after.total_seconds(),
                     twilio_request_id=answer.headers.get("Twilio-Request-Id"),
                 )
@@ -327,8 +337,8 @@ class Session:
                 raise error
             metrics.requests.labels("answered").inc()
             self.client.accept()
-            self.client.pacer.hear(load_of(answer))
-            self.client.pacer.succeeded(ticket)
+            gate.hear(ticket, load_of(answer))
+            gate.succeeded(ticket)
             return answer
 
     def _announce(self, error: Retriable, attempt: int, wait: float) -> None:

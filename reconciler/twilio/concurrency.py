@@ -1,53 +1,107 @@
-"""How fast we may ask, and how often again: the concurrency that a 429 lowers, and the retry policy.
-
-Twilio's limit is on concurrent requests of the whole account, shared with everything else it runs, and its
-size is not published (https://www.twilio.com/docs/api/errors/20429). So we look for it from below.
-"""
+"""How many requests may be under way at once, in this process and in all processes of a database together."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
+from typing import Final, NamedTuple, Protocol
 
 from reconciler import metrics
+from reconciler.errors import ReconcilerError
+from reconciler.logs import get_logger
+from reconciler.twilio.budget import Budget, Report, Share, dump, load
+
+REVISED_EVERY: Final = 1.0  # seconds, while requests are under way
+REVISED_SOON: Final = 0.1  # where a request has no place, or a round of answers came
+IDLE_LOOKS: Final = 2  # at an account that nobody asks about, before its share is given back
+CLOSED_WITHIN: Final = 1.0  # seconds; a share that is not given back is free after `budget.GONE_AFTER`
+
+log = get_logger(__name__)
 
 
-class Pacer:
-    """Lets at most `limit` requests run at once; a 429 halves the limit, a full round of successes raises it by one.
+class Ledger(Protocol):
+    """Where processes share their budgets; see `database.budgets`."""
 
-    Bulk work (backfill, cold) gets three quarters of the limit at most: what must keep its interval finds a place.
+    def revise(self, account_sid: str, change: Callable[[object, datetime], Mapping[str, object]]) -> None:
+        """Replace the value of an account by what `change` makes of it and of the time."""
+
+    def close(self) -> None:
+        """Give up the connection."""
+
+
+class Ticket(NamedTuple):
+    """What was so when a request got its place."""
+
+    lowerings: int
+    running: int  # requests of this process, itself included
+
+
+class Gate:
+    """Lets the requests of one account pass, as many at once as this process may send.
+
+    Where it `is_shared`, `revise` is to be called when it is due. `on_due` is called when it becomes due.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.ceiling = limit
-        self._limit = limit
-        self._running = 0
-        self._running_in_bulk = 0
-        self._successes = 0
-        self._lowerings = 0
-        self._others = 0
-        self._changed = threading.Condition()
-        metrics.concurrency.set(limit)
+    def __init__(
+        self,
+        ceiling: int,
+        *,
+        account_sid: str = "",
+        changed: threading.Condition | None = None,
+        on_due: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._ceiling = ceiling
+        self._account_sid = account_sid
+        self._changed = changed or threading.Condition()
+        self._on_due = on_due
+        self._name = str(uuid.uuid4())
+        self._alone: Budget | None = Budget()  # None: other processes share the budget
+        self._share = self._alone.revise(self._name, Report(ceiling, is_hot=False, is_bulk=False), time.monotonic())
+        self._running = self._running_in_bulk = 0
+        self._waiting = {False: 0, True: 0}  # requests, by whether they are bulk work
+        self._asked = {False: False, True: False}  # since the last report
+        self._answers = 0
+        self._throttled: int | None = None
+        self._heard: int | None = None
+        self._idle_looks = 0
+        self.is_shared = False
+        self.due_at: float | None = None  # when the share is to be revised; None: nobody asks
+
+    def share(self) -> None:
+        """From now on other processes share the budget: nobody passes before `revise` has said how many may."""
+        self.is_shared, self._alone = True, None
+        self._share = self._share._replace(most=0, bulk=0)
+        if not self.is_idle:
+            self._hurry(0)
 
     @property
     def limit(self) -> int:
-        """The concurrency in force."""
-        return self._limit
-
-    @property
-    def others(self) -> int:
-        """Requests of the account that were not ours, by Twilio's last word on it."""
-        return self._others
+        """The concurrency in force, of all processes together."""
+        return self._share.limit
 
     @contextmanager
-    def slot(self, *, is_bulk: bool = False) -> Iterator[int]:
-        """Wait for a place; yields a ticket that `throttled` wants back."""
+    def slot(self, *, is_bulk: bool = False) -> Iterator[Ticket]:
+        """Wait for a place; yields a ticket that `throttled`, `succeeded` and `hear` want back."""
         with self._changed:
-            self._changed.wait_for(lambda: self._has_place(is_bulk=is_bulk))
+            self._waiting[is_bulk] += 1
+            self._asked[is_bulk] = True
+            try:
+                if self._alone is not None:
+                    self._revise_alone()
+                if self.is_shared and self.due_at is None:
+                    self._hurry(0)
+                elif self.is_shared and not self._has_place(is_bulk=is_bulk):
+                    self._hurry(REVISED_SOON)
+                self._changed.wait_for(lambda: self._has_place(is_bulk=is_bulk))
+            finally:
+                self._waiting[is_bulk] -= 1
             self._running += 1
             self._running_in_bulk += is_bulk
-            ticket = self._lowerings
+            ticket = Ticket(self._share.lowerings, self._running)
         try:
             yield ticket
         finally:
@@ -56,37 +110,216 @@ class Pacer:
                 self._running_in_bulk -= is_bulk
                 self._changed.notify_all()
 
-    def _has_place(self, *, is_bulk: bool) -> bool:
-        if self._running >= self._limit:
-            return False
-        return not is_bulk or self._running_in_bulk < max(1, self._limit - max(1, self._limit // 4))
+    def throttled(self, ticket: Ticket) -> None:
+        """Halve the limit, once for all requests that were under way together: one burst is one sign."""
+        with self._changed:
+            if ticket.lowerings != self._share.lowerings or self._throttled is not None:
+                return
+            self._throttled = ticket.lowerings
+            self._answers = 0
+            if self._alone is not None:
+                self._revise_alone()
+            else:
+                limit, lowerings, most, bulk = self._share
+                self._share = Share(max(1, limit // 2), lowerings, max(1, most // 2), (bulk + 1) // 2)
+                self._hurry(0)
 
-    def hear(self, load: int | None) -> None:
+    def succeeded(self, ticket: Ticket) -> None:
+        """Count an answer; as many as the limit raise it by one."""
+        with self._changed:
+            if ticket.lowerings != self._share.lowerings or self._throttled is not None:
+                return  # what was sent before the limit was lowered says nothing about the lower one
+            self._answers += 1
+            if self._alone is not None:
+                self._revise_alone()
+            elif self.is_shared and self._answers >= self._share.limit and self._share.limit < self._ceiling:
+                self._hurry(REVISED_SOON)
+
+    def hear(self, ticket: Ticket, load: int | None) -> None:
         """Note how many requests of the account were under way at Twilio, if an answer said so.
 
-        Of these as many are ours as are under way here; the rest is others' (`Twilio-Concurrent-Requests`).
+        Those that were under way here are ours; the rest is others' (`Twilio-Concurrent-Requests`).
         """
         if load is not None:
             with self._changed:
-                self._others = max(0, load - self._running)
+                others = max(0, load - ticket.running)
+                self._heard = others if self._heard is None else min(self._heard, others)
 
-    def throttled(self, ticket: int) -> None:
-        """Halve the limit, once for all requests that were under way together: one burst is one sign."""
-        with self._changed:
-            if ticket == self._lowerings:
-                self._lowerings += 1
-                self._successes = 0
-                self._limit = max(1, self._limit // 2)
-                metrics.concurrency.set(self._limit)
+    def revise(self, ledger: Ledger) -> None:
+        """Report to the ledger and take this process's share; without the database the share stays as it is.
 
-    def succeeded(self, ticket: int) -> None:
-        """Count an answer; as many as the limit since it was last changed raise it by one."""
+        Raises:
+            ReconcilerError: the ledger cannot be reached.
+
+        """
         with self._changed:
-            if ticket != self._lowerings:
-                return  # what was sent before the limit was lowered says nothing about the lower one
-            self._successes += 1
-            if self._successes >= self._limit and self._limit < self.ceiling:
-                self._successes = 0
-                self._limit += 1
-                metrics.concurrency.set(self._limit)
-                self._changed.notify_all()
+            report, share = self._report(), self._share
+            leaves = self._idle_looks >= IDLE_LOOKS
+            if leaves:  # nobody passes from here on
+                self._share = share._replace(most=0, bulk=0)
+
+        def change(value: object, now: datetime) -> Mapping[str, object]:
+            nonlocal share
+            budget = load(value)
+            if leaves:
+                budget.leave(self._name)
+                share = Share(budget.limit, budget.lowerings, 0, 0)
+            else:
+                share = budget.revise(self._name, report, now.timestamp())
+            return dump(budget)
+
+        try:
+            ledger.revise(self._account_sid, change)
+        except ReconcilerError:
+            with self._changed:
+                self._go_on_without(share)
+            raise
+        with self._changed:
+            self._alone = None
+            self._take(share)
+            if leaves:
+                self.due_at = None if self.is_idle else time.monotonic()
+            else:
+                is_stuck = share.most == 0 and any(self._waiting.values())
+                self.due_at = time.monotonic() + (REVISED_SOON if is_stuck else REVISED_EVERY)
+
+    def leave(self) -> None:
+        """Give the share back at the next revision."""
+        self._idle_looks = IDLE_LOOKS
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody asks."""
+        return self._running == 0 and not any(self._waiting.values())
+
+    def _go_on_without(self, last: Share) -> None:
+        """Keep the last share; without one, work as if this process was the only one."""
+        if last.most:
+            self._take(last)
+        else:
+            self._alone = Budget()
+            self._revise_alone()
+        self.due_at = None if self.is_idle else time.monotonic() + REVISED_EVERY
+
+    def _revise_alone(self) -> None:
+        assert self._alone is not None
+        self._take(self._alone.revise(self._name, self._report(), time.monotonic()))
+
+    def _report(self) -> Report:
+        """What to tell, and begin to note anew."""
+        is_idle = self.is_idle and not any(self._asked.values())
+        self._idle_looks = self._idle_looks + 1 if is_idle else 0
+        report = Report(
+            self._ceiling,
+            is_hot=self._asked[False] or self._running > self._running_in_bulk or self._waiting[False] > 0,
+            is_bulk=self._asked[True] or self._running_in_bulk > 0 or self._waiting[True] > 0,
+            running=self._running,
+            running_in_bulk=self._running_in_bulk,
+            answers=self._answers,
+            throttled=self._throttled,
+            others=self._heard,
+        )
+        self._asked = {False: False, True: False}
+        self._answers, self._throttled, self._heard = 0, None, None
+        return report
+
+    def _take(self, share: Share) -> None:
+        self._share = share
+        metrics.concurrency.labels(self._account_sid).set(share.limit)
+        self._changed.notify_all()
+
+    def _has_place(self, *, is_bulk: bool) -> bool:
+        if not is_bulk:
+            return self._running < self._share.most
+        # Whoever must keep an interval goes first.
+        return self._running_in_bulk < self._share.bulk and self._running + self._waiting[False] < self._share.most
+
+    def _hurry(self, within: float) -> None:
+        """Have the share revised within so many seconds."""
+        at = time.monotonic() + within
+        if self.due_at is None or at < self.due_at:
+            self.due_at = at
+            self._on_due()
+            self._changed.notify_all()
+
+
+class Pacer:
+    """A gate for each account; with a ledger, one budget for all processes that share it.
+
+    A thread of its own keeps the books with the ledger. It begins with the first request, and does nothing while nobody
+    asks.
+    """
+
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling = ceiling
+        self._changed = threading.Condition()
+        self._gates: dict[str, Gate] = {}
+        self._ledger: Ledger | None = None
+        self._bookkeeper: threading.Thread | None = None
+        self._is_closing = False
+
+    def gate(self, account_sid: str) -> Gate:
+        """The gate of an account."""
+        with self._changed:
+            gate = self._gates.get(account_sid)
+            if gate is None:
+                gate = self._gates[account_sid] = Gate(
+                    self.ceiling, account_sid=account_sid, changed=self._changed, on_due=self._begin_books
+                )
+                if self._ledger is not None:
+                    gate.share()
+            return gate
+
+    def share_through(self, ledger: Ledger) -> None:
+        """Share the budget of each account with the other processes that use the ledger."""
+        with self._changed:
+            self._ledger = ledger
+            for gate in self._gates.values():
+                gate.share()
+
+    def close(self) -> None:
+        """Give the shares back, as soon as nothing is under way any more. Whoever asks again begins anew."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+            bookkeeper = self._bookkeeper if all(gate.is_idle for gate in self._gates.values()) else None
+        if bookkeeper is not None:
+            bookkeeper.join(CLOSED_WITHIN)
+
+    def _begin_books(self) -> None:
+        """Have the thread run; the caller holds the lock."""
+        if self._bookkeeper is None:
+            self._is_closing = False
+            self._bookkeeper = threading.Thread(target=self._keep_books, name="budget", daemon=True)
+            self._bookkeeper.start()
+
+    def _keep_books(self) -> None:
+        ledger, has_failed = self._ledger, False
+        assert ledger is not None
+        while (gates := self._due()) is not None:
+            for gate in gates:
+                try:
+                    gate.revise(ledger)
+                    has_failed = False
+                except ReconcilerError as exc:
+                    if not has_failed:
+                        log.warning("budget.unshared", error=str(exc))
+                    has_failed = True
+        ledger.close()
+
+    def _due(self) -> list[Gate] | None:
+        """Wait for gates whose share is to be revised; None when the pacer was closed and nobody asks any more."""
+        with self._changed:
+            while True:
+                due = [(gate.due_at, gate) for gate in self._gates.values() if gate.due_at is not None]
+                if self._is_closing and all(gate.is_idle for gate in self._gates.values()):
+                    if not due:
+                        self._bookkeeper = None
+                        return None
+                    for _, gate in due:
+                        gate.leave()
+                    return [gate for _, gate in due]
+                now = time.monotonic()
+                if ripe := [gate for at, gate in due if at <= now]:
+                    return ripe
+                self._changed.wait(min([at - now for at, _ in due], default=None))

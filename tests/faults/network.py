@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import count
 from typing import Any
 from unittest.mock import patch
@@ -36,10 +35,8 @@ from reconciler.settings import Credentials
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, Switches
 from reconciler.simulator.listing import list_calls
 from reconciler.simulator.messages import Answer, Request
-from reconciler.sync import plan, slices
 from reconciler.twilio.client import TwilioClient
-from reconciler.twilio.concurrency import Pacer
-from reconciler.twilio.listing import Listing
+from reconciler.twilio.concurrency import Gate, Pacer, Ticket
 from reconciler.twilio.transport import Transport
 from tests.bench.servers import server
 from tests.harness.contexts import run_backfill
@@ -75,22 +72,33 @@ class _Sent:
         self.granted = threading.local()
 
 
-class _WatchedPacer(Pacer):
-    """A pacer that notes at each grant how many run and how many may."""
+class _WatchedGate(Gate):
+    """A gate that notes at each grant how many run and how many may."""
 
-    def __init__(self, limit: int, sent: _Sent) -> None:
-        super().__init__(limit)
+    def __init__(self, ceiling: int, sent: _Sent) -> None:
+        super().__init__(ceiling, account_sid=ACCOUNT)
         self._sent = sent
 
     @contextmanager
-    def slot(self, **options: Any) -> Iterator[int]:
+    def slot(self, *, is_bulk: bool = False) -> Iterator[Ticket]:
         with ExitStack() as stack:
             with self._changed:  # nobody lowers the limit between the grant and our look
-                ticket = stack.enter_context(super().slot(**options))
-                if self._running > self._limit:
-                    self._sent.above.append((self._running, self._limit))
-                self._sent.granted.limit = self._limit
+                ticket = stack.enter_context(super().slot(is_bulk=is_bulk))
+                if self._running > self._share.most:
+                    self._sent.above.append((self._running, self._share.most))
+                self._sent.granted.limit = self._share.most
             yield ticket
+
+
+class _WatchedPacer(Pacer):
+    """A pacer with a watched gate; there is one account."""
+
+    def __init__(self, limit: int, sent: _Sent) -> None:
+        super().__init__(limit)
+        self._gate = _WatchedGate(limit, sent)
+
+    def gate(self, account_sid: str) -> Gate:
+        return self._gate
 
 
 class _WatchedTransport(Transport):
@@ -187,7 +195,7 @@ def one_backfill(
     window = Window(now - timedelta(days=DAYS + 1), now, {"since": "8d", "until": None})
     client = TwilioClient(
         Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=_WatchedPacer(CONCURRENCY, sent),
-        transport=_WatchedTransport(twilio, sent), clock=our_clock,
+        transport=_WatchedTransport(twilio, sent), clock=our_clock, page_size=PAGE_SIZE,
     )  # fmt: skip
     try:
         with Store(database_url, rules=Rules()) as store:
@@ -270,8 +278,6 @@ def in_a_hurry() -> Iterator[None]:
     with (
         patch.object(retry, "FIRST_WAIT", 0.005),
         patch.object(retry, "LONGEST_WAIT", 0.05),
-        patch.object(slices, "Listing", partial(Listing, page_size=PAGE_SIZE)),
-        patch.object(plan, "PAGE_SIZE", PAGE_SIZE),
     ):
         yield
 

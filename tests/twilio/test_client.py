@@ -690,19 +690,23 @@ def test_concurrency_finds_twilios_ceiling_from_below(make_source, twilio, accou
         pages = list(pool.map(lambda _: source.page(listing), range(24)))
         assert 24 == len(pages)
         assert source.throttles
-        assert pacer.limit < 6
+        assert pacer.gate(account.sid).limit < 6
         assert twilio.requests.max_in_flight <= 6
         plan.max_concurrent = None
-        list(pool.map(lambda _: source.page(listing), range(60)))
-    assert 6 == pacer.limit
+        list(pool.map(lambda _: source.page(listing), range(120)))
+    assert 6 == pacer.gate(account.sid).limit
     assert twilio.requests.max_in_flight <= 6
 
 
-def test_an_answer_tells_what_others_have_under_way(source, plan, listing):
+def test_what_others_have_under_way_is_left_to_them(make_source, twilio, plan, account, listing):
     """`Twilio-Concurrent-Requests` counts the account's requests, ours among them."""
-    plan.others = 8
+    source = make_source(twilio.base_url, limit=16)
+    plan.others = 12
     source.page(listing)
-    assert 8 == source.client.pacer.others
+    assert 4 == source.client.pacer.gate(account.sid).limit
+    plan.others = 0
+    source.page(listing)
+    assert 8 == source.client.pacer.gate(account.sid).limit
 
 
 @pytest.mark.parametrize("said", ["", "many", "-3", "9" * 5_000, "\xb2"])
@@ -711,7 +715,7 @@ def test_a_load_that_is_no_number_tells_nothing(said):
     assert load_of(HttpAnswer(200, b"", {"Twilio-Concurrent-Requests": said})) is None
 
 
-def test_a_burst_of_429_halves_the_concurrency_once(make_source, twilio, plan, listing):
+def test_a_burst_of_429_halves_the_concurrency_once(make_source, twilio, account, plan, listing):
     """Four requests in flight together and refused together."""
     pacer = Pacer(8)
     source = make_source(twilio.base_url, pacer=pacer, limit=8)
@@ -729,7 +733,7 @@ def test_a_burst_of_429_halves_the_concurrency_once(make_source, twilio, plan, l
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: source.page(listing), range(4)))
     assert 4 == source.throttles
-    assert pacer.limit in (4, 5)
+    assert pacer.gate(account.sid).limit in (4, 5)
 
 
 def test_counts_are_right_from_many_threads(make_source, twilio, plan, listing):

@@ -31,7 +31,8 @@ FROM (
         ('call_events', 'SELECT'), ('call_events', 'INSERT'),
         ('twilio_webhook_inbox', 'SELECT'), ('twilio_webhook_inbox', 'INSERT'),
         ('sync_state', 'SELECT'), ('sync_state', 'INSERT'), ('sync_state', 'UPDATE'),
-        ('account_days', 'SELECT'), ('account_days', 'INSERT'), ('account_days', 'UPDATE')
+        ('account_days', 'SELECT'), ('account_days', 'INSERT'), ('account_days', 'UPDATE'),
+        ('twilio_budgets', 'SELECT'), ('twilio_budgets', 'INSERT'), ('twilio_budgets', 'UPDATE')
 ) AS needed (name, privilege)
 WHERE NOT pg_catalog.has_table_privilege(name, privilege)
 UNION ALL

@@ -1,0 +1,62 @@
+"""What processes share about Twilio: one value for each account, revised by one process at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Final
+
+from reconciler.database import connection as db
+from reconciler.errors import ReconcilerError
+
+_SESSION: Final = {
+    # A process that was stopped while it holds a budget must not keep the others from theirs.
+    "idle_in_transaction_session_timeout": "2s",
+    "lock_timeout": "3s",
+    "synchronous_commit": "off",  # a budget that is lost with the server is made anew
+}
+
+_queries = db.load_queries("budgets")
+
+
+class Budgets:
+    """The budgets of a database, on a connection of its own that is opened when it is needed. For one thread."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._conn: db.Connection | None = None
+
+    def revise(self, account_sid: str, change: Callable[[object, datetime], Mapping[str, object]]) -> None:
+        """Replace the value of an account by what `change` makes of it and of the server's time.
+
+        Raises:
+            ReconcilerError: the database is away, or the role may not do this; nothing was changed.
+
+        """
+        try:
+            with db.translated():
+                self._revise(account_sid, change)
+        except ReconcilerError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection. The next use opens another."""
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            conn.close()
+
+    def _revise(self, account_sid: str, change: Callable[[object, datetime], Mapping[str, object]]) -> None:
+        if self._conn is None or not db.is_alive(self._conn):
+            self.close()
+            self._conn = db.connect(self._url, purpose="budget", settings=_SESSION)
+        conn, params = self._conn, {"account_sid": account_sid}
+        with conn.transaction():
+            row = conn.execute(_queries["lock"], params).fetchone()
+            if row is None:
+                conn.execute(_queries["create"], params)
+                row = conn.execute(_queries["lock"], params).fetchone()
+            assert row is not None
+            budget = json.dumps(change(*row))
+            conn.execute(_queries["keep"], {**params, "budget": budget})

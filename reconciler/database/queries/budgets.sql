@@ -1,0 +1,10 @@
+-- What processes share about Twilio, one row an account.
+
+-- name: lock
+SELECT budget, clock_timestamp() FROM twilio_budgets WHERE account_sid = %(account_sid)s FOR UPDATE
+
+-- name: create
+INSERT INTO twilio_budgets (account_sid) VALUES (%(account_sid)s) ON CONFLICT DO NOTHING
+
+-- name: keep
+UPDATE twilio_budgets SET budget = %(budget)s WHERE account_sid = %(account_sid)s

@@ -1,0 +1,156 @@
+"""One budget for Twilio: how many requests of an account may run at once, in all processes together; pure.
+
+Twilio's limit is on concurrent requests of the whole account, shared with everything else it runs, and its size is not
+published (https://www.twilio.com/docs/api/errors/20429). So the limit is looked for from below.
+
+Design rules
+- The budget of an account is one value that all processes share. Each process revises it about once a second while it
+  asks, and takes no more than the others leave. So together they never exceed the limit, not even while shares move.
+- A 429 halves the limit, and a round of answers without one raises it by one. Near a limit that Twilio refused lately
+  it takes many rounds: each further try costs a refused request.
+- Hot comes first. Bulk work (backfill, cold) leaves a quarter of the limit alone, where hot asked within the last hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+START: Final = 8  # requests at once, while nothing is known
+GONE_AFTER: Final = 10.0  # seconds without a word: the process was killed or hangs, and its share is free
+HOT_EXPECTED_FOR: Final = 3600.0  # seconds since hot asked last: a daemon is there, and asks again
+WARY_ROUNDS: Final = 16  # without a 429, before a limit that was refused is tried again
+
+
+class Process(msgspec.Struct):
+    """What one process may do: `most` requests at once, of which `bulk` may be bulk work; see `Budget.revise`."""
+
+    most: int
+    bulk: int
+    is_hot: bool
+    is_bulk: bool
+    seen_at: float
+    ceiling: int  # of all processes together, by its settings: the smallest one counts
+
+
+class Report(NamedTuple):
+    """What a process tells of the time since its last report, and what it wants.
+
+    `throttled`: the `lowerings` at which a 429 came. `answers` came since the limit that the process knows was set.
+    `others`: requests of the account that were none of this process; None: no answer told.
+    """
+
+    ceiling: int
+    is_hot: bool
+    is_bulk: bool
+    running: int = 0
+    running_in_bulk: int = 0
+    answers: int = 0
+    throttled: int | None = None
+    others: int | None = None
+
+
+class Share(NamedTuple):
+    """What a process may do until its next report: so many requests at once, and of these so many of bulk work."""
+
+    limit: int  # of all processes together
+    lowerings: int
+    most: int
+    bulk: int
+
+
+class Budget(msgspec.Struct):
+    """The budget of one account. `lowerings` counts how often a 429 lowered the limit."""
+
+    limit: int = START
+    lowerings: int = 0
+    answers: int = 0  # since the limit changed last
+    refused_at: int | None = None  # the limit that drew the last 429
+    others: int = 0  # requests at once of other programs
+    hot_at: float | None = None  # when hot asked last
+    processes: dict[str, Process] = {}
+
+    def revise(self, name: str, report: Report, now: float) -> Share:
+        """Note the report of the process `name`, and give it its share; `now` is in seconds, of one clock for all."""
+        self._forget(now)
+        self._note(name, report, now)
+        ceiling = min(process.ceiling for process in self.processes.values())
+        limit = max(1, min(self.limit, ceiling - self.others))
+        mine = self.processes[name]
+        others = [process for other, process in self.processes.items() if other != name]
+        for_bulk = limit - self._reserve(limit, now)
+        bulk_parts = self._parts(for_bulk, [known for known, process in self.processes.items() if process.is_bulk])
+        bulk = min(bulk_parts.get(name, 0), for_bulk - sum(process.bulk for process in others))
+        left = limit - sum(process.most for process in others)
+        if mine.is_hot:
+            for_hot = limit - sum(part for known, part in bulk_parts.items() if not self.processes[known].is_hot)
+            hot_parts = self._parts(for_hot, [known for known, process in self.processes.items() if process.is_hot])
+            most = min(max(1, hot_parts[name]), left)
+        else:
+            most = min(bulk, left - sum(process.is_hot and process.most == 0 for process in others))
+        most = max(0, most)
+        bulk = max(0, min(bulk, most))
+        # What is under way beyond a share that became smaller is taken until it ends.
+        mine.most, mine.bulk = max(most, report.running), max(bulk, report.running_in_bulk)
+        return Share(limit, self.lowerings, most, bulk)
+
+    def leave(self, name: str) -> None:
+        """Take back the share of a process that asks no more."""
+        self.processes.pop(name, None)
+
+    def _forget(self, now: float) -> None:
+        for name in [name for name, process in self.processes.items() if now - process.seen_at > GONE_AFTER]:
+            del self.processes[name]
+        if not self.processes:
+            self.limit, self.answers, self.others = min(self.limit, START), 0, 0
+
+    def _note(self, name: str, report: Report, now: float) -> None:
+        mine = self.processes.setdefault(name, Process(0, 0, is_hot=False, is_bulk=False, seen_at=now, ceiling=1))
+        mine.is_hot, mine.is_bulk, mine.seen_at, mine.ceiling = report.is_hot, report.is_bulk, now, report.ceiling
+        if report.is_hot:
+            self.hot_at = now
+        if report.others is not None:
+            ours = sum(process.most for known, process in self.processes.items() if known != name)
+            self.others = max(0, report.others - ours)
+        if report.throttled == self.lowerings:
+            self.refused_at = min(self.limit, report.ceiling)
+            self.limit, self.answers = max(1, self.refused_at // 2), 0
+            self.lowerings += 1
+        else:
+            self.answers += report.answers
+            while self.limit < report.ceiling and self.answers >= self._wanted():
+                self.answers -= self._wanted()
+                self.limit += 1
+                if self.refused_at is not None and self.limit >= self.refused_at:
+                    self.refused_at = None
+
+    def _wanted(self) -> int:
+        """How many answers raise the limit by one."""
+        is_wary = self.refused_at is not None and self.limit + 1 >= self.refused_at
+        return self.limit * (WARY_ROUNDS if is_wary else 1)
+
+    def _reserve(self, limit: int, now: float) -> int:
+        """How many places bulk work leaves to hot."""
+        is_hot_expected = self.hot_at is not None and now - self.hot_at < HOT_EXPECTED_FOR
+        return max(1, limit // 4) if is_hot_expected and limit > 1 else 0
+
+    def _parts(self, total: int, names: list[str]) -> dict[str, int]:
+        """`total` in equal parts; they differ by one at most."""
+        return {
+            name: total // len(names) + (rank < total % len(names)) for rank, name in enumerate(sorted(names))
+        }  # fmt: skip
+
+
+def load(value: object) -> Budget:
+    """The budget that was kept; a new one if there is none, or if it cannot be read."""
+    try:
+        return msgspec.convert(value, Budget)
+    except msgspec.ValidationError:
+        return Budget()
+
+
+def dump(budget: Budget) -> Mapping[str, object]:
+    """What is kept of a budget."""
+    return msgspec.to_builtins(budget)  # type: ignore[no-any-return]

@@ -1,0 +1,5 @@
+-- Undoes 015: each process asks Twilio with a budget of its own again.
+--
+-- lock: ACCESS EXCLUSIVE on twilio_budgets
+
+DROP TABLE IF EXISTS twilio_budgets;
