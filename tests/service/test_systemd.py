@@ -128,7 +128,7 @@ def test_a_socket_that_vanishes_makes_nothing_fail(manager):
 def test_a_manager_that_does_not_read_makes_nothing_fail(manager, monkeypatch):
     """A full socket is waited for a little, then the message is dropped."""
     sock, address = manager
-    monkeypatch.setattr("reconciler.service.systemd._PATIENCE", timedelta(milliseconds=1))
+    monkeypatch.setattr("reconciler.service.systemd._SEND_TIMEOUT", timedelta(milliseconds=1))
     notifier = Notifier(address, None)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
         filler.setblocking(False)
