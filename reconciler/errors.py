@@ -145,7 +145,7 @@ class ReadOnlyDatabase(Unavailable):
 
 
 class Outpaced(Unavailable):
-    """Another writer was in the way too often: its locks, or rows that changed. Nothing was committed."""
+    """Another writer interfered in every attempt, with its locks or by changing rows. Nothing was committed."""
 
 
 class FilterIgnored(Retriable):

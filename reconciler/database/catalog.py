@@ -1,12 +1,12 @@
 """The objects of the schema in PostgreSQL's own words: those of a database, and those that our files make.
 
 Design rules
-- The reference is `schema.jsonl`, a snapshot of what the files of `sql/` make in an empty database. The program
-  `tests/programs/schema_snapshot.py` writes it and a test holds it to the files. It is not made while we run: the
-  role of the daemon may create nothing, and a standby takes no writes.
+- The reference is `schema.jsonl`, a snapshot of the objects that the files of `sql/` make in an empty database. The
+  program `tests/programs/schema_snapshot.py` writes the snapshot, and a test compares it with the files. The daemon
+  cannot make it: its role may create nothing, and a standby takes no writes.
 - PostgreSQL 14 to 18 describe all these objects with the same words, letter for letter.
-- A column may be wider in the field than ours, text instead of varchar. PostgreSQL then leaves out or adds a cast where
-  an expression names the column, and `normal` evens that out.
+- A column in the field may be wider than ours: text instead of varchar. PostgreSQL then leaves out or adds a cast where
+  an expression names the column. `normal` removes that difference.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class SchemaObject(NamedTuple):
     table: str
     name: str
     definition: str = ""
-    problem: str = ""  # what keeps it from working; empty if nothing does
+    problem: str = ""  # why the object does not work, such as an invalid index; empty if it works
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What it is, whatever its definition."""
+        """Kind, table and name, which identify the object; the definition is not part of them."""
         return self[:3]
 
     def __str__(self) -> str:
@@ -47,14 +47,14 @@ class SchemaObject(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """An object that the files make, and the version of the one that makes it as it is in the end."""
+    """An object that the files make, and the version of the file that gives it its final form."""
 
     object: SchemaObject
     version: int
 
 
 def read_objects(conn: Connection, *, functions: Iterable[str] | None = None) -> list[SchemaObject]:
-    """The objects of our tables, and the functions with one of these names, or all."""
+    """Return the objects of our tables and the functions: all of them, or those with one of these names."""
     names = None if functions is None else sorted(functions)
     return [
         SchemaObject(*row) for row in conn.execute(_QUERIES["objects"], {"tables": list(TABLES), "functions": names})
@@ -63,13 +63,13 @@ def read_objects(conn: Connection, *, functions: Iterable[str] | None = None) ->
 
 @cache
 def expected_objects() -> tuple[Expected, ...]:
-    """What the files make in an empty database."""
+    """Return the objects that the files make in an empty database."""
     text = files("reconciler.database").joinpath("schema.jsonl").read_text(encoding="ascii")
     return tuple(from_line(line) for line in text.splitlines())
 
 
 def to_line(expected: Expected) -> str:
-    """A line of the snapshot."""
+    """Return the object as a line of the snapshot."""
     kind, table, name, definition, _ = expected.object
     return json.dumps(
         {"version": expected.version, "kind": kind, "table": table, "name": name, "definition": definition}
@@ -77,13 +77,13 @@ def to_line(expected: Expected) -> str:
 
 
 def from_line(line: str) -> Expected:
-    """What `to_line` wrote."""
+    """Return the object from a line that `to_line` wrote."""
     fields: dict[str, Any] = json.loads(line)
     return Expected(version=fields.pop("version"), object=SchemaObject(**fields))
 
 
 def normal(definition: str) -> str:
-    """A definition without casts between text and varchar, and without the parentheses that such casts need."""
+    """Return a definition without casts between text and varchar, and without the parentheses of such casts."""
     definition = definition.replace("CURRENT_TIMESTAMP", "now()")
     definition = _TEXT_CAST.sub("", definition)
     while (simpler := _TWICE.sub(r"\1\2", _ALONE.sub(r"\1", definition))) != definition:

@@ -1,11 +1,11 @@
-"""Connections, named queries and advisory locks: the only module that knows how we talk to PostgreSQL.
+"""Connections, named queries and the translation of the driver's errors.
 
 Design rules
-- Every connection runs in UTC. `messages.start_time` is a timestamp without time zone that holds UTC, and a
-  session in another zone would shift it in silence.
-- Connections are in autocommit and every write is inside `with conn.transaction()`, so that no transaction is
-  left open by accident (https://www.psycopg.org/psycopg3/docs/basic/transactions.html).
-- Driver errors are translated here, once, into what the caller does next (`translated`).
+- Every connection runs in UTC. `messages.start_time` is a timestamp without time zone that holds UTC. A session in
+  another zone would shift it in silence.
+- Connections are in autocommit, and every write is inside `with conn.transaction()`. No transaction stays open by
+  accident (https://www.psycopg.org/psycopg3/docs/basic/transactions.html).
+- The driver's errors are translated here, once, into errors that say what the caller does next (`translated`).
 - Statements live in `queries/<table>.sql`; only `load_queries` may turn file text into SQL.
 """
 
@@ -42,10 +42,10 @@ CONNECT_TIMEOUT = timedelta(seconds=10)
 STATEMENT_TIMEOUT = timedelta(minutes=5)
 LOCK_TIMEOUT = timedelta(seconds=30)
 
-# PostgreSQL looks in pg_catalog first unless search_path names it: no name of PostgreSQL's can be hidden.
-# It looks in pg_temp first as well, and for tables only; named last, a temporary table hides none of ours
-# (https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-SEARCH-PATH). Where search_path names no
-# schema that exists, it stays as it is and `migrate` says so.
+# PostgreSQL searches pg_catalog first unless search_path names it. Left out, no object can hide one of PostgreSQL's.
+# PostgreSQL also searches pg_temp first, for tables only. Named last, no temporary table can hide one of ours
+# (https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-SEARCH-PATH). If search_path names no
+# existing schema, it stays unchanged, and `migrate` reports it.
 _PIN_SEARCH_PATH: Final = """
 SELECT pg_catalog.set_config(
     'search_path', pg_catalog.string_agg(pg_catalog.quote_ident(name), ', ' ORDER BY place) || ', pg_temp', false
@@ -59,10 +59,10 @@ STANDBY_HINT: Final = "does DATABASE_URL name a standby?"
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-# SQLSTATE classes that speak of the values of a row: data exception, integrity constraint, view check option,
-# program limit, RAISE in a trigger (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+# SQLSTATE classes that blame the values of a row: data exception, integrity constraint, view check option, program
+# limit, RAISE in a trigger (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _FAULTS_OF_A_ROW: Final = ("22", "23", "44", "54", "P0")
-# Messages quote values, and names too, in the quotation marks of their language. What follows a colon is a value.
+# Messages quote values and names in the quotation marks of their language. A quotation after a colon is a value.
 _VALUE: Final = re.compile(r"""(?<=: )["«»„“「].*|["«»„“「]\s*(.+?)\s*["«»“”」]""", re.DOTALL)
 _MAX_REASON: Final = 500  # characters
 
@@ -70,14 +70,14 @@ _QUERY = re.compile(r"^-- name: (?P<name>\w+)\s*$", re.MULTILINE)
 
 
 def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None) -> Connection:
-    """Open a connection in UTC, in autocommit, with timeouts, named `reconciler: <purpose>`.
+    """Open a connection in UTC, in autocommit, with timeouts; its application_name is `reconciler: <purpose>`.
 
-    `settings` are run-time parameters for this session alone. They and ours are sent after connecting and
-    not as start-up options, which connection poolers refuse.
+    `settings` are run-time parameters for this session. They are sent after connecting, and not as start-up options,
+    because connection poolers refuse those.
 
     Raises:
-        ConfigError: libpq cannot read `url` or refuses a parameter in it, or a pooler takes sessions apart.
-        Refused: the server turned the user, password or database away.
+        ConfigError: libpq cannot read `url` or refuses a parameter in it, or a pooler does not keep sessions together.
+        Refused: the server refused the user, the password or the database.
         Unavailable: no server answered.
 
     """
@@ -85,7 +85,7 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
     with translated():
         conn = _open(url, purpose)
         session = {
-            # What role or database may set otherwise.
+            # The role or the database may have other defaults for these.
             "timezone": "UTC",
             "datestyle": "ISO",  # the only one that the driver reads
             "statement_timeout": f"{_ms(STATEMENT_TIMEOUT)}ms",
@@ -94,14 +94,14 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
             "idle_in_transaction_session_timeout": "60s",
             # A policy that hides rows must be an error: hidden rows look like calls that Twilio has and we lack.
             "row_security": "off",
-            # PostgreSQL's words for types and objects are compared with ours.
+            # `verify` compares PostgreSQL's names of types and objects with those in our snapshot.
             "quote_all_identifiers": "off",
             **(settings or {}),
         }
-        # JSON numbers may be money: a float would be the wrong one.
+        # JSON numbers may be money, which a float would round.
         set_json_loads(partial(json.loads, parse_float=Decimal), conn)
         try:
-            pooling.require_session(conn, url)  # or the settings would be left on a connection of somebody else
+            pooling.require_session(conn, url)  # otherwise our settings could stay on somebody else's connection
             conn.execute(
                 "SELECT pg_catalog.set_config(name, value, false)"
                 " FROM unnest(%s::text[], %s::text[]) AS s (name, value)",
@@ -121,13 +121,13 @@ def _open(url: str, purpose: str) -> Connection:
             autocommit=True,
             connect_timeout=int(CONNECT_TIMEOUT.total_seconds()),
             application_name=f"{APPLICATION_NAME}: {purpose}",
-            # Twilio's names are in any script, whatever encoding the server or the machine prefers.
+            # Names at Twilio are in any script, so the encoding must not depend on the server or the machine.
             client_encoding="utf8",
-            # A server that vanished without a FIN is noticed within about half a minute instead of two hours.
+            # With these, a server that vanished without a FIN is noticed in half a minute instead of two hours.
             keepalives_idle=15,
             keepalives_interval=5,
             keepalives_count=3,
-            # The same where it owes us an answer: keepalives rest while what we sent is not confirmed.
+            # While sent data is not acknowledged, TCP sends no keepalives; this timeout covers that case.
             tcp_user_timeout=30_000,
         )
     except psycopg.OperationalError as exc:
@@ -136,9 +136,13 @@ def _open(url: str, purpose: str) -> Connection:
 
 @cache
 def load_queries(table: str) -> Mapping[str, LiteralString]:
-    """The named statements of `queries/<table>.sql`: a `-- name: x` line, then the statement.
+    """Return the statements of `queries/<table>.sql` by name: a `-- name: x` line, then the statement.
 
-    Marked as LiteralString here and nowhere else: the type checker then rejects SQL built from other text.
+    Only this function makes them LiteralStrings. The type checker then rejects SQL that is built from other text.
+
+    Raises:
+        ReconcilerError: the file has two statements of one name.
+
     """
     text = files("reconciler.database").joinpath("queries", f"{table}.sql").read_text(encoding="utf-8")
     parts = _QUERY.split(text)
@@ -158,10 +162,10 @@ def is_alive(conn: Connection) -> bool:
 
 
 def require_writable(conn: Connection) -> None:
-    """Make sure that this session may write, now: a server can become a standby or be fenced under it.
+    """Check that this session may write now: its server can become a standby, or be fenced, at any time.
 
     Raises:
-        ReadOnlyDatabase: it may not.
+        ReadOnlyDatabase: the session may not write.
 
     """
     row = conn.execute("SELECT current_setting('transaction_read_only')").fetchone()
@@ -170,13 +174,13 @@ def require_writable(conn: Connection) -> None:
 
 
 def name_connection(conn: Connection, *, purpose: str) -> None:
-    """Show in pg_stat_activity what the connection is used for now."""
+    """Set the purpose that pg_stat_activity shows for the connection."""
     conn.execute("SELECT pg_catalog.set_config('application_name', %s, false)", (f"{APPLICATION_NAME}: {purpose}",))
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn the driver's errors into ours, with the server's reason and without the statement's values."""
+    """Raise the driver's errors as ours, with the server's reason and without the statement's values."""
     try:
         yield
     except psycopg.Error as exc:
@@ -184,7 +188,7 @@ def translated() -> Iterator[None]:
 
 
 def translate(exc: psycopg.Error) -> ReconcilerError:
-    """What a driver error means for the caller."""
+    """Return our error for a driver's error: its class says what the caller does next."""
     reason = exc.diag.message_primary or str(exc).strip().splitlines()[0] if str(exc) else type(exc).__name__
     match exc:
         case pg.InvalidPassword() | pg.InvalidAuthorizationSpecification():
@@ -203,7 +207,7 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
         case pg.ReadOnlySqlTransaction():
             return ReadOnlyDatabase(f"the database takes no writes: {reason}", hint=STANDBY_HINT)
         case pg.ProgramLimitExceeded():
-            # An OperationalError by its class, but no waiting makes a row smaller.
+            # By its class it is an OperationalError, but waiting does not make a row smaller.
             return ReconcilerError(f"the database answered: {reason}")
         case pg.TooManyConnections():
             hint = "raise max_connections, or the CONNECTION LIMIT of the role or database in DATABASE_URL"
@@ -219,7 +223,7 @@ def is_contention(exc: psycopg.Error) -> bool:
 
 
 def refusal(exc: psycopg.Error) -> str | None:
-    """Why PostgreSQL refuses a row, without its values; None if no row is to blame."""
+    """Return why PostgreSQL refuses a row, without the row's values; None if the error is not about a row."""
     if exc.sqlstate is None:
         return "the driver cannot write it" if isinstance(exc, psycopg.DataError) else None
     if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW:

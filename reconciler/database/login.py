@@ -1,7 +1,7 @@
-"""Why no connection came about: asked of libpq and read from SQLSTATEs, never from the words of a message.
+"""The reason why a connection failed, from libpq's functions and SQLSTATEs, never from the words of a message.
 
-The server writes in the language of its `lc_messages`, and libpq hands on its words without the SQLSTATE that came
-with them. libpq's own trace of a second attempt shows it
+The server writes messages in the language of its `lc_messages`. libpq passes these words on, but not the SQLSTATE that
+came with them. libpq's own trace of a second attempt shows the SQLSTATE
 (https://www.postgresql.org/docs/current/libpq-control.html#LIBPQ-PQTRACE).
 """
 
@@ -23,22 +23,22 @@ from psycopg.pq import Conninfo, ConnStatus, PGconn, PollingStatus, Trace, abc
 
 from reconciler.errors import ConfigError
 
-_PATIENCE: Final = 5.0  # seconds for the attempt that is traced
+_TRACE_TIMEOUT: Final = 5.0  # seconds for the traced attempt
 _FORM: Final = "write postgresql://user@host/database"
 _PARAMETERS: Final = "https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS lists them"
 _FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
-# A parameter of a URL, or of libpq's key=value form: its name. What follows may be a secret.
+# The name of a parameter in a URL or in libpq's key=value form. The value after it may be a secret.
 _OF_URL: Final = re.compile(r"[?&](\w+)=[^&]*")
 _OF_PAIRS: Final = re.compile(r"\s*(\w+)\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)*)(?=\s|$)")
-# A line that libpq traces: `B  120  ErrorResponse  S "FATAL" V "FATAL" C "28P01" M "…"`. S and M are in any language.
+# A line of libpq's trace: `B  120  ErrorResponse  S "FATAL" V "FATAL" C "28P01" M "…"`. S and M are in any language.
 _TRACED_ERROR: Final = re.compile(rb'^B\t\d+\tErrorResponse\t S "[^"]*" (?:V "[^"]*" )?C "([0-9A-Z]{5})"', re.MULTILINE)
 
 
 def check_url(url: str) -> None:
-    """Make sure that libpq can read `url`. Nothing of its values is shown: any of them may be a piece of a password.
+    """Check that libpq can read `url`. No message shows a value: any of them may be a piece of a password.
 
     Raises:
-        ConfigError: it cannot; the message names the parameter that libpq does not know, if there is one.
+        ConfigError: libpq cannot read it; the message names the parameter that libpq does not know, if there is one.
 
     """
     try:
@@ -54,7 +54,7 @@ def check_url(url: str) -> None:
 
 
 def explain(url: str, error: psycopg.OperationalError) -> psycopg.Error:
-    """The same error in the class that its SQLSTATE names, where a server gave one. May ask for a connection again.
+    """Return `error` in the class of its SQLSTATE, if a server gave one. This may try to connect once more.
 
     Raises:
         ConfigError: libpq or the server refuses a parameter.
@@ -67,20 +67,20 @@ def explain(url: str, error: psycopg.OperationalError) -> psycopg.Error:
     _check_values(url)
     try:
         kind = pg.lookup(_sqlstate_of_refusal(url, str(error)))
-    except LookupError:  # no server answered; or a pooler made a SQLSTATE up
+    except LookupError:  # no server answered, or a pooler invented a SQLSTATE
         return error
     if issubclass(kind, pg.UndefinedObject | pg.InvalidParameterValue):
-        said = str(error).splitlines()[0]
-        raise ConfigError(f"DATABASE_URL: the server refuses a parameter: {said}", hint="correct it, or leave it out")
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"DATABASE_URL: the server refuses a parameter: {reason}", hint="correct it, or leave it out")
     is_known = issubclass(kind, psycopg.OperationalError | pg.InvalidCatalogName | pg.InsufficientPrivilege)
     return kind(str(error)) if is_known else error
 
 
 def _check_values(url: str) -> None:
-    """Make sure that libpq takes the value of each parameter.
+    """Check that libpq accepts the value of each parameter.
 
     Raises:
-        ConfigError: it does not; nothing of the value is shown.
+        ConfigError: libpq does not accept one; the message does not show the value.
 
     """
     if not _is_accepted({}):
@@ -93,7 +93,7 @@ def _check_values(url: str) -> None:
 
 
 def _parameter_names(url: str) -> Iterator[str]:
-    """The parameters' names up to a password: what follows one that is not encoded may be the rest of it."""
+    """Yield the parameters' names up to a password: text after an unencoded password may belong to it."""
     is_url = "://" in url
     for match in (_OF_URL if is_url else _OF_PAIRS).finditer(url, url.find("?") if is_url else 0):
         yield match[1]
@@ -102,8 +102,8 @@ def _parameter_names(url: str) -> Iterator[str]:
 
 
 def _is_accepted(parameters: dict[str, str]) -> bool:
-    """Whether libpq takes these. It judges its parameters before it sends the first byte."""
-    # On the loopback nothing answers and nothing refuses before `connect_start` returns.
+    """Whether libpq accepts these parameters. It checks them before it sends the first byte."""
+    # On the loopback address nothing answers or refuses before `connect_start` returns.
     conninfo = make_conninfo(host="127.0.0.1", hostaddr="127.0.0.1", port=1, **parameters)
     pgconn = PGconn.connect_start(conninfo.encode())
     try:
@@ -114,17 +114,17 @@ def _is_accepted(parameters: dict[str, str]) -> bool:
 
 @lru_cache(maxsize=32)
 def _sqlstate_of_refusal(url: str, _message: str) -> str:
-    """The SQLSTATE that the server refuses a connection with.
+    """Return the SQLSTATE with which the server refuses a connection.
 
-    Asked once for each message: servers count logins that fail, and psycopg leaks the stream that it traces to.
+    There is one attempt for each message: servers count failed logins, and psycopg leaks the stream of its trace.
 
     Raises:
-        LookupError: the server gives none now.
+        LookupError: the server gives no SQLSTATE now.
 
     """
     if sys.platform != "linux":
-        raise LookupError("libpq's trace can be had on Linux alone")
-    trace = os.memfd_create("libpq")  # in memory: it holds what proves the password
+        raise LookupError("libpq's trace is only available on Linux")
+    trace = os.memfd_create("libpq")  # in memory only: the trace holds the proof of the password
     pgconn = PGconn.connect_start(url.encode())
     try:
         _finish_connecting(pgconn, trace)
@@ -133,14 +133,14 @@ def _sqlstate_of_refusal(url: str, _message: str) -> str:
         pgconn.finish()
         os.close(trace)
     hosts = str(conninfo_to_dict(url).get("host") or "").split(",")
-    if len(refusals) < len(hosts):  # one that is away may be the one that would take us
+    if len(refusals) < len(hosts):  # a host that is away might have accepted the login
         raise LookupError("no SQLSTATE")
     return str(refusals[-1], "ascii")
 
 
 def _finish_connecting(pgconn: abc.PGconn, trace: int) -> None:
-    """Go on connecting until it is over, or for `_PATIENCE`; from the moment a server listens, libpq traces."""
-    deadline = time.monotonic() + _PATIENCE
+    """Connect, for at most `_TRACE_TIMEOUT`; libpq writes its trace from the moment a server listens."""
+    deadline = time.monotonic() + _TRACE_TIMEOUT
     is_traced = False
     while pgconn.status != ConnStatus.BAD:
         status = pgconn.connect_poll()
@@ -154,4 +154,4 @@ def _finish_connecting(pgconn: abc.PGconn, trace: int) -> None:
         is_reading = status == PollingStatus.READING
         select.select([pgconn.socket] * is_reading, [pgconn.socket] * (not is_reading), [], left)
     if is_traced:
-        pgconn.untrace()  # and flush
+        pgconn.untrace()  # this also flushes the trace

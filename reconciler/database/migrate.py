@@ -1,13 +1,13 @@
-"""The schema's history: ledger, plan, apply, rollback.
+"""The migration runner: ledger, plan, apply, rollback.
 
 Design rules
-- A second process waits until the first one is through. It polls for the advisory lock: a session that blocks inside
-  `SELECT pg_advisory_lock()` holds a snapshot, for which CREATE INDEX CONCURRENTLY in the first one would wait.
+- A second process waits until the first one has finished. It polls for the advisory lock. A session that blocks inside
+  `SELECT pg_advisory_lock()` holds a snapshot, and CREATE INDEX CONCURRENTLY in the first process would wait for it.
 - A file and its row in the ledger commit together. A file that cannot run in a transaction is written so that it heals
-  when run again, and its row comes last.
-- Writers never wait long: an ALTER TABLE that waits for its lock makes every later writer wait behind it, so it gives
-  up after LOCK_TIMEOUT and tries again. Before that it takes SHARE UPDATE EXCLUSIVE, which stands in no writer's way:
-  autovacuum gives way only to somebody who has waited deadlock_timeout (one second) for it.
+  when it runs again, and its row comes last.
+- Writers never wait long. An ALTER TABLE that waits for its lock makes every later writer wait behind it, so it gives
+  up after LOCK_TIMEOUT and tries again. Before that it takes SHARE UPDATE EXCLUSIVE, which blocks no writer:
+  autovacuum gives way only to a session that has waited deadlock_timeout (one second) for it.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from reconciler.database.obstacles import require_migratable, require_supported,
 from reconciler.database.verify import NEWEST_IN_THE_FIELD
 from reconciler.errors import Contended, JobHeld, Refused, SchemaError, UsageError
 
-LOCK_TIMEOUT = timedelta(milliseconds=400)  # as long as a writer may have to wait behind us
-HARMLESS_LOCK_TIMEOUT = timedelta(minutes=10)  # for locks that make no writer wait
+LOCK_TIMEOUT = timedelta(milliseconds=400)  # a writer may have to wait this long behind us
+HARMLESS_LOCK_TIMEOUT = timedelta(minutes=10)  # for locks that block no writer
 LOCK_ATTEMPTS = 80  # about two minutes
 OTHER_RUNNER_PATIENCE = timedelta(minutes=5)
 POLL_INTERVAL = timedelta(milliseconds=200)
 
 Outcome = Literal["applied", "adopted", "undone"]
 
-_HARMLESS = re.compile(r"\b(CONCURRENTLY|VALIDATE CONSTRAINT)\b")  # waits for locks that no writer needs
-_COMMITS = re.compile(r"\bCOMMIT\b")  # has transactions of its own
+_HARMLESS = re.compile(r"\b(CONCURRENTLY|VALIDATE CONSTRAINT)\b")  # statements whose locks block no writer
+_COMMITS = re.compile(r"\bCOMMIT\b")  # statements with transactions of their own
 _QUERIES = load_queries("migrations")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A migration that is due, and whether its objects are there already."""
+    """A pending migration, and its outcome: adopted if its objects are there already."""
 
     migration: Migration
     outcome: Outcome
@@ -55,7 +55,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Applied:
-    """What was done with one migration."""
+    """One migration that was run, its outcome and duration."""
 
     version: int
     name: str
@@ -67,7 +67,7 @@ OnApplied = Callable[[Applied], None]
 
 
 def behind(conn: Connection) -> list[Migration]:
-    """The migrations that this database lacks; two cheap look-ups.
+    """Return the migrations that this database lacks; this costs two cheap queries.
 
     Raises:
         SchemaError: the ledger and the files disagree, or the server is too old.
@@ -78,7 +78,7 @@ def behind(conn: Connection) -> list[Migration]:
 
 
 def plan(conn: Connection) -> list[Step]:
-    """What `migrate` would do; changes nothing.
+    """Return the steps that `migrate` would take; change nothing.
 
     Raises:
         Refused: the role lacks a privilege that a step needs.
@@ -93,14 +93,15 @@ def plan(conn: Connection) -> list[Step]:
 def migrate(
     conn: Connection, *, on_applied: OnApplied = lambda _: None, patience: timedelta = OTHER_RUNNER_PATIENCE
 ) -> list[Applied]:
-    """Bring the schema up to this version, one migration at a time; what is there already is adopted.
+    """Bring the schema to this version, one migration at a time; adopt objects that are there already.
 
-    Killed at any moment, the next run goes on from there. While another process migrates it waits up to `patience`.
+    If the process is killed, the next run continues from there. While another process migrates, this one waits for
+    up to `patience`.
 
     Raises:
-        Contended: somebody was in the way of every attempt; the message says who.
-        JobHeld: another process was still migrating at the end of `patience`.
-        Refused, SchemaError, Unavailable: as `plan`.
+        Contended: another session was in the way of every attempt; the message names it.
+        JobHeld: another process was still migrating after `patience`.
+        Refused, SchemaError, Unavailable: as for `plan`.
 
     """
     done = []
@@ -120,12 +121,12 @@ def rollback(
     on_applied: OnApplied = lambda _: None,
     patience: timedelta = OTHER_RUNNER_PATIENCE,
 ) -> list[Applied]:
-    """Undo, newest first, every migration after version `to`; -1 undoes all and drops the ledger.
+    """Undo every migration after version `to`, newest first; -1 undoes all and drops the ledger.
 
     Raises:
         Refused: a table that would be dropped holds rows and `drop_data` is not set.
         UsageError: there is no version `to`.
-        Contended, JobHeld, SchemaError, Unavailable: as `migrate`.
+        Contended, JobHeld, SchemaError, Unavailable: as for `migrate`.
 
     """
     migrations = load_migrations()
@@ -136,7 +137,7 @@ def rollback(
         missing = _pending(conn)
         require_writable(conn)
         due = [m for m in reversed(migrations) if m.version > to and m not in missing]
-        if not drop_data:  # before anything is undone; each step looks again under its lock
+        if not drop_data:  # checked before anything is undone, and again by each step under its lock
             for migration in due:
                 _refuse_to_drop_rows(conn, migration)
         for migration in due:
@@ -176,8 +177,8 @@ def _plan(conn: Connection) -> list[Step]:
     require_migratable(conn)
     there = {found.key for found in read_objects(conn, functions=())}
     lacking = {e.version for e in expected_objects() if e.object.kind == "column" and e.object.key not in there}
-    # Columns tell whether the Viewer's script ran: it gave its indexes and triggers names of its own. What comes later
-    # is ours alone; where it was applied by hand it runs again, which is harmless.
+    # Columns show whether the Viewer's own script ran; its indexes and triggers have names of its own. Later
+    # migrations are ours alone. If a person applied one by hand, it runs again, which is harmless.
     return [
         Step(m, "adopted" if m.version <= NEWEST_IN_THE_FIELD and m.version not in lacking else "applied")
         for m in pending
@@ -199,7 +200,7 @@ def _refuse_to_drop_rows(conn: Connection, migration: Migration, *, lock: bool =
 
 @contextmanager
 def _alone(conn: Connection, patience: timedelta) -> Iterator[None]:
-    """Hold the lock of all migrations, without a statement timeout; gives both back."""
+    """Hold the lock of all migrations, without a statement timeout; release and restore both at the end."""
     deadline = time.monotonic() + patience.total_seconds()
     while not _value(conn, "try_lock"):
         if time.monotonic() > deadline:
@@ -210,14 +211,14 @@ def _alone(conn: Connection, patience: timedelta) -> Iterator[None]:
     try:
         yield
     finally:
-        if not conn.closed:  # else the lock went with the connection
+        if not conn.closed:  # otherwise the lock ended with the connection
             _set(conn, "statement_timeout", statement_timeout)
             _set(conn, "lock_timeout", lock_timeout)
             conn.execute(_QUERIES["unlock"])
 
 
 def _run(conn: Connection, migration: Migration, outcome: Outcome, *, drop_data: bool = True) -> Applied:
-    """Run the file and write the ledger, again and again while somebody is in the way."""
+    """Run the file and write the ledger; try again, up to LOCK_ATTEMPTS times, while other sessions block it."""
     script = migration.down if outcome == "undone" else migration.up
     started = time.monotonic()
     attempt = 0
@@ -259,7 +260,7 @@ def _run_statement(conn: Connection, script: Script, statement: str) -> None:
 
 
 def _outwait_vacuum(conn: Connection, script: Script) -> None:
-    """Take the strongest lock that stands in no writer's way; autovacuum is gone then and stays away."""
+    """Take the strongest lock that blocks no writer. It ends a running autovacuum and keeps others away."""
     for (table,) in _rows(conn, "existing", tables=script.locked):
         with _long_lock_timeout(conn):
             name = sql.Identifier(table)
@@ -277,7 +278,7 @@ def _long_lock_timeout(conn: Connection) -> Iterator[None]:
 
 
 class _GaveUpError(Exception):
-    """A wait that was harmless lasted too long; said to the caller once the transaction is over."""
+    """A wait that blocked no writer took too long. The caller reports it when the transaction is over."""
 
 
 def _contended(conn: Connection, script: Script) -> Contended:
@@ -290,7 +291,7 @@ def _contended(conn: Connection, script: Script) -> Contended:
 def _refused(script: Script, exc: psycopg.DatabaseError) -> Exception:
     if isinstance(exc, pg.InsufficientPrivilege):
         return translate(exc)
-    # A view, rule or trigger on a column whose type changes is named in the detail.
+    # If a view, rule or trigger depends on a column whose type changes, the detail names it.
     reason = "; ".join(part for part in (exc.diag.message_primary, exc.diag.message_detail) if part)
     depends = isinstance(exc, pg.FeatureNotSupported)
     hint = "drop what depends on the column, migrate, create it again" if depends else exc.diag.message_hint
@@ -304,13 +305,13 @@ def _note(conn: Connection, migration: Migration, outcome: Outcome, duration: ti
 
 
 def _set(conn: Connection, name: str, value: timedelta | str) -> str:
-    """Set a run-time parameter; returns the value it had."""
+    """Set a run-time parameter; return its previous value."""
     text = value if isinstance(value, str) else f"{int(value / timedelta(milliseconds=1))}ms"
     return str(_value(conn, "set_setting", name=name, value=text))
 
 
 def _rows(conn: Connection, query: str, /, **params: Any) -> list[tuple[Any, ...]]:
-    """What a statement of queries/migrations.sql finds about the tables that migrations are for."""
+    """Run a statement of queries/migrations.sql for our tables; return its rows."""
     return conn.execute(_QUERIES[query], {"tables": list(TABLES), **params}).fetchall()
 
 

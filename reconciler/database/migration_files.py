@@ -1,7 +1,7 @@
-"""The files of `sql/`: what the runner has to know of each, read from its name and header.
+"""The files of `sql/`, with the facts that the runner reads from each file's name and header.
 
-A file is plain SQL that psql runs too. Its opening comment describes the database it meets in the field. For the
-runner the comment names:
+A file is plain SQL that psql runs too. Its opening comment describes the databases in the field that it must handle.
+For the runner the comment names:
 
 - `lock:` the lock that the file takes,
 - `transaction: none` if the file cannot run in a transaction,
@@ -31,8 +31,8 @@ _TOKEN = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 
-# Version 0.1.0 wrote the SHA-256 of a whole file into the ledger, comments included. These are the files it came with;
-# their statements have not changed since. Nothing is ever added here: later versions write `Script.checksum`.
+# Version 0.1.0 wrote the SHA-256 of a whole file, comments included, into the ledger. These are the sums of its files,
+# whose statements have not changed since. The list never grows: later versions write `Script.checksum`.
 _CHECKSUMS_OF_0_1_0: Final = (
     "c83251bc0d01dd619f1acbdbde163b347a7d046c8cd63b1d1a11649e60b8686d",
     "aa8fc1bc9a9a3185eaca43c4386ca01b57637f1818b45a3fb63a107274292b85",
@@ -53,41 +53,41 @@ _CHECKSUMS_OF_0_1_0: Final = (
 
 @dataclass(frozen=True)
 class Script:
-    """One file of `sql/`: plain SQL that psql runs too, with a header for us."""
+    """One file of `sql/`: plain SQL that psql runs too, with a header for the runner."""
 
     filename: str
     text: str
 
     @cached_property
     def header(self) -> dict[str, str]:
-        """What the opening comment says to the runner."""
+        """The entries for the runner in the opening comment, by key."""
         return {match["key"]: match["value"] for match in _HEADER.finditer(self.text)}
 
     @property
     def lock(self) -> str:
-        """What it locks, for a person to read; empty if nothing that anybody could meet."""
+        """The lock that the file takes, in words; empty if it cannot block anybody."""
         lock = self.header["lock"]
         return "" if lock.startswith("none") else lock
 
     @property
     def locked(self) -> list[str]:
-        """The tables that its lock names."""
+        """The tables named in `lock`."""
         return [table for table in TABLES if re.search(rf"\b{table}\b", self.lock)]
 
     @property
     def transactional(self) -> bool:
-        """Whether it can share a transaction with its row in the ledger."""
+        """Whether the file can run in one transaction with its row in the ledger."""
         return self.header.get("transaction") != "none"
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of the statements; comments, line endings and indentation do not count."""
+        """The SHA-256 of the statements, without comments, line endings and indentation."""
         return hashlib.sha256("\n".join(map(_one_line, split(self.text))).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Migration:
-    """A version of the schema: the file that makes it and the one that undoes it."""
+    """A version of the schema: the file that makes it, and the file that undoes it."""
 
     version: int
     name: str
@@ -95,13 +95,13 @@ class Migration:
     down: Script
 
     def is_recorded_as(self, checksum: str) -> bool:
-        """Whether a ledger with `checksum` speaks of this very file, as this version or 0.1.0 wrote it."""
+        """Whether `checksum` is the ledger's entry for this file, written by this version or by 0.1.0."""
         return checksum in (self.up.checksum, *_CHECKSUMS_OF_0_1_0[self.version : self.version + 1])
 
 
 @cache
 def load_migrations() -> tuple[Migration, ...]:
-    """Every migration in order, from the wheel or, in a checkout, from the sibling `sql/`.
+    """Return every migration in order, from the wheel or, in a checkout, from the folder `sql/` beside the package.
 
     Raises:
         ReconcilerError: a file is misnamed, a number is missing, or a migration has no rollback.
@@ -128,7 +128,7 @@ def load_migrations() -> tuple[Migration, ...]:
 
 
 def split(text: str) -> list[str]:
-    """The statements of a file without its comments; quotes and dollar quotes are respected."""
+    """Return the statements of a file without comments; semicolons inside quotes and dollar quotes do not split."""
     statements = [""]
     for token in _TOKEN.finditer(text):
         if token["end"]:
@@ -139,5 +139,5 @@ def split(text: str) -> list[str]:
 
 
 def _one_line(statement: str) -> str:
-    """The statement with each run of white space as one space, save inside quotes."""
+    """Return the statement with each run of white space, except inside quotes, as one space."""
     return "".join(" " if token["space"] else token[0] for token in _TOKEN.finditer(statement))

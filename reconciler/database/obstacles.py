@@ -1,4 +1,4 @@
-"""What keeps a database from being migrated or worked with. It is told before anything is changed."""
+"""Obstacles: conditions under which a database cannot be migrated or used. They are found before any change."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from reconciler.errors import Refused, SchemaError, Unavailable
 OLDEST_SERVER: Final = 14
 LEDGER: Final = "reconciler_migrations"
 
-# SQL_ASCII takes the bytes of UTF-8 as they are. The others have no place for names in every script, and a call with
-# such a name could never be held.
+# SQL_ASCII stores the bytes of UTF-8 unchanged. Other encodings lack characters of some scripts, and a call with such
+# a name could never be stored.
 _ENCODINGS: Final = ("UTF8", "SQL_ASCII")
 _KINDS: Final = {
     "p": "a partitioned table", "v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence",
@@ -27,11 +27,11 @@ _QUERIES = load_queries("obstacles")
 
 
 def require_supported(conn: Connection) -> None:
-    """Refuse a server or database that no migration could make fit, and a role that sees only some of the rows.
+    """Refuse a server or database that no migration can make usable, and a role that does not see every row.
 
     Raises:
         Refused: row-level security hides rows from this role.
-        SchemaError: the server is too old, or the database's encoding has no place for every name.
+        SchemaError: the server is too old, or the database's encoding lacks characters.
 
     """
     if conn.info.server_version < OLDEST_SERVER * 10_000:
@@ -55,8 +55,8 @@ def require_migratable(conn: Connection) -> None:
     """Refuse to change anything if a later step would fail, or would run somebody else's code.
 
     Raises:
-        Refused: the role lacks a privilege, or a stranger's object stands where ours are or would be taken for one.
-        SchemaError: a table is not what the files can work with.
+        Refused: the role lacks a privilege, or somebody else owns an object that PostgreSQL could take for ours.
+        SchemaError: the files cannot work with a table that is there.
         Unavailable: the server takes no writes.
 
     """
@@ -66,7 +66,7 @@ def require_migratable(conn: Connection) -> None:
 
 
 def require_writable(conn: Connection) -> None:
-    """Refuse to change the schema of a standby, or as a role that may not.
+    """Refuse a standby, and a role that may not change the schema.
 
     Raises:
         Refused: the role lacks a privilege.
@@ -85,7 +85,7 @@ def require_writable(conn: Connection) -> None:
 
 
 def _require_tables(conn: Connection) -> None:
-    """Each name of ours that is taken must be an ordinary table with columns that ours can be made of."""
+    """Refuse a table of one of our names that is no ordinary table, or whose columns cannot become ours."""
     taken = dict(_rows(conn, "kinds", tables=[*TABLES, LEDGER]))
     for name, kind in taken.items():
         if kind != "r":
@@ -116,7 +116,7 @@ def _require_tables(conn: Connection) -> None:
 
 def _require_no_strangers(conn: Connection) -> None:
     texts = "".join(migration.up.text for migration in load_migrations())
-    called = set(re.findall(r"\b(\w+)\s*\(", texts))  # words that are no functions do no harm here
+    called = set(re.findall(r"\b(\w+)\s*\(", texts))  # some are no functions, which is harmless
     found = _rows(conn, "made_by_strangers", tables=[*TABLES, LEDGER], functions=sorted(called))
     if found:
         what, owner = found[0]

@@ -1,16 +1,16 @@
-"""Whether the statements that poll use the indexes made for them: `reconcile verify --explain`.
+"""`reconcile verify --explain`: whether the statements that poll use the indexes that were made for them.
 
-A statement polls if the comment above it names an index of ours; nothing else lists these statements. Each is given to
-EXPLAIN with values like those of a run. A statement that only reads is run, with ANALYZE; one that locks or writes is
-planned and no more. All of it happens in transactions that PostgreSQL keeps read-only.
+A statement polls if the comment above it names one of our indexes; there is no other list. Each statement is given to
+EXPLAIN with values like those of a run. A statement that only reads is run, with ANALYZE. A statement that locks or
+writes is only planned. Everything happens in transactions that PostgreSQL keeps read-only.
 
-When a plan is bad:
+A plan is bad in two cases:
 
-- It reads a whole table of ours, and would do so if reading whole tables were forbidden: no index can serve it.
-- It reads a whole table and throws away most of at least 10,000 rows: the planner should have taken an index, and its
+- It reads a whole table of ours, even if reading whole tables is forbidden: no index can serve it.
+- It reads a whole table and discards most of at least 10,000 rows: the planner should have used an index, and its
   statistics are probably old.
 
-On a small table, or where most rows are wanted, reading all of it is right and no fault.
+To read all of a small table is right, and so it is if most rows are wanted.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from reconciler.database.migration_files import TABLES
 from reconciler.database.verify import Finding
 
 MANY_ROWS: Final = 10_000
-MOST: Final = 0.9  # of the rows that were read
+MOST: Final = 0.9  # share of the rows that were read
 
-# Unique keys have these names where our files made them, and any name in the field.
+# The names of unique keys that our files made; in the field a unique key may have any name.
 _KEYS: Final = {
     "messages_twilio_sid_key": "messages", "account_days_pkey": "account_days",
     "twilio_webhook_inbox_pkey": "twilio_webhook_inbox", "sync_state_pkey": "sync_state",
@@ -51,7 +51,7 @@ _AN_ACCOUNT: Final = "SELECT account_sid FROM messages WHERE account_sid IS NOT 
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement that polls, and the indexes that were made for it."""
+    """A statement that polls, and the indexes made for it."""
 
     name: str
     query: LiteralString
@@ -59,25 +59,25 @@ class Statement:
 
     @property
     def only_reads(self) -> bool:
-        """Whether it may be run: it neither writes nor locks."""
+        """Whether the statement may be run: it neither writes nor locks."""
         return _CHANGES.search(_COMMENT.sub("", self.query)) is None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How PostgreSQL runs a statement."""
+    """PostgreSQL's plan of a statement."""
 
     statement: str
     uses: list[str]  # indexes
-    unused: list[str]  # indexes made for it
-    reads_whole: list[str]  # tables of ours
-    rows: int  # an estimate where the statement was not run
-    milliseconds: float | None  # None where the statement was not run
+    unused: list[str]  # indexes made for the statement
+    reads_whole: list[str]  # our tables
+    rows: int  # an estimate if the statement was not run
+    milliseconds: float | None  # None if the statement was not run
     note: str = ""
 
 
 class _Scan(NamedTuple):
-    """A table that is read whole: rows that were wanted and rows that were thrown away."""
+    """One table that is read whole: the rows that the statement wanted, and those it discarded."""
 
     table: str
     wanted: float
@@ -89,21 +89,21 @@ class _Scan(NamedTuple):
 
 
 def polling_statements() -> list[Statement]:
-    """The statements whose comments name an index of ours."""
+    """Return the statements whose comments name one of our indexes."""
     ours = {e.object.name for e in expected_objects() if e.object.kind == "index"} | _KEYS.keys()
     found = []
     for file in sorted(files("reconciler.database").joinpath("queries").iterdir(), key=lambda file: file.name):
         table = file.name.removesuffix(".sql")
         for name, query in load_queries(table).items():
-            said = " ".join(_COMMENT.findall(query))
-            indexes = frozenset(index for index in ours if re.search(rf"\b{index}\b", said))
+            comments = " ".join(_COMMENT.findall(query))
+            indexes = frozenset(index for index in ours if re.search(rf"\b{index}\b", comments))
             if indexes:
                 found.append(Statement(f"{table}.{name}", query, indexes))
     return found
 
 
 def explain(conn: Connection) -> tuple[list[Plan], list[Finding]]:
-    """The plan of each statement that polls, and what is wrong with it; nothing where a table is missing.
+    """Return the plan of each statement that polls, and the findings; both are empty if a table is missing.
 
     Raises:
         Refused, Unavailable: the database does not answer.
@@ -113,7 +113,7 @@ def explain(conn: Connection) -> tuple[list[Plan], list[Finding]]:
     findings: list[Finding] = []
     with translated():
         sizes: dict[str, float] = dict(conn.execute(_SIZES, (list(TABLES),)).fetchall())
-        if len(sizes) < len(TABLES):  # which of them, `verify` says
+        if len(sizes) < len(TABLES):  # `verify` reports the missing table
             return [], []
         row = conn.execute(_AN_ACCOUNT).fetchone()
         usual = _values(datetime.now(UTC), row[0] if row else "AC" + 32 * "0")
@@ -137,7 +137,7 @@ def _plan(
     scans = list(_scans(root, sizes))
     whole = {scan.table for scan in scans}
     uses = {node["Index Name"] for node in _nodes(root) if "Index Name" in node}
-    # A unique key that has another name in the field is in use unless its table is read whole.
+    # A unique key may have another name in the field. It counts as used unless its table is read whole.
     unused = {index for index in statement.indexes - uses if index not in _KEYS or _KEYS[index] in whole}
     rows = root.get("Actual Rows", root["Plan Rows"])
     spent = round(float(answer["Planning Time"] + answer["Execution Time"]), 3) if statement.only_reads else None
@@ -145,18 +145,16 @@ def _plan(
 
 
 def _judge(conn: Connection, statement: Statement, values: Mapping[str, Any], scans: list[_Scan]) -> Iterator[Finding]:
-    """What is wrong with a plan that reads whole tables."""
+    """Yield the findings about a plan that reads whole tables."""
     forced = _ask(conn, statement, values, runs=False, whole_tables=False)["Plan"]
     helpless = {scan.table for scan in _scans(forced, {})}
     for table in sorted({scan.table for scan in scans}):
         made = ", ".join(sorted(statement.indexes))
         if table in helpless:
-            problem = f"reads all of {table}: no index serves it, also not {made}"
-            yield Finding(
-                f"statement {statement.name}", problem, "`reconcile verify` says which index is not as it should be"
-            )
+            problem = f"reads all of {table}: no index serves it, not even {made}"
+            yield Finding(f"statement {statement.name}", problem, "run `reconcile verify` to see which index is wrong")
         elif any(scan.is_wasteful for scan in scans if scan.table == table):
-            problem = f"reads all of {table} and not index {made}"
+            problem = f"reads all of {table} instead of index {made}"
             yield Finding(f"statement {statement.name}", problem, f'psql "$DATABASE_URL" -c "ANALYZE {table}"')
 
 
@@ -177,7 +175,7 @@ def _ask(
 
 
 def _nodes(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """A plan's node and all below it."""
+    """Yield a plan's node and all nodes below it."""
     yield node
     for below in node.get("Plans", ()):
         yield from _nodes(below)
@@ -188,7 +186,7 @@ def _scans(root: Mapping[str, Any], sizes: Mapping[str, float]) -> Iterator[_Sca
         table = node.get("Relation Name")
         if node["Node Type"] == "Seq Scan" and table in TABLES:
             if "Actual Rows" in node:
-                times = float(node["Actual Loops"])  # JSON numbers with a point come as Decimal
+                times = float(node["Actual Loops"])  # a JSON number with a point is a Decimal
                 discarded = float(node.get("Rows Removed by Filter", 0))
                 yield _Scan(table, float(node["Actual Rows"]) * times, discarded * times)
             else:
@@ -196,7 +194,7 @@ def _scans(root: Mapping[str, Any], sizes: Mapping[str, float]) -> Iterator[_Sca
 
 
 def _values(now: datetime, account_sid: str) -> dict[str, Any]:
-    """A value for each parameter of the statements that poll, as a run would have it."""
+    """Return a value like that of a run for each parameter of the statements that poll."""
     day = timedelta(days=1)
     sids = ["CA" + 32 * "0"]
     return {
@@ -213,7 +211,7 @@ def _values(now: datetime, account_sid: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# Where a parameter of the same name is something else.
+# Parameters with a meaning of their own in one statement.
 _SPECIAL_VALUES: Final = {
     "messages.freeze_due": {"looked_at": "all_looked_at"},
     "account_days.sum_up": {"first": "first_day"},

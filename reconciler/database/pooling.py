@@ -1,18 +1,19 @@
-"""Finds out whether a pooler stands between us and PostgreSQL, and whether it keeps our sessions together.
+"""Finds out whether a connection pooler is in use, and whether it keeps our sessions together.
 
-A pooler in transaction mode (PgBouncer's `pool_mode = transaction`, and its like) hands each transaction to whatever
-server connection is free. Our locks, our temporary table and our settings would stay behind on a connection that
-belongs to somebody else by then: the lock held by nobody, the settings at work in the Viewer's statements.
+A pooler in transaction mode (such as PgBouncer's `pool_mode = transaction`) gives each transaction any server
+connection
+that is free. Our locks, our temporary table and our settings would stay on a connection that then belongs to somebody
+else: nobody would hold the lock, and the settings would apply to the Viewer's statements.
 
 Two questions, both without false alarms:
 
-- Is there a pooler? At login the server names the process that serves the session. A TCP proxy hands that on; a pooler
-  makes a number up, by which it routes cancel requests.
-- Does it keep sessions together? Two connections that are open at the same time have a server process each, and keep
-  it. Who sees one process serve both, or a connection change its process, has met a pooler that does not. One that
-  hands out the server connection used last shows the former, one that takes turns the latter.
+- Is there a pooler? At login the server names the process that serves the session. A TCP proxy passes that on. A pooler
+  invents a number, by which it routes cancel requests.
+- Does the pooler keep sessions together? Two connections that are open at the same time have a server process each, and
+  keep it. If one process serves both, or if a connection changes its process, the pooler does not keep them together.
+  The first shows when the pooler gives out the connection used last, the second when it takes turns.
 
-Busy as a pool may be, it can hide only by chance; what is not seen now is looked for again with the next connection.
+A busy pool can hide this only by chance. The next connection asks again.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ from psycopg.pq import ExecStatus
 
 from reconciler.errors import ConfigError
 
-# A process id may come again, and on another server of the same name; not with the same microsecond.
+# A process id may be used again, or exist on another server of the same name. The start time makes it unique.
 _PROCESS: Final = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 _ROUNDS: Final = 3
 # A pool that keeps sessions together may have no place left for a second connection.
-_PATIENCE: Final = 2.0  # seconds
+_SECOND_TIMEOUT: Final = 2.0  # seconds
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 def is_pooled(conn: Connection) -> bool:
-    """Whether a pooler, of whatever mode, stands between us and the server."""
+    """Whether there is a pooler, in any mode, between us and the server."""
     row = conn.execute("SELECT pg_backend_pid()").fetchone()
     return row != (conn.info.backend_pid,)
 
 
 def require_session(conn: Connection, url: str) -> None:
-    """Make sure that what `conn` sets up stays with it. Asks a second connection, if there is a pooler.
+    """Check that locks and settings stay with `conn`. If there is a pooler, this opens a second connection.
 
     Raises:
         ConfigError: a pooler changes the server connection between two transactions.
@@ -59,8 +60,8 @@ def require_session(conn: Connection, url: str) -> None:
 def _changes_process(conn: Connection, url: str) -> bool:
     ours = _process(conn)
     try:
-        other = psycopg.connect(url, autocommit=True, connect_timeout=int(_PATIENCE))
-    except psycopg.OperationalError:  # no place for it
+        other = psycopg.connect(url, autocommit=True, connect_timeout=int(_SECOND_TIMEOUT))
+    except psycopg.OperationalError:  # the pool has no place for it
         return _process(conn) != ours
     with closing(other):
         theirs = _process_in_time(other)
@@ -81,10 +82,10 @@ def _process(conn: Connection) -> tuple[str, ...]:
 
 
 def _process_in_time(conn: Connection) -> tuple[str, ...] | None:
-    """The server process of `conn`; None if the pool has none for it for now."""
+    """Return the server process of `conn`; None if the pool has none for it at the moment."""
     pgconn = conn.pgconn
     pgconn.send_query(_PROCESS.encode())
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _SECOND_TIMEOUT
     process = None
     while True:
         while pgconn.is_busy():

@@ -9,5 +9,5 @@ _queries = load_queries("housekeeping")
 
 
 def measure(conn: Connection) -> dict[str, int]:
-    """The size of each of our tables with its indexes, in bytes."""
+    """Return the size in bytes of each of our tables, with its indexes."""
     return dict(conn.execute(_queries["measure"], {"tables": list(TABLES)}).fetchall())

@@ -1,4 +1,4 @@
-"""Whether the schema is what this version needs. The catalog is believed, not the ledger. Changes nothing."""
+"""Compares the schema of a database with the one that this version needs. It trusts the catalog, not the ledger."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from reconciler.database.catalog import Expected, SchemaObject, expected_objects
 from reconciler.database.connection import Connection, translated
 from reconciler.database.migration_files import load_migrations
 
-NEWEST_IN_THE_FIELD: Final = 4  # as far as the Viewer's own script goes
+NEWEST_IN_THE_FIELD: Final = 4  # the last migration that the Viewer's own script covers
 
-# Of these columns of messages nothing is ours: the program neither reads nor writes them.
+# Columns of messages that are the Viewer's alone: the program neither reads nor writes them.
 VIEWERS_COLUMNS: Final = frozenset({"conversation_id", "recording_url", "metadata"})
-# Columns that may be null in our files and never are in a row that we write.
+# Columns that may be null in our files, but never are in a row that we write.
 _ALWAYS_FILLED: Final = frozenset({"created_at", "received_at", "updated_at"})
 
 _TYPE: Final = re.compile(
@@ -27,7 +27,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about the schema that is not as this version needs it, and what mends it."""
+    """A difference between the schema and the one that this version needs, and the command that repairs it."""
 
     subject: str
     problem: str
@@ -35,10 +35,10 @@ class Finding:
 
 
 def verify(conn: Connection) -> list[Finding]:
-    """What in the catalog is not as this version needs it.
+    """Return the differences between the catalog and the schema that this version needs; change nothing.
 
-    What can hold all our values is as good as ours: a wider type, a unique key of any name. Objects beside ours are
-    the Viewer's and free, save functions that have the names of ours.
+    - An object that can hold all our values is no difference: a wider type, a unique key of any name.
+    - Other objects are the Viewer's and allowed, except functions that have a name of ours.
     """
     expected = expected_objects()
     functions = {e.object.name.partition("(")[0] for e in expected if e.object.kind == "function"}
@@ -60,7 +60,7 @@ def fits(actual: str, wanted: str) -> bool:
         case "integer", "bigint":
             return True
         case "timestamp", "timestamp":
-            # Only times of Twilio's in whole seconds, and created_at, stand in columns without time zone.
+            # Columns without time zone hold only created_at and Twilio's times, which are whole seconds.
             return is_["zone"] == must["zone"] == " without time zone"
     return False
 
@@ -84,12 +84,12 @@ def _compare(expected: Expected, actual: Mapping[Key, SchemaObject]) -> Iterator
 
 
 def _is_required(wanted: SchemaObject, version: int, actual: Mapping[Key, SchemaObject]) -> bool:
-    """Whether we cannot do without it where the Viewer's own script made the table."""
+    """Whether the program needs the object even if the Viewer's own script made the table."""
     match wanted.kind:
         case "constraint":
             return version > NEWEST_IN_THE_FIELD
         case "default":
-            # Where the column may be null, a row that lacks it is no error. Where it is missing, that is the finding.
+            # A nullable column needs no default. If the column itself is missing, that is the finding.
             column = actual.get(("column", wanted.table, wanted.name))
             return column is not None and column.definition.endswith(" NOT NULL")
         case "unique":
@@ -117,7 +117,7 @@ def _compare_column(found: SchemaObject, wanted: SchemaObject) -> Iterator[Findi
 
 
 def _in_the_way(actual: Mapping[Key, SchemaObject]) -> Iterator[Finding]:
-    """Columns that our rows lack, and functions that could be taken for ours."""
+    """Yield findings about columns that our rows lack, and about functions that could be taken for ours."""
     known = {e.object.key for e in expected_objects()} - _FREE
     for key in sorted(actual.keys() - known):
         found = actual[key]
