@@ -1,4 +1,4 @@
--- What the role that runs `reconcile` may do, and nothing beyond it. As a superuser, or as the owner of the tables:
+-- The privileges of the role that runs `reconcile`, and no others. As a superuser, or as the owner of the tables:
 --
 --     createuser reconciler
 --     DATABASE_URL=postgresql://OWNER@HOST/DB reconcile migrate
@@ -40,11 +40,11 @@ GRANT UPDATE (processing_status, processed_at, error) ON twilio_webhook_inbox TO
 
 GRANT SELECT, INSERT, UPDATE ON sync_state, account_days, twilio_budgets TO reconciler;
 
--- To know whether migrations are missing.
+-- The ledger tells whether migrations are missing.
 GRANT SELECT ON reconciler_migrations TO reconciler;
 
 -- The ids of new rows.
 GRANT USAGE ON SEQUENCE messages_id_seq, call_events_id_seq, twilio_webhook_inbox_id_seq TO reconciler;
 
--- EXECUTE is everybody's by default. It is granted for databases where it was revoked; the triggers of messages use them.
+-- Everybody has EXECUTE by default; the grant is for databases where it was revoked. The triggers of messages use both.
 GRANT EXECUTE ON FUNCTION call_status_rank(text), call_status_is_final(text) TO reconciler;

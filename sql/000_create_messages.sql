@@ -1,9 +1,9 @@
 -- 000: the Viewer's table of calls, for a database that has none.
 --
--- In the field `messages` is there already, full of rows and owned by the Viewer: then this file does nothing.
--- Otherwise the same shape is made, with two faults mended that 005 mends in the field: numbers of any length
+-- In the field `messages` exists already, is full of rows, and belongs to the Viewer: then this file does nothing.
+-- Otherwise it makes the same table, with the two corrections that 005 makes in the field: numbers of any length
 -- (a SIP URI exceeds 20 characters) and prices of any scale (Twilio has five decimals). start_time and end_time
--- stay `timestamp` as they are there, and hold UTC.
+-- are `timestamp`, as in the field, and hold UTC.
 --
 -- lock: none that a writer could meet
 

@@ -1,8 +1,8 @@
 -- 001: the queue that webhooks arrive in.
 --
--- In the field the Viewer's own script may have made it; then it is left as it is. source and event_type carry no
--- CHECK: besides the Viewer's values there are records of the REST API that could not be read (source 'twilio_rest',
--- event_type 'call-record'), kept here as dead letters.
+-- In the field the Viewer's own script may have made the table; then this file changes nothing. source and event_type
+-- have no CHECK: besides the Viewer's values there are dead letters of the REST API, records that could not be read
+-- (source 'twilio_rest', event_type 'call-record').
 --
 -- lock: none that a writer could meet
 

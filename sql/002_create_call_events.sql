@@ -1,7 +1,7 @@
--- 002: the log of what happened to each call; rows are added and never changed (011 enforces it).
+-- 002: the log of each call's events; rows are added and never changed (011 enforces it).
 --
--- In the field the Viewer's own script may have made it, perhaps with other index names and with millions of rows:
--- so the indexes are built CONCURRENTLY, and one that a killed build left INVALID is dropped first.
+-- In the field the Viewer's own script may have made the table, perhaps with other index names and millions of rows.
+-- The indexes are therefore built CONCURRENTLY. An index that a killed build left INVALID is dropped first.
 --
 -- lock: SHARE UPDATE EXCLUSIVE on call_events while the indexes are built; writers go on
 -- transaction: none

@@ -1,6 +1,6 @@
--- 003: each job's place in its work.
+-- 003: the cursor of each job.
 --
--- In the field the Viewer's own script may have made it; then it is left as it is.
+-- In the field the Viewer's own script may have made the table; then this file changes nothing.
 --
 -- lock: none that a writer could meet
 

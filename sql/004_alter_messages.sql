@@ -1,8 +1,8 @@
--- 004: what messages needs to be fed by events: when it changed, what it heard last, whether the call is over.
+-- 004: the columns of messages for updates by events: times of change and of the last event, and whether it is over.
 --
--- In the field messages has millions of rows and a backend that writes to it. The columns come in one statement and
--- without a rewrite: their defaults are not volatile, so PostgreSQL stores them once and not in each row. The Viewer's
--- own script may have added them, with a trigger and indexes of other names; two triggers then set the same value.
+-- In the field messages has millions of rows, and a backend writes to it. One statement adds the columns without a
+-- rewrite: their defaults are not volatile, so PostgreSQL stores them once and not in each row. The Viewer's own script
+-- may have added them, with a trigger and indexes of other names. Two triggers then set the same value.
 --
 -- lock: ACCESS EXCLUSIVE on messages for a moment; writers go on while the indexes are built
 -- transaction: none
@@ -22,8 +22,8 @@ BEGIN
 END
 $$;
 
--- A statement that sets updated_at itself is left alone, and so is 008, which says about old rows what was true
--- all along. The name sorts behind those of the guards in 007: triggers fire in the order of their names.
+-- The trigger does not touch a statement that sets updated_at itself, nor 008, which only writes down what was true of
+-- old rows all along. Its name sorts behind those of the guards in 007: triggers fire in the order of their names.
 CREATE OR REPLACE TRIGGER messages_touch_updated_at
     BEFORE UPDATE ON messages
     FOR EACH ROW
@@ -31,7 +31,7 @@ CREATE OR REPLACE TRIGGER messages_touch_updated_at
           AND current_setting('reconciler.keep_updated_at', true) IS DISTINCT FROM 'on')
     EXECUTE FUNCTION messages_touch_updated_at();
 
--- An index that a killed build left INVALID.
+-- Drop an index that a killed build left INVALID.
 DO $$
 DECLARE
     leftover regclass;

@@ -1,4 +1,4 @@
--- 005: columns of messages that are too narrow for what Twilio sends.
+-- 005: wider columns of messages: Twilio's values did not fit into them.
 --
 -- In the field from_number and to_number are varchar(20), which a SIP URI or a `client:` name exceeds, and price is
 -- decimal(10,4), which drops Twilio's fifth decimal. Both changes lift a limit and rewrite neither table nor index.
@@ -6,7 +6,7 @@
 --
 -- lock: ACCESS EXCLUSIVE on messages for a moment
 
--- Only where the type differs: ALTER TYPE fails on a column that a trigger names, even if it changes nothing.
+-- The types are compared first: ALTER TYPE fails on a column that a trigger names, even if it changes nothing.
 DO $$
 DECLARE
     narrow record;

@@ -1,18 +1,18 @@
--- 006: what reconciler has to know of a call and of an event, and how statuses rank.
+-- 006: the columns of calls and events that the reconciler needs, and the rank of each status.
 --
--- In the field both tables are full. All columns are nullable and without default, so nothing is rewritten; rows that
--- were there before keep null. The CHECK is added NOT VALID and validated after, by a scan that blocks no writer.
+-- In the field both tables are full. All columns are nullable and without default, so nothing is rewritten, and old
+-- rows keep null. The CHECK is added NOT VALID and validated afterwards, by a scan that blocks no writer.
 --
 -- lock: ACCESS EXCLUSIVE on messages and call_events for a moment each; SHARE UPDATE EXCLUSIVE while validating
 -- transaction: none
 
 ALTER TABLE messages
     ADD COLUMN IF NOT EXISTS account_sid  text,
-    ADD COLUMN IF NOT EXISTS answered_by  text,         -- what Twilio's machine detection heard
+    ADD COLUMN IF NOT EXISTS answered_by  text,         -- result of Twilio's machine detection
     ADD COLUMN IF NOT EXISTS date_created timestamptz,  -- when Twilio created the call; start_time is null before dialling
-    ADD COLUMN IF NOT EXISTS observed_at  timestamptz,  -- when the source of the last applied observation said it
+    ADD COLUMN IF NOT EXISTS observed_at  timestamptz,  -- observed_at of the last applied observation
     ADD COLUMN IF NOT EXISTS observed_via text,
-    ADD COLUMN IF NOT EXISTS gone_at      timestamptz;  -- when Twilio said that it has no such call any more
+    ADD COLUMN IF NOT EXISTS gone_at      timestamptz;  -- when Twilio answered that it no longer has the call
 
 ALTER TABLE call_events
     ADD COLUMN IF NOT EXISTS dedupe_key text,           -- null in old rows, which hold duplicates; unique since 010
@@ -30,7 +30,7 @@ $$;
 
 ALTER TABLE messages VALIDATE CONSTRAINT messages_observed_via_known;
 
--- A call moves up in rank and never down. A status nobody knows, left by another writer, yields to any known one.
+-- A call moves up in rank and never down. An unknown status, left by another writer, gives way to any known one.
 CREATE OR REPLACE FUNCTION call_status_rank(status text) RETURNS smallint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE status

@@ -1,15 +1,15 @@
--- 007: the rules that hold whoever writes to messages.
+-- 007: the rules of messages, enforced for every writer.
 --
--- In the field the Viewer's backend writes without knowing our rules. These triggers never make its statement fail;
--- they correct the row on its way in. Each rule is a WHEN clause, so a row that obeys it costs no function call; the
--- functions only assign, and look nothing up that a writer's search_path could hide. Triggers fire in the order of
--- their names, and each sees the row as the one before it left it.
+-- In the field the Viewer's backend writes without following our rules. These triggers never make its statement fail;
+-- they correct the row before it is written. Each rule is a WHEN clause, so a row that obeys it costs no function call.
+-- The functions only assign: they look up no object that a writer's search_path could hide. Triggers fire in the order
+-- of their names, and each sees the row as the previous one left it.
 --
 -- lock: SHARE ROW EXCLUSIVE on messages for a moment
 
--- 1. A frozen call does not change in what Twilio owns. Free are the Viewer's columns: conversation_id, direction,
---    recording_url, metadata, created_at, updated_at. The one door, for a person who thaws a call, opens for one
---    transaction: SELECT set_config('reconciler.thaw', 'on', true).
+-- 1. A frozen call does not change in the columns that Twilio owns. The Viewer's columns may change: conversation_id,
+--    direction, recording_url, metadata, created_at, updated_at. A person who thaws a call switches the rule off for
+--    one transaction: SELECT set_config('reconciler.thaw', 'on', true).
 CREATE OR REPLACE FUNCTION messages_keep_frozen() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -44,7 +44,7 @@ CREATE OR REPLACE TRIGGER messages_guard_1_frozen
           AND current_setting('reconciler.thaw', true) IS DISTINCT FROM 'on')
     EXECUTE FUNCTION messages_keep_frozen();
 
--- 2. A final status never goes back to one that is not. From final to another final it may: Twilio corrects itself.
+-- 2. A final status never becomes one that is not final. It may become another final status: Twilio corrects itself.
 CREATE OR REPLACE FUNCTION messages_keep_final() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -61,8 +61,8 @@ CREATE OR REPLACE TRIGGER messages_guard_2_final
     WHEN (call_status_is_final(OLD.status) AND NOT call_status_is_final(NEW.status))
     EXECUTE FUNCTION messages_keep_final();
 
--- 3. A terminal status makes the row final, with the best time at hand. now() stands last, and only here: a writer
---    that knows no time of Twilio's must not fail, and "when we heard of it" is all that is left.
+-- 3. A terminal status makes the row final, with the best time that is known. now() is the last choice, and used only
+--    here: a writer without any of Twilio's times must not fail, and the time of writing is all that is left.
 CREATE OR REPLACE FUNCTION messages_make_final() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -82,7 +82,7 @@ CREATE OR REPLACE TRIGGER messages_guard_3_make_final
     WHEN (call_status_is_final(NEW.status) AND (NEW.is_final IS NOT TRUE OR NEW.finalized_at IS NULL))
     EXECUTE FUNCTION messages_make_final();
 
--- 4. Any other status keeps it open, and what is open is not frozen.
+-- 4. Any other status keeps the row open, and an open row is not frozen.
 CREATE OR REPLACE FUNCTION messages_keep_open() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN

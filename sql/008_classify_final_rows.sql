@@ -1,10 +1,10 @@
--- 008: is_final and finalized_at of the rows that were there before anybody kept them.
+-- 008: is_final and finalized_at of rows that are older than these columns.
 --
 -- In the field 004 left every old row with is_final = false, and the Viewer's first reconciler sealed rows as final
--- whose status was not. Each is set right once, along the primary key, in small batches that commit one by one: a
--- writer waits for one batch at most, and a run that was killed goes on where the rows are still wrong. New rows cannot
--- be wrong, 007 sees to that. updated_at stays (unless the Viewer has a trigger of its own that moves it): nothing
--- happened to these calls.
+-- whose status was not. This file corrects each row once, along the primary key, in small batches that commit one by
+-- one. A writer waits for one batch at most, and a run after a killed one continues with the rows that are still wrong.
+-- New rows cannot be wrong: 007 prevents it. updated_at stays, because nothing happened to these calls (a trigger of
+-- the Viewer's own may move it).
 --
 -- lock: the rows of one batch, until it commits
 -- transaction: none

@@ -1,7 +1,7 @@
--- 009: status, is_final, finalized_at and sync_state agree, always.
+-- 009: a constraint: status, is_final, finalized_at and sync_state always agree.
 --
--- In the field every row does since 008, and 007 keeps it so; from here on no code path can break it. Added NOT VALID,
--- which looks at no row, then validated by a scan that blocks no writer.
+-- In the field every row agrees since 008, and 007 keeps it so. From here on no writer can break it. The constraint is
+-- added NOT VALID, which reads no row, then validated by a scan that blocks no writer.
 --
 -- lock: ACCESS EXCLUSIVE on messages for a moment; SHARE UPDATE EXCLUSIVE while validating
 -- transaction: none

@@ -1,7 +1,7 @@
--- 010: the indexes that the jobs read by, and the one that makes each event land once.
+-- 010: the indexes that the jobs read, and the unique index that keeps each event from being written twice.
 --
--- In the field the tables have millions of rows, so the indexes are built CONCURRENTLY; one that a killed build left
--- INVALID is dropped first. Old events have no dedupe_key and are not in its index: duplicates among them stay.
+-- In the field the tables have millions of rows, so the indexes are built CONCURRENTLY. An index that a killed build
+-- left INVALID is dropped first. Old events have no dedupe_key and are not in its index: duplicates among them stay.
 --
 -- lock: SHARE UPDATE EXCLUSIVE on messages, call_events and the inbox while building; writers go on
 -- transaction: none
@@ -23,7 +23,7 @@ BEGIN
 END
 $$;
 
--- An event lands once, whatever is replayed and by whom.
+-- Each event is written once, however often its source is replayed.
 CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS call_events_dedupe_key
     ON call_events (dedupe_key) WHERE dedupe_key IS NOT NULL;
 
@@ -31,7 +31,7 @@ CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS call_events_dedupe_key
 CREATE INDEX CONCURRENTLY IF NOT EXISTS messages_open
     ON messages (account_sid, start_time) WHERE NOT is_final AND gone_at IS NULL;
 
--- warm and freeze: calls that ended and still wait for something.
+-- warm and freeze: calls that ended and are not frozen.
 CREATE INDEX CONCURRENTLY IF NOT EXISTS messages_unfrozen
     ON messages (finalized_at) WHERE is_final AND sync_state <> 'frozen';
 

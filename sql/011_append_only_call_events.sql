@@ -1,7 +1,7 @@
--- 011: call_events is append-only in fact and not only by name.
+-- 011: call_events is append-only, enforced by triggers.
 --
--- In the field it is called immutable and anybody may change it. From here on UPDATE, DELETE and TRUNCATE are refused.
--- The one door is for retention, lets DELETE through and closes with its transaction:
+-- In the field the table is called immutable, but anybody may change it. From here on UPDATE, DELETE and TRUNCATE are
+-- refused. For retention one setting allows DELETE, until the end of its transaction:
 --     SELECT set_config('reconciler.retention', 'on', true);
 --
 -- lock: SHARE ROW EXCLUSIVE on call_events for a moment

@@ -1,18 +1,18 @@
--- 012: what the cold job proved of each account and UTC day.
+-- 012: the cold job's proof of each account and UTC day.
 --
--- In the field there is no such table; one made by an earlier run is left as it is.
+-- In the field there is no such table. If an earlier run made it, this file changes nothing.
 --
 -- lock: none that a writer could meet
 
 CREATE TABLE IF NOT EXISTS account_days (
     account_sid text        NOT NULL,
-    day         date        NOT NULL,                   -- the UTC day a call started in; if never dialled, was made in
+    day         date        NOT NULL,                   -- the UTC day of the calls' start, or creation if never dialled
     listed      integer     NOT NULL,                   -- calls that Twilio listed
     held        integer     NOT NULL,                   -- calls that we held afterwards
     digest      text        NOT NULL,                   -- SHA-256 of the listed SIDs, sorted, one after another
-    billed      integer,                                -- calls by Twilio's usage records; null if not to be had
-    differences jsonb       NOT NULL DEFAULT '{}',      -- what the sweep found, by kind
-    is_complete boolean     NOT NULL,                   -- the same SIDs listed and held, and no usage beyond them
+    billed      integer,                                -- calls by Twilio's usage records; null if not available
+    differences jsonb       NOT NULL DEFAULT '{}',      -- number of differences by kind
+    is_complete boolean     NOT NULL,                   -- the same SIDs listed and held, and no further usage
     verified_at timestamptz NOT NULL,                   -- when the listing was read
     PRIMARY KEY (account_sid, day)
 );

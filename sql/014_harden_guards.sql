@@ -1,9 +1,9 @@
--- 014: nobody who may create functions or operators in our schema can run code through our triggers.
+-- 014: triggers that no stranger's function or operator in our schema can take over.
 --
--- In the field anybody may create in schema public up to PostgreSQL 14, and whoever was granted it later. PostgreSQL
--- prefers a function or operator whose types fit exactly: beside `call_status_is_final(text)` somebody's
--- `call_status_is_final(varchar)` would win for a varchar column. So each WHEN clause casts what it passes, and each
--- trigger function runs with a search_path of its own. What the triggers do is what 004, 007 and 011 say of them.
+-- In the field everybody may create objects in schema public up to PostgreSQL 14; later only roles with that privilege.
+-- PostgreSQL prefers a function or operator whose types fit exactly: beside `call_status_is_final(text)` a stranger's
+-- `call_status_is_final(varchar)` would be called for a varchar column. Each WHEN clause therefore casts its arguments,
+-- and each trigger function has a search_path of its own. The triggers do the same as those of 004, 007 and 011.
 --
 -- lock: SHARE ROW EXCLUSIVE on messages and call_events for a moment
 

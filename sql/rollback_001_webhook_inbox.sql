@@ -1,4 +1,4 @@
--- Undoes 001: the inbox goes, with every webhook in it.
+-- Undoes 001: drops the inbox, with every webhook in it.
 --
 -- lock: ACCESS EXCLUSIVE on twilio_webhook_inbox
 -- drops: twilio_webhook_inbox

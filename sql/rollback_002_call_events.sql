@@ -1,4 +1,4 @@
--- Undoes 002: the log of events goes, with every event in it.
+-- Undoes 002: drops the log of events, with every event in it.
 --
 -- lock: ACCESS EXCLUSIVE on call_events
 -- drops: call_events

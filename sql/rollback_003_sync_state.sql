@@ -1,4 +1,4 @@
--- Undoes 003: the jobs' cursors go.
+-- Undoes 003: drops the jobs' cursors.
 --
 -- lock: ACCESS EXCLUSIVE on sync_state
 -- drops: sync_state

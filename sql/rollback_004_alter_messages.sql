@@ -1,8 +1,8 @@
--- Undoes 004: the five columns go, with their indexes and the trigger.
+-- Undoes 004: drops the five columns, with their indexes and the trigger.
 --
--- What 007 and 009 built upon these columns goes as well, so that this file works alone. So does any trigger that sets
--- updated_at, whoever named it: left behind, it would make every UPDATE of messages fail. Its function stays, other
--- tables may use it.
+-- It also drops the triggers and the constraint that 007 and 009 built upon these columns, so that the file works
+-- alone. And it drops every trigger that sets updated_at, under any name: left behind, that would make every UPDATE of
+-- messages fail. The trigger's function stays, because other tables may use it.
 --
 -- lock: ACCESS EXCLUSIVE on messages for a moment
 

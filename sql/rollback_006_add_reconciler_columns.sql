@@ -1,4 +1,4 @@
--- Undoes 006: the columns and the functions go; what the columns held can be fetched from Twilio again.
+-- Undoes 006: drops the columns and the functions. The columns' values can be fetched from Twilio again.
 --
 -- lock: ACCESS EXCLUSIVE on messages and call_events for a moment
 

@@ -1,4 +1,4 @@
--- Undoes 007: the guards go, any writer may move a call backwards again.
+-- Undoes 007: drops the guards. Any writer may move a call backwards again.
 --
 -- lock: ACCESS EXCLUSIVE on messages for a moment
 

@@ -1,4 +1,3 @@
--- Undoes nothing: that an ended call is final was true before 008 wrote it down, and which rows said otherwise is not
--- known any more.
+-- Undoes nothing: an ended call was final before 008 wrote it down, and nobody knows any more which rows were wrong.
 --
 -- lock: none

@@ -1,4 +1,4 @@
--- Undoes 009: nothing but the triggers of 007 keeps status and is_final in agreement.
+-- Undoes 009: drops the constraint. Only the triggers of 007 then keep status and is_final in agreement.
 --
 -- lock: ACCESS EXCLUSIVE on messages for a moment
 

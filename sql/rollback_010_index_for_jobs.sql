@@ -1,4 +1,4 @@
--- Undoes 010: the indexes go, without blocking a writer.
+-- Undoes 010: drops the indexes, without blocking a writer.
 --
 -- lock: SHARE UPDATE EXCLUSIVE on messages, call_events and the inbox
 -- transaction: none

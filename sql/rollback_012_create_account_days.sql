@@ -1,4 +1,4 @@
--- Undoes 012: the proofs go; the next cold runs make those of the last 35 days again.
+-- Undoes 012: drops the proofs. The next cold runs make those of the last 35 days again.
 --
 -- lock: ACCESS EXCLUSIVE on account_days
 -- drops: account_days

@@ -1,4 +1,4 @@
--- Undoes 013: the indexes go, without blocking a writer.
+-- Undoes 013: drops the indexes, without blocking a writer.
 --
 -- lock: SHARE UPDATE EXCLUSIVE on messages and the twilio_webhook_inbox
 -- transaction: none

@@ -1,5 +1,5 @@
--- Undoes 014: the trigger functions run with the search_path of whoever writes, as before. The triggers stay as they
--- are: for the columns' own types their conditions mean what those of 004, 007 and 011 meant.
+-- Undoes 014: the trigger functions run with the writer's search_path again. The triggers stay unchanged: for the
+-- columns' own types their conditions mean the same as those of 004, 007 and 011.
 --
 -- lock: none that a writer could meet
 

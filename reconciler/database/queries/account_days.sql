@@ -1,8 +1,8 @@
--- What we hold of an account's UTC day, against what Twilio listed of it; and the proof that is kept.
+-- Our calls of an account's UTC day, to compare with Twilio's list, and the proof of that comparison.
 
 -- name: held_of_day
--- How many calls we hold, the digest of their SIDs in the order that Python sorts them in, and how many of all those we
--- know completed: Twilio bills a call that was deleted later, too.
+-- The number of calls we hold, the digest of their SIDs in Python's order of sorting, and the number of completed
+-- calls, gone ones included: Twilio also bills a call that was deleted later.
 --
 -- Cost: reads messages_account_time between the two times.
 SELECT
@@ -26,7 +26,7 @@ WHERE account_sid = %(account_sid)s
     AND gone_at IS NULL
 
 -- name: held_at_all
--- Which of some calls we hold, of whatever day.
+-- Those of the given calls that we hold, of any day.
 --
 -- Cost: reads messages_twilio_sid_key.
 SELECT twilio_sid FROM messages WHERE twilio_sid::text = ANY(%(call_sids)s::text[]) AND gone_at IS NULL
@@ -44,7 +44,7 @@ ON CONFLICT (account_sid, day) DO UPDATE SET
     differences = EXCLUDED.differences, is_complete = EXCLUDED.is_complete, verified_at = EXCLUDED.verified_at
 
 -- name: sum_up
--- How many days since `first` are not proven complete, and when the newest that is was over.
+-- The number of days since `first` that are not proven complete, and the end of the newest day that is.
 --
 -- Cost: reads account_days_pkey.
 SELECT

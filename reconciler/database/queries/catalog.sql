@@ -1,8 +1,8 @@
--- What PostgreSQL says of the tables that migrations are for. Each session of ours has a pinned search_path and quotes
--- only the names that need it, so PostgreSQL's words are the same in every database.
+-- PostgreSQL's description of our tables. Each of our sessions has a pinned search_path and quotes only the names that
+-- need it, so the words are the same in every database.
 
 -- name: objects
--- Kind, table, name, definition, and what keeps the object from working ('' if nothing does).
+-- Kind, table, name, definition, and why the object does not work ('' if it works).
 WITH ours AS (
     SELECT c.oid, t.name, pg_catalog.quote_ident(n.nspname::text) || '.'::text AS schema_prefix
     FROM pg_catalog.unnest(%(tables)s::text[]) AS t (name)
@@ -23,7 +23,7 @@ JOIN pg_catalog.pg_attribute AS a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT
 LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = o.oid AND d.adnum = a.attnum
 WHERE a.atthasdef OR a.attidentity::text <> ''::text
 UNION ALL
--- Whatever its name and whoever made it: what ON CONFLICT can rely on.
+-- Unique indexes that ON CONFLICT can use, under any name and from any source.
 SELECT 'unique', o.name, pg_catalog.string_agg(a.attname::text, ', '::text ORDER BY k.position), '', ''
 FROM ours AS o
 JOIN pg_catalog.pg_index AS x

@@ -1,17 +1,17 @@
--- What `reconcile check` asks the database about itself.
+-- The questions of `reconcile check` about the database itself.
 
 -- name: session
--- Whether we may write, our time zone and the server's own, and the server's clock.
+-- Whether the session is read-only, its time zone, the server's default time zone, and the server's clock.
 SELECT
     pg_catalog.current_setting('transaction_read_only')::boolean, pg_catalog.current_setting('TimeZone'),
     (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'::text), pg_catalog.clock_timestamp()
 
 -- name: unreadable
--- What keeps the role from even looking at the schema.
+-- The privileges whose absence keeps the role from reading the schema at all.
 SELECT 'USAGE on schema ' || pg_catalog.quote_ident(nspname::text)
 FROM pg_catalog.pg_namespace
 WHERE nspname::text = ANY (
-        -- As the role has it: our session leaves out what it may not use.
+        -- The role's own search_path: our session's leaves out the schemas that the role may not use.
         SELECT pg_catalog.unnest(pg_catalog.string_to_array(pg_catalog.replace(reset_val, '"', ''), ', '))
         FROM pg_catalog.pg_settings WHERE name = 'search_path'::text
     )
@@ -23,7 +23,7 @@ WHERE NOT coalesce(
 )
 
 -- name: lacking_privileges
--- What the role may not do that a run does; deploy/grants.sql grants just that.
+-- The privileges that a run needs and the role lacks; deploy/grants.sql grants exactly these.
 SELECT privilege || ' on '::text || name
 FROM (
     VALUES
@@ -36,11 +36,11 @@ FROM (
 ) AS needed (name, privilege)
 WHERE NOT pg_catalog.has_table_privilege(name, privilege)
 UNION ALL
--- Only where a retention is set does anything ever go.
+-- Rows are deleted only if a retention is set.
 SELECT 'DELETE on twilio_webhook_inbox'
 WHERE %(prunes_inbox)s AND NOT pg_catalog.has_table_privilege('twilio_webhook_inbox'::text, 'DELETE'::text)
 UNION ALL
--- Of these tables only some columns are ours to change.
+-- In these tables the program changes only some columns.
 SELECT 'UPDATE on '::text || name || ' ('::text || pg_catalog.string_agg(column_name, ', '::text) || ')'::text
 FROM (
     VALUES
@@ -55,7 +55,7 @@ CROSS JOIN LATERAL pg_catalog.unnest(columns) AS c (column_name)
 WHERE NOT pg_catalog.has_column_privilege(name, column_name, 'UPDATE'::text)
 GROUP BY name
 UNION ALL
--- Ids come from sequences, which a serial column does not open to those who may insert, and an identity does.
+-- Ids come from sequences. INSERT on the table suffices for an identity column, but not for a serial one.
 SELECT 'USAGE on sequence '::text || pg_catalog.pg_get_serial_sequence(name, 'id')
 FROM pg_catalog.unnest(ARRAY['messages', 'call_events', 'twilio_webhook_inbox']::text[]) AS t (name)
 JOIN pg_catalog.pg_attribute AS a
@@ -71,8 +71,8 @@ SELECT 'TEMPORARY on database '::text || pg_catalog.current_database()::text
 WHERE NOT pg_catalog.has_database_privilege(pg_catalog.current_database()::text, 'TEMPORARY'::text)
 
 -- name: creators
--- Who may create functions and operators where our statements look for tables: others than the owners of the schema and
--- of messages, superusers and ourselves. PUBLIC is everybody, as PostgreSQL 14 and older have it.
+-- The roles that may create functions and operators in the schemas of our search_path, except the owners of the schema
+-- and of messages, superusers and our own role. PUBLIC is everybody, the default up to PostgreSQL 14.
 SELECT pg_catalog.quote_ident(n.nspname::text), coalesce(pg_catalog.quote_ident(r.rolname::text), 'PUBLIC')
 FROM pg_catalog.pg_namespace AS n
 CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n'::"char", n.nspowner))) AS acl
@@ -85,8 +85,8 @@ WHERE n.nspname::text = ANY (pg_catalog.current_schemas(false)::text[]) AND n.ns
 ORDER BY 1, 2
 
 -- name: id_sequences
--- How far the ids of our tables are used up: by the sequence that numbers them and the type of the column. A sequence
--- that the role may not read is left out.
+-- The last id of each of our tables, and the largest possible one for its sequence and the type of its column. A
+-- sequence that the role may not read is left out.
 SELECT
     t.name, s.oid::regclass::text, pg_catalog.format_type(a.atttypid, a.atttypmod), seen.last_value,
     least(
@@ -101,7 +101,7 @@ JOIN pg_catalog.pg_class AS s
     ON s.relkind::text = 'S'::text
     AND (
         s.oid = pg_catalog.pg_get_serial_sequence(t.name, 'id')::regclass::oid
-        -- A sequence that only the default names.
+        -- A sequence that does not belong to the column, but that the column's default uses.
         OR s.oid IN (
             SELECT e.refobjid FROM pg_catalog.pg_depend AS e
             WHERE e.classid = 'pg_attrdef'::regclass::oid AND e.objid = d.oid AND e.refclassid = 'pg_class'::regclass::oid

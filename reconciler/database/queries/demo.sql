@@ -1,4 +1,4 @@
--- What the demonstration reads, to hold it against Twilio: the columns of `rows` are those of demo.compare.Row, in its order.
+-- The rows that the demonstration compares with Twilio: columns of `rows` and fields of demo.compare.Row are the same.
 
 -- name: rows
 SELECT

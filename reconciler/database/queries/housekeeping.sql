@@ -1,4 +1,4 @@
--- Sizes, and what may go.
+-- The sizes of the tables, and the deletion of old webhooks.
 
 -- name: measure
 -- Tables with their indexes, in bytes.
@@ -7,7 +7,7 @@ FROM pg_catalog.unnest(%(tables)s::text[]) WITH ORDINALITY AS asked (name, place
 ORDER BY place
 
 -- name: prune_inbox
--- The oldest webhooks that are done with. MATERIALIZED: the planner may not choose the rows of a batch twice.
+-- Delete the oldest completed webhooks. MATERIALIZED: the planner must not choose the rows of a batch twice.
 --
 -- Cost: reads webhook_inbox_completed, which loses the rows that go.
 WITH oldest AS MATERIALIZED (

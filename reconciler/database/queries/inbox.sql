@@ -1,7 +1,7 @@
--- The webhook inbox: what could not be read waits here for a person.
+-- The webhook inbox. It also holds the dead letters: records and webhooks that could not be read.
 
 -- name: keep_dead_letter
--- A record that cannot be read, kept with its reason. The same record met again is not kept twice.
+-- Keep a record that cannot be read, with the reason. The same record is kept only once.
 INSERT INTO twilio_webhook_inbox (
     source, event_type, call_sid, dedupe_key, payload, received_at, processed_at, processing_status, error
 )
@@ -12,8 +12,8 @@ VALUES (
 ON CONFLICT (dedupe_key) DO NOTHING
 
 -- name: keep_for_retry
--- A record that could not be written now, because another session holds its row: claim_failed takes it up again. A
--- newer record of the same call makes no other row of it unless it says something else.
+-- Keep a record that could not be written because another session holds its row; claim_failed claims it later. A newer
+-- record of the same call becomes another row only if it differs.
 INSERT INTO twilio_webhook_inbox (
     source, event_type, call_sid, dedupe_key, payload, received_at, processing_status, error
 )
@@ -26,19 +26,19 @@ ON CONFLICT (dedupe_key) DO UPDATE SET
 WHERE twilio_webhook_inbox.processing_status <> 'failed'
 
 -- name: put_off
--- Rows that could not be merged now, each with its reason: claim_failed takes them up again.
+-- Mark rows that could not be merged now as failed, each with its reason; claim_failed claims them later.
 UPDATE twilio_webhook_inbox AS i
 SET processing_status = 'failed', retry_count = i.retry_count + 1, error = p.reason
 FROM unnest(%(ids)s::bigint[], %(reasons)s::text[]) AS p (id, reason)
 WHERE i.id = p.id
 
 -- name: claim_due
--- The oldest webhooks that the Viewer's worker left: pending for longer than the grace, or stuck in processing. They
--- stay locked until our commit settles them, and whoever else is at work skips them, as we skip what it has locked.
+-- Claim the oldest webhooks that the Viewer's worker left: pending for longer than the grace, or stuck in processing.
+-- They stay locked until our commit settles them. Other workers skip locked rows, and so do we.
 --
--- The table has no time of claiming. A row was claimed after it was received, so `stuck_before` (grace and a minute
--- before now) can be too early for a worker that is itself behind: then both merge the same webhook, the second one
--- changes nothing, and the row ends completed either way. Waiting longer would only delay the rows of a dead worker.
+-- The table does not say when a row was claimed, only when it was received. For a worker that is behind, `stuck_before`
+-- (grace and a minute before now) can therefore be too early. Then both merge the same webhook, the second merge
+-- changes nothing, and the row ends completed either way. A longer wait would only delay the rows of a dead worker.
 --
 -- Cost: both parts read webhook_inbox_unprocessed, which holds no settled row.
 WITH dated AS (
@@ -51,7 +51,7 @@ WITH dated AS (
     FOR UPDATE SKIP LOCKED
 ),
 undated AS (
-    -- In the Viewer's table received_at may be null or lie in the future. Such a row has no age: it is due.
+    -- In the Viewer's table received_at may be null or in the future. Such a row has no age, and is due at once.
     SELECT id FROM twilio_webhook_inbox
     WHERE processing_status IN ('pending', 'processing')
         AND (received_at IS NULL OR received_at > %(now)s + interval '1 day')
@@ -60,7 +60,7 @@ undated AS (
 )
 SELECT
     id, source, event_type, call_sid, recording_sid, payload::text,
-    -- What lies before Twilio or after tomorrow is no time of receipt, and Python has no infinity and no year 20000.
+    -- A time before Twilio existed, or after tomorrow, is no time of receipt. Python has no infinity and no year 20000.
     CASE WHEN received_at <= %(now)s + interval '1 day' AND received_at >= '2000-01-01 00:00:00+00'::timestamptz
         THEN received_at ELSE %(now)s END AS received_at,
     processing_status, retry_count, error
@@ -69,7 +69,7 @@ WHERE id IN (SELECT id FROM dated UNION ALL SELECT id FROM undated)
 ORDER BY received_at, id
 
 -- name: claim_failed
--- Webhooks the Viewer's worker failed at, from `first` on: each is due 2, 4, 8, ... minutes after it was received.
+-- Claim failed webhooks from the id `first` on. Each is due 2, 4, 8, ... minutes after it was received.
 --
 -- Cost: reads webhook_inbox_unsettled, which holds no completed row.
 SELECT
@@ -91,7 +91,7 @@ LIMIT %(batch)s
 FOR UPDATE SKIP LOCKED
 
 -- name: claim_dead
--- Dead letters from `first` on.
+-- Claim dead letters from the id `first` on.
 --
 -- Cost: reads webhook_inbox_unsettled.
 SELECT
@@ -129,7 +129,7 @@ FROM unnest(%(ids)s::bigint[], %(reasons)s::text[]) AS g (id, reason)
 WHERE i.id = g.id
 
 -- name: record_recordings
--- One event for each recording, whatever is replayed and by whom; in one order, so that two writers do not deadlock.
+-- Write one event for each recording, even if a webhook is replayed. The fixed order keeps writers from deadlocking.
 INSERT INTO call_events (call_sid, event_type, event_time, created_at, source, run_id, payload, dedupe_key)
 SELECT
     r.call_sid, 'recording.ready', r.event_time, %(now)s, %(source)s, %(run_id)s, r.payload,
@@ -141,8 +141,8 @@ ORDER BY r.call_sid, r.recording_sid
 ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
 
 -- name: fill_answered_by
--- Who answered, as machine detection says: it may say so after the call ended, when the merge refuses the observation
--- for its status (rule 3). A frozen row stays as it is (rule 7), and a value that is there stays.
+-- Fill answered_by from machine detection. Its webhook may come after the call's end, when the merge refuses the
+-- observation because of its status (rule 3). A frozen row does not change (rule 7), and an existing value stays.
 WITH told AS (
     SELECT DISTINCT ON (call_sid) call_sid, answered_by, said_at
     FROM unnest(%(call_sids)s::text[], %(answers)s::text[], %(said_ats)s::timestamptz[]) AS t (call_sid, answered_by, said_at)
@@ -152,7 +152,7 @@ held AS MATERIALIZED (
     SELECT m.twilio_sid, told.answered_by, told.said_at
     FROM told JOIN messages AS m ON m.twilio_sid::text = told.call_sid
     WHERE m.answered_by IS NULL AND m.sync_state <> 'frozen'
-    -- In the order of all our writes, so that two of them wait for one another instead of deadlocking.
+    -- All our writes use this order, so that two of them wait for one another instead of deadlocking.
     ORDER BY m.twilio_sid
     FOR UPDATE OF m
 ),
@@ -175,7 +175,7 @@ recorded AS (
 SELECT twilio_sid FROM filled
 
 -- name: backlog
--- How many webhooks are due, and how old the oldest is, in seconds; null if none is.
+-- The number of due webhooks, and the age of the oldest in seconds; null if none is due.
 --
 -- Cost: reads webhook_inbox_unprocessed.
 SELECT pg_catalog.count(*), extract(epoch FROM %(now)s - pg_catalog.min(greatest(received_at, timestamptz '2000-01-01 00:00:00+00')))::float8
@@ -185,7 +185,7 @@ WHERE processing_status IN ('pending', 'processing')
     AND (processing_status = 'pending' OR received_at < %(stuck_before)s)
 
 -- name: count_unsettled
--- By status.
+-- The number of unsettled webhooks by status.
 --
 -- Cost: the first part reads webhook_inbox_unprocessed, the second webhook_inbox_unsettled; they hold no other rows.
 SELECT processing_status, pg_catalog.count(*) FROM twilio_webhook_inbox
@@ -197,7 +197,7 @@ WHERE processing_status IN ('failed', 'dead_letter')
 GROUP BY 1
 
 -- name: list_dead_letters
--- The newest ones. to_json writes an ISO time, and survives an infinite one.
+-- The newest dead letters. to_json writes an ISO time and accepts an infinite one.
 --
 -- Cost: reads webhook_inbox_unsettled.
 SELECT id, pg_catalog.to_json(received_at) #>> '{}'::text[], source, event_type, call_sid, error
@@ -218,7 +218,7 @@ FROM twilio_webhook_inbox
 WHERE id = %(id)s
 
 -- name: not_dead
--- Which of these numbers are no dead letters.
+-- The ids among the given ones that are no dead letters.
 SELECT asked.id
 FROM pg_catalog.unnest(%(ids)s::bigint[]) AS asked (id)
 WHERE NOT EXISTS (

@@ -33,15 +33,15 @@ SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('reconciler:m
 SELECT pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('reconciler:migrate', 0));
 
 -- name: set_setting
--- For this session, unless the transaction is rolled back; returns the value it had.
+-- Set a parameter for this session, unless the transaction is rolled back; return its previous value.
 SELECT pg_catalog.current_setting(%(name)s), pg_catalog.set_config(%(name)s, %(value)s, false);
 
 -- name: existing
--- Those of the tables that are there.
+-- The given tables that exist.
 SELECT name FROM pg_catalog.unnest(%(tables)s::text[]) AS t (name) WHERE pg_catalog.to_regclass(name) IS NOT NULL;
 
 -- name: would_be_dropped
--- Whether the table is there and its rollback file would drop it: messages only if 000 made it.
+-- Whether the table exists and its rollback file would drop it: messages only if 000 made it.
 SELECT pg_catalog.to_regclass(%(table)s) IS NOT NULL
    AND (%(table)s::text <> 'messages'::text
         OR coalesce(
@@ -50,8 +50,8 @@ SELECT pg_catalog.to_regclass(%(table)s) IS NOT NULL
         ));
 
 -- name: blockers
--- Who may be in the way: transactions that hold a lock on one of the tables, then others that are merely open (an
--- index built CONCURRENTLY waits for every older snapshot), the oldest first.
+-- The sessions that may block a migration, oldest first: transactions that hold a lock on one of the tables, then other
+-- open transactions (an index built CONCURRENTLY waits for every older snapshot).
 SELECT a.pid,
        coalesce(CASE WHEN a.application_name <> ''::text THEN a.application_name END, a.backend_type,
                 'unknown application') AS application,

@@ -1,23 +1,23 @@
--- What keeps a database from being migrated, or a role from working with it.
+-- Conditions under which a database cannot be migrated, or a role cannot work with it.
 
 -- name: read_only
 SELECT pg_catalog.pg_is_in_recovery() OR pg_catalog.current_setting('transaction_read_only')::boolean;
 
 -- name: hidden_tables
--- The tables that row-level security applies to for this role: its policies hide rows, whatever they say. The owner,
--- a superuser and a role with BYPASSRLS are exempt, the owner unless the table says FORCE.
+-- The tables on which row-level security applies to this role, so that it may hide rows. Superusers and roles with
+-- BYPASSRLS are exempt; so is the owner, unless the table has FORCE.
 SELECT t.name
 FROM pg_catalog.unnest(%(tables)s::text[]) AS t (name)
 WHERE pg_catalog.row_security_active(pg_catalog.to_regclass(t.name)::oid);
 
 -- name: kinds
--- Those of the names that are taken, and what they are: 'r' is an ordinary table.
+-- The given names that exist, and their kinds: 'r' is an ordinary table.
 SELECT t.name, c.relkind::text
 FROM pg_catalog.unnest(%(tables)s::text[]) AS t (name)
 JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.name)::oid;
 
 -- name: lacking_privileges
--- What the role would need before anything is changed: rather told at once than after half of the files.
+-- The privileges that the role lacks for the migrations, checked before the first change, not after half of the files.
 SELECT
     current_user::text,
     CASE
@@ -39,10 +39,10 @@ JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.name)::oid
 WHERE NOT pg_catalog.pg_has_role(c.relowner, 'USAGE'::text);
 
 -- name: made_by_strangers
--- Tables and functions with names of ours, functions with names that our files call, and operators with names of
--- PostgreSQL's: in a schema that our statements look in, PostgreSQL may take them for the ones that are meant. They are
--- in the way if their owner is none of those that could change our tables anyway: the owners of messages, of the schema
--- and of the database, superusers, and roles that the current one is a member of.
+-- Objects in the schemas of our search_path that PostgreSQL could take for ours or for its own: tables and functions
+-- with our names, functions with names that our files call, and operators with PostgreSQL's names. They count if their
+-- owner could not change our tables anyway. Owners who could: those of messages, of the schema and of the database,
+-- superusers, and roles that the current role is a member of.
 WITH schemas AS (
     SELECT n.oid, n.nspname, n.nspowner
     FROM pg_catalog.pg_namespace AS n

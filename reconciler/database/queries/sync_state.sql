@@ -1,26 +1,26 @@
--- A job's place in its work, one row a job (and account).
+-- The cursor and the last run of each job: one row for each job and account.
 
 -- name: read_cursor
 SELECT cursor, cursor::text FROM sync_state WHERE job_name = %(job)s
 
 -- name: cursors_of_kind
--- The cursors of one kind of job: one of the main account, and one of each other account.
+-- The cursors of one kind of job: one for the main account, and one for each other account.
 SELECT cursor FROM sync_state WHERE pg_catalog.split_part(job_name, ':', 1) = %(kind)s
 
 -- name: set_cursor
--- Runs in the transaction of the rows the cursor speaks of.
+-- Runs in the same transaction as the rows that the cursor covers.
 INSERT INTO sync_state (job_name, cursor, updated_at)
 VALUES (%(job)s, %(cursor)s, %(now)s)
 ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCLUDED.updated_at
 
 -- name: move_cursor
--- As set_cursor, but only from where it is expected to be: a process that was stopped while another took its place
--- must not set the cursor back. No row: the job never ran.
+-- As set_cursor, but only if the cursor still has the expected value. A process that was stopped while another took
+-- over must not set the cursor back. No row: the job has never run.
 INSERT INTO sync_state AS s (job_name, cursor, updated_at)
 VALUES (%(job)s, %(cursor)s, %(now)s)
 ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCLUDED.updated_at
 WHERE s.cursor = coalesce(%(expected)s::jsonb, '{}')
-    -- Also where it is to go already: the commit whose answer was lost was ours.
+    -- Also if the cursor already has the new value: then our own commit succeeded, and only its answer was lost.
     OR s.cursor = EXCLUDED.cursor
 
 -- name: record_success
@@ -36,8 +36,8 @@ ON CONFLICT (job_name) DO UPDATE SET
 RETURNING last_success_at
 
 -- name: keep_leaders_word
--- What only the daemon that leads knows: whom it waits for, when its jobs run next. Who reads it believes it only
--- while that server process (`backend`) holds the lock of the leader.
+-- Save the leader's note: the outage it waits out, and when its jobs run next. The note is valid only while the server
+-- process `backend` holds the leader's lock.
 INSERT INTO sync_state (job_name, cursor, updated_at)
 VALUES (%(job)s, %(word)s, %(now)s)
 ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCLUDED.updated_at

@@ -1,12 +1,12 @@
--- A frozen call opened by a person; the three run in one transaction.
+-- A person thaws a frozen call. The three statements run in one transaction.
 
 -- name: open_door
--- The guard of frozen rows (sql/007) lets this transaction through.
+-- Make the guard of frozen rows (sql/007) let this transaction through.
 SELECT pg_catalog.set_config('reconciler.thaw', 'on', true)
 
 -- name: thaw
--- Nothing that was observed so far counts as newer than what Twilio says now. The event holds the row as it was: the
--- event of a call that was frozen as it landed does not.
+-- Twilio's next record counts as newer than every observation so far. The event holds the row as it was, because the
+-- event of a call that was inserted as frozen does not.
 WITH thawed AS (
     UPDATE messages SET sync_state = 'active', observed_at = NULL, updated_at = %(now)s
     WHERE twilio_sid::text = %(call_sid)s AND sync_state = 'frozen'
