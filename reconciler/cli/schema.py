@@ -25,16 +25,18 @@ _PLANNED: Final = {"applied": "apply", "adopted": "adopt"}
 def migrate(args: argparse.Namespace) -> int:
     """Bring the schema up to this version, or with --dry-run show what that would do."""
     with connect(read_settings(), purpose="migrate") as conn:
-        # Where nobody watches, a run logs JSON lines to stderr and nothing else.
-        if runner.behind(conn) and (args.dry_run or sys.stderr.isatty()):
-            print(BEFORE_MIGRATING, file=sys.stderr)
         if args.dry_run:
             steps = runner.plan(conn)
+            if steps:
+                print(BEFORE_MIGRATING, file=sys.stderr)
             rows: list[dict[str, Any]] = [
                 {"version": m.version, "name": m.name, "plan": _PLANNED[outcome], "lock": m.up.lock}
                 for m, outcome in ((step.migration, step.outcome) for step in steps)
             ]
         else:
+            # Where nobody watches, a run logs JSON lines to stderr and nothing else.
+            if sys.stderr.isatty() and runner.behind(conn):
+                print(BEFORE_MIGRATING, file=sys.stderr)
             applied = runner.migrate(conn, on_applied=log_applied)
             rows = [
                 {"version": a.version, "name": a.name, "outcome": a.outcome, "seconds": round(seconds, 3)}

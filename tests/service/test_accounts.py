@@ -26,6 +26,7 @@ from reconciler.simulator import Fault
 from reconciler.twilio.accounts import named_accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
+from reconciler.wording import short_sids
 from tests.harness.equality import differences, doubled_events, records_of
 from tests.harness.names import ACCOUNT, TOKEN
 
@@ -235,7 +236,8 @@ def test_once_works_for_one_account_after_another(command, accounts, conn):
     assert {sid: counts["inserted"] for sid, counts in counted.items()} == dict.fromkeys(accounts, 1)
     assert jobs(conn, "hot") == {"hot", *(f"hot:{sid}" for sid in SUBACCOUNTS)}
     table = command.run("once", "cold", RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
-    assert [line.split()[0] for line in table.stdout.splitlines()] == ["account", FIRST, SECOND]
+    shown = [line.split()[0] for line in table.stdout.splitlines()]
+    assert shown == ["account", short_sids(FIRST), short_sids(SECOND)]
 
 
 def test_once_goes_past_an_account_that_is_refused(command, accounts, twilio, conn):
@@ -298,14 +300,14 @@ def test_one_account_is_named(command, accounts, conn):
 
 
 def test_a_backfill_goes_past_an_account_that_is_refused(command, accounts, twilio, conn):
-    """77 and its name; the others are done, and the next backfill begins anew."""
+    """77 and its name, whole to be copied; the others are done, and the next backfill begins anew."""
     twilio.faults.when(lambda request: FIRST in request.path, Fault.forbidden())
     done = command.run("--since", "4d", RECONCILER_ACCOUNTS="all")
     assert done.returncode == 77
     assert f"{FIRST}: Twilio does not allow this" in done.stderr
     shown = {line.split()[0]: line.split()[1:3] for line in done.stdout.splitlines() if line.startswith("AC")}
-    assert shown.keys() == accounts.keys()
-    assert (shown[SECOND], shown[FIRST]) == (["1", "1"], ["-", "-"])
+    assert shown.keys() == set(map(short_sids, accounts))
+    assert (shown[short_sids(SECOND)], shown[short_sids(FIRST)]) == (["1", "1"], ["-", "-"])
     assert set(rows(conn).values()) == {ACCOUNT, SECOND, THIRD}
     twilio.faults.clear()
     twilio.requests.clear()

@@ -63,7 +63,7 @@ PARAMS = {
     "sources": ["reconcile_hot", "reconcile_warm", "reconcile_cold", "reconcile_backfill", "reconcile_call"],
     "limit": 201, "names": ["daemon", "hot"], "prefix": "reconciler:", "tables": ["messages", "call_events"],
     "stuck_since": NOW - timedelta(days=1), "named_since": None, "batch": 20, "kept_since": NOW - RETENTION,
-    "pending_before": NOW, "stuck_before": NOW, "account_sid": ACCOUNT,
+    "pending_before": NOW, "stuck_before": NOW, "account_sid": ACCOUNT, "job": "daemon",
 }  # fmt: skip
 USED = [
     *(("report", name) for name in db.load_queries("report")),
