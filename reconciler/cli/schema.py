@@ -16,9 +16,7 @@ from reconciler.errors import ExitCode
 from reconciler.terminal.printing import complain, print_json, print_rows
 from reconciler.wording import counted
 
-BEFORE_MIGRATING: Final = (
-    "Before you migrate: back the database up, and migrate a copy of it first (docs/operations.md)."
-)
+BEFORE_MIGRATING: Final = "Before you migrate: back up, and migrate a copy first (docs/operations.md)."
 _PLANNED: Final = {"applied": "apply", "adopted": "adopt"}
 
 

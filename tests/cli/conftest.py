@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sysconfig
@@ -66,6 +67,10 @@ class Command:
         """Run it with a terminal as stdin, stdout and stderr; returns exit code and what was written there.
 
         It is told to end (SIGTERM) once all patterns of `end_after` were seen.
+
+        Raises:
+            AssertionError: it wrote nothing for PATIENCE seconds and did not end.
+
         """
         terminal, theirs = pty.openpty()
         environment = self.environment({"TERM": "xterm", "COLUMNS": "120", **env})
@@ -75,8 +80,11 @@ class Command:
         os.close(theirs)
         written: list[bytes] = []
         try:
-            while part := os.read(terminal, 65_536):
-                written.append(part)
+            while True:
+                if not select.select([terminal], [], [], PATIENCE)[0]:
+                    process.kill()
+                    raise AssertionError(f"still waiting for {end_after} after:\n{b''.join(written).decode()}")
+                written.append(os.read(terminal, 65_536))
                 if end_after and all(re.search(pattern, b"".join(written).decode()) for pattern in end_after):
                     process.send_signal(signal.SIGTERM)
                     end_after = ()

@@ -149,7 +149,10 @@ def test_a_signal_ends_after_the_page_in_hand(run, cli, window, twilio, conn, no
 
 
 def test_a_second_signal_ends_at_once(run, cli, calls, twilio, conn):
-    """Also while an answer is awaited that may never come; what was committed stays as it is."""
+    """Also while an answer is awaited that may never come; what was committed stays as it is.
+
+    A page that had arrived by then may still be committed between the two signals.
+    """
     twilio.faults.when(lambda request: request.param("StartTime>") is not None, Fault.hang())
     process = cli.start("--since", "3d")
     assert twilio.faults.wait_until_hanging(1)
@@ -159,7 +162,7 @@ def test_a_second_signal_ends_at_once(run, cli, calls, twilio, conn):
         process.wait(0.3)  # the page in hand is still waited for
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130
-    assert versions(conn) == before
+    assert set(before) <= set(versions(conn))
 
 
 def test_a_signal_ends_a_wait(run, cli, calls, twilio):

@@ -74,9 +74,10 @@ def test_the_daemon_tells_few_lines(screen, calls):
 
 
 def test_migrations_are_told_once(screen, cli, empty_database_url):
-    """Each when it is applied, and how many at the end."""
-    code, lines = screen("migrate", DATABASE_URL=empty_database_url)
+    """What to do before, each when it is applied, and how many at the end."""
+    code, (advice, *lines) = screen("migrate", DATABASE_URL=empty_database_url)
     assert code == 0
+    assert advice.startswith("Before you migrate: back up")
     told = [line for line in lines if line.startswith("Migration ")]
     assert len(told) == len(set(told)) == len(lines) - 1
     assert re.fullmatch(rf"{len(told)} migrations in \d+\.\d s\.", lines[-1])
