@@ -61,9 +61,11 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "record.deferred": ("call_sid", "reason"),
     "inbox.backlogged": ("pending", "oldest_seconds"),
     "inbox.pruned": ("rows",),
+    "evidence.refused": ("resource", "error", "hint"),
     "tables.measured": (
         "messages_bytes", "call_events_bytes", "inbox_bytes", "sync_state_bytes", "account_days_bytes",
         "twilio_budgets_bytes",
+        "webhook_alerts_bytes", "endpoint_faults_bytes",
     ),
     "budget.unshared": ("error",),
     "twilio.throttled": ("concurrency", "retry_after_seconds", "twilio_request_id"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import Final
+from urllib.parse import urlsplit
+
+_LONGEST_URL: Final = 500  # characters: an index of PostgreSQL takes no more than 2,700 bytes of a row
 
 # Phone numbers: digits after a plus, or ten bare digits or more that are not part of a SID, a UUID, a time or a
 # fraction. In a URL the plus is %2B and the colon %3A.
@@ -38,3 +41,15 @@ def redact(text: str) -> str:
     for secret in sorted(_secrets, key=len, reverse=True):  # one may be part of another
         text = text.replace(secret, "[secret]")
     return text
+
+
+def bare_url(url: str) -> str:
+    """Scheme, host and path of `url`: its login and query may hold secrets. Of what is no URL nothing is left."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return ""
+    if not parts.hostname:
+        return ""
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"[:_LONGEST_URL]

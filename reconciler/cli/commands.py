@@ -119,6 +119,12 @@ def _report(args: Namespace) -> int:
     return print_report(args)
 
 
+def _why(args: Namespace) -> int:
+    from reconciler.cli.why import print_why
+
+    return print_why(args)
+
+
 def _call(args: Namespace) -> int:
     from reconciler.cli.call import show
 
@@ -162,6 +168,7 @@ _JOBS: Final = {
     "freeze": "calls that nothing more is expected of",
     "inbox": "webhooks that the Viewer's worker left",
     "housekeeping": "sizes, and inbox rows past their retention",
+    "webhooks": "what explains lost webhooks: Twilio's alerts, and where numbers send them",
 }
 _JSON: Final = argument("--json", action="store_true", help="print the result as JSON")
 _ACCOUNT: Final = argument("--account", metavar="AC…", help="of this account (default: RECONCILER_ACCOUNTS)")
@@ -240,6 +247,11 @@ COMMANDS: Final = (
             "--html", group="form", metavar="FILE",
             help="write the status page, whatever --since says, to FILE; -: to stdout",
         ),
+    )),
+    Command("why", _why, "why webhooks lost something: the lost calls by cause, each with the next step", (
+        argument("--since", metavar="WHEN", default="24h", help="what was found since then (default: 24h)"),
+        argument("--account", metavar="AC…", help="of this account (default: of all)"),
+        _JSON,
     )),
     Command("call", _call, "one call: our row, Twilio's record, its events; exit 1 if row and record differ", (
         argument("call_sid", metavar="CA…", help="its SID"),

@@ -25,6 +25,7 @@ from reconciler.status import html_page as status_page
 from reconciler.status import report as reports
 from reconciler.status import snapshot as facts
 from reconciler.status.overview import NAMED, accounts_shown, jobs_shown
+from reconciler.status.why import Why, read_why, title
 from reconciler.terminal import console
 from reconciler.terminal.printing import harmless, print_json
 from reconciler.times import parse_duration
@@ -97,10 +98,12 @@ def print_report(args: argparse.Namespace) -> int:
     with connect(settings, purpose="report") as conn:
         require_schema(conn)
         report = reports.read_report(conn, since=since, now=now, webhook_grace=settings.webhook_grace)
+        why = read_why(conn, since=report.since, now=now, webhook_grace=settings.webhook_grace)
     if args.json:
         print_json(asdict(report))
     else:
         show_report(report)
+        _show_causes(why)
     return int(ExitCode.DONE)
 
 
@@ -183,6 +186,20 @@ def show_report(report: reports.Report) -> None:
             f"Of {report.calls:,} calls since then, webhooks lost something of {report.calls_with_losses:,} "
             f"({report.share_lost:.1%}): the call, a status or how it ended."
         )
+
+
+def _show_causes(why: Why) -> None:
+    """The causes of lost calls in short; `reconcile why` says more."""
+    if not why.causes:
+        return
+    _headline("Why webhooks lost them, by call")
+    table = _table("cause", "calls", "", right=1)
+    for cause in why.causes[:NAMED]:
+        table.add_row(cause.cause.value, f"{cause.gaps:,}", Text(_plain(title(cause))))
+    if rest := why.causes[NAMED:]:
+        table.add_row("", f"{sum(cause.gaps for cause in rest):,}", f"of {len(rest):,} more causes")
+    console.out.print(table)
+    _say(f"→ what to do: `reconcile why --since {why.since:%Y-%m-%d}`")
 
 
 def _since(daemon: facts.Daemon) -> str:

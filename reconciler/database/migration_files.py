@@ -20,7 +20,10 @@ from typing import Final
 
 from reconciler.errors import ReconcilerError
 
-TABLES: Final = ("messages", "twilio_webhook_inbox", "call_events", "sync_state", "account_days", "twilio_budgets")
+TABLES: Final = (
+    "messages", "twilio_webhook_inbox", "call_events", "sync_state", "account_days", "twilio_budgets",
+    "webhook_alerts", "endpoint_faults",
+)  # fmt: skip
 
 _FILE = re.compile(r"(?P<rollback>rollback_)?(?P<version>\d{3})_(?P<name>\w+)\.sql")
 _HEADER = re.compile(r"^-- (?P<key>lock|transaction|drops): (?P<value>.+)$", re.MULTILINE)

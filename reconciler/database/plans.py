@@ -38,6 +38,7 @@ _KEYS: Final = {
     "messages_twilio_sid_key": "messages", "account_days_pkey": "account_days",
     "twilio_webhook_inbox_pkey": "twilio_webhook_inbox", "sync_state_pkey": "sync_state",
     "twilio_budgets_pkey": "twilio_budgets",
+    "webhook_alerts_pkey": "webhook_alerts", "endpoint_faults_pkey": "endpoint_faults",
 }  # fmt: skip
 _CHANGES: Final = re.compile(r"\b(?:INSERT INTO|UPDATE|DELETE FROM)\b")  # also FOR UPDATE
 _COMMENT: Final = re.compile(r"--.*")
@@ -199,7 +200,8 @@ def _values(now: datetime, account_sid: str) -> dict[str, Any]:
     sids = ["CA" + 32 * "0"]
     return {
         "account_sid": account_sid, "accounts": [account_sid], "all_looked_at": [now], "batch": 100,
-        "call_sid": sids[0], "call_sids": sids, "confirmed_since": now - 400 * day, "first": 0,
+        "call_sid": sids[0], "call_sids": sids, "confirmed_since": now - 400 * day, "examples": 3,
+        "fault_lasts": day / 24, "first": 0,
         "first_day": now.date() - 35 * day,
         "freeze_after": day, "frozen_since": now - day, "ids": [1], "interval": timedelta(minutes=5),
         "is_only_account": True, "is_anywhere": True, "owns_unassigned": True, "kept_since": now - 400 * day,

@@ -23,8 +23,10 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import psycopg
 
 from reconciler.database import connection as db
+from reconciler.database import webhook_evidence
 from reconciler.database.account_days import DayProof, keep_proof
 from reconciler.database.inbox import InboxRows
+from reconciler.database.webhook_evidence import AlertCount, EndpointFault
 from reconciler.errors import Contended, JobHeld
 from reconciler.model import DeadLetter, Gap, JobName, Observation
 
@@ -272,6 +274,18 @@ class Transaction:
     def keep_proof(self, proof: DayProof) -> None:
         """Write the proof of a day over the one that is there."""
         keep_proof(self._conn, proof)
+
+    def replace_alerts(
+        self, counts: Iterable[AlertCount], *, account_sid: str, since: datetime, kept_since: datetime
+    ) -> None:
+        """Put `counts` in the place of all alerts that are known of the account from the hour of `since` on."""
+        webhook_evidence.replace_alerts(self._conn, counts, account_sid=account_sid, since=since, kept_since=kept_since)
+
+    def keep_faults(
+        self, faults: Iterable[EndpointFault], *, account_sid: str, now: datetime, kept_since: datetime
+    ) -> None:
+        """Note which endpoints are at fault now."""
+        webhook_evidence.keep_faults(self._conn, faults, account_sid=account_sid, now=now, kept_since=kept_since)
 
     def move_cursor(self, cursor: Cursor, *, now: datetime) -> None:
         """Move a cursor.

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from reconciler.database.webhook_evidence import READ_EVERY
 from reconciler.jobs.cold import cold
 from reconciler.jobs.freeze import freeze
 from reconciler.jobs.hot import hot
 from reconciler.jobs.housekeeping import keep_house
 from reconciler.jobs.inbox import work_inbox
 from reconciler.jobs.warm import warm
+from reconciler.jobs.webhooks import read_webhooks
 from reconciler.settings import Settings
 from reconciler.sync.context import JobContext
 from reconciler.sync.counts import Counts
@@ -36,4 +38,5 @@ KINDS: Final[Mapping[str, Kind]] = {
     "freeze": Kind(freeze, lambda s: s.freeze_interval, timedelta(minutes=30), asks_twilio=False),
     "inbox": Kind(work_inbox, lambda s: s.inbox_interval, timedelta(minutes=30), asks_twilio=False),
     "housekeeping": Kind(keep_house, lambda _: timedelta(days=1), timedelta(hours=6), asks_twilio=False),
+    "webhooks": Kind(read_webhooks, lambda _: READ_EVERY, timedelta(minutes=30), asks_twilio=True, is_bulk=True),
 }

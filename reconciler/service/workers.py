@@ -39,7 +39,7 @@ FAILURES_ALLOWED: Final = 3  # in a row, of errors that do not heal by waiting; 
 
 # Threads by kind of job. Jobs that ask Twilio mostly wait for the network. Each thread has a database connection.
 POOLS: Final = {"hot": 8, "warm": 4, "cold": 1, "inbox": 1, "upkeep": 1}
-_POOL_OF: Final = {"freeze": "upkeep", "housekeeping": "upkeep"}
+_POOL_OF: Final = {"freeze": "upkeep", "housekeeping": "upkeep", "webhooks": "warm"}
 
 log = get_logger(__name__)
 

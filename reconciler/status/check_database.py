@@ -146,13 +146,14 @@ def _lacking(conn: db.Connection, query: str, **params: bool) -> Check | None:
     if not lacking:
         return None
     detail = f"{conn.info.user} lacks {', '.join(lacking)}"
-    hint = f"as the owner of messages: {_grant(conn.info.user, deletes=any('DELETE' in what for what in lacking))}"
+    prunes = "DELETE on twilio_webhook_inbox" in lacking
+    hint = f"as the owner of messages: {_grant(conn.info.user, prunes_inbox=prunes)}"
     return fail("privileges", detail, hint, ExitCode.REFUSED)
 
 
-def _grant(role: str, *, deletes: bool) -> str:
-    """The command that runs deploy/grants.sql for `role`; to delete is a comment there."""
-    edits = ["s/^-- GRANT DELETE/GRANT DELETE/"] if deletes else []
+def _grant(role: str, *, prunes_inbox: bool) -> str:
+    """The command that runs deploy/grants.sql for `role`; to delete from the inbox is a comment there."""
+    edits = ["s/^-- GRANT DELETE/GRANT DELETE/"] if prunes_inbox else []
     if role != "reconciler":
         quoted = role if re.fullmatch("[a-z_][a-z0-9_]*", role) else '"{}"'.format(role.replace('"', '""'))
         edits.append(f"s/TO reconciler/TO {quoted}/")

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from reconciler.database.webhook_evidence import EndpointFault
 from reconciler.errors import ReconcilerError, Refused
+from reconciler.masking import mask
 from reconciler.model import Page
 from reconciler.settings import Settings
 from reconciler.status.check_line import Check, compare_clocks, failed, ok, warn
+from reconciler.status.overview import NAMED
+from reconciler.sync.endpoint_faults import find_faults, host_of
 from reconciler.times import format_duration
 from reconciler.twilio.accounts import find_accounts, named_accounts
 from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import PAGE_SIZE, Listing
+from reconciler.twilio.webhook_listings import list_alerts, list_endpoints
 from reconciler.wording import counted
 
 # A run waits minutes for Twilio to come back; whoever checks wants to know that it is away.
@@ -46,6 +51,8 @@ def check_twilio(settings: Settings) -> Iterator[Check]:
         yield ok("Twilio", f"the calls of {main} can be read")
         yield from _accounts(settings, source, main)
         yield _usage(source, main)
+        yield _alerts(source)
+        yield _endpoints(source, named_accounts(settings, main).sids)
         yield _volume(page, settings, now=after)
         yield _clock(said_at, before, after)
     finally:
@@ -88,6 +95,50 @@ def _usage(source: Session, main: str) -> Check:
     except ReconcilerError as exc:
         return failed("usage records", exc)
     return ok("usage records", "can be read")
+
+
+def _alerts(source: Session) -> Check:
+    now = datetime.now(UTC)
+    try:
+        next(list_alerts(source, now - timedelta(hours=1), now), None)
+    except Refused:
+        return ok("alerts", "cannot be read with these credentials: `reconcile why` explains without them")
+    except ReconcilerError as exc:
+        return failed("alerts", exc)
+    return ok("alerts", "can be read")
+
+
+def _endpoints(source: Session, accounts: Sequence[str]) -> Check:
+    """Whether numbers, SIP domains and TwiML apps tell how their calls end, and all of them to one host."""
+    what, endpoints, faults = "numbers, SIP domains and TwiML apps", 0, list[EndpointFault]()
+    for account_sid in accounts:
+        try:
+            found = list_endpoints(source, account_sid)
+        except Refused:
+            return ok("webhooks", f"{what} cannot be read with these credentials: nobody knows which lack a callback")
+        except ReconcilerError as exc:
+            return failed("webhooks", exc)
+        endpoints += len(found)
+        faults += find_faults(found)
+    if not faults:
+        return ok("webhooks", f"{counted(endpoints, 'endpoint')} ({what}), each with a status callback on one host")
+    said = [f"{fault}: {_named(those)}" for fault, those in _by_fault(faults).items()]
+    hint = "set their status callback as the others have it; `reconcile why` shows the calls that this lost"
+    return warn("webhooks", "; ".join(said), hint)
+
+
+def _by_fault(faults: Sequence[EndpointFault]) -> dict[str, list[str]]:
+    words = {"no_callback": "without a status callback", "other_host": "with one on another host than the rest"}
+    found: dict[str, list[str]] = {}
+    for fault in faults:
+        at = f" ({host_of(fault.url)})" if fault.url else ""
+        found.setdefault(words[fault.fault], []).append(f"{mask(fault.address)}{at}")
+    return found
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _volume(page: Page, settings: Settings, *, now: datetime) -> Check:

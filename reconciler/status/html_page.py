@@ -30,6 +30,7 @@ from reconciler.status.overview import NAMED, accounts_shown, jobs_shown
 from reconciler.status.report import GapsOfHour, Report, read_gaps_by_hour, read_report
 from reconciler.status.snapshot import DAYS_SHOWN, AccountDay, JobState, Snapshot, take_snapshot
 from reconciler.status.verdict import Verdict
+from reconciler.status.why import Why, next_step, read_why, title
 from reconciler.wording import byte_size, counted, differences, rough, short_sids
 
 _STYLE: Final = files("reconciler.status").joinpath("html_page.css").read_text(encoding="utf-8")
@@ -61,10 +62,10 @@ def read_page(url: str, settings: Settings, *, state: str, verdict: Verdict | No
         snapshot = take_snapshot(conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
         report = read_report(conn, since=now - DAYS_SHOWN, now=now, webhook_grace=grace)
         hours = read_gaps_by_hour(conn, since=now - _HOURS * _HOUR, now=now, webhook_grace=grace)
+        why = read_why(conn, since=now - _HOURS * _HOUR, now=now, webhook_grace=grace)
         letters, _ = list_newest(conn, limit=NAMED)
-    return render(
-        snapshot, report, hours, letters=letters, todo=troubles(snapshot, settings), state=state, verdict=verdict
-    )
+    todo = troubles(snapshot, settings)
+    return render(snapshot, report, hours, why=why, letters=letters, todo=todo, state=state, verdict=verdict)
 
 
 def render(
@@ -72,6 +73,7 @@ def render(
     report: Report,
     hours: Sequence[GapsOfHour],
     *,
+    why: Why | None = None,
     letters: Sequence[Letter] = (),
     todo: Sequence[Check] = (),
     state: str,
@@ -89,6 +91,7 @@ def render(
             _daemons(snapshot),
             _jobs(snapshot),
             _gaps(hours, snapshot.at),
+            _why(why),
             _completeness(report.days, snapshot.at),
             _stuck(snapshot),
             _tables(snapshot),
@@ -253,6 +256,25 @@ def _gaps(hours: Sequence[GapsOfHour], now: datetime) -> Markup:
         charts.gaps_by_hour(shown, by_hour, highest),
         element("details", element("summary", "As a table"), table),
     )
+
+
+def _why(why: Why | None) -> Markup | None:
+    """The causes of what webhooks lost, most frequent first, each with the next step."""
+    if why is None or not why.causes:
+        return None
+    rows: list[Content] = [
+        _row(
+            cause.cause.value, (), _number(f"{cause.gaps:,}"),
+            element("td", title(cause), element("div", f"→ {next_step(cause)}", class_="soft"), class_="why"),
+        )
+        for cause in why.causes[:NAMED]
+    ]  # fmt: skip
+    if len(why.causes) > NAMED:
+        more = f"and {len(why.causes) - NAMED:,} more causes: reconcile why --since {_HOURS}h"
+        rows.append(element("tr", element("td", more, colspan=3)))
+    caption = f"{counted(why.gaps, 'call')} by cause, each counted once; reconcile why --since {_HOURS}h"
+    unread = [element("p", f"! {line}.", class_="soft") for line in why.unread]
+    return _section("Why webhooks lost them", _table(caption, ("cause", ("calls",), "what to do"), rows), unread)
 
 
 def _completeness(days: Sequence[AccountDay], now: datetime) -> Markup:

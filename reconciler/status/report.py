@@ -18,6 +18,7 @@ from reconciler.times import midnight
 # Jobs that read records by REST: webhooks had not told what these found. The inbox job merges webhooks.
 _FINDERS: Final = ("hot", "warm", "cold", "backfill", "call")
 _SOURCE: Final = "reconcile_"
+GAP_SOURCES: Final = tuple(_SOURCE + job for job in _FINDERS)
 
 _queries = db.load_queries("report")
 
@@ -102,6 +103,5 @@ def read_gaps_by_hour(
 def _gaps_found(
     conn: db.Connection, window: Mapping[str, datetime], unit: str, webhook_grace: timedelta
 ) -> list[tuple[Any, ...]]:
-    sources = [_SOURCE + job for job in _FINDERS]
-    params = {**window, "unit": unit, "sources": sources, "webhook_grace": webhook_grace}
+    params = {**window, "unit": unit, "sources": list(GAP_SOURCES), "webhook_grace": webhook_grace}
     return conn.execute(_queries["gaps_found"], params).fetchall()

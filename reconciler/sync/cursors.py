@@ -108,6 +108,14 @@ class ColdCursor(JobCursor, kw_only=True):
     sweep: SweepCursor | UnsetType | None = UNSET
 
 
+class WebhooksCursor(JobCursor, kw_only=True, omit_defaults=True):
+    """The alerts of hours before `settled_until` were read; Twilio `refused` to tell of these things."""
+
+    account: str
+    settled_until: Moment | None = None
+    refused: list[str] = msgspec.field(default_factory=list)
+
+
 class FreezeCursor(JobCursor, kw_only=True):
     """Stuck calls that began at `named_since` or before have been named."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Final, TypeVar
@@ -41,7 +41,16 @@ from reconciler.settings import Credentials, Settings
 from reconciler.twilio.account_records import Account, decode_accounts, decode_usage
 from reconciler.twilio.answers import date_of, load_of, meaning, outcome
 from reconciler.twilio.concurrency import Gate, Pacer
-from reconciler.twilio.listing import API_PATH, PAGE_SIZE, Listing, call_of_token, own_path, page_size_of, resized
+from reconciler.twilio.listing import (
+    ALERTS_PATH,
+    API_PATH,
+    PAGE_SIZE,
+    Listing,
+    call_of_token,
+    own_path,
+    page_size_of,
+    resized,
+)
 from reconciler.twilio.outage import Outage
 from reconciler.twilio.page_sizes import PageSizes
 from reconciler.twilio.records import decode_call, decode_page
@@ -49,6 +58,7 @@ from reconciler.twilio.server_clock import ServerClock
 from reconciler.twilio.transport import Answer, Transport
 
 _API: Final = "https://api.twilio.com"
+_MONITOR: Final = "https://monitor.twilio.com"
 
 log = get_logger(__name__)
 
@@ -70,14 +80,16 @@ class TwilioClient:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         page_size: int = PAGE_SIZE,
     ) -> None:
-        # The SDK's own rule turns region and edge into a host name.
-        self._base = credentials.base_url or _sdk_client(credentials, None).get_hostname(_API)
-        self._transport = transport or Transport(self._base, connections=pacer.ceiling)
+        # The SDK's own rule turns region and edge into host names.
+        named = _sdk_client(credentials, None).get_hostname
+        self._base = credentials.base_url or named(_API)
+        self._monitor = credentials.base_url or named(_MONITOR)
+        self._transport = transport or Transport(self._base, self._monitor, connections=pacer.ceiling)
         self._sdk = _sdk_client(credentials, self._transport)
         self.pacer = pacer
         self.clock = clock
         self.page_size = page_size  # calls, of the largest page that is asked for
-        self._account_sid = credentials.account_sid
+        self.account_sid = credentials.account_sid  # of the credentials
         self.has_key = credentials.username != credentials.account_sid  # an API key's, which reads one account
         self.page_sizes = PageSizes()
         self.server_clock = ServerClock(clock)
@@ -124,7 +136,7 @@ class TwilioClient:
     def gate(self, path: str) -> Gate:
         """The gate of the account that `path` asks about."""
         account_sid, _, resource = path.removeprefix(f"{API_PATH}/").partition("/")
-        return self.pacer.gate(account_sid if resource else self._account_sid)
+        return self.pacer.gate(account_sid if resource else self.account_sid)
 
     def get(self, path: str) -> Answer:
         """One request, without repeats.
@@ -133,7 +145,8 @@ class TwilioClient:
             ReconcilerError: what the answer means for the caller, if it is not the one asked for.
 
         """
-        answer = self._sdk.request("GET", self._base + path)
+        base = self._monitor if path.startswith(ALERTS_PATH) else self._base
+        answer = self._sdk.request("GET", base + path)
         assert isinstance(answer, Answer)
         return answer
 
@@ -144,7 +157,7 @@ class TwilioClient:
 
     def judge(self, answer: Answer, path: str) -> ReconcilerError | None:
         """What an answer means for us; where credentials would always be refused, the setting that is to blame."""
-        is_foreign = not path.startswith(f"{API_PATH}/{self._account_sid}/")
+        is_foreign = path.startswith(API_PATH) and not path.startswith(f"{API_PATH}/{self.account_sid}/")
         login = "TWILIO_API_KEY and TWILIO_API_SECRET" if self.has_key else "TWILIO_AUTH_TOKEN"
         error = meaning(answer, now=self.clock(), login=login, worked_before=self.has_worked, is_foreign=is_foreign)
         if is_foreign and self.has_key and isinstance(error, Refused | CredentialsDoubted):
@@ -273,13 +286,21 @@ class Session:
 
         Beside the account token, only a main API key may ask this (https://www.twilio.com/docs/iam/api-keys).
         """
-        accounts: dict[str, Account] = {}  # a page that was asked again in a smaller size may repeat some
-        path: str | None = f"{API_PATH}.json?PageSize=1000"
-        while path is not None:
-            found, next_uri = self._fetch(path, lambda answer, _: decode_accounts(answer.body), wanted=PAGE_SIZE)
-            accounts |= {account.sid: account for account in found}
-            path = own_path(next_uri, resource=f"{API_PATH}.json", after=path) if next_uri else None
-        return list(accounts.values())
+        found = self.records(f"{API_PATH}.json?PageSize={PAGE_SIZE}", decode_accounts)
+        return list({account.sid: account for account in found}.values())
+
+    def records(self, path: str, decode: Callable[[bytes], tuple[list[T], str | None]]) -> Iterator[T]:
+        """What `decode` finds on each page of the list at `path`; it also gives the URI of the page after it.
+
+        A page that was asked again in a smaller size may repeat some.
+        """
+        resource, page = path.partition("?")[0], path
+        while True:
+            found, next_uri = self._fetch(page, lambda answer, _: decode(answer.body), wanted=PAGE_SIZE)
+            yield from found
+            if not next_uri:
+                return
+            page = own_path(next_uri, resource=resource, after=page)
 
     def _fetch(self, path: str, read: Callable[[Answer, str], T], *, wanted: int | None = None) -> T:
         """Ask until `read` makes sense of the answer, or no repeat helps; `read` is told the path that was asked.

@@ -18,6 +18,7 @@ RETENTION: Final = timedelta(days=400)
 PAGE_SIZE: Final = 1000  # the most Twilio gives
 
 API_PATH: Final = "/2010-04-01/Accounts"
+ALERTS_PATH: Final = "/v1/Alerts"  # on another host, and of the account of the credentials
 
 _ONE_DAY: Final = timedelta(days=1)
 _PAGE_SIZE: Final = re.compile(r"(?<=[?&]PageSize=)[1-9][0-9]{0,3}(?=&|$)")

@@ -1,8 +1,8 @@
-"""The HTTP client under the official SDK: pooled, with timeouts, and bound to one host.
+"""The HTTP client under the official SDK: pooled, with timeouts, and bound to Twilio's hosts.
 
 The SDK's own client has no timeout at all by default and hands on text only. This one keeps the body as bytes,
 bounds every wait, follows no redirect, keeps no cookie, and refuses before sending to give the credentials to any
-host but the one it was made for, whatever a `next_page_uri` says.
+host but those it was made for, whatever a `next_page_uri` says.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Answer(Response):
 
 
 class Transport(HttpClient):
-    """Sends requests to `origin` (scheme, host and port) and to nothing else.
+    """Sends requests to `origins` (scheme, host and port of each) and to nothing else.
 
     Raises, from `request`:
         ConnectionLost: refused, reset or closed.
@@ -60,15 +60,16 @@ class Transport(HttpClient):
     """
 
     def __init__(
-        self, origin: str, *, connections: int, read_timeout: float = READ_TIMEOUT, total_timeout: float = TOTAL_TIMEOUT
+        self, *origins: str, connections: int, read_timeout: float = READ_TIMEOUT, total_timeout: float = TOTAL_TIMEOUT
     ) -> None:
         # The SDK's request log would hold URLs, and so phone numbers in filters.
         super().__init__(logging.getLogger("reconciler.twilio.transport"), is_async=False)
-        self._origin = _origin(origin)
+        self._origins = frozenset(map(_origin, origins))
         self._read_timeout = read_timeout
         self._total_timeout = total_timeout
         self._session = requests.Session()
-        self._session.mount(origin, HTTPAdapter(pool_maxsize=connections))
+        for origin in origins:
+            self._session.mount(origin, HTTPAdapter(pool_maxsize=connections))
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
     def request(
@@ -83,7 +84,8 @@ class Transport(HttpClient):
         allow_redirects: bool = False,  # noqa: ARG002 -- the SDK's signature; redirects are never followed
     ) -> Answer:
         """Send one request and read all of its answer."""
-        if _origin(uri) != self._origin:
+        origin = _origin(uri)
+        if origin not in self._origins:
             raise TwilioAnswerError(f"refused to send credentials to {urlsplit(uri).hostname}")
         deadline = time.monotonic() + self._total_timeout
         try:
@@ -93,33 +95,20 @@ class Transport(HttpClient):
             ) as response:  # fmt: skip
                 return Answer(response.status_code, self._body(response, deadline), response.headers)
         except (requests.Timeout, urllib3.exceptions.TimeoutError):
-            raise Unavailable("no answer in time", hint=self._whereabouts) from None
+            raise Unavailable("no answer in time", hint=_whereabouts(origin)) from None
         # The texts of these hold the URL, and so perhaps a phone number: the kind must do.
         except requests.exceptions.SSLError as exc:
-            raise Unavailable(f"TLS failed: {_cause(exc)}", hint=self._whereabouts) from None
+            raise Unavailable(f"TLS failed: {_cause(exc)}", hint=_whereabouts(origin)) from None
         except (requests.ConnectionError, urllib3.exceptions.ProtocolError, urllib3.exceptions.SSLError) as exc:
             if status := _TUNNEL_REFUSED.search(str(exc)):
-                raise self._refusal_of_proxy(status[1]) from None
-            raise ConnectionLost(f"the connection failed: {_cause(exc)}", hint=self._whereabouts) from None
+                raise _refusal_of_proxy(origin, status[1]) from None
+            raise ConnectionLost(f"the connection failed: {_cause(exc)}", hint=_whereabouts(origin)) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
             raise Unavailable(f"the request failed: {type(exc).__name__}") from None
 
     def close(self) -> None:
         """Close the pooled connections."""
         self._session.close()
-
-    @property
-    def _whereabouts(self) -> str:
-        host = f"{self._origin[1]}, by way of {self._origin[0]}_proxy if it is set"
-        return f"can this machine reach {host}? TWILIO_BASE_URL, TWILIO_REGION and TWILIO_EDGE say whom to ask"
-
-    def _refusal_of_proxy(self, status: str) -> Unavailable:
-        setting = f"{self._origin[0].upper()}_PROXY"
-        login = ": it wants a login" if status == "407" else ""
-        return Unavailable(
-            f"the proxy in {setting} refused the connection: HTTP {status}{login}",
-            hint=f"correct {setting}, or let NO_PROXY name {self._origin[1]}",
-        )
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
         parts, size = [], 0
@@ -134,9 +123,26 @@ class Transport(HttpClient):
         return b"".join(parts)
 
 
-def _origin(uri: str) -> tuple[str, str | None, int | None]:
+_Origin = tuple[str, str | None, int | None]
+
+
+def _origin(uri: str) -> _Origin:
     parts = urlsplit(uri)
     return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+
+
+def _whereabouts(origin: _Origin) -> str:
+    host = f"{origin[1]}, by way of {origin[0]}_proxy if it is set"
+    return f"can this machine reach {host}? TWILIO_BASE_URL, TWILIO_REGION and TWILIO_EDGE say whom to ask"
+
+
+def _refusal_of_proxy(origin: _Origin, status: str) -> Unavailable:
+    setting = f"{origin[0].upper()}_PROXY"
+    login = ": it wants a login" if status == "407" else ""
+    return Unavailable(
+        f"the proxy in {setting} refused the connection: HTTP {status}{login}",
+        hint=f"correct {setting}, or let NO_PROXY name {origin[1]}",
+    )
 
 
 def _cause(exc: BaseException) -> str:

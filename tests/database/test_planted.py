@@ -61,6 +61,8 @@ EXTRA = {
     "reasons": ["x"], "record": "{}", "recording_sids": ["RE"], "said_ats": [datetime.now(UTC)], "table": "messages",
     "tables": ["messages"], "value": "on", "verified_at": datetime.now(UTC), "word": "{}", "version": 1,
     "checksum": "x", "applied_at": datetime.now(UTC), "duration": "1s", "id": 1,
+    "hour": datetime.now(UTC), "error_code": "x", "url": "x", "alerts": 1, "address": "x", "endpoint_sid": "x",
+    "fault": "x", "budget": "{}",
 }  # fmt: skip
 
 

@@ -36,7 +36,15 @@ CALL_EVENTS = {
     "call.created", "call.status_changed", "call.enriched", "call.corrected", "call.frozen", "recording.ready",
 }  # fmt: skip
 # A table and one of its columns look like a module and something in it.
-TABLES = {"messages", "call_events", "twilio_webhook_inbox", "sync_state", "account_days"}
+TABLES = {
+    "messages",
+    "call_events",
+    "twilio_webhook_inbox",
+    "sync_state",
+    "account_days",
+    "webhook_alerts",
+    "endpoint_faults",
+}
 # Objects of the database whose names begin like a metric's.
 OF_THE_DATABASE = {"reconciler_migrations"}
 SUFFIXES = {

@@ -408,8 +408,8 @@ SELECT a.privilege_type, 'DATABASE ' || d.datname,
 FROM pg_database AS d, aclexplode(d.datacl) AS a
 WHERE d.datname = current_database() AND a.grantee = %(role)s::regrole
 """
-# The cold job's alone.
-NOT_OF_A_BACKFILL = {"account_days"}
+# Those of the cold job and the webhooks job alone.
+NOT_OF_A_BACKFILL = {"account_days", "webhook_alerts", "endpoint_faults"}
 
 
 def run_everything(url: str, twilio: SimulatedTwilio) -> None:
@@ -466,8 +466,8 @@ def test_every_job_and_report_may_do_its_work(role, database_url, conn, account)
             "PATH": os.defpath, "DATABASE_URL": url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN,
             "TWILIO_BASE_URL": twilio.base_url, "PYTHONPATH": str(PACKAGE.parent),
         }  # fmt: skip
-        jobs = [["once", job] for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping")]
-        for args in [*jobs, ["status"], ["report"], ["check"]]:
+        jobs = [["once", job] for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks")]
+        for args in [*jobs, ["status"], ["report"], ["why"], ["check"]]:
             done = subprocess.run(
                 [sys.executable, "-m", "reconciler", *args], env=environ, capture_output=True, text=True, timeout=60,
                 check=False,

@@ -43,6 +43,7 @@ def test_the_sizes_of_our_tables_are_told(world):
     tables = {
         "messages": "messages", "call_events": "call_events", "inbox": "twilio_webhook_inbox",
         "sync_state": "sync_state", "account_days": "account_days",
+        "twilio_budgets": "twilio_budgets", "webhook_alerts": "webhook_alerts", "endpoint_faults": "endpoint_faults",
     }  # fmt: skip
     assert set(line) == {f"{name}_bytes" for name in tables}
     for name, table in tables.items():

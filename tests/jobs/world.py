@@ -20,6 +20,7 @@ from reconciler.jobs.freeze import freeze
 from reconciler.jobs.hot import hot
 from reconciler.jobs.housekeeping import keep_house
 from reconciler.jobs.warm import warm
+from reconciler.jobs.webhooks import read_webhooks
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.journal import Entry
@@ -79,6 +80,11 @@ class World:
         options = Options(deep=deep)
         with self._asking("cold", ACCOUNT, concurrency, key=key, is_bulk=True, options=options) as context:
             return cold(context)
+
+    def webhooks(self, account_sid: str = ACCOUNT, *, key: tuple[str, str] = (ACCOUNT, TOKEN)) -> Counts:
+        """One run of the webhooks job of an account; the journal is that of this run afterwards."""
+        with self._asking("webhooks", account_sid, key=key, is_bulk=True) as context:
+            return read_webhooks(context)
 
     def freeze(self, *, scheduled_accounts: tuple[str, ...] | None = (), batch: int = 1000) -> Counts:
         """One run of the freeze job."""

@@ -97,7 +97,7 @@ class Daemon:
 
     def settle(self) -> None:
         """Return once each job has run for the first time, so that from now on hot is the only one."""
-        for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping"):
+        for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks"):
             self.wait_for("job.finished", job=job)
 
     def tell(self, number: signal.Signals) -> None:

@@ -135,7 +135,7 @@ def test_accounts_that_could_not_be_read_are_read_soon(command, subaccounts, twi
 def test_once_runs_each_job(command, account, conn):
     """And prints its counts as one JSON object."""
     account.generate(20, now() - 5 * HOUR, now() - HOUR)
-    for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping"):
+    for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks"):
         done = command.run("once", job, "--json")
         assert done.returncode == 0, done.stderr
         counts = json.loads(done.stdout)

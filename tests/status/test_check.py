@@ -368,7 +368,7 @@ def test_a_line_each_for_a_person(signed_in, account):
     assert [line.partition(":")[0] for line in lines if not line.startswith("  ")] == [
         "OK   settings", "OK   secrets", *(f"OK   {name}" for name in SERVER), "OK   schema owner", "OK   schema",
         "OK   privileges", "WARN daemon", "OK   jobs", "OK   inbox", "OK   retention", "OK   days", "OK   calls",
-        "OK   Twilio", "OK   usage records", "OK   volume", "OK   clock",
+        "OK   Twilio", "OK   usage records", "OK   alerts", "OK   webhooks", "OK   volume", "OK   clock",
     ]  # fmt: skip
     assert lines[lines.index("WARN daemon: none leads: jobs run only when somebody starts them") + 1].startswith(
         "     → "

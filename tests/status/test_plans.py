@@ -63,7 +63,8 @@ PARAMS = {
     "sources": ["reconcile_hot", "reconcile_warm", "reconcile_cold", "reconcile_backfill", "reconcile_call"],
     "limit": 201, "names": ["daemon", "hot"], "prefix": "reconciler:", "tables": ["messages", "call_events"],
     "stuck_since": NOW - timedelta(days=1), "named_since": None, "batch": 20, "kept_since": NOW - RETENTION,
-    "pending_before": NOW, "stuck_before": NOW, "account_sid": ACCOUNT, "job": "daemon",
+    "pending_before": NOW, "stuck_before": NOW, "account_sid": ACCOUNT, "job": "daemon", "until": NOW, "examples": 3,
+    "fault_lasts": timedelta(hours=1),
 }  # fmt: skip
 USED = [
     *(("report", name) for name in db.load_queries("report")),
@@ -72,6 +73,8 @@ USED = [
     ("inbox", "count_unsettled"),
     ("inbox", "backlog"),
     ("thaw", "thaw"),
+    ("webhook_evidence", "lost_calls"),
+    ("webhook_evidence", "alerts_by_hour"),
 ]
 
 

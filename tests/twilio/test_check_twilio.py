@@ -55,11 +55,14 @@ def test_all_is_well(ask, account, twilio):
     """A line each, from two small requests; the failure of another check stops nothing."""
     settings, database, *lines = ask()
     assert (Severity.OK, Severity.FAIL) == (settings.severity, database.severity)
-    assert [ok("Twilio", f"the calls of {account.sid} can be read"), "usage records", "volume", "clock"] == [
+    names = ["usage records", "alerts", "webhooks", "volume", "clock"]
+    assert [ok("Twilio", f"the calls of {account.sid} can be read"), *names] == [
         lines[0], *(line.name for line in lines[1:])
     ]  # fmt: skip
     assert {Severity.OK} == {line.severity for line in lines}
-    assert ["Calls.json", "Daily.json"] == [entry.path.rpartition("/")[2] for entry in twilio.requests]
+    assert ["Calls.json", "Daily.json", "Alerts", "IncomingPhoneNumbers.json", "Domains.json", "Applications.json"] == [
+        entry.path.rpartition("/")[2] for entry in twilio.requests
+    ]
     assert [("PageSize", "200")] == twilio.requests[0].params
 
 

@@ -1,7 +1,7 @@
 -- What processes share about Twilio, one row an account.
 
 -- name: lock
-SELECT budget, clock_timestamp() FROM twilio_budgets WHERE account_sid = %(account_sid)s FOR UPDATE
+SELECT budget, pg_catalog.clock_timestamp() FROM twilio_budgets WHERE account_sid = %(account_sid)s FOR UPDATE
 
 -- name: create
 INSERT INTO twilio_budgets (account_sid) VALUES (%(account_sid)s) ON CONFLICT DO NOTHING

@@ -32,7 +32,10 @@ FROM (
         ('twilio_webhook_inbox', 'SELECT'), ('twilio_webhook_inbox', 'INSERT'),
         ('sync_state', 'SELECT'), ('sync_state', 'INSERT'), ('sync_state', 'UPDATE'),
         ('account_days', 'SELECT'), ('account_days', 'INSERT'), ('account_days', 'UPDATE'),
-        ('twilio_budgets', 'SELECT'), ('twilio_budgets', 'INSERT'), ('twilio_budgets', 'UPDATE')
+        ('twilio_budgets', 'SELECT'), ('twilio_budgets', 'INSERT'), ('twilio_budgets', 'UPDATE'),
+        ('webhook_alerts', 'SELECT'), ('webhook_alerts', 'INSERT'), ('webhook_alerts', 'DELETE'),
+        ('endpoint_faults', 'SELECT'), ('endpoint_faults', 'INSERT'), ('endpoint_faults', 'UPDATE'),
+        ('endpoint_faults', 'DELETE')
 ) AS needed (name, privilege)
 WHERE NOT pg_catalog.has_table_privilege(name, privilege)
 UNION ALL

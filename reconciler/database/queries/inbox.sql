@@ -18,7 +18,7 @@ INSERT INTO twilio_webhook_inbox (
     source, event_type, call_sid, dedupe_key, payload, received_at, processing_status, error
 )
 VALUES (
-    'twilio_rest', 'call-record', %(call_sid)s, %(dedupe_key)s, jsonb_build_object('record', %(record)s::text),
+    'twilio_rest', 'call-record', %(call_sid)s, %(dedupe_key)s, pg_catalog.jsonb_build_object('record', %(record)s::text),
     %(now)s, 'failed', %(reason)s
 )
 ON CONFLICT (dedupe_key) DO UPDATE SET

@@ -103,7 +103,7 @@ SELECT EXISTS (
         ORDER BY coalesce(start_time AT TIME ZONE 'UTC', date_created) DESC
         LIMIT %(limit)s
     ) AS newest
-    WHERE direction LIKE 'trunking-%%'
+    WHERE direction::text LIKE 'trunking-%%'
 )
 
 -- name: mark_gone

@@ -48,14 +48,14 @@ def test_the_owner_lacks_nothing(database_url):
 
 
 def test_to_delete_is_asked_for_only_where_a_retention_is_set(database_url):
-    """Everything but DELETE: enough to run, and named where webhooks are to go."""
+    """Everything but DELETE on the inbox: enough to run, and named where webhooks are to go."""
     name = f"runner_{secrets.token_hex(4)}"
     role = sql.Identifier(name)
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
         admin.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA public TO {}").format(role))
         admin.execute(sql.SQL("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {}").format(role))
-        admin.execute(sql.SQL("REVOKE DELETE ON ALL TABLES IN SCHEMA public FROM {}").format(role))
+        admin.execute(sql.SQL("REVOKE DELETE ON twilio_webhook_inbox FROM {}").format(role))
         try:
             url = make_conninfo(database_url, user=name)
             assert {check.severity for check in look(url)} == {Severity.OK}
@@ -89,12 +89,12 @@ def test_the_command_of_the_hint_grants_what_is_lacking(database_url, psql_binar
 
 def test_the_command_of_the_hint_suits_the_role_of_the_file(psql_binary, database_url):
     """The role `reconciler` needs no other name; DELETE is a comment in the file, and the hint makes it none."""
-    assert _grant("reconciler", deletes=False) == 'psql "$DATABASE_URL" < deploy/grants.sql'
+    assert _grant("reconciler", prunes_inbox=False) == 'psql "$DATABASE_URL" < deploy/grants.sql'
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute("DROP ROLE IF EXISTS reconciler")
         admin.execute("CREATE ROLE reconciler LOGIN")
         try:
-            type_in(_grant("reconciler", deletes=True), database_url, psql_binary)
+            type_in(_grant("reconciler", prunes_inbox=True), database_url, psql_binary)
             url = make_conninfo(database_url, user="reconciler")
             assert {check.severity for check in look(url, prunes_inbox=True)} == {Severity.OK}
         finally:

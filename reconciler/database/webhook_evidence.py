@@ -1,0 +1,150 @@
+"""What explains lost webhooks, as tables: Twilio's alerts, endpoints at fault. See queries/webhook_evidence.sql."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from reconciler.database.connection import Connection, load_queries
+
+READ_EVERY: Final = timedelta(hours=1)
+FAULT_LASTS: Final = READ_EVERY + timedelta(minutes=30)  # after it was last seen: until the next reading, and its delay
+EXAMPLES: Final = 3  # calls that are named of each cause
+
+_queries = load_queries("webhook_evidence")
+_sync_state = load_queries("sync_state")
+
+
+class AlertCount(NamedTuple):
+    """How many webhooks failed in an hour with an error code at a URL, and the calls that are named with them."""
+
+    hour: datetime
+    error_code: str
+    url: str
+    alerts: int
+    call_sids: Sequence[str]
+
+
+class EndpointFault(NamedTuple):
+    """A number, SIP domain or TwiML app without a status callback, or with one on another host than the rest."""
+
+    endpoint_sid: str
+    kind: str  # phone_number, sip_domain, application
+    address: str
+    fault: str  # no_callback, other_host
+    url: str
+
+    def __repr__(self) -> str:
+        return f"<EndpointFault {self.endpoint_sid}: {self.fault}>"
+
+
+class Alerted(NamedTuple):
+    """Which alerts name a call."""
+
+    hour: datetime
+    error_code: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class LostCalls:
+    """Calls of an account of which webhooks lost something in the same hour, and what may explain each of them."""
+
+    account_sid: str | None
+    hour: datetime
+    is_of_trunk: bool
+    inbox_reason: str | None  # None: none of their webhooks failed in the inbox
+    alert: Alerted | None
+    fault: EndpointFault | None
+    is_silent_leg: bool  # child legs of which no webhook told anything
+    calls: int
+    since: datetime
+    until: datetime
+    call_sids: tuple[str, ...] = ()  # the newest few
+
+
+class AlertsOfHour(NamedTuple):
+    """The alerts of an account, as `AlertCount` without the calls."""
+
+    account_sid: str
+    hour: datetime
+    error_code: str
+    url: str
+    alerts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossWindow:
+    """Which lost calls are meant: those found from `since` to `until` by jobs with these sources."""
+
+    since: datetime
+    until: datetime
+    webhook_grace: timedelta
+    sources: Sequence[str]
+    account_sid: str | None = None
+
+
+def replace_alerts(
+    conn: Connection, counts: Iterable[AlertCount], *, account_sid: str, since: datetime, kept_since: datetime
+) -> None:
+    """Put `counts` in the place of all that is known of the account from the hour of `since` on."""
+    conn.execute(
+        _queries["forget_alerts"], {"account_sid": account_sid, "since": since, "kept_since": kept_since}
+    )  # fmt: skip
+    with conn.cursor() as cur:
+        cur.executemany(
+            _queries["keep_alerts"],
+            [
+                {**count._asdict(), "call_sids": list(count.call_sids), "account_sid": account_sid}
+                for count in counts
+            ],
+        )  # fmt: skip
+
+
+def keep_faults(
+    conn: Connection, faults: Iterable[EndpointFault], *, account_sid: str, now: datetime, kept_since: datetime
+) -> None:
+    """Note that these endpoints are at fault now; forget those that were last seen so before `kept_since`."""
+    with conn.cursor() as cur:
+        cur.executemany(
+            _queries["keep_fault"], [{**fault._asdict(), "account_sid": account_sid, "now": now} for fault in faults]
+        )
+    conn.execute(_queries["forget_faults"], {"account_sid": account_sid, "kept_since": kept_since})
+
+
+def read_lost_calls(conn: Connection, window: LossWindow) -> list[LostCalls]:
+    """The calls of which webhooks lost something, each counted once, with what may explain them."""
+    params = {
+        "since": window.since, "now": window.until, "webhook_grace": window.webhook_grace,
+        "sources": list(window.sources), "account_sid": window.account_sid, "fault_lasts": FAULT_LASTS,
+        "examples": EXAMPLES,
+    }  # fmt: skip
+    return [_lost_calls(*row) for row in conn.execute(_queries["lost_calls"], params)]
+
+
+def read_alerts(
+    conn: Connection, *, since: datetime, until: datetime, account_sid: str | None = None
+) -> list[AlertsOfHour]:
+    """The alerts of the hours between two times; of each hour the most frequent first."""
+    params = {"since": since, "until": until, "account_sid": account_sid}
+    return [AlertsOfHour(*row) for row in conn.execute(_queries["alerts_by_hour"], params)]
+
+
+def read_cursors(conn: Connection) -> list[Any]:
+    """The cursors of the jobs that read the evidence, as JSON."""
+    return [row[0] for row in conn.execute(_sync_state["cursors_of_kind"], {"kind": "webhooks"})]
+
+
+def _lost_calls(
+    account_sid: str | None, hour: datetime, is_of_trunk: bool, inbox_reason: str | None, *rest: Any
+) -> LostCalls:
+    alert, fault = rest[:3], rest[3:8]
+    is_silent_leg, calls, since, until, call_sids = rest[8:]
+    return LostCalls(
+        account_sid, hour, is_of_trunk, inbox_reason,
+        Alerted(*alert) if alert[0] is not None else None,
+        EndpointFault(*fault) if fault[0] is not None else None,
+        is_silent_leg, calls, since, until, tuple(call_sids),
+    )  # fmt: skip

@@ -1,0 +1,121 @@
+"""The webhooks job: what explains lost webhooks is read once, while Twilio still tells it.
+
+Design rules
+- Alerts are counted by hour, error code and URL. An hour is settled when it is over and Twilio has had time to list its
+  alerts; until then each run counts it anew. A run writes whole hours, and the cursor in the same commit.
+- Of endpoints those at fault are kept, with when they were seen so: a fault that was mended explains what it lost.
+- Credentials that may not read one of the two do not fail the run. The log says so once, and the cursor keeps it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Final, TypeVar
+
+from reconciler.database.transaction import Transaction
+from reconciler.database.webhook_evidence import AlertCount, EndpointFault
+from reconciler.errors import CredentialsDoubted, Refused
+from reconciler.logs import get_logger
+from reconciler.sync.context import JobContext
+from reconciler.sync.counts import Counts
+from reconciler.sync.cursors import WebhooksCursor
+from reconciler.sync.endpoint_faults import find_faults
+from reconciler.sync.run import Run, run
+from reconciler.twilio.webhook_listings import ALERTS_KEPT, list_alerts, list_endpoints
+from reconciler.twilio.webhook_records import Alert
+
+RETENTION: Final = timedelta(days=90)
+LISTED_WITHIN: Final = timedelta(minutes=10)  # Twilio buffers alerts before it lists them
+CALLS_NAMED: Final = 10_000  # of one count; what more there is explains calls by its number alone
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+
+
+def read_webhooks(context: JobContext) -> Counts:
+    """Read the account's alerts since the last run, and which of its endpoints are at fault.
+
+    Twilio shows a subaccount's alerts to its own credentials alone: of other accounts than that of the credentials only
+    endpoints are read.
+
+    Raises:
+        ConfigError: the cursor is impossible.
+        Retriable: Twilio or the database stayed away; what was read is read again.
+        JobHeld: another process runs this job.
+
+    """
+    with run(context, Counts()) as this:
+        last = this.read_cursor(WebhooksCursor) or WebhooksCursor(account=this.account.sid)
+        reading = _Reading(this, last)
+        alerts, faults = reading.alerts(), reading.faults()
+        cursor = WebhooksCursor(account=last.account, settled_until=last.settled_until, refused=reading.refused)
+        if alerts is not None:
+            cursor.settled_until = max(reading.since, _hour(reading.now - LISTED_WITHIN))
+
+        def keep(transaction: Transaction) -> None:
+            account_sid, kept_since = this.account.sid, reading.now - RETENTION
+            if alerts is not None:
+                transaction.replace_alerts(alerts, account_sid=account_sid, since=reading.since, kept_since=kept_since)
+            if faults is not None:
+                transaction.keep_faults(faults, account_sid=account_sid, now=reading.now, kept_since=kept_since)
+            this.move_cursor(transaction, cursor)
+
+        this.commit(keep)
+    return this.counts
+
+
+class _Reading:
+    """What one run asks of Twilio; `refused` names what it may not read."""
+
+    def __init__(self, this: Run[Counts], last: WebhooksCursor) -> None:
+        self._this = this
+        self._refused_before = last.refused
+        self.refused: list[str] = []
+        self.now = this.now()
+        oldest = self.now - ALERTS_KEPT
+        self.since = _hour(max(last.settled_until or oldest, oldest))
+
+    def alerts(self) -> list[AlertCount] | None:
+        """The alerts of the hours that are not settled; None if they cannot be read."""
+        session = self._this.session
+        if session.client.account_sid != self._this.account.sid:
+            return None
+        return self._allowed("alerts", lambda: count_alerts(list_alerts(session, self.since, self.now), self.since))
+
+    def faults(self) -> list[EndpointFault] | None:
+        """The endpoints at fault; None if they cannot be read."""
+        this = self._this
+        return self._allowed("endpoints", lambda: find_faults(list_endpoints(this.session, this.account.sid)))
+
+    def _allowed(self, resource: str, read: Callable[[], T]) -> T | None:
+        """What `read` gives; None if Twilio refuses, which the log says the first time."""
+        try:
+            return read()
+        except (Refused, CredentialsDoubted) as exc:
+            self.refused.append(resource)
+            if resource not in self._refused_before:
+                log.warning("evidence.refused", resource=resource, error=str(exc), hint=exc.hint)
+            return None
+
+
+def count_alerts(alerts: Iterable[Alert], since: datetime) -> list[AlertCount]:
+    """The alerts by hour, error code and URL; those of hours before `since` are settled, and left out."""
+    numbers: dict[tuple[datetime, str, str], int] = defaultdict(int)
+    calls: dict[tuple[datetime, str, str], set[str]] = defaultdict(set)
+    for alert in alerts:
+        hour = _hour(alert.generated)
+        if hour < since:
+            continue
+        key = hour, alert.error_code, alert.url
+        numbers[key] += 1
+        if alert.call_sid is not None and len(calls[key]) < CALLS_NAMED:
+            calls[key].add(alert.call_sid)
+    return [AlertCount(*key, number, sorted(calls[key])) for key, number in sorted(numbers.items())]
+
+
+def _hour(moment: datetime) -> datetime:
+    """The beginning of its hour."""
+    return moment.replace(minute=0, second=0, microsecond=0)

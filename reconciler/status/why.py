@@ -1,0 +1,265 @@
+"""Why webhooks lost something: each lost call beside the one cause that explains it best.
+
+Which cause explains a call, the first that fits:
+
+| cause | it fits if |
+| --- | --- |
+| trunk | it is a call of a SIP trunk: Twilio sends no status callback for these |
+| inbox | one of its webhooks arrived, and failed in the inbox |
+| no_callback | its number, SIP domain or TwiML app has no status callback, or one on another host than the rest |
+| alert | one of Twilio's alerts names it |
+| no_callback | it is a child leg of which no webhook told: without a statusCallback of its own Twilio sends none |
+| alert | more alerts are known of its hour than these calls account for: each of them explains one call |
+| unexplained | nothing fits |
+
+`decide` is pure. `read_why` asks the database alone: the job `webhooks` reads alerts and endpoints.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from reconciler.database import connection as db
+from reconciler.database.webhook_evidence import (
+    EXAMPLES,
+    AlertsOfHour,
+    EndpointFault,
+    LossWindow,
+    LostCalls,
+    read_alerts,
+    read_cursors,
+    read_lost_calls,
+)
+from reconciler.masking import mask
+from reconciler.status.report import GAP_SOURCES
+
+ERROR_PAGE: Final = "https://www.twilio.com/docs/api/errors"
+
+
+class Cause(StrEnum):
+    """Why webhooks lost something of a call; the words are a contract."""
+
+    TRUNK = "trunk"
+    NO_CALLBACK = "no_callback"
+    ALERT = "alert"
+    INBOX = "inbox"
+    UNEXPLAINED = "unexplained"
+
+
+class Reason(NamedTuple):
+    """A cause, and what names it: pairs of a field of `detail` and its value."""
+
+    cause: Cause
+    names: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(slots=True)
+class Explained:
+    """Lost calls that have one reason: how many, from when to when, and the newest few."""
+
+    reason: Reason
+    gaps: int = 0
+    since: datetime | None = None
+    until: datetime | None = None
+    call_sids: tuple[str, ...] = ()
+    hours: Counter[datetime] = field(default_factory=Counter)
+
+    @property
+    def cause(self) -> Cause:
+        """The word for it."""
+        return self.reason.cause
+
+    def add(self, lost: LostCalls, calls: int) -> None:
+        """Count `calls` of these."""
+        self.gaps += calls
+        self.hours[lost.hour] += calls
+        self.since = lost.since if self.since is None else min(self.since, lost.since)
+        if self.until is None or lost.until > self.until:
+            self.until = lost.until
+            self.call_sids = (*lost.call_sids, *self.call_sids)[:EXAMPLES]
+        else:
+            self.call_sids = (*self.call_sids, *lost.call_sids)[:EXAMPLES]
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The lost calls that were found in a span of time, by their causes, most frequent first.
+
+    `unread` says in words what could not be looked at: what is unexplained may have a cause there.
+    """
+
+    since: datetime
+    until: datetime
+    gaps: int
+    imported: int
+    causes: list[Explained]
+    unread: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape of `--json`; a contract."""
+        return {
+            "since": self.since,
+            "until": self.until,
+            "gaps": self.gaps,
+            "imported": self.imported,
+            "causes": [
+                {
+                    "cause": cause.cause.value,
+                    "gaps": cause.gaps,
+                    "since": cause.since,
+                    "until": cause.until,
+                    "detail": {**dict(cause.reason.names), "calls": list(cause.call_sids), **self._unread(cause)},
+                    "next": next_step(cause),
+                }
+                for cause in self.causes
+            ],
+        }
+
+    def _unread(self, cause: Explained) -> dict[str, list[str]]:
+        return {"unread": self.unread} if self.unread and cause.cause is Cause.UNEXPLAINED else {}
+
+
+def read_why(
+    conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta, account_sid: str | None = None
+) -> Why:
+    """Why webhooks lost something of the calls that were found lost since `since`; of all accounts or of one.
+
+    Raises:
+        SchemaError: the database's schema is older than this program's.
+        Refused, Unavailable: the database does not answer.
+
+    """
+    window = LossWindow(
+        since=since, until=now, webhook_grace=webhook_grace, sources=GAP_SOURCES, account_sid=account_sid
+    )
+    with db.translated():
+        lost = read_lost_calls(conn, window)
+        first = min((calls.hour for calls in lost), default=now)
+        alerts = read_alerts(conn, since=first, until=now, account_sid=account_sid)
+        unread = _unread(read_cursors(conn), account_sid)
+    causes = decide(lost, alerts)
+    return Why(since, now, sum(cause.gaps for cause in causes), 0, causes, unread)
+
+
+def decide(lost: Iterable[LostCalls], alerts: Iterable[AlertsOfHour]) -> list[Explained]:
+    """The causes of all lost calls, most frequent first; each call is counted once."""
+    causes: dict[Reason, Explained] = {}
+    spare: dict[tuple[str | None, datetime], Counter[tuple[str, str]]] = {}
+    for alert in alerts:
+        of_hour = spare.setdefault((alert.account_sid, alert.hour), Counter())
+        of_hour[alert.error_code, alert.url] += alert.alerts
+    rest = []
+    for calls in lost:
+        if calls.alert is not None and (of_hour := spare.get((calls.account_sid, calls.alert.hour), Counter())):
+            of_hour[calls.alert.error_code, calls.alert.url] -= calls.calls
+        if (reason := _certain(calls)) is None:
+            rest.append(calls)
+        else:
+            causes.setdefault(reason, Explained(reason)).add(calls, calls.calls)
+    for calls in sorted(rest, key=lambda each: (each.hour, each.since)):
+        for reason, number in _by_hour(calls.calls, spare.get((calls.account_sid, calls.hour), Counter())):
+            causes.setdefault(reason, Explained(reason)).add(calls, number)
+    return sorted(causes.values(), key=lambda each: (-each.gaps, each.reason))
+
+
+def _certain(calls: LostCalls) -> Reason | None:
+    """What is known of these very calls, or of their number; None if nothing is."""
+    if calls.is_of_trunk:
+        return Reason(Cause.TRUNK)
+    if calls.inbox_reason is not None:
+        return Reason(Cause.INBOX, (("reason", mask(calls.inbox_reason)),))
+    if calls.fault is not None:
+        return _fault(calls.fault)
+    if calls.alert is not None:
+        return _alerted(calls.alert.error_code, calls.alert.url)
+    if calls.is_silent_leg:
+        return Reason(Cause.NO_CALLBACK, (("reason", "a child leg of <Dial>, and no webhook told of it"),))
+    return None
+
+
+def _by_hour(calls: int, spare: Counter[tuple[str, str]]) -> Iterator[tuple[Reason, int]]:
+    """Share calls out to the alerts of their hour that explain no other, the most frequent first."""
+    for (error_code, url), number in spare.most_common():
+        taken = min(calls, number)
+        if taken > 0:
+            spare[error_code, url] -= taken
+            calls -= taken
+            yield _alerted(error_code, url), taken
+    if calls:
+        yield Reason(Cause.UNEXPLAINED), calls
+
+
+def _alerted(error_code: str, url: str) -> Reason:
+    return Reason(Cause.ALERT, (("error_code", error_code), ("url", mask(url))))
+
+
+def _fault(fault: EndpointFault) -> Reason:
+    names = [(fault.kind, mask(fault.address)), ("sid", fault.endpoint_sid)]
+    if fault.url:
+        names.append(("url", mask(fault.url)))
+    return Reason(Cause.NO_CALLBACK, tuple(names))
+
+
+def _unread(cursors: Iterable[Mapping[str, Any]], account_sid: str | None) -> list[str]:
+    """What the job `webhooks` has not read, in words."""
+    known = [cursor for cursor in cursors if account_sid in (None, cursor.get("account"))]
+    if not known:
+        return ["Twilio's alerts and endpoints were never read: `reconcile once webhooks` reads them"]
+    refused = {what for cursor in known for what in cursor.get("refused", ())}
+    unread = [f"{UNREAD[what]} cannot be read with these credentials" for what in UNREAD if what in refused]
+    if account_sid is not None and any(cursor.get("settled_until") is None for cursor in known) and not unread:
+        unread.append("Twilio shows a subaccount's alerts to its own credentials alone")
+    return unread
+
+
+UNREAD: Final = {"alerts": "Twilio's alerts", "endpoints": "numbers, SIP domains and TwiML apps"}
+
+
+def title(explained: Explained) -> str:
+    """What a cause is, in a few words."""
+    names = dict(explained.reason.names)
+    match explained.cause:
+        case Cause.TRUNK:
+            return "calls of SIP trunks"
+        case Cause.INBOX:
+            return f"failed in the inbox: {names['reason'] or 'no reason kept'}"
+        case Cause.ALERT:
+            return f"error {names['error_code']} at {names['url'] or 'a URL that Twilio does not name'}"
+        case Cause.UNEXPLAINED:
+            return "nothing known explains them"
+    if "reason" in names:
+        return "child legs without a callback of their own"
+    what = next(f"{_KINDS[kind]} {names[kind]}" for kind in _KINDS if kind in names)
+    return f"{what}: its callback is {names['url']}" if "url" in names else f"{what} has no status callback"
+
+
+_KINDS: Final = {"phone_number": "number", "sip_domain": "SIP domain", "application": "TwiML app"}
+_SETTERS: Final = {
+    "phone_number": "twilio api:core:incoming-phone-numbers:update --sid {sid} --status-callback URL",
+    "sip_domain": "twilio api:core:sip:domains:update --sid {sid} --voice-status-callback-url URL",
+    "application": "twilio api:core:applications:update --sid {sid} --status-callback URL",
+}
+
+
+def next_step(explained: Explained) -> str:
+    """What to do about a cause."""
+    names = dict(explained.reason.names)
+    match explained.cause:
+        case Cause.TRUNK:
+            return "nothing: Twilio sends no status callback for trunk calls; hot finds them when they end"
+        case Cause.INBOX:
+            return "mend what reads the inbox; `reconcile inbox list` shows those that nobody retries any more"
+        case Cause.ALERT:
+            return f"see {ERROR_PAGE}/{names['error_code']}; with #rc=5&rp=all behind its URL Twilio tries again"
+        case Cause.UNEXPLAINED:
+            call = explained.call_sids[0] if explained.call_sids else "CA…"
+            return f"see one of them: `reconcile call {call}`; its Events at Twilio list each webhook and answer"
+    if "reason" in names:
+        return "give <Number>, <Sip> or <Client> a statusCallback of its own: Twilio sends none for a leg without"
+    setter = next(_SETTERS[kind] for kind in _SETTERS if kind in names)
+    return f"`{setter.format(**names)}`, with the URL that the others have"

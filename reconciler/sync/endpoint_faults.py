@@ -1,0 +1,37 @@
+"""Which endpoints do not tell us how their calls end; pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from reconciler.database.webhook_evidence import EndpointFault
+from reconciler.masking import bare_url
+from reconciler.twilio.webhook_records import Endpoint
+
+
+def find_faults(endpoints: Sequence[Endpoint]) -> list[EndpointFault]:
+    """The endpoints of one account without a status callback, or with one on another host than most of them.
+
+    An endpoint that names a TwiML app has the callback of that app. Where no host has more than half of the callbacks,
+    none is another than the rest.
+    """
+    apps = {each.sid: each.status_callback for each in endpoints if each.kind == "application"}
+    callbacks = [(each, apps.get(each.application_sid, each.status_callback)) for each in endpoints]
+    hosts = Counter(host_of(url) for _, url in callbacks if url)
+    usual = next((host for host, number in hosts.most_common(1) if 2 * number > hosts.total()), None)
+    found = []
+    for endpoint, url in callbacks:
+        fault = "no_callback" if not url else "other_host" if usual not in (None, host_of(url)) else None
+        if fault is not None:
+            found.append(EndpointFault(endpoint.sid, endpoint.kind, endpoint.address, fault, bare_url(url)))
+    return found
+
+
+def host_of(url: str) -> str:
+    """The host that a URL names; empty if it names none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

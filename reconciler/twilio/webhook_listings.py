@@ -1,0 +1,52 @@
+"""Alerts and endpoints of an account, asked of Twilio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+from urllib.parse import urlencode
+
+from reconciler.twilio.client import Session
+from reconciler.twilio.listing import ALERTS_PATH, API_PATH, PAGE_SIZE
+from reconciler.twilio.webhook_records import ENDPOINT_LISTS, Alert, Endpoint, decode_alerts, decode_endpoints
+
+ALERTS_KEPT: Final = timedelta(days=30)  # https://www.twilio.com/docs/usage/monitor-alert
+MOST_ALERTS: Final = 10_000  # of one listing, says the same page
+
+
+def list_alerts(session: Session, since: datetime, until: datetime) -> Iterator[Alert]:
+    """The alerts that were created from `since` to `until`, newest first, each once.
+
+    They are those of the account of the credentials: a subaccount's are shown to its own credentials alone
+    (https://www.twilio.com/docs/iam/api/subaccounts).
+    """
+    seen: set[str] = set()
+    while True:
+        query = {"StartDate": _iso(since), "EndDate": _iso(until), "PageSize": str(PAGE_SIZE)}
+        oldest, listed, before = until, 0, seen
+        seen = set()
+        for alert in session.records(f"{ALERTS_PATH}?{urlencode(query)}", decode_alerts):
+            listed += 1
+            oldest = min(oldest, alert.created)
+            if alert.sid not in before and alert.sid not in seen:
+                yield alert
+            seen.add(alert.sid)
+        if listed < MOST_ALERTS:
+            return
+        # The listing ends before its window does. Bounds are whole seconds, and both are inclusive.
+        until = oldest if oldest < until else until - timedelta(seconds=1)
+
+
+def list_endpoints(session: Session, account_sid: str) -> list[Endpoint]:
+    """The numbers, SIP domains and TwiML apps of an account that take calls."""
+    found: dict[str, Endpoint] = {}
+    for kind in ENDPOINT_LISTS:
+        path = f"{API_PATH}/{account_sid}/{kind}.json?PageSize={PAGE_SIZE}"
+        found |= {each.sid: each for each in session.records(path, partial(decode_endpoints, kind))}
+    return list(found.values())
+
+
+def _iso(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
