@@ -1,4 +1,4 @@
-"""Twilio's wire form of an account's subaccounts and usage records, decoded strictly; no I/O."""
+"""Twilio's wire form of subaccounts and usage records, decoded strictly; no I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reconciler.errors import Unavailable
 
 
 class Account(NamedTuple):
-    """An account that credentials may list. The auth token that Twilio sends with each is never read."""
+    """One account of a list of accounts. The auth token that Twilio sends with it is never read."""
 
     sid: str
     status: str  # active, suspended or closed
@@ -42,10 +42,10 @@ _usage = msgspec.json.Decoder(_UsageRecords).decode
 
 
 def decode_accounts(body: bytes) -> tuple[list[Account], str | None]:
-    """One page of `Accounts.json`, and the URI of the page after it (OpenAPI `ListAccount`).
+    """Return one page of `Accounts.json` and the URI of the next page (OpenAPI `ListAccount`).
 
     Raises:
-        Unavailable: this is no such page.
+        Unavailable: the body is no such page.
 
     """
     try:
@@ -56,12 +56,12 @@ def decode_accounts(body: bytes) -> tuple[list[Account], str | None]:
 
 
 def decode_usage(body: bytes) -> tuple[dict[date, int], str | None]:
-    """The counts of `Usage/Records/Daily.json` by UTC day, and the URI of the page after them.
+    """Return the counts of `Usage/Records/Daily.json` by UTC day, and the URI of the next page.
 
     The form is that of OpenAPI `ListUsageRecordDaily`.
 
     Raises:
-        Unavailable: the body is no page of such records.
+        Unavailable: the body is no such page.
 
     """
     try:

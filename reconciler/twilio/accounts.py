@@ -1,4 +1,4 @@
-"""The accounts that RECONCILER_ACCOUNTS means."""
+"""The accounts that the setting RECONCILER_ACCOUNTS selects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reconciler.twilio.listing import Listing
 
 @dataclass(frozen=True, slots=True)
 class Accounts:
-    """The account of the credentials, and the accounts whose jobs are scheduled.
+    """The main account, whose credentials we have, and the accounts whose jobs are scheduled.
 
     `is_complete` is False until the subaccounts have been listed.
     """
@@ -23,17 +23,17 @@ class Accounts:
 
     @property
     def default_account(self) -> str:
-        """The account whose jobs also ask about rows that name no account."""
+        """The account whose jobs also handle the rows without an account."""
         return self.main if self.main in self.sids else self.sids[0]
 
     @property
     def is_only_account(self) -> bool:
-        """Whether no call can belong to another account."""
+        """Whether every call must belong to this one account."""
         return self.is_complete and len(self.sids) == 1
 
 
 def named_accounts(settings: Settings, main: str) -> Accounts:
-    """The accounts as far as the settings tell."""
+    """Return the accounts that the settings name; with `all` the subaccounts are still missing."""
     match settings.accounts:
         case ("this",):
             return Accounts(main, (main,))
@@ -43,16 +43,16 @@ def named_accounts(settings: Settings, main: str) -> Accounts:
 
 
 def find_accounts(session: Session, main: str) -> Accounts:
-    """The account of the credentials and its subaccounts, without the closed ones, of which Twilio shows nothing.
+    """Ask Twilio for the main account's subaccounts; closed ones are left out: Twilio shows none of their calls.
 
     Raises:
-        Refused: the credentials may not list accounts, or not read those that they list.
-        Retriable: Twilio stayed away.
+        Refused: the credentials may not list accounts, or may not read the listed ones.
+        Retriable: Twilio did not answer.
 
     """
     others = sorted(account.sid for account in session.accounts() if account.status != "closed" and account.sid != main)
     if others and session.client.has_key:
-        # A main API key lists subaccounts and reads none. One error says so, instead of one for each account.
+        # A main API key can list subaccounts, but read none. This is one error, instead of one for each account.
         try:
             session.page(Listing(others[0], page_size=1))
         except Refused as exc:

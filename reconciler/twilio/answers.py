@@ -1,6 +1,6 @@
-"""What an HTTP answer of Twilio's means: its error, its date. No I/O.
+"""The meaning of Twilio's HTTP answers: error, date and load. No I/O.
 
-Errors: https://www.twilio.com/docs/api/errors. Gateways in front of Twilio answer with HTML, or with nothing.
+Errors: https://www.twilio.com/docs/api/errors. Gateways in front of Twilio answer with HTML or an empty body.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LONGEST_LOAD: Final = 6  # digits
 
 
 def date_of(answer: Answer) -> datetime | None:
-    """The `Date` of an answer; None if a proxy dropped it or spoilt it."""
+    """Return the `Date` of an answer; None if it is missing or unreadable, for example because of a proxy."""
     try:
         return parse_rfc2822(answer.headers["Date"])
     except (KeyError, ValueError):
@@ -35,7 +35,7 @@ def date_of(answer: Answer) -> datetime | None:
 
 
 def load_of(answer: Answer) -> int | None:
-    """How many requests of the account were under way at Twilio, this one included; None if the answer does not say."""
+    """Return how many requests of the account were under way at Twilio, this one included; None if unknown."""
     value = answer.headers.get("Twilio-Concurrent-Requests") or ""
     return int(value) if value.isascii() and value.isdecimal() and len(value) <= _LONGEST_LOAD else None
 
@@ -43,11 +43,11 @@ def load_of(answer: Answer) -> int | None:
 def meaning(
     answer: Answer, *, now: datetime, login: str, worked_before: bool, is_foreign: bool
 ) -> ReconcilerError | None:
-    """The error that an answer is; None for the answer asked for (https://www.twilio.com/docs/usage/twilios-response).
+    """Return the error that an answer means; None for a success (https://www.twilio.com/docs/usage/twilios-response).
 
-    - `now` stands in where the answer has no date.
+    - `now` replaces the date of an answer without one.
     - `login` names the settings that signed the request.
-    - `worked_before`: Twilio accepted these credentials once.
+    - `worked_before`: Twilio has accepted these credentials before.
     - `is_foreign`: the request was for another account than that of the credentials.
     """
     status = answer.status_code
@@ -58,7 +58,7 @@ def meaning(
     if status == 429:
         return RateLimited(said, retry_after=_retry_after(answer, date_of(answer) or now))
     if status in (401, 403) and code is None:
-        # Twilio refuses in JSON, with its code. A proxy's page is no word on the credentials.
+        # Twilio refuses in JSON, with its code. A proxy's page says nothing about the credentials.
         return Unavailable(
             f"{said} without Twilio's error code: a proxy or firewall answered instead of Twilio",
             hint="let this machine reach the host that TWILIO_BASE_URL, TWILIO_REGION and TWILIO_EDGE say",
@@ -88,7 +88,7 @@ def meaning(
             f"Twilio knows no such account for these credentials ({said})",
             hint="check TWILIO_ACCOUNT_SID, or --account; an API key cannot read subaccounts",
         )
-    if status == 400 and code == _OUTSIDE_RETENTION:  # with 405 it says that the method is not allowed
+    if status == 400 and code == _OUTSIDE_RETENTION:  # with status 405 the same code means: method not allowed
         return OutsideRetention(f"Twilio no longer keeps calls of this window ({said})")
     if status >= 500 or status == 408:
         return Unavailable(said)
@@ -96,7 +96,7 @@ def meaning(
 
 
 def outcome(error: ReconcilerError) -> str:
-    """The label of `reconciler_requests_total`."""
+    """Return the label of `reconciler_requests_total` for an error."""
     match error:
         case NotFound():
             return "not_found"
@@ -106,7 +106,7 @@ def outcome(error: ReconcilerError) -> str:
 
 
 def _error_body(answer: Answer) -> tuple[int | None, str]:
-    """Twilio's error code and message; gateways answer with HTML or nothing, which is not quoted."""
+    """Return Twilio's error code and message; (None, "") for the HTML or empty body of a gateway."""
     try:
         body = json.loads(answer.body)
         code, text = body.get("code"), body.get("message") or body.get("title") or ""  # title: RFC 9457
@@ -116,7 +116,7 @@ def _error_body(answer: Answer) -> tuple[int | None, str]:
 
 
 def _retry_after(answer: Answer, now: datetime) -> timedelta | None:
-    """`Retry-After` in seconds or as a date on the answer's own clock. Not promised by Twilio; obeyed if it comes."""
+    """Return the wait in `Retry-After`, in seconds or as a date on the answer's clock. Twilio does not promise it."""
     value = (answer.headers.get("Retry-After") or "").strip()
     try:
         return timedelta(seconds=int(value)) if value.isdecimal() else max(timedelta(0), parse_rfc2822(value) - now)

@@ -1,14 +1,16 @@
-"""One budget for Twilio: how many requests of an account may run at once, in all processes together; pure.
+"""The budget of requests: how many of an account may run at once, in all processes together; pure.
 
-Twilio's limit is on concurrent requests of the whole account, shared with everything else it runs, and its size is not
-published (https://www.twilio.com/docs/api/errors/20429). So the limit is looked for from below.
+Twilio limits the concurrent requests of the whole account, which other programs share, and does not publish the number
+(https://www.twilio.com/docs/api/errors/20429). The budget therefore approaches the limit from below.
 
 Design rules
-- The budget of an account is one value that all processes share. Each process revises it about once a second while it
-  asks, and takes no more than the others leave. So together they never exceed the limit, not even while shares move.
-- A 429 halves the limit, and a round of answers without one raises it by one. Near a limit that Twilio refused lately
-  it takes many rounds: each further try costs a refused request.
-- Hot comes first. Bulk work (backfill, cold) leaves a quarter of the limit alone, where hot asked within the last hour.
+- The budget of an account is one value that all processes share. While a process sends requests, it revises the value
+  about once a second, and takes no more than the others leave. Together they never exceed the limit, even while shares
+  change.
+- A 429 halves the limit. A round of answers without a 429 raises it by one. Near a limit that Twilio refused lately it
+  takes many rounds, because each further try costs a refused request.
+- Hot comes first. If hot has sent requests within the last hour, bulk work (backfill, cold) leaves it a quarter of the
+  limit.
 """
 
 from __future__ import annotations
@@ -18,28 +20,29 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-START: Final = 8  # requests at once, while nothing is known
-GONE_AFTER: Final = 10.0  # seconds without a word: the process was killed or hangs, and its share is free
-HOT_EXPECTED_FOR: Final = 3600.0  # seconds since hot asked last: a daemon is there, and asks again
-WARY_ROUNDS: Final = 16  # without a 429, before a limit that was refused is tried again
+START: Final = 8  # requests at once, before anything is known about the limit
+GONE_AFTER: Final = 10.0  # seconds without a report: the process was killed or hangs, and its share becomes free
+HOT_EXPECTED_FOR: Final = 3600.0  # seconds after hot's last request in which a daemon is expected to send more
+WARY_ROUNDS: Final = 16  # rounds without a 429 before a refused limit is tried again
 
 
 class Process(msgspec.Struct):
-    """What one process may do: `most` requests at once, of which `bulk` may be bulk work; see `Budget.revise`."""
+    """The share of one process: `most` requests at once, `bulk` of them for bulk work; see `Budget.revise`."""
 
     most: int
     bulk: int
     is_hot: bool
     is_bulk: bool
     seen_at: float
-    ceiling: int  # of all processes together, by its settings: the smallest one counts
+    ceiling: int  # the limit for all processes in this process's settings; the smallest one counts
 
 
 class Report(NamedTuple):
-    """What a process tells of the time since its last report, and what it wants.
+    """A process's report about the time since its last report, and its wishes.
 
-    `throttled`: the `lowerings` at which a 429 came. `answers` came since the limit that the process knows was set.
-    `others`: requests of the account that were none of this process; None: no answer told.
+    - `throttled`: the `lowerings` at which a 429 came; None if none came.
+    - `answers`: the number of answers under the limit that the process knows.
+    - `others`: the account's requests that were not this process's; None if no answer gave the number.
     """
 
     ceiling: int
@@ -53,7 +56,7 @@ class Report(NamedTuple):
 
 
 class Share(NamedTuple):
-    """What a process may do until its next report: so many requests at once, and of these so many of bulk work."""
+    """A process's share until its next report: `most` requests at once, `bulk` of them for bulk work."""
 
     limit: int  # of all processes together
     lowerings: int
@@ -66,14 +69,14 @@ class Budget(msgspec.Struct):
 
     limit: int = START
     lowerings: int = 0
-    answers: int = 0  # since the limit changed last
-    refused_at: int | None = None  # the limit that drew the last 429
-    others: int = 0  # requests at once of other programs
-    hot_at: float | None = None  # when hot asked last
+    answers: int = 0  # since the last change of the limit
+    refused_at: int | None = None  # the limit at the last 429
+    others: int = 0  # concurrent requests of other programs
+    hot_at: float | None = None  # hot's last request
     processes: dict[str, Process] = {}
 
     def revise(self, name: str, report: Report, now: float) -> Share:
-        """Note the report of the process `name`, and give it its share; `now` is in seconds, of one clock for all."""
+        """Enter the report of the process `name`, and return its share; `now` is in seconds, on one clock for all."""
         self._forget(now)
         self._note(name, report, now)
         ceiling = min(process.ceiling for process in self.processes.values())
@@ -92,12 +95,12 @@ class Budget(msgspec.Struct):
             most = min(bulk, left - sum(process.is_hot and process.most == 0 for process in others))
         most = max(0, most)
         bulk = max(0, min(bulk, most))
-        # What is under way beyond a share that became smaller is taken until it ends.
+        # Requests under way beyond a share that became smaller stay in the share until they end.
         mine.most, mine.bulk = max(most, report.running), max(bulk, report.running_in_bulk)
         return Share(limit, self.lowerings, most, bulk)
 
     def leave(self, name: str) -> None:
-        """Take back the share of a process that asks no more."""
+        """Remove the share of a process that sends no more requests."""
         self.processes.pop(name, None)
 
     def _forget(self, now: float) -> None:
@@ -127,24 +130,24 @@ class Budget(msgspec.Struct):
                     self.refused_at = None
 
     def _wanted(self) -> int:
-        """How many answers raise the limit by one."""
+        """Return how many answers raise the limit by one."""
         is_wary = self.refused_at is not None and self.limit + 1 >= self.refused_at
         return self.limit * (WARY_ROUNDS if is_wary else 1)
 
     def _reserve(self, limit: int, now: float) -> int:
-        """How many places bulk work leaves to hot."""
+        """Return how many places bulk work leaves to hot."""
         is_hot_expected = self.hot_at is not None and now - self.hot_at < HOT_EXPECTED_FOR
         return max(1, limit // 4) if is_hot_expected and limit > 1 else 0
 
     def _parts(self, total: int, names: list[str]) -> dict[str, int]:
-        """`total` in equal parts; they differ by one at most."""
+        """Divide `total` into parts by name that differ by one at most."""
         return {
             name: total // len(names) + (rank < total % len(names)) for rank, name in enumerate(sorted(names))
         }  # fmt: skip
 
 
 def load(value: object) -> Budget:
-    """The budget that was kept; a new one if there is none, or if it cannot be read."""
+    """Return the stored budget; a new one if there is none or if it cannot be read."""
     try:
         return msgspec.convert(value, Budget)
     except msgspec.ValidationError:
@@ -152,5 +155,5 @@ def load(value: object) -> Budget:
 
 
 def dump(budget: Budget) -> Mapping[str, object]:
-    """What is kept of a budget."""
+    """Return the budget as JSON values to store."""
     return msgspec.to_builtins(budget)  # type: ignore[no-any-return]

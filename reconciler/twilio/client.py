@@ -1,11 +1,12 @@
-"""Twilio's REST API: listings in, pages of observations out. Knows nothing of the database.
+"""The client of Twilio's REST API: listings in, pages of observations out. It knows nothing of the database.
 
 Design rules
-- Requests go through the official SDK's client (its authentication, region, edge and identification), and only
-  the raw body is taken from it: its own objects drop unknown keys and its paging breaks on an added one.
-- What a filter means is contested and an unknown one is ignored in silence, so a page is checked against what was
-  asked for before anyone sees it.
-- One page is the unit of retrying: what can heal is asked again with backoff, everything else is raised at once.
+- Requests go through the official SDK's client, for its authentication, region, edge and identification. Only the raw
+  body is used: the SDK's objects drop unknown keys, and its paging breaks on an added key.
+- The meaning of a filter is contested, and Twilio ignores an unknown one in silence. Each page is therefore checked
+  against the listing before anyone sees it.
+- One page is the unit of retrying. After an error that can heal, the request is repeated with backoff; any other error
+  is raised at once.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ T = TypeVar("T")
 
 
 class TwilioClient:
-    """What all runs share of the way to Twilio: credentials, connections and concurrency.
+    """The part of the way to Twilio that all runs share: credentials, connections and concurrency.
 
     Safe to use from several threads. A run asks through a `Session` of its own.
     """
@@ -88,9 +89,9 @@ class TwilioClient:
         self._sdk = _sdk_client(credentials, self._transport)
         self.pacer = pacer
         self.clock = clock
-        self.page_size = page_size  # calls, of the largest page that is asked for
+        self.page_size = page_size  # calls on the largest page to ask for
         self.account_sid = credentials.account_sid  # of the credentials
-        self.has_key = credentials.username != credentials.account_sid  # an API key's, which reads one account
+        self.has_key = credentials.username != credentials.account_sid  # an API key reads one account only
         self.page_sizes = PageSizes()
         self.server_clock = ServerClock(clock)
         self.outage = Outage()
@@ -98,7 +99,7 @@ class TwilioClient:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> TwilioClient:
-        """The client that the settings describe.
+        """Return the client that the settings describe.
 
         Raises:
             ConfigError: credentials are missing.
@@ -113,10 +114,11 @@ class TwilioClient:
         is_bulk: bool = False,
         on_progress: Callable[[], None] = lambda: None,
     ) -> Session:
-        """A session for one run: `stop` ends its waits.
+        """Return a session for one run.
 
-        Bulk work leaves a share of the concurrency to other sessions. `on_progress` is called before each request and
-        after each answer.
+        - `stop` ends its waits.
+        - `is_bulk`: the run leaves a share of the concurrency to other sessions.
+        - `on_progress` is called before each request and after each answer.
         """
         return Session(self, stop or threading.Event(), is_bulk=is_bulk, on_progress=on_progress)
 
@@ -134,15 +136,15 @@ class TwilioClient:
         self._transport.close()
 
     def gate(self, path: str) -> Gate:
-        """The gate of the account that `path` asks about."""
+        """Return the gate of the account that `path` is about."""
         account_sid, _, resource = path.removeprefix(f"{API_PATH}/").partition("/")
         return self.pacer.gate(account_sid if resource else self.account_sid)
 
     def get(self, path: str) -> Answer:
-        """One request, without repeats.
+        """Send one request, without repeats, and return the answer, whatever its status.
 
         Raises:
-            ReconcilerError: what the answer means for the caller, if it is not the one asked for.
+            Unavailable, TwilioAnswerError: as `Transport.request`.
 
         """
         base = self._monitor if path.startswith(ALERTS_PATH) else self._base
@@ -151,12 +153,12 @@ class TwilioClient:
         return answer
 
     def accept(self) -> None:
-        """Note that Twilio answered, and so accepted the credentials."""
+        """Record that Twilio answered, and thereby accepted the credentials."""
         self._has_worked.set()
         self.outage.ended()
 
     def judge(self, answer: Answer, path: str) -> ReconcilerError | None:
-        """What an answer means for us; where credentials would always be refused, the setting that is to blame."""
+        """Return the error that an answer means; it names the setting if a key can never read that account."""
         is_foreign = path.startswith(API_PATH) and not path.startswith(f"{API_PATH}/{self.account_sid}/")
         login = "TWILIO_API_KEY and TWILIO_API_SECRET" if self.has_key else "TWILIO_AUTH_TOKEN"
         error = meaning(answer, now=self.clock(), login=login, worked_before=self.has_worked, is_foreign=is_foreign)
@@ -170,7 +172,7 @@ class TwilioClient:
         return error
 
     def said_at(self, answer: Answer) -> datetime:
-        """When Twilio said this, by its own clock as far as that can be believed; see `ServerClock`."""
+        """Return the time of an answer on Twilio's clock, as far as that clock is credible; see `ServerClock`."""
         return self.server_clock.read(date_of(answer))
 
 
@@ -178,10 +180,10 @@ class Session:
     """One run's way to Twilio, with counts of its own; safe to use from several threads.
 
     Raises, from every method:
-        Refused: credentials or permissions; NotFound, one of them, if there is no such thing to be seen.
-        Retriable: still failing after all repeats.
-        OutsideRetention: the listing asks for what Twilio no longer keeps.
-        TwilioAnswerError: an answer that makes no sense.
+        Refused: credentials or permissions do not suffice; as NotFound if the resource is not visible.
+        Retriable: the request still fails after all repeats.
+        OutsideRetention: the listing begins before Twilio's retention.
+        TwilioAnswerError: the answer does not fit the request.
 
     """
 
@@ -199,20 +201,20 @@ class Session:
 
     @property
     def concurrency(self) -> int:
-        """The most requests that are sent at once."""
+        """The largest number of requests that are sent at once."""
         return self.client.pacer.ceiling
 
     @property
     def page_size(self) -> int:
-        """Calls, of the largest page that is asked for."""
+        """The number of calls on the largest page to ask for."""
         return self.client.page_size
 
     def page(self, listing: Listing, path: str | None = None) -> Page:
-        """The first page of `listing`, or the one that `path` (from the page before) names.
+        """Return the first page of `listing`, or the page that `path`, from the page before, names.
 
         Raises:
-            TwilioAnswerError: the page leads nowhere, or the call that its token names is gone. The listing can be read
-                from its first page again.
+            TwilioAnswerError: the next page cannot be right, or the call in the page token is gone. Reading the listing
+                again from its first page helps.
 
         """
         wanted = min(listing.page_size, self.page_size)
@@ -229,10 +231,10 @@ class Session:
         return page
 
     def _is_end(self, listing: Listing, path: str) -> bool:
-        """Whether an empty page is the end of its listing. Twilio promises one after a last page that is full.
+        """Whether an empty page is the true end of its listing: Twilio promises a page after a full last page.
 
-        The page's token names the call that it continues after. A call that is still there, and still in the listing,
-        leads to the true end; the token of one that is gone may lead to nothing.
+        The page's token names the call after which it continues. If Twilio still lists that call, the end is true. If
+        the call is gone, its token may lead to an empty page.
         """
         call_sid = call_of_token(path)
         if call_sid is None:
@@ -241,10 +243,10 @@ class Session:
         return bool(found.dead_letters) or (bool(found.observations) and listing.holds(found.observations))
 
     def call(self, account_sid: str, call_sid: str) -> Page:
-        """One call, as a page that holds it; an empty page if Twilio has no such call (any more).
+        """Return a page with one call; an empty page if Twilio has no such call, or no longer.
 
-        To be believed only when a listing of the account was answered before: for an account that these credentials
-        may not see, every call is unknown (https://www.twilio.com/docs/api/errors/20404).
+        An empty page proves something only if Twilio has answered a listing of the account before. If the credentials
+        may not see the account, every call is unknown (https://www.twilio.com/docs/api/errors/20404).
         """
 
         def read(answer: Answer, _: str) -> Page:
@@ -259,7 +261,7 @@ class Session:
             return Page([], [], None, self.client.clock())
 
     def billed_calls(self, account_sid: str, first: date, last: date) -> dict[date, int]:
-        """How many calls Twilio's usage records count for each UTC day from `first` to `last`, without subaccounts.
+        """Return the number of calls in Twilio's usage records by UTC day, `first` to `last`, without subaccounts.
 
         Twilio counts billed calls, by the day of their start (https://www.twilio.com/docs/usage/api/usage-record).
         Yesterday's count may still grow.
@@ -282,9 +284,9 @@ class Session:
         return counts
 
     def accounts(self) -> list[Account]:
-        """The account of these credentials and its subaccounts, the closed ones too.
+        """Return the account of these credentials and its subaccounts, closed ones included.
 
-        Beside the account token, only a main API key may ask this (https://www.twilio.com/docs/iam/api-keys).
+        Only the auth token and a main API key may list accounts (https://www.twilio.com/docs/iam/api-keys).
         """
         found = self.records(f"{API_PATH}.json?PageSize={PAGE_SIZE}", decode_accounts)
         return list({account.sid: account for account in found}.values())
@@ -303,9 +305,9 @@ class Session:
             page = own_path(next_uri, resource=resource, after=page)
 
     def _fetch(self, path: str, read: Callable[[Answer, str], T], *, wanted: int | None = None) -> T:
-        """Ask until `read` makes sense of the answer, or no repeat helps; `read` is told the path that was asked.
+        """Send the request, with repeats, until `read` accepts the answer; `read` also gets the path that was sent.
 
-        A page of a listing has a `wanted` size. What Twilio cannot answer so is asked again in smaller pages.
+        A page of a listing has a `wanted` size. If Twilio fails at it, the request is repeated with a smaller page.
         """
         return self._retrying.copy()(lambda: self._ask(path, read, wanted))
 
@@ -319,7 +321,7 @@ class Session:
         try:
             result = read(self._get(path), path)
         except Unavailable as exc:
-            # The peer closes an idle connection whatever is asked.
+            # A peer may close an idle connection; the size of the page is not the reason.
             if not isinstance(exc, ConnectionLost):
                 sizes.failed(resource, size)
             raise
@@ -366,7 +368,7 @@ class Session:
         with self._counts:
             self.retries += 1
         metrics.retries.inc()
-        if not isinstance(error, RateLimited):  # who throttles is there
+        if not isinstance(error, RateLimited):  # a Twilio that throttles is not away
             self.client.outage.failed(str(error), attempt=attempt, wait=wait)
         log.warning("twilio.retried", error=str(error), attempt=attempt, wait_seconds=round(wait, 3))
 
@@ -378,7 +380,7 @@ def _sdk_client(credentials: Credentials, transport: Transport | None) -> Client
         account_sid=credentials.account_sid,
         region=credentials.region,
         edge=credentials.edge,
-        # An empty environment would make the SDK read TWILIO_* from ours, silently: give it one without them.
+        # If `environment` is empty, the SDK silently reads TWILIO_* from ours; this one is not empty.
         environment={"PATH": os.defpath},
         user_agent_extensions=[f"reconciler/{__version__}"],
         http_client=transport,

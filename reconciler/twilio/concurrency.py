@@ -1,4 +1,4 @@
-"""How many requests may be under way at once, in this process and in all processes of a database together."""
+"""The gates that limit concurrent requests: in this process, and in all processes of a database together."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from reconciler.logs import get_logger
 from reconciler.twilio.budget import Budget, Report, Share, dump, load
 
 REVISED_EVERY: Final = 1.0  # seconds, while requests are under way
-REVISED_SOON: Final = 0.1  # where a request has no place, or a round of answers came
-IDLE_LOOKS: Final = 2  # at an account that nobody asks about, before its share is given back
+REVISED_SOON: Final = 0.1  # seconds, when a request has no place or a round of answers is complete
+IDLE_LOOKS: Final = 2  # revisions without a request before the share of an account is given back
 CLOSED_WITHIN: Final = 1.0  # seconds; a share that is not given back is free after `budget.GONE_AFTER`
 
 log = get_logger(__name__)
 
 
 class Ledger(Protocol):
-    """Where processes share their budgets; see `database.budgets`."""
+    """The store through which processes share their budgets; see `database.budgets`."""
 
     def revise(self, account_sid: str, change: Callable[[object, datetime], Mapping[str, object]]) -> None:
-        """Replace the value of an account by what `change` makes of it and of the time."""
+        """Replace the value of an account by the result of `change`, called with the value and the time."""
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
 
 
 class Ticket(NamedTuple):
-    """What was so when a request got its place."""
+    """The state at the moment when a request got its place."""
 
     lowerings: int
     running: int  # requests of this process, itself included
 
 
 class Gate:
-    """Lets the requests of one account pass, as many at once as this process may send.
+    """The gate of one account. It lets as many requests pass at once as this process may send.
 
-    Where it `is_shared`, `revise` is to be called when it is due. `on_due` is called when it becomes due.
+    If the gate `is_shared`, `revise` must be called at `due_at`. `on_due` is called whenever `due_at` is set earlier.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Gate:
         self._changed = changed or threading.Condition()
         self._on_due = on_due
         self._name = str(uuid.uuid4())
-        self._alone: Budget | None = Budget()  # None: other processes share the budget
+        self._alone: Budget | None = Budget()  # None if other processes share the budget
         self._share = self._alone.revise(self._name, Report(ceiling, is_hot=False, is_bulk=False), time.monotonic())
         self._running = self._running_in_bulk = 0
         self._waiting = {False: 0, True: 0}  # requests, by whether they are bulk work
@@ -69,10 +69,10 @@ class Gate:
         self._heard: int | None = None
         self._idle_looks = 0
         self.is_shared = False
-        self.due_at: float | None = None  # when the share is to be revised; None: nobody asks
+        self.due_at: float | None = None  # monotonic time of the next revision; None if no request is sent
 
     def share(self) -> None:
-        """From now on other processes share the budget: nobody passes before `revise` has said how many may."""
+        """Share the budget with other processes from now on: no request passes before the first `revise`."""
         self.is_shared, self._alone = True, None
         self._share = self._share._replace(most=0, bulk=0)
         if not self.is_idle:
@@ -80,12 +80,12 @@ class Gate:
 
     @property
     def limit(self) -> int:
-        """The concurrency in force, of all processes together."""
+        """The limit on concurrent requests of all processes together."""
         return self._share.limit
 
     @contextmanager
     def slot(self, *, is_bulk: bool = False) -> Iterator[Ticket]:
-        """Wait for a place; yields a ticket that `throttled`, `succeeded` and `hear` want back."""
+        """Wait for a place; yield a ticket for `throttled`, `succeeded` and `hear`."""
         with self._changed:
             self._waiting[is_bulk] += 1
             self._asked[is_bulk] = True
@@ -111,7 +111,7 @@ class Gate:
                 self._changed.notify_all()
 
     def throttled(self, ticket: Ticket) -> None:
-        """Halve the limit, once for all requests that were under way together: one burst is one sign."""
+        """Halve the limit, once for all requests that were under way together: a burst of 429s counts as one."""
         with self._changed:
             if ticket.lowerings != self._share.lowerings or self._throttled is not None:
                 return
@@ -125,10 +125,10 @@ class Gate:
                 self._hurry(0)
 
     def succeeded(self, ticket: Ticket) -> None:
-        """Count an answer; as many as the limit raise it by one."""
+        """Count an answer. As many answers as the limit raise it by one."""
         with self._changed:
             if ticket.lowerings != self._share.lowerings or self._throttled is not None:
-                return  # what was sent before the limit was lowered says nothing about the lower one
+                return  # a request sent before the limit was lowered says nothing about the lower limit
             self._answers += 1
             if self._alone is not None:
                 self._revise_alone()
@@ -136,9 +136,9 @@ class Gate:
                 self._hurry(REVISED_SOON)
 
     def hear(self, ticket: Ticket, load: int | None) -> None:
-        """Note how many requests of the account were under way at Twilio, if an answer said so.
+        """Record the account's `load` at Twilio, if an answer gave it (`Twilio-Concurrent-Requests`).
 
-        Those that were under way here are ours; the rest is others' (`Twilio-Concurrent-Requests`).
+        The requests under way in this process are subtracted; the rest belongs to others.
         """
         if load is not None:
             with self._changed:
@@ -146,7 +146,7 @@ class Gate:
                 self._heard = others if self._heard is None else min(self._heard, others)
 
     def revise(self, ledger: Ledger) -> None:
-        """Report to the ledger and take this process's share; without the database the share stays as it is.
+        """Report to the ledger and take this process's share; without the database the share does not change.
 
         Raises:
             ReconcilerError: the ledger cannot be reached.
@@ -155,7 +155,7 @@ class Gate:
         with self._changed:
             report, share = self._report(), self._share
             leaves = self._idle_looks >= IDLE_LOOKS
-            if leaves:  # nobody passes from here on
+            if leaves:  # no request passes from here on
                 self._share = share._replace(most=0, bulk=0)
 
         def change(value: object, now: datetime) -> Mapping[str, object]:
@@ -189,11 +189,11 @@ class Gate:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody asks."""
+        """Whether no request is under way or waits."""
         return self._running == 0 and not any(self._waiting.values())
 
     def _go_on_without(self, last: Share) -> None:
-        """Keep the last share; without one, work as if this process was the only one."""
+        """Keep the last share; without one, work as if this process were the only one."""
         if last.most:
             self._take(last)
         else:
@@ -206,7 +206,7 @@ class Gate:
         self._take(self._alone.revise(self._name, self._report(), time.monotonic()))
 
     def _report(self) -> Report:
-        """What to tell, and begin to note anew."""
+        """Return the report since the last one, and start the next."""
         is_idle = self.is_idle and not any(self._asked.values())
         self._idle_looks = self._idle_looks + 1 if is_idle else 0
         report = Report(
@@ -231,11 +231,11 @@ class Gate:
     def _has_place(self, *, is_bulk: bool) -> bool:
         if not is_bulk:
             return self._running < self._share.most
-        # Whoever must keep an interval goes first.
+        # Other work than bulk work goes first: it must keep an interval.
         return self._running_in_bulk < self._share.bulk and self._running + self._waiting[False] < self._share.most
 
     def _hurry(self, within: float) -> None:
-        """Have the share revised within so many seconds."""
+        """Bring the next revision forward to `within` seconds from now."""
         at = time.monotonic() + within
         if self.due_at is None or at < self.due_at:
             self.due_at = at
@@ -244,10 +244,10 @@ class Gate:
 
 
 class Pacer:
-    """A gate for each account; with a ledger, one budget for all processes that share it.
+    """The gates of all accounts; with a ledger, all processes that use it share one budget for each account.
 
-    A thread of its own keeps the books with the ledger. It begins with the first request, and does nothing while nobody
-    asks.
+    A thread revises the shares in the ledger. It starts with the first request, and does nothing while no request is
+    sent.
     """
 
     def __init__(self, ceiling: int) -> None:
@@ -259,7 +259,7 @@ class Pacer:
         self._is_closing = False
 
     def gate(self, account_sid: str) -> Gate:
-        """The gate of an account."""
+        """Return the gate of an account."""
         with self._changed:
             gate = self._gates.get(account_sid)
             if gate is None:
@@ -278,7 +278,7 @@ class Pacer:
                 gate.share()
 
     def close(self) -> None:
-        """Give the shares back, as soon as nothing is under way any more. Whoever asks again begins anew."""
+        """Give the shares back when no request is under way any more. A later request takes a share again."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -287,7 +287,7 @@ class Pacer:
             bookkeeper.join(CLOSED_WITHIN)
 
     def _begin_books(self) -> None:
-        """Have the thread run; the caller holds the lock."""
+        """Start the thread if it does not run; the caller holds the lock."""
         if self._bookkeeper is None:
             self._is_closing = False
             self._bookkeeper = threading.Thread(target=self._keep_books, name="budget", daemon=True)
@@ -308,7 +308,7 @@ class Pacer:
         ledger.close()
 
     def _due(self) -> list[Gate] | None:
-        """Wait for gates whose share is to be revised; None when the pacer was closed and nobody asks any more."""
+        """Wait for gates that are due and return them; None when the pacer is closed and no request is sent."""
         with self._changed:
             while True:
                 due = [(gate.due_at, gate) for gate in self._gates.values() if gate.due_at is not None]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Final
 
-# Twilio was founded in 2008. A date far from that is a broken record, and would poison windows and cursors.
+# Twilio was founded in 2008. A date far from that is a broken record, and would spoil windows and cursors.
 _YEARS: Final = range(2000, 2100)
 
 _DATE: Final = re.compile(
@@ -22,7 +22,7 @@ _DAY_LENGTH: Final = len("Tue, 10 Jun 2026 ")
 
 
 def parse_rfc2822(value: str) -> datetime:
-    """An aware UTC datetime from `Tue, 10 Jun 2026 20:11:27 +0000`, or with another zone, or `GMT` as HTTP has it.
+    """Return an aware UTC datetime from `Tue, 10 Jun 2026 20:11:27 +0000`, also with another zone or HTTP's `GMT`.
 
     A leap second (`23:59:60`) is the second after it, as in POSIX and in PostgreSQL.
 
@@ -30,14 +30,14 @@ def parse_rfc2822(value: str) -> datetime:
         ValueError: the text is no date, has no zone, or lies outside 2000 to 2099.
 
     """
-    # A record holds four dates. Each day is read once and kept; compiled code reads the time of day.
+    # A record has four dates, so speed counts: each day is parsed once and cached; compiled code reads the time of day.
     if len(value) == _LENGTH and value[19] == value[22] == ":" and value[23] < "6" and value.endswith(" +0000"):
         return datetime.fromisoformat(f"{_day(value[:_DAY_LENGTH])}T{value[_DAY_LENGTH:-6]}+00:00")
     return _parse_any_form(value)
 
 
 def _parse_any_form(value: str) -> datetime:
-    # email.utils would take 0001 for 2001, and a date without a zone for one in UTC.
+    # email.utils would read 0001 as 2001, and a date without a zone as UTC.
     match = _DATE.fullmatch(value)
     if match is None or match[2] not in _MONTHS:
         raise ValueError("not a date with a zone")
@@ -49,7 +49,7 @@ def _parse_any_form(value: str) -> datetime:
     is_leap = second == "60"
     seconds = 59 if is_leap else int(second or 0)
     local = datetime(int(year), _MONTHS[month], int(day), int(hour), int(minute), seconds, tzinfo=zone)
-    # Year 1 and year 9999 cannot be brought to UTC.
+    # The years 1 and 9999 are tested first, because they cannot be converted to UTC.
     if local.year not in _YEARS or (time := local.astimezone(UTC) + timedelta(seconds=is_leap)).year not in _YEARS:
         raise ValueError("not a year of Twilio's")
     return time
@@ -57,5 +57,5 @@ def _parse_any_form(value: str) -> datetime:
 
 @lru_cache(maxsize=1024)
 def _day(text: str) -> str:
-    """`2026-06-10` for `Tue, 10 Jun 2026 `, which is read as any date is."""
+    """Return `2026-06-10` for `Tue, 10 Jun 2026 `, parsed like any other date."""
     return f"{_parse_any_form(f'{text}00:00:00 +0000'):%F}"

@@ -1,4 +1,4 @@
-"""What is asked of Twilio: a listing of calls, where it goes on, and what can be an answer to it; no I/O."""
+"""A listing of calls: the request for its pages, and the test whether an answer can belong to it; no I/O."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from reconciler.errors import TwilioAnswerError
 from reconciler.model import CALL_SID, Observation, Status
 from reconciler.times import midnight
 
-# Calls older than 13 months leave the API (https://www.twilio.com/docs/voice/api/archived-calls); error 20004
-# speaks of 400 days.
+# Calls older than 13 months leave the API (https://www.twilio.com/docs/voice/api/archived-calls); error 20004 names
+# 400 days.
 RETENTION: Final = timedelta(days=400)
-PAGE_SIZE: Final = 1000  # the most Twilio gives
+PAGE_SIZE: Final = 1000  # Twilio's largest page
 
 API_PATH: Final = "/2010-04-01/Accounts"
 ALERTS_PATH: Final = "/v1/Alerts"  # on another host, and of the account of the credentials
@@ -28,12 +28,12 @@ _TOKEN: Final = re.compile(r"[?&]PageToken=([^&]+)")
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What to ask for: calls of an account that started in `[since, until)`, or that ended since, or of one status.
+    """The calls of an account that started in `[since, until)`, that ended since `ended_since`, or that have a status.
 
-    - Twilio may read the bounds as instants or as whole UTC days, and `<` may include its midnight or not. Ask until no
-      earlier than the midnight after what is needed: before "some hour of a day" may leave out all of that day.
-    - Filter what comes. `holds` tells whether an answer can be one to this question.
-    - A listing of calls that ended shows none that is still open.
+    - Twilio may read bounds as instants or as whole UTC days, and `<` may include its own midnight or not. `until` must
+      be a midnight after the last needed call: "before some hour of a day" may leave out that whole day.
+    - The caller must filter the calls itself. `holds` only tests whether an answer can belong to this listing.
+    - A listing by `ended_since` has no open calls.
     """
 
     account_sid: str
@@ -45,7 +45,7 @@ class Listing:
 
     @property
     def path(self) -> str:
-        """The path and query of the first page. The operator belongs to the name: `StartTime>` is "on or after"."""
+        """The path and query of the first page. The operator is part of the name: `StartTime>` is "on or after"."""
         params: list[tuple[str, str]] = []
         if self.status is not None:
             params.append(("Status", self.status.value))
@@ -59,16 +59,16 @@ class Listing:
         return f"{self._resource}?{urlencode(params)}"
 
     def next_path(self, uri: str, *, after: str) -> str:
-        """Path and query of the page that `uri` names, for our own host.
+        """Return the path and query of the page that `uri` names, for our own host.
 
         Raises:
-            TwilioAnswerError: it leads to another resource, or back to the page it came with.
+            TwilioAnswerError: `uri` leads to another resource, or back to the page `after` that it came with.
 
         """
         return own_path(uri, resource=self._resource, after=after)
 
     def holds(self, observations: list[Observation]) -> bool:
-        """Whether `observations` can answer this listing: whole days around the bounds, or mostly its status."""
+        """Whether `observations` can belong to this listing: within whole days of the bounds, or mostly its status."""
         if self.status is not None:
             others = sum(observation.status != self.status for observation in observations)
             return others * 2 <= len(observations)
@@ -94,10 +94,10 @@ class Listing:
 
 
 def own_path(uri: str, *, resource: str, after: str) -> str:
-    """Path and query of the next page of `resource` that `uri` names, for our own host.
+    """Return the path and query of the next page of `resource` that `uri` names, for our own host.
 
     Raises:
-        TwilioAnswerError: it leads to another resource, or back to the page it came with.
+        TwilioAnswerError: `uri` leads to another resource, or back to the page `after` that it came with.
 
     """
     try:
@@ -115,17 +115,17 @@ def own_path(uri: str, *, resource: str, after: str) -> str:
 
 
 def page_size_of(path: str) -> int | None:
-    """The page size that `path` asks for, if it names one."""
+    """Return the page size in `path`; None if there is none."""
     found = _PAGE_SIZE.search(path)
     return int(found[0]) if found else None
 
 
 def resized(path: str, size: int) -> str:
-    """`path` with pages of `size`, or of a size between its own and `size`.
+    """Return `path` with pages of `size`, or of a size between its own and `size`, so that no record is left out.
 
-    Calls are paged by a token that names the record before the page (`PA` and its SID): a page may have any size. Lists
-    that `Page` alone counts through must lose nothing either. Smaller pages of the same number begin earlier. Larger
-    ones are asked for only where one begins at the very record, with the number that it has.
+    - Lists of calls have a token that names the record before the page (`PA` and its SID): any size is right.
+    - Other lists have only the number `Page`. Smaller pages of the same number begin earlier, and repeat records.
+    - Larger pages of such a list are used only if one of them begins at the same record; `Page` becomes its number.
     """
     own = page_size_of(path)
     if own is None or size == own:
@@ -140,7 +140,7 @@ def resized(path: str, size: int) -> str:
 
 
 def call_of_token(path: str) -> str | None:
-    """The call that the page of `path` continues after, if its token names one."""
+    """Return the SID of the call after which the page of `path` continues; None if the token names no call."""
     token = _TOKEN.search(path)
     call_sid = token[1].removeprefix("PA") if token else ""
     return call_sid if CALL_SID.fullmatch(call_sid) else None

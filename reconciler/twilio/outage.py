@@ -1,4 +1,4 @@
-"""Whether Twilio answers: told by each request that is repeated, read by whoever shows how we are."""
+"""The state of an outage of Twilio: sessions write it with each repeat, health and status read it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reconciler.wording import waiting_for
 
 
 class Wait(NamedTuple):
-    """A request that failed: why, how often so far, when it is sent again, and since when none was answered."""
+    """A failed request: the reason, its number of attempts, its next attempt, and the begin of the outage."""
 
     reason: str
     attempt: int
@@ -18,29 +18,29 @@ class Wait(NamedTuple):
     since: datetime
 
     def said(self, now: datetime) -> str:
-        """`waiting for Twilio: HTTP 503, try 8, next in 18 s`."""
+        """Return the outage in words: `waiting for Twilio: HTTP 503, try 8, next in 18 s`."""
         left = (self.next_at - now).total_seconds()
         return waiting_for("Twilio", self.reason, attempt=self.attempt, seconds_left=left)
 
 
 class Outage:
-    """The newest failure since Twilio last answered; used by many threads."""
+    """The latest failure since Twilio's last answer; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._wait: Wait | None = None
 
     def failed(self, reason: str, *, attempt: int, wait: float) -> None:
-        """Note that a request failed for the `attempt`th time, and is sent again in `wait` seconds."""
+        """Record that a request failed for the `attempt`th time and is repeated in `wait` seconds."""
         now = datetime.now(UTC)
         with self._guard:
             since = now if self._wait is None else self._wait.since
             self._wait = Wait(reason, attempt, now + timedelta(seconds=wait), since)
 
     def ended(self) -> None:
-        """Note that Twilio answered."""
+        """Record that Twilio answered."""
         self._wait = None
 
     def current(self) -> Wait | None:
-        """The newest failure; None if Twilio answered since."""
+        """Return the latest failure; None if Twilio has answered since."""
         return self._wait

@@ -1,6 +1,7 @@
-"""How large a page Twilio can answer: learned from what failed, for each listing of an account.
+"""The largest page that Twilio can answer, learned from failures, for each listing of an account.
 
-A page of 1,000 calls is about 2 MB. Twilio, or a proxy before it, may fail at it with a 5xx or in silence, each time.
+A page of 1,000 calls is about 2 MB. Twilio, or a proxy before it, may always fail at such a page, with a 5xx or in
+silence.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 
 from reconciler.twilio.listing import PAGE_SIZE
 
-SMALLEST: Final = 50  # Twilio's own page size where none is asked for
+SMALLEST: Final = 50  # Twilio's default page size
 PATIENCE: Final = 4  # answers of one size before a size that failed is tried again; doubled each time it fails
 MOST_PATIENCE: Final = 256
 
@@ -25,7 +26,7 @@ class _Learned:
 
     def fail(self, size: int) -> None:
         if size <= SMALLEST:
-            self.refused = None  # what fails at this size does not fail for its size: Twilio is away
+            self.refused = None  # a failure at this size is not about the size: Twilio is away
         elif size <= self.limit:  # a larger one was under way when the limit was lowered
             if self.refused is not None and size >= self.refused:
                 self.patience = min(2 * self.patience, MOST_PATIENCE)
@@ -49,8 +50,8 @@ class _Learned:
 class PageSizes:
     """The largest page to ask for, by the path of a listing; safe to use from several threads.
 
-    A size that fails is halved, down to 50. It grows again: at once after an outage, which fails at every size, and
-    after some answers where a size of its own failed.
+    A size that fails is halved, down to 50. It grows again at once if every size had failed, as in an outage. If one
+    size had failed, it grows after some answers.
     """
 
     def __init__(self) -> None:
@@ -58,18 +59,18 @@ class PageSizes:
         self._lock = threading.Lock()
 
     def limit(self, resource: str) -> int | None:
-        """The largest page to ask for; None while nothing was learned, and each path is asked for as it is."""
+        """Return the largest page to ask for; None if no page has failed, so that no path needs another size."""
         with self._lock:
             learned = self._learned.get(resource)
             return None if learned is None else learned.limit
 
     def failed(self, resource: str, size: int) -> None:
-        """Note that a page of `size` brought a 5xx, no answer in time, or one that was cut short."""
+        """Record that a page of `size` ended in a 5xx, in no answer in time, or in an answer that was cut short."""
         with self._lock:
             self._learned.setdefault(resource, _Learned()).fail(size)
 
     def answered(self, resource: str, size: int) -> None:
-        """Note that a page of `size` came."""
+        """Record that Twilio answered with a page of `size`."""
         with self._lock:
             if learned := self._learned.get(resource):
                 learned.answer(size)

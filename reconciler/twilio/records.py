@@ -1,11 +1,11 @@
 """Twilio's wire form of calls, decoded strictly: bytes in, observations and dead letters out; no I/O.
 
 Design rules
-- A page that is what the documents promise is decoded once, typed, in compiled code. Only a page that is not
-  is taken apart record by record, and only the records that cannot be read become dead letters.
-- Unknown keys are tolerated: Twilio adds and keeps fields unannounced
+- A page in the documented form is decoded once, typed, in compiled code. Any other page is read record by record, and
+  only the records that cannot be read become dead letters.
+- Unknown keys are tolerated: Twilio adds and keeps fields without notice
   (https://www.twilio.com/docs/usage/api, "versioning"; `annotation` left the specification and still arrives).
-- `""` and null are the same, numbers arrive as strings, and no number ever passes through a float.
+- `""` and null are the same. Numbers arrive as strings, and no number passes through a float.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from reconciler.masking import mask
 from reconciler.model import ACCOUNT_SID, CALL_SID, FINAL, DeadLetter, Observation, Page, Via, parse_status
 from reconciler.twilio.dates import parse_rfc2822
 
-# Widths of the Viewer's columns (sql/004 and before); from and to are text.
+# The widths of the Viewer's columns (sql/004 and before); from and to are text.
 _MAX_LENGTH: Final = {"direction": 50, "price_unit": 10, "answered_by": 100, "from": 100_000, "to": 100_000}
 _MAX_SECONDS: Final = 2**31 - 1  # messages.duration is an integer
-# Decimal also reads NaN, underscores and the digits of other scripts, and as many decimals as there are.
+# Decimal also accepts NaN, underscores, digits of other scripts, and any number of decimals.
 _PRICE: Final = re.compile(r"[-+.0-9eE]{1,40}")
 _PRICE_EXPONENTS: Final = range(-20, 12)
 
@@ -65,10 +65,10 @@ _decode_listing = msgspec.json.Decoder(_Listing).decode
 
 
 def decode_page(body: bytes, *, observed_at: datetime) -> Page:
-    """Decode one page of `Calls.json`, all of whose records were said at `observed_at`.
+    """Decode one page of `Calls.json`; `observed_at` becomes the time of all its observations.
 
     Raises:
-        Unavailable: this is not a listing: cut short, HTML, or other JSON. Worth asking again.
+        Unavailable: the body is no listing: cut short, HTML, or other JSON. A repeat may help.
 
     """
     try:
@@ -79,10 +79,10 @@ def decode_page(body: bytes, *, observed_at: datetime) -> Page:
 
 
 def decode_call(body: bytes, *, observed_at: datetime) -> Page:
-    """Decode one Call resource, as a page of one: an observation, or a dead letter if it cannot be read.
+    """Decode one Call resource into a page with one observation, or one dead letter if it cannot be read.
 
     Raises:
-        Unavailable: this is not JSON.
+        Unavailable: the body is not JSON.
 
     """
     record = _parse(body)
@@ -96,13 +96,13 @@ def read_record(record: object, *, observed_at: datetime) -> Observation:
     """Read one record, whose values are text or null, as Twilio sends them.
 
     Raises:
-        BadObservation: with the reason; no phone number is in it.
+        BadObservation: the record cannot be read; the reason holds no phone number.
 
     """
     if not isinstance(record, dict):
         raise BadObservation("the record is no JSON object")
     try:
-        # What we do not keep cannot spoil a record: msgspec cannot even look at a key with half of a surrogate pair.
+        # Unknown keys are left out first: msgspec fails on a key with half of a surrogate pair.
         call = msgspec.convert({name: record[name] for name in _NAMES if name in record}, _Call)
     except msgspec.ValidationError as exc:
         raise BadObservation(str(exc)) from None
@@ -110,7 +110,7 @@ def read_record(record: object, *, observed_at: datetime) -> Observation:
 
 
 def bury(record: object, *, reason: str) -> DeadLetter:
-    """The dead letter that keeps `record` and tells why."""
+    """Return the dead letter of `record` with the reason."""
     # ASCII only: a NUL or a lone surrogate, which no text of PostgreSQL can hold, stays an escape.
     text = json.dumps(record, sort_keys=True)
     sid = record.get("sid") if isinstance(record, dict) else None
@@ -123,7 +123,7 @@ def bury(record: object, *, reason: str) -> DeadLetter:
 
 
 def bury_observation(observation: Observation, reason: str) -> DeadLetter:
-    """The dead letter of a record that could be read and not be written: what was read of it, in Twilio's words."""
+    """Return the dead letter of a record that could be read but not written, in the form of Twilio's record."""
     o = observation
     record = {
         "sid": o.call_sid,
@@ -169,9 +169,9 @@ def _bury(record: object, reason: str) -> DeadLetter:
 
 
 def _parse(body: bytes) -> Any:
-    """JSON with every number as text: what Twilio itself does, and no float can come of it.
+    """Decode JSON with every number as text, as Twilio sends them; no float can arise.
 
-    A byte that is not UTF-8 becomes half of a surrogate pair, which spoils the record it is in and no other.
+    A byte that is not UTF-8 becomes half of a surrogate pair. It makes only its own record unreadable.
     """
     try:
         text = body.decode("utf-8-sig", "surrogateescape")
@@ -237,7 +237,7 @@ def _sid(value: str | None, form: re.Pattern[str], field: str) -> str | None:
 def _seconds(value: str | None) -> int | None:
     if not value:
         return None
-    # isdecimal alone also holds for digits of other scripts, and int() has a limit on length.
+    # isdecimal is also true for digits of other scripts, and int() has a limit on length.
     if not (value.isascii() and value.isdecimal() and len(value) <= 10 and int(value) <= _MAX_SECONDS):
         raise BadObservation(f"duration {_quoted(value)} is not a number of seconds")
     return int(value)
@@ -267,5 +267,5 @@ def _time(value: str | None, field: str) -> datetime | None:
 
 
 def _quoted(value: str) -> str:
-    """A value in a reason: short, harmless to a log, a terminal and jsonb, and never a phone number."""
+    """Return a value for a reason: short, without phone numbers, and safe for logs, terminals and jsonb."""
     return ascii(mask(value[:100])[:31])

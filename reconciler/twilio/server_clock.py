@@ -1,7 +1,7 @@
-"""When Twilio said what it says: the `Date` of its answers, as far as it can be believed.
+"""The time of Twilio's answers: their `Date`, as far as it is credible.
 
-What an answer says outranks all that was said before its date, so a date in the future would outrank the truth until
-then. A proxy may write such a date, a cache may repeat it, and our own clock may be the one that is wrong.
+An observation outranks all observations before its date. A date in the future would outrank the truth until then. A
+proxy may write such a date, a cache may repeat it, and our own clock may be the one that is wrong.
 """
 
 from __future__ import annotations
@@ -12,30 +12,32 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-CLOCKS_DIFFER: Final = timedelta(minutes=5)  # Twilio's machines among one another, and ours
-AGREEING: Final = 3  # answers in a row that say the same, against our clock, are Twilio's clock
-FARTHEST: Final = timedelta(days=2)  # ahead of our clock, that it can be
+CLOCKS_DIFFER: Final = timedelta(minutes=5)  # the largest difference between Twilio's machines, and to ours
+AGREEING: Final = 3  # so many answers in a row that agree with one another outweigh our clock
+FARTHEST: Final = timedelta(days=2)  # a date farther ahead of our clock is never believed
 
-_boot_time: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
+_boot_time: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # runs while the machine sleeps
 
 
 class ServerClock:
-    """Reads the dates of answers; safe to use from several threads.
+    """Decides which dates of answers are credible; safe to use from several threads.
 
-    A date is believed if it is no later than our clock, or earlier answers and the time since, allow. Where our clock
-    is behind, answers that agree with one another are believed after some of them. Another date counts as the moment
-    that earlier answers lead to expect, or as ours if there are none. A date in the past is always believed.
+    - A date in the past is always believed.
+    - A later date is believed up to CLOCKS_DIFFER after our clock, or after the time that earlier answers lead to
+      expect.
+    - If our clock is behind, AGREEING answers in a row that agree with one another are believed.
+    - A date that is not believed is replaced by the expected time, or by our clock's if there is no earlier answer.
     """
 
     def __init__(self, ours: Callable[[], datetime]) -> None:
-        self.told: datetime | None = None  # what the last answer said itself, believed or not
+        self.told: datetime | None = None  # the date of the last answer itself, believed or not
         self._ours = ours
-        self._latest: tuple[datetime, float] | None = None  # of the dates believed, and when it came
-        self._odd: tuple[datetime, float, int] | None = None  # the last of those not believed, and how many agree
+        self._latest: tuple[datetime, float] | None = None  # the latest believed date, and its arrival
+        self._odd: tuple[datetime, float, int] | None = None  # the last one not believed, and how many agree
         self._lock = threading.Lock()
 
     def read(self, date: datetime | None) -> datetime:
-        """The moment that an answer was given at, in whole seconds; `date` is what it says itself."""
+        """Return the time of an answer, in whole seconds; `date` is the answer's own date, None if it has none."""
         now, tick = self._ours(), time.clock_gettime(_boot_time)
         with self._lock:
             self.told = date

@@ -24,17 +24,17 @@ from twilio.http.response import Response
 from reconciler.errors import ConnectionLost, TwilioAnswerError, Unavailable
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds
-READ_TIMEOUT: Final = 30.0  # seconds without a byte; Twilio's own limit on an answer is said to be about 26
-TOTAL_TIMEOUT: Final = 90.0  # seconds for a whole answer, so that a trickle cannot hold a run for ever
+READ_TIMEOUT: Final = 30.0  # seconds without a byte; Twilio's own limit for an answer is reported as about 26
+TOTAL_TIMEOUT: Final = 90.0  # seconds for a whole answer, so that a slow trickle cannot block a run for ever
 _CHUNK: Final = 1 << 17
 _LARGEST_BODY: Final = 64 << 20  # a page of 1,000 calls is about 2 MiB
 
-# http.client says this in words of its own, in English on every machine; the number is in nothing else.
+# The status is only in http.client's message, which is in English on every machine.
 _TUNNEL_REFUSED: Final = re.compile(r"Tunnel connection failed: (\d{3})")
 
 
 class Answer(Response):
-    """The SDK's response, with the body as it came."""
+    """The SDK's response, with the body as bytes."""
 
     def __init__(self, status_code: int, body: bytes, headers: Any) -> None:
         super().__init__(status_code, "", headers)
@@ -62,7 +62,7 @@ class Transport(HttpClient):
     def __init__(
         self, *origins: str, connections: int, read_timeout: float = READ_TIMEOUT, total_timeout: float = TOTAL_TIMEOUT
     ) -> None:
-        # The SDK's request log would hold URLs, and so phone numbers in filters.
+        # The SDK's request log would hold URLs, with phone numbers in filters.
         super().__init__(logging.getLogger("reconciler.twilio.transport"), is_async=False)
         self._origins = frozenset(map(_origin, origins))
         self._read_timeout = read_timeout
@@ -83,7 +83,7 @@ class Transport(HttpClient):
         timeout: float | None = None,
         allow_redirects: bool = False,  # noqa: ARG002 -- the SDK's signature; redirects are never followed
     ) -> Answer:
-        """Send one request and read all of its answer."""
+        """Send one request and return its whole answer."""
         origin = _origin(uri)
         if origin not in self._origins:
             raise TwilioAnswerError(f"refused to send credentials to {urlsplit(uri).hostname}")
@@ -96,7 +96,7 @@ class Transport(HttpClient):
                 return Answer(response.status_code, self._body(response, deadline), response.headers)
         except (requests.Timeout, urllib3.exceptions.TimeoutError):
             raise Unavailable("no answer in time", hint=_whereabouts(origin)) from None
-        # The texts of these hold the URL, and so perhaps a phone number: the kind must do.
+        # The messages of these errors hold the URL, perhaps with a phone number, so only the kind is shown.
         except requests.exceptions.SSLError as exc:
             raise Unavailable(f"TLS failed: {_cause(exc)}", hint=_whereabouts(origin)) from None
         except (requests.ConnectionError, urllib3.exceptions.ProtocolError, urllib3.exceptions.SSLError) as exc:
@@ -112,7 +112,8 @@ class Transport(HttpClient):
 
     def _body(self, response: requests.Response, deadline: float) -> bytes:
         parts, size = [], 0
-        # read1 returns what has come. read, and so iter_content, waits for a whole chunk, and a trickle never ends it.
+        # read1 returns the bytes that have arrived. read, and therefore iter_content, waits for a whole chunk: a slow
+        # trickle would never reach the deadline check.
         while chunk := response.raw.read1(_CHUNK, decode_content=True):
             parts.append(chunk)
             size += len(chunk)
@@ -146,12 +147,12 @@ def _refusal_of_proxy(origin: _Origin, status: str) -> Unavailable:
 
 
 def _cause(exc: BaseException) -> str:
-    """The kind of the innermost reason: `ConnectionResetError`, `NameResolutionError` or `IncompleteRead`, say."""
+    """Return the kind of the innermost cause, such as `ConnectionResetError` or `NameResolutionError`."""
     inner: BaseException = exc
     while True:
         nested = getattr(inner, "reason", None)
         if not isinstance(nested, BaseException):
             nested = next((a for a in inner.args if isinstance(a, BaseException)), inner.__cause__)
-        if nested is None or isinstance(nested, socket.gaierror):  # NameResolutionError is the better word
+        if nested is None or isinstance(nested, socket.gaierror):  # NameResolutionError says more
             return type(inner).__name__
         inner = nested

@@ -1,8 +1,8 @@
 """Twilio's webhooks as the inbox holds them, read into observations and recordings; pure, no I/O.
 
-A voice webhook says less than a REST record and says it in other words
-(https://www.twilio.com/docs/voice/twiml#request-parameters). This module puts it into a record's words; the reader of
-records then reads it.
+A voice webhook has fewer fields than a REST record, under other names
+(https://www.twilio.com/docs/voice/twiml#request-parameters). This module translates the names; the reader of records
+then reads the values.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _RECORDING: Final = {
     "RecordingStartTime": "start_time",
 }
 
-# Twilio's other callbacks about a call: each has one of these parameters, and none has a CallStatus. They tell of
+# Twilio's other callbacks about a call: each has one of these parameters, and none has a CallStatus. They are about
 # conferences and their participants (https://www.twilio.com/docs/voice/twiml/conference#attributes-statusCallback),
 # queues, recordings, transcriptions, media streams, SIPREC and payments.
 _OTHER_CALLBACKS: Final = frozenset(
@@ -65,7 +65,7 @@ _OTHER_CALLBACKS: Final = frozenset(
 
 
 class Recording(NamedTuple):
-    """A recording that is ready."""
+    """A recording that is ready: the `recording.ready` event of its call."""
 
     call_sid: str
     recording_sid: str
@@ -74,17 +74,17 @@ class Recording(NamedTuple):
 
 
 def read_webhook(event_type: str, payload: Mapping[str, Any], *, received_at: datetime) -> Observation | None:
-    """What a voice webhook says about a call; None if it tells no status, as a recording or a <Dial> without a leg.
+    """Return the observation in a voice webhook; None if it has no status, like a recording or a <Dial> without a leg.
 
     Raises:
-        BadObservation: the webhook cannot be read; with the reason.
+        BadObservation: the webhook cannot be read; the message is the reason.
 
     """
     match event_type:
         case "call-status" | "call-inbound":
             return _read_voice(payload, received_at)
         case "dial-action":
-            # A <Dial> that reached nobody has no leg to speak of.
+            # A <Dial> that reached nobody has no child leg.
             return _read_call(payload, _CHILD_LEG, received_at) if payload.get("DialCallSid") else None
         case "recording-complete":
             return None
@@ -94,14 +94,14 @@ def read_webhook(event_type: str, payload: Mapping[str, Any], *, received_at: da
 def read_recording(
     payload: Mapping[str, Any], *, call_sid: str | None, recording_sid: str | None, received_at: datetime
 ) -> Recording | None:
-    """A recording that is ready and belongs to a call, else None; the SIDs given stand in for absent ones.
+    """Return the recording, if it is ready and belongs to a call, else None; the given SIDs replace missing ones.
 
     A conference's recording belongs to no single call: its callback has a ConferenceSid and no CallSid
     (https://www.twilio.com/docs/voice/twiml/conference#attributes-recordingStatusCallback). Each row of `call_events`
     names a call, so such a recording makes no event.
 
     Raises:
-        BadObservation: a SID is malformed, or the recording's is absent; with the reason.
+        BadObservation: a SID is malformed, or the recording's is missing; the message is the reason.
 
     """
     if payload.get("RecordingStatus") != "completed":
@@ -129,7 +129,7 @@ def _read_voice(payload: Mapping[str, Any], received_at: datetime) -> Observatio
         # (https://www.twilio.com/docs/voice/answering-machine-detection).
         return _read_call({**payload, "CallStatus": "in-progress"}, _CALL, received_at)
     if _OTHER_CALLBACKS.isdisjoint(payload):
-        return _read_call(payload, _CALL, received_at)  # raises with what is missing
+        return _read_call(payload, _CALL, received_at)  # raises an error that names the missing parameter
     return None
 
 
@@ -139,7 +139,7 @@ def _read_call(payload: Mapping[str, Any], names: Mapping[str, str], received_at
         record["direction"] = "outbound-dial"
     said_at = _said_at(payload.get("Timestamp")) or received_at
     if said_at > received_at + CLOCKS_DIFFER:
-        # Twilio says nothing after it was received. Such a time would outrank all that is said until then.
+        # No webhook is sent after it was received. Such a time would outrank every observation until then.
         said_at = received_at
     observation = read_record(record, observed_at=said_at)
     return observation._replace(via=Via.WEBHOOK, status_at=said_at)
