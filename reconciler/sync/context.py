@@ -1,4 +1,4 @@
-"""What one run of a job works with: the context that every job takes as its one argument."""
+"""The context of a run: the one argument that every job takes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROGRESS_EVERY: Final = timedelta(seconds=10)  # between two log lines of one ru
 
 
 def utc_now() -> datetime:
-    """The machine's time."""
+    """Return the machine's time."""
     return datetime.now(UTC)
 
 
@@ -27,8 +27,8 @@ def utc_now() -> datetime:
 class Account:
     """The account that a run asks Twilio about.
 
-    `owns_unassigned`: the run also asks about rows that name no account. `is_only`: no call can belong to another
-    account, so a 404 means that Twilio has no such call.
+    - `owns_unassigned`: the run also handles the rows without an account.
+    - `is_only`: every call must belong to this account, so a 404 means that the call is gone.
     """
 
     sid: str
@@ -38,21 +38,21 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a single run is asked for beyond the settings; a job reads the options that concern it."""
+    """The options of a single run, in addition to the settings; each job reads only its own."""
 
-    since: datetime | None = None  # hot, warm: read from here on, wherever the cursor is
-    deep: bool | None = None  # cold: a deep sweep, or none; None: when one is due
+    since: datetime | None = None  # hot, warm: read from here on, and ignore the cursor
+    deep: bool | None = None  # cold: whether the sweep is deep; None: if a deep one is due
     is_scheduled: bool = False  # warm: ask only about the calls that are due
-    scheduled_accounts: tuple[str, ...] | None = ()  # freeze: warm works for these; None: for all accounts
-    batch_size: int | None = None  # freeze, inbox, housekeeping: rows a commit; None: the job's own
+    scheduled_accounts: tuple[str, ...] | None = ()  # freeze: the accounts for which warm runs; None: all accounts
+    batch_size: int | None = None  # freeze, inbox, housekeeping: rows in one commit; None: the job's default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobContext:
-    """What one run of a job works with.
+    """The context of one run: everything a job needs.
 
-    `session` and `account` are set for jobs that ask Twilio. `stop` belongs to this run alone if there is a
-    `time_limit`.
+    - `session` and `account` are set for jobs that ask Twilio.
+    - If there is a `time_limit`, `stop` must belong to this run alone, because the limit sets it.
     """
 
     job: JobName
@@ -67,6 +67,6 @@ class JobContext:
     time_limit: timedelta | None = None
     on_progress: Callable[[], None] = lambda: None  # called after each commit, and while the database is away
     retry_at: Callable[[], datetime | None] = lambda: None  # when the job is due next
-    pause_if_refused: timedelta | None = None  # how long the schedule leaves a refused job alone; None: until it is due
+    pause_if_refused: timedelta | None = None  # the schedule's pause after a refusal; None: until the job is due
     make_executor: Callable[[int], Executor] = partial(ThreadPoolExecutor, thread_name_prefix="fetch")
     progress_every: timedelta = PROGRESS_EVERY

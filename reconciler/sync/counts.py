@@ -1,4 +1,4 @@
-"""How a run ended, and what it did."""
+"""The outcome and the counts of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reconciler.model import Gap
 
 
 class Outcome(StrEnum):
-    """How a run ended: the label `outcome` of reconciler_runs_total."""
+    """The outcome of a run, as in the label `outcome` of reconciler_runs_total."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Counts:
-    """What a run did, in calls; `problem` is why it did not finish its work."""
+    """The counts of a run, in calls, and its outcome. `problem` is the reason why the run did not finish its work."""
 
     seen: int = 0
     inserted: int = 0
@@ -37,15 +37,15 @@ class Counts:
     gaps: Counter[Gap] = field(default_factory=Counter)
     requests: int = 0
     retries: int = 0
-    lag: timedelta = timedelta(0)  # between the end of what was read and now
+    lag: timedelta = timedelta(0)  # from the newest time that the run covered to the run's end
     seconds: float = 0.0
-    slices: int = 0  # of a sweep: UTC days, and statuses
+    slices: int = 0  # in a sweep: UTC days and statuses
     slices_done: int = 0
     outcome: Outcome = Outcome.SUCCEEDED
     problem: str | None = None
 
     def count_page(self, merged: Merged, *, seen: int | None = None) -> None:
-        """Count a page; `seen` if not all of its calls are this run's to count."""
+        """Add the counts of a page; `seen` if the run counts only some of the page's calls."""
         self.seen += merged.seen if seen is None else seen
         self.inserted += merged.inserted
         self.updated += merged.updated
@@ -56,16 +56,16 @@ class Counts:
 
     @property
     def unchanged(self) -> int:
-        """Calls that already were as Twilio says."""
+        """The number of calls whose rows already agreed with Twilio."""
         return max(0, self.seen - self.inserted - self.updated)
 
     @property
     def exit_code(self) -> ExitCode:
-        """How the run ended, for a shell."""
+        """The exit code of a command for this run."""
         return self.usual_exit_code()
 
     def usual_exit_code(self) -> ExitCode:
-        """How a run ended, if its kind has nothing to add."""
+        """Return the exit code that every kind of run has for its outcome and counts."""
         if self.outcome is Outcome.INTERRUPTED:
             return ExitCode.INTERRUPTED
         if self.outcome is Outcome.FAILED:
@@ -73,7 +73,7 @@ class Counts:
         return ExitCode.UNRECONCILED if self.drifted or self.dead_letters else ExitCode.DONE
 
     def counts(self) -> dict[str, Any]:
-        """The counts of `job.finished`, zeros included."""
+        """Return the fields of the log event `job.finished`, zeros included."""
         return {
             "calls_seen": self.seen,
             "requests": self.requests,
@@ -91,5 +91,5 @@ class Counts:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape of `--json`; a contract."""
+        """Return the result for `--json`; its shape is a contract."""
         return self.counts()

@@ -1,9 +1,9 @@
-"""What `sync_state.cursor` holds: one type for each job, one way to write it, one way to read it.
+"""The cursors in `sync_state.cursor`: one type for each job, one function to write them, one to read them.
 
 Design rules
-- The JSON stays readable across versions: names and forms of fields never change, new fields have a default.
-- A cursor that cannot be is refused before anything is read, with the way to mend it. It is never overwritten in
-  silence: it may be the only trace of what is left to read.
+- The JSON stays readable across versions: names and forms of fields never change, and new fields have a default.
+- A cursor that cannot be right is refused before anything is read; the error names the way to repair it. It is never
+  overwritten in silence, because it may be the only trace of the calls that are left to read.
 - Moments are UTC.
 """
 
@@ -21,13 +21,13 @@ from reconciler.errors import ConfigError
 from reconciler.model import JobName
 from reconciler.twilio.listing import RETENTION
 
-CLOCKS_DIFFER: Final = timedelta(minutes=5)  # ours and that of the machine that wrote the cursor
+CLOCKS_DIFFER: Final = timedelta(minutes=5)  # the largest difference to the clock of the machine that wrote the cursor
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class JobCursor(msgspec.Struct, kw_only=True):
-    """A cursor. If `read_from_here`, a job reads on from its oldest moment, so Twilio must still keep that."""
+    """A cursor. If `read_from_here`, the job continues at its oldest moment, so Twilio must still have that."""
 
     read_from_here: ClassVar[bool] = False
 
@@ -39,11 +39,12 @@ class JobCursor(msgspec.Struct, kw_only=True):
 
 
 class PlanCursor(JobCursor, kw_only=True):
-    """What is left to read of the window `[since, until)`, which is in whole seconds, as the names of slices are.
+    """The state of a plan for the window `[since, until)`. All times are whole seconds, as in the names of slices.
 
-    `done` counts the statuses and days that were read to their end. `pending_windows` are the windows of which nothing
-    was begun, oldest first. `begun` names the slices of which something may have been read, each with its next
-    page: None before its first page was read.
+    - `done`: the number of statuses and days that were read to their end.
+    - `pending_windows`: the windows of which nothing has been read, oldest first.
+    - `begun`: the names of the slices that may have been read in part, each with the path of its next page; None before
+      its first page.
     """
 
     since: Moment
@@ -54,14 +55,14 @@ class PlanCursor(JobCursor, kw_only=True):
 
 
 class HotCursor(JobCursor, kw_only=True, omit_defaults=True):
-    """All calls created before `read_until` were read.
+    """hot has read all calls created before `read_until`.
 
     - `plan`: set while a gap of days is being swept. Then every call created before `ahead_until` has been read, except
       those in slices the plan still lists.
-    - `listed_until`, `next_page`: of a listing that was interrupted. It goes on at `next_page`.
-    - `usual`: how many calls the last listing took, or would have taken after a gap of usual length.
-    - `looked_at`: when hot last asked about calls whose account is unknown.
-    - `ended_until`: set once the account is known to have trunks. Then every call that ended before was read.
+    - `listed_until`, `next_page`: set while a listing is interrupted. The next run continues it at `next_page`.
+    - `usual`: the number of calls in the last listing, or in a listing after a gap of usual length.
+    - `looked_at`: the time when hot last asked about calls whose account is unknown.
+    - `ended_until`: set once the account is known to have trunks. Every call that ended before it has been read.
     - `ends_by_day`: an answer has shown that Twilio reads the time of an EndTime filter as a whole UTC day.
     """
 
@@ -80,7 +81,7 @@ class HotCursor(JobCursor, kw_only=True, omit_defaults=True):
 
 
 class WarmCursor(JobCursor, kw_only=True):
-    """Calls that ended before `settled_until` need no more asking; warm looked at `looked_at`."""
+    """warm need not ask again about calls that ended before `settled_until`. Its last run began at `looked_at`."""
 
     read_from_here: ClassVar[bool] = True
 
@@ -90,7 +91,7 @@ class WarmCursor(JobCursor, kw_only=True):
 
 
 class SweepCursor(JobCursor, kw_only=True):
-    """A sweep of cold that is under way: its window and the days that are proven."""
+    """cold's sweep that is under way: its window, and the days that are proven."""
 
     since: Moment
     until: Moment
@@ -100,7 +101,7 @@ class SweepCursor(JobCursor, kw_only=True):
 
 
 class ColdCursor(JobCursor, kw_only=True):
-    """Until when the last sweep and the last deep sweep read, and the sweep that is under way."""
+    """The times up to which cold's last sweep and last deep sweep read, and the sweep that is under way."""
 
     account: str
     swept_at: Moment | None = None
@@ -117,13 +118,13 @@ class WebhooksCursor(JobCursor, kw_only=True, omit_defaults=True):
 
 
 class FreezeCursor(JobCursor, kw_only=True):
-    """Stuck calls that began at `named_since` or before have been named."""
+    """freeze has logged the stuck calls that began at `named_since` or before."""
 
     named_since: Moment
 
 
 class BackfillCursor(PlanCursor, kw_only=True):
-    """The plan of a backfill, the words that asked for it, and when it was begun."""
+    """The plan of a backfill, the options as the person wrote them, and the time when it began."""
 
     asked: dict[str, str | None]
     begun_at: Moment
@@ -131,7 +132,7 @@ class BackfillCursor(PlanCursor, kw_only=True):
 
 
 class BatchCursor(JobCursor, kw_only=True):
-    """A backfill of several accounts: its words, when it began, and until when which account has been read."""
+    """A backfill of several accounts: its options as written, its begin, and the end of the window read by account."""
 
     asked: dict[str, str | None]
     begun_at: Moment
@@ -142,17 +143,17 @@ C = TypeVar("C", bound=JobCursor)
 
 
 def encode(cursor: JobCursor) -> str:
-    """The JSON that `sync_state` keeps of a cursor."""
+    """Return a cursor as the JSON that `sync_state` stores."""
     value = msgspec.to_builtins(cursor, builtin_types=(datetime, date))
     return json.dumps(value, default=lambda moment: moment.isoformat())
 
 
 def load(job: JobName, value: object, kind: type[C], *, now: datetime, account_sid: str | None = None) -> C | None:
-    """The cursor that `encode` wrote; None if the job has none.
+    """Return the cursor that `encode` wrote; None if the job has none.
 
     Raises:
-        ConfigError: it cannot be read, belongs to another account than `account_sid` (None: any will do), lies in the
-            future, or lies before what Twilio keeps.
+        ConfigError: the cursor cannot be read, belongs to another account than `account_sid` (None allows any), is in
+            the future, or is older than Twilio's retention.
 
     """
     if value is None or value == {}:
@@ -181,12 +182,12 @@ def load(job: JobName, value: object, kind: type[C], *, now: datetime, account_s
 
 
 def unreadable(job: JobName) -> ConfigError:
-    """The error for a cursor that cannot be read."""
+    """Return the error for a cursor that cannot be read."""
     return ConfigError(f"the cursor of {job} in sync_state cannot be read", hint=_way_to_mend(job))
 
 
 def _moments(cursor: Any) -> Iterator[datetime]:
-    """The moments of a cursor, and of the cursors in it."""
+    """Yield the moments of a cursor and of the cursors inside it."""
     for name in cursor.__struct_fields__:
         value = getattr(cursor, name)
         if isinstance(value, datetime):

@@ -1,9 +1,10 @@
-"""The proof that a UTC day is complete: every call that Twilio lists of it is held, and nothing else is.
+"""The proof that a UTC day is complete: we hold every call that Twilio lists of it, and no other.
 
 Design rules
-- What is compared is the set of SIDs, by a digest; only where the digests differ are the SIDs themselves read.
-- A call that we hold and Twilio did not list is asked for: absence from a listing is no proof that it is gone.
-- The SIDs of a day are kept until the day is proven, and no longer: memory does not grow with the window.
+- The sets of SIDs are compared by digests. The SIDs themselves are read only if the digests differ.
+- If we hold a call that Twilio did not list, the job asks Twilio for it: absence from a listing does not prove that the
+  call is gone.
+- The SIDs of a day are kept only until the day is proven, so memory does not grow with the window.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from reconciler.sync.run import Run
 from reconciler.sync.slices import Slice
 from reconciler.twilio.dates import parse_rfc2822
 
-PROVEN_AFTER: Final = timedelta(hours=1)  # past its end a day is proven, by Twilio's clock
-BILLED_AFTER: Final = timedelta(hours=24)  # past its end a day's usage is to be believed
-ASKED_AT_MOST: Final = 200  # calls of a day that are held and were not listed
+PROVEN_AFTER: Final = timedelta(hours=1)  # after a day's end, on Twilio's clock, the day can be proven
+BILLED_AFTER: Final = timedelta(hours=24)  # after a day's end its usage records are credible
+ASKED_AT_MOST: Final = 200  # unlisted calls of a day that Twilio is asked for
 
-# Usage records and listings are not of the same moment.
+# A small difference is no fault: usage records and listings are not of the same moment.
 BILLED_BEYOND_AT_LEAST: Final = 2
 BILLED_BEYOND_SHARE: Final = 0.02
 
@@ -42,21 +43,21 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class _Day:
-    """What was listed of a day so far. SIDs are packed, see `_pack`."""
+    """The calls of one day that Twilio has listed so far. SIDs are packed, see `_pack`."""
 
     sids: set[bytes] = field(default_factory=set)
     by_status: set[bytes] = field(default_factory=set)  # listed by Status: an open call may move to another day
     unreadable: set[str] = field(default_factory=set)
-    nameless: set[str] = field(default_factory=set)  # those of them without a SID
+    nameless: set[str] = field(default_factory=set)  # the unreadable ones without a SID
     found: Counter[str] = field(default_factory=Counter)
     read_at: datetime | None = None  # on Twilio's clock, when its listing began
 
 
 class DayProofs:
-    """The days of a sweep that are to be proven; is told of every page, by Status first, and proves day by day.
+    """The proofs of a sweep's days. `note` takes every page, those by Status first; `prove` proves one day.
 
-    `billed` are the calls that Twilio's usage records count for each day, as far as they are to be had; `failed` are
-    the days that could not be compared.
+    - `billed`: the number of calls in Twilio's usage records by day, as far as Twilio has them.
+    - `failed`: the days that could not be compared.
     """
 
     def __init__(self, this: Run[Any], days: Iterable[Slice]) -> None:
@@ -66,7 +67,7 @@ class DayProofs:
         self._days = {day.since.date(): _Day() for day in days}
 
     def note(self, item: Fetched, merged: Merged) -> None:
-        """Remember what a page listed, and what its merge found."""
+        """Remember the calls of a page, and the gaps and drift that its merge found."""
         is_by_status = item.slice.listing.status is not None
         if not is_by_status and (day := self._days.get(item.slice.since.date())) and day.read_at is None:
             day.read_at = item.page.observed_at
@@ -88,13 +89,13 @@ class DayProofs:
                 day.found["drift"] += 1
 
     def prove(self, slice_: Slice) -> DayProof | None:
-        """Compare a day that was read to its end; None if it is not to be proven now.
+        """Compare a day that was read to its end; return its proof, or None if the day cannot be proven now.
 
-        Calls that we hold and Twilio did not list are asked for, at most 200, and merged again or marked gone.
+        Twilio is asked for the calls that we hold and it did not list, at most 200. They are merged or marked gone.
 
         Raises:
-            Refused: Twilio or the database does.
-            Retriable: the database stayed away.
+            Refused: Twilio or the database refused.
+            Retriable: the database did not come back.
 
         """
         day = self._days.pop(slice_.since.date(), None)
@@ -108,7 +109,7 @@ class DayProofs:
             if not self._ask_for(self._sids(window) - listed, slice_):
                 return None
             sids = self._sids(window)
-            listed -= self._held_at_all(day.by_status - day.sids - sids)  # moved to another day meanwhile
+            listed -= self._held_at_all(day.by_status - day.sids - sids)  # these moved to another day meanwhile
             day.found["unlisted"] = len(sids - listed)
             day.found["not_held"] = len(listed - sids)
             held = self._this.ask(held_of_day)
@@ -129,7 +130,7 @@ class DayProofs:
         )
 
     def _note_unreadable(self, letter: DeadLetter, slice_: Slice) -> None:
-        """Count a record to the day it belongs to, as far as that can be read; else to the day it was listed with."""
+        """Add an unreadable record to its own day, if its date can be read, else to the day it was listed with."""
         record = json.loads(letter.record)
         record = record if isinstance(record, dict) else {}
         is_by_status = slice_.listing.status is not None
@@ -145,7 +146,7 @@ class DayProofs:
             (day.by_status if is_by_status else day.sids).add(_pack(letter.call_sid))
 
     def _ask_for(self, unlisted: set[bytes], slice_: Slice) -> bool:
-        """Ask Twilio for each call, until one cannot be read; False if not all were asked."""
+        """Ask Twilio for each call; return False at the first one that cannot be read, or when the run stops."""
         wanted = [KnownCall(call_sid, slice_.since) for call_sid in sorted(map(_unpack, unlisted))[:ASKED_AT_MOST]]
         at_once = self._this.session.concurrency
         for start in range(0, len(wanted), at_once):
@@ -169,7 +170,7 @@ class DayProofs:
 
 
 def _pack(call_sid: str) -> bytes:
-    """The 16 bytes of a SID in lower case, as Twilio's are; the text of any other."""
+    """Return the 16 bytes of a SID in lower case, the form of Twilio's SIDs; the text of any other SID."""
     try:
         packed = bytes.fromhex(call_sid[2:])
     except ValueError:
@@ -182,7 +183,7 @@ def _unpack(packed: bytes) -> str:
 
 
 def _digest(sids: set[bytes]) -> str:
-    """SHA-256 of the SIDs, sorted, one after another."""
+    """Return the SHA-256 of the sorted SIDs, one after another."""
     whole = hashlib.sha256()
     for packed in sorted(sids, key=_unpack):
         whole.update(_unpack(packed).encode())
@@ -197,7 +198,7 @@ def _time(value: object) -> datetime | None:
 
 
 def _beyond(billed: int | None, completed: int, *, age: timedelta) -> int:
-    """How many more calls were billed than we know completed; 0 if that is within what clocks explain."""
+    """Return how many more calls were billed than we hold as completed; 0 for a small or an early difference."""
     if billed is None or age < BILLED_AFTER:
         return 0
     beyond = billed - completed

@@ -1,11 +1,11 @@
-"""Reading slices from Twilio: several at once, each page handed on as it comes.
+"""The reading of slices from Twilio: several at once, with each page handed to the caller as it arrives.
 
 Design rules
-- Slices in `first` are read to their end before any other begins. A sweep reads open calls first: a call whose start
-  moves to another day while the sweep runs was open when it began, so no order of reading the days can lose it.
-- At most one page of a slice is under way. A page is handed on before the next page of its slice is asked for, so a
-  killed run reads no page again but the ones in hand.
-- What follows an error is decided by `decide`, which is pure. The loop only obeys.
+- Slices in `first` are read to their end before any other begins. A sweep reads open calls first. A call whose start
+  moves to another day during the sweep was open when the sweep began, so no order of the days can lose it.
+- At most one page of a slice is under way. A page is handed to the caller before the next page of its slice is
+  requested. After a kill only the pages that were under way are read again.
+- `decide`, which is pure, decides what follows an error. The loop only does it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ from reconciler.times import midnight
 from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing
 
-_ENOUGH_AT_LEAST: Final = 2  # failures in a row; a single one may be a day with something that Twilio cannot tell
+_ENOUGH_AT_LEAST: Final = 2  # failures in a row; a single one may be a day that Twilio cannot list
 
 log = get_logger(__name__)
 
 
 class Fetched(NamedTuple):
-    """One page of one slice, without the calls that do not belong to it. `next_uri` None: the slice is done.
+    """One page of one slice, with only the calls that belong to the slice.
 
-    `is_first`: the page is the first of its listing. `in_order`: it and the page before it are newest first.
+    - `next_uri`: the next page; None if the slice is done.
+    - `is_first`: the page is the first of its listing.
+    - `in_order`: the calls of this page and of the one before it are in order, newest first.
     """
 
     slice: Slice
@@ -52,7 +54,7 @@ class Fetched(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A slice that could not be read to its end, and why."""
+    """A slice that could not be read to its end, and the error."""
 
     slice: Slice
     error: ReconcilerError
@@ -60,19 +62,19 @@ class Failed(NamedTuple):
 
 @dataclass(slots=True)
 class Reading:
-    """A slice being read: the page asked for last (None: the first), and all pages so far."""
+    """A slice that is being read: the path of the page asked for last (None: the first page), and all paths so far."""
 
     slice: Slice
-    listing: Listing  # the slice's, or of its later days
+    listing: Listing  # the slice's listing, or one of its later days only
     path: str | None
     asked: set[str] = field(default_factory=set)
     begun_anew: bool = False
-    oldest: datetime | None = None  # when the last call of the page before was created
+    oldest: datetime | None = None  # creation of the last call on the page before
 
 
 @dataclass(slots=True)
 class Tally:
-    """How the slices fare: how many were begun, whether all were, and how many failed in a row."""
+    """The state of all slices: how many are read at once, how many were begun, and how many failed in a row."""
 
     at_once: int
     begun: int = 0
@@ -81,26 +83,26 @@ class Tally:
 
 
 class Retry(NamedTuple):
-    """Ask again: for this listing, from its first page."""
+    """The decision to read this listing again from its first page."""
 
     listing: Listing
     begun_anew: bool
 
 
 class Nothing(NamedTuple):
-    """Twilio keeps nothing of this slice any more, so there is nothing left to reconcile it with."""
+    """The decision that the slice is done: it is older than Twilio's retention, so there is nothing to compare with."""
 
 
 class Skip(NamedTuple):
-    """The slice failed; the others go on."""
+    """The decision that the slice has failed; the others continue."""
 
 
 class GiveUp(NamedTuple):
-    """Nothing works any more; the slices that were not begun are not tried."""
+    """The decision that nothing works any more: the slices that were not begun are not tried."""
 
 
 def decide(reading: Reading, error: ReconcilerError, tally: Tally) -> Retry | Nothing | Skip | GiveUp:
-    """What follows an error; pure. `tally` does not count the error yet.
+    """Decide what follows an error; pure. `tally` does not count the error yet.
 
     Raises:
         ReconcilerError: the error itself, if no other slice would fare better.
@@ -108,11 +110,11 @@ def decide(reading: Reading, error: ReconcilerError, tally: Tally) -> Retry | No
     """
     listing = reading.listing
     if isinstance(error, OutsideRetention) and listing.since is not None:
-        # Twilio says this also of a window of which it keeps a part: it may keep the later days.
+        # Twilio gives this error also if only a part of the window is too old: it may still have the later days.
         later = midnight(listing.since) + timedelta(days=1)
         return Retry(replace(listing, since=later), begun_anew=False) if later < reading.slice.until else Nothing()
-    # A page token names a call, and may die with it. And where a filter was ignored once, the pages that follow may be
-    # those of the whole log for ever. The slice itself can still be read.
+    # A page token names a call, and may be useless once that is deleted. And if Twilio ignored a filter once, the next
+    # pages may be those of the whole log. In both cases the slice can still be read from its first page.
     is_of_page = isinstance(error, TwilioAnswerError | FilterIgnored)
     if is_of_page and reading.path is not None and not reading.begun_anew:
         return Retry(listing, begun_anew=True)
@@ -132,17 +134,16 @@ def fetch(
     make_executor: Callable[[int], Executor],
     stop: threading.Event,
 ) -> Iterator[Fetched | Failed]:
-    """Read `first`, then `slices`, several at once; hand on each page as it comes, each slice's pages in order.
+    """Read `first`, then `slices`, several at once; yield each page as it arrives, the pages of a slice in order.
 
-    `resume_at` maps a slice's name to the page to go on at. A slice is drawn from `slices` when there is room for it.
-    While the caller works on a page, pages of other slices are fetched. Ends early, between two pages, when `stop` is
-    set.
-
-    A slice that fails is handed on as Failed, and the others go on. When as many fail in a row as run at once, the
-    remaining ones are Failed untried. So are all `slices`, if Twilio was away for all of `first`.
+    - `resume_at` maps a slice's name to the page at which to continue.
+    - A slice is taken from `slices` when there is room for it. While the caller works on a page, others are fetched.
+    - When `stop` is set, the reading ends early, between two pages.
+    - A slice that fails is yielded as Failed, and the others continue. If as many fail in a row as run at once, the
+      remaining ones are Failed without a try. So are all `slices`, if Twilio was away for all of `first`.
 
     Raises:
-        Refused: credentials or permissions; nothing else would fare better.
+        Refused: credentials or permissions do not suffice; no other slice would succeed.
 
     """
     at_once = session.concurrency
@@ -158,7 +159,7 @@ def fetch(
 def fetch_in_order(
     session: Session, slice_: Slice, *, resume_at: str | None, stop: threading.Event
 ) -> Iterator[Fetched]:
-    """Read one slice in the caller's thread; ends at a page that is not in order.
+    """Read one slice in the caller's thread; yield its pages, up to the first one that is not in order.
 
     Raises:
         ReconcilerError: the slice cannot be read.
@@ -180,10 +181,10 @@ def fetch_in_order(
 
 
 def _received(reading: Reading, page: Page) -> Fetched:
-    """The page as it is handed on; `reading` moves to the page after it.
+    """Return the page for the caller, and move `reading` to the next page.
 
     Raises:
-        TwilioAnswerError: the page after it was read already.
+        TwilioAnswerError: the next page has been read already.
 
     """
     slice_, is_first = reading.slice, reading.path is None
@@ -191,7 +192,7 @@ def _received(reading: Reading, page: Page) -> Fetched:
         reading.asked.add(reading.path)
     next_uri = None if slice_.is_past(page) else page.next_uri
     if next_uri is not None and next_uri in reading.asked:
-        reading.begun_anew = True  # from the first page it would lead round again
+        reading.begun_anew = True  # reading again from the first page would lead round the same circle
         raise TwilioAnswerError("next_page_uri leads round in a circle")
     created = dates_created(page)
     in_order = is_newest_first(created if reading.oldest is None else [reading.oldest, *created])
@@ -201,7 +202,7 @@ def _received(reading: Reading, page: Page) -> Fetched:
 
 
 class _Loop:
-    """Reads slices, as many at once as the tally says; `away` is why it gave up, if Twilio was away at last."""
+    """The reading loop for `tally.at_once` slices at once. `away`: the error, if it gave up on an absent Twilio."""
 
     def __init__(
         self,
@@ -222,7 +223,7 @@ class _Loop:
         self.away: Unavailable | None = None
 
     def read(self, slices: Iterable[Slice]) -> Iterator[Fetched | Failed]:
-        """Hand on the pages of `slices` as they come."""
+        """Yield the pages of `slices` as they arrive."""
         self._waiting = iter(slices)
         self._tally = Tally(self._tally.at_once, failures_in_a_row=self._tally.failures_in_a_row)
         while True:

@@ -1,12 +1,12 @@
-"""Asking again about calls we know, with few requests: a listing where many lie close together, else one by one.
+"""The look-up of known calls with few requests: by a listing if many are close together, else one by one.
 
 Design rules
-- Our own rows foretell what a listing will cost: we hold about as many calls of a window as Twilio lists.
-- A call that cannot be asked about keeps no other from being asked about.
-- A call that Twilio does not know is gone, and no more than that (rule 11). A call that was made a moment ago may not
-  have arrived everywhere yet (https://www.twilio.com/docs/voice/api/call-resource, "eventually consistent").
-- Where there are several accounts, a row may not say which one it belongs to. That one account does not know such a
-  call proves nothing: the listing of its own account will find it.
+- Our own rows predict the cost of a listing: in a window we hold about as many calls as Twilio lists.
+- A call that cannot be read does not keep others from being read.
+- A call that Twilio does not know is gone, and nothing else about it changes (rule 11). A new call may not be known
+  everywhere at Twilio yet (https://www.twilio.com/docs/voice/api/call-resource, "eventually consistent").
+- With several accounts a row may not name its account. A 404 of one account then proves nothing: the listing of the
+  call's own account will find it.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from reconciler.sync.sweep import describe, read
 from reconciler.times import midnight, next_midnight
 from reconciler.twilio.listing import Listing
 
-KNOWN_EVERYWHERE_AFTER: Final = timedelta(minutes=5)  # a call is known everywhere at Twilio, after it was made
-_BATCH: Final = 100  # calls fetched one by one that are merged together
+KNOWN_EVERYWHERE_AFTER: Final = timedelta(minutes=5)  # after its creation every part of Twilio knows a call
+_BATCH: Final = 100  # calls that are fetched one by one and merged together
 
 
 def look_again(this: Run[Any], wanted: Sequence[KnownCall]) -> None:
-    """Ask Twilio about each call of `wanted` and merge what it says; ends early when the run is stopped.
+    """Ask Twilio about each call of `wanted` and merge the answers; stop early when the run is stopped.
 
-    To be called after a listing of the account was answered, see `Session.call`. The run fails if some calls could not
-    be read.
+    Call it only after Twilio has answered a listing of the account, see `Session.call`. If some calls cannot be read,
+    the run ends as failed.
 
     Raises:
-        Refused: Twilio or the database does.
-        Retriable: the database stayed away, or Twilio for a whole batch.
-        TwilioAnswerError: its answers make no sense for a whole batch.
+        Refused: Twilio or the database refused.
+        Retriable: the database did not come back, or Twilio did not answer for a whole batch.
+        TwilioAnswerError: none of Twilio's answers for a batch fits its request.
 
     """
     seen: set[str] = set()
@@ -52,7 +52,7 @@ def look_again(this: Run[Any], wanted: Sequence[KnownCall]) -> None:
     slices = _worth_listing(this, wanted)
     failed = read(this, slices, on_page=note) if slices else []
     this.fail(describe(failed))
-    # Calls that a listing failed to tell are left to the next run: one by one they could be thousands of requests.
+    # If a listing failed, its calls are left to the next run: one by one they could be thousands of requests.
     unread = {failure.slice.name for failure in failed}
     rest = [known for known in wanted if known.call_sid not in seen and _name(known.began_at) not in unread]
     for start in range(0, len(rest), _BATCH):
@@ -67,13 +67,13 @@ def look_again(this: Run[Any], wanted: Sequence[KnownCall]) -> None:
 def ask_each(
     this: Run[Any], wanted: Sequence[KnownCall], *, is_bulk: bool = False
 ) -> list[Retriable | TwilioAnswerError]:
-    """Ask Twilio for each call, several at once; merge what it says, and mark gone what it does not know.
+    """Ask Twilio for each call, several at once; merge the answers, and mark the calls gone that Twilio does not know.
 
-    Returns why calls were not read, one error each. Once the run is stopped, it asks for no more.
+    Returns an error for each call that was not read. Once the run is stopped, no more calls are requested.
 
     Raises:
-        Refused: Twilio or the database does.
-        Retriable: the database stayed away.
+        Refused: Twilio or the database refused.
+        Retriable: the database did not come back.
 
     """
 
@@ -83,31 +83,31 @@ def ask_each(
         except (Retriable, TwilioAnswerError) as exc:
             return exc
 
-    said = Page([], [], None, this.now())
+    answered = Page([], [], None, this.now())
     gone, errors = [], []
     with this.context.make_executor(this.session.concurrency) as pool:
         for known, answer in zip(wanted, pool.map(ask, wanted), strict=True):
             if isinstance(answer, ReconcilerError):
                 errors.append(answer)
             elif answer is not None:
-                said.observations.extend(answer.observations)
-                said.dead_letters.extend(answer.dead_letters)
+                answered.observations.extend(answer.observations)
+                answered.dead_letters.extend(answer.dead_letters)
                 if is_gone(known, answer, now=this.now()):
                     gone.append(known.call_sid)
-    if said.observations or said.dead_letters:
-        this.merge_page(said, is_bulk=is_bulk)
+    if answered.observations or answered.dead_letters:
+        this.merge_page(answered, is_bulk=is_bulk)
     this.mark_gone(gone)
     return errors
 
 
 def is_gone(known: KnownCall, answer: Page, *, now: datetime) -> bool:
-    """Whether Twilio's answer about a call of ours says that Twilio has it no more."""
+    """Whether Twilio's answer about a call means that the call is gone."""
     is_old = known.began_at < now - KNOWN_EVERYWHERE_AFTER
     return answer.is_empty and is_old and not known.account_unknown
 
 
 def _worth_listing(this: Run[Any], wanted: Sequence[KnownCall]) -> list[Slice]:
-    """The windows, one of a UTC day at most, whose listing takes fewer requests than their calls would."""
+    """Return the windows, at most one for each UTC day, whose listing takes fewer requests than their calls."""
     account_sid = this.account.sid
     by_day: dict[datetime, list[datetime]] = defaultdict(list)
     for known in wanted:

@@ -1,12 +1,12 @@
-"""The plan of a sweep: which slices are left, and which comes next; pure.
+"""The plan of a sweep: the slices that are left, and their order; pure.
 
 Design rules
-- A page commits with the cursor that holds the plan. A run goes on where a killed one stopped, and reads no page again
-  but those that were under way.
-- A slice that fails leaves the others alone, and stays in the plan. Days that could not be read together are tried one
-  by one from then on.
-- Days are cut into slices when there is room to read them, as many together as will fill some pages. A page that is not
-  full costs as much as a full one, and most accounts have fewer calls a day than a page holds.
+- A page commits with the cursor that holds the plan. After a kill the next run continues at that place, and reads again
+  only the pages that were under way.
+- A slice that fails does not affect the others, and stays in the plan. Days that could not be read together are read
+  one by one from then on.
+- Days are cut into slices when there is room to read them. A slice has as many days as will fill some pages: a page
+  that is not full costs as much as a full one, and most accounts have fewer calls a day than a page holds.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from reconciler.sync.fetch import Fetched
 from reconciler.sync.slices import MARGIN, NEVER_DIALLED, OPEN, Slice, slice_by_status, slice_named, slice_of_days
 from reconciler.times import utc_days
 
-# The size of a slice, as far as the days read so far foretell. Less than a page is a request for little. Of ten pages
-# the last one, which is not full, does not matter; and a dead page token makes us read few pages again.
+# The size of a slice, as predicted from the days read so far. With less than a page a request returns little. With ten
+# pages the last one, which is not full, does not matter, and after a dead page token few pages are read again.
 _PAGES_AT_LEAST: Final = 1
 _PAGES_AT_MOST: Final = 10
 
@@ -32,17 +32,17 @@ _ONE_DAY: Final = timedelta(days=1)
 
 @dataclass(slots=True)
 class Plan:
-    """What is left to read of a window. `state` is what a cursor keeps of it, always up to date."""
+    """The plan of a window: the slices that are left to read. `state` is its part in the cursor, always up to date."""
 
     account_sid: str
     state: PlanCursor
-    _seen: Counter[str] = field(default_factory=Counter)  # calls, of the slices under way
+    _seen: Counter[str] = field(default_factory=Counter)  # calls by slice under way
     _calls_read: int = 0
-    _days_read: int = 0  # whole ones; today may have just begun
+    _days_read: int = 0  # whole days only: today may have just begun
 
     @classmethod
     def of(cls, account_sid: str, since: datetime, until: datetime) -> Plan:
-        """The plan of a window of which nothing was read, up to a second wider at either end."""
+        """Return the plan of a window of which nothing has been read; its ends are rounded outwards to seconds."""
         since = since.replace(microsecond=0)
         plan = cls(account_sid, PlanCursor(since=since, until=since, done=0, pending_windows=[], begun={}))
         plan.extend(until)
@@ -50,10 +50,10 @@ class Plan:
 
     @classmethod
     def resume(cls, account_sid: str, state: PlanCursor) -> Plan:
-        """The plan that a cursor kept.
+        """Return the plan that a cursor holds.
 
         Raises:
-            ValueError: it names slices that cannot be.
+            ValueError: the cursor names a slice that cannot exist.
 
         """
         for name in state.begun:
@@ -61,7 +61,7 @@ class Plan:
         return cls(account_sid, state)
 
     def extend(self, until: datetime) -> None:
-        """Add the days from the plan's end up to `until`, and the calls that are open by now.
+        """Add the days from the plan's end up to `until`, and the calls that are open now.
 
         The new window overlaps the old end by MARGIN: Twilio may not yet have listed calls that began just before it.
         """
@@ -72,7 +72,7 @@ class Plan:
             return
         since = max(state.since, state.until - MARGIN)
         for status in (*OPEN, *NEVER_DIALLED):
-            # A slice that was not begun is asked for once, however often a plan is extended.
+            # A slice that was not begun is replaced, so that extending a plan often does not multiply its requests.
             unread = [s for s in self._begun() if s.listing.status is status and state.begun[s.name] is None]
             for slice_ in unread:
                 del state.begun[slice_.name]
@@ -85,20 +85,20 @@ class Plan:
 
     @property
     def left(self) -> list[str]:
-        """The statuses and days that were not read to their end, by name."""
+        """The names of the statuses and days that have not been read to their end."""
         under_way = [part for name in self.state.begun for part in slice_named(self.account_sid, name).parts]
         return under_way + [
             part for window in self.state.pending_windows for part in slice_of_days(self.account_sid, *window).parts
         ]
 
     def open_calls(self) -> list[Slice]:
-        """The slices of open calls, which are to be read before the others."""
+        """Return the slices of open calls, which must be read before the others."""
         return [slice_ for slice_ in self._begun() if slice_.listing.status in OPEN]
 
     def others(self, at_once: int, page_size: int) -> Iterator[Slice]:
-        """The other slices, the newest days first, each cut when it is drawn; `at_once` are read at a time.
+        """Yield the other slices, the newest days first, each cut when it is taken; `at_once` are read at a time.
 
-        Slices under way come first. Slices of which nothing could be read before come last: they may fail again.
+        Slices under way come first. Slices that could not be read before come last, because they may fail again.
         """
         begun = self.state.begun
         others = [slice_ for slice_ in self._begun() if slice_.listing.status not in OPEN]
@@ -115,13 +115,13 @@ class Plan:
         yield from [slice_ for slice_ in others if begun.get(slice_.name, "") is None]
 
     def split(self, slice_: Slice) -> None:
-        """Note that a slice could not be read. If it is several days, each of them is tried alone from now on."""
+        """Record that a slice could not be read. If it has several days, each is read alone from now on."""
         if len(slice_.parts) > 1:
             self.state.begun.pop(slice_.name, None)
             self.state.begun |= dict.fromkeys(slice_.parts)
 
     def move(self, item: Fetched) -> None:
-        """Note that `item` is about to be merged."""
+        """Record that `item` is about to be merged."""
         name = item.slice.name
         self._seen[name] += len(item.page.observations)
         if item.next_uri is not None:
@@ -138,12 +138,12 @@ class Plan:
         return [slice_named(self.account_sid, name) for name in self.state.begun]
 
     def _days_wanted(self, days_left: int, at_once: int, page_size: int) -> int:
-        """How many days the next slice is to have: some for each of those read at once, and full pages."""
+        """Return the number of days for the next slice: enough to fill pages, but some for each slice read at once."""
         if not self._days_read:
             return 1
         share = days_left // at_once
-        # The days with the fewest calls are done first, and may be Sundays. So a slice takes no more days than were
-        # read already, or than leaves as many for each of the others.
+        # The days that are done first have the fewest calls, and may be Sundays. A slice therefore takes no more days
+        # than have been read already, or than its equal share of the days left.
         a_day = max(1, self._calls_read) / self._days_read
         full, enough = (pages * page_size // a_day for pages in (_PAGES_AT_LEAST, _PAGES_AT_MOST))
         wanted = min(max(share, full), enough, max(share, self._days_read))

@@ -1,4 +1,4 @@
-"""One execution of a job: its lock, its run_id, its deadline, its outcome in `sync_state`."""
+"""One execution of a job: its lock, its run_id, its deadline, and its outcome in `sync_state`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from reconciler.sync.cursors import JobCursor, encode, load
 from reconciler.twilio.client import Session
 from reconciler.twilio.records import bury_observation
 
-# The database is ours, and asking it costs nothing: a run that waits for it goes on soon after it is back.
+# The database may be asked often. A run that waits for it therefore continues soon after it is back.
 _DATABASE_TRIED_EVERY: Final = 5.0  # seconds
-_DATABASE_TRIES: Final = 60  # more than fit into the patience of `retry`
+_DATABASE_TRIES: Final = 60  # more than fit into `retry.GIVE_UP_AFTER`
 
 log = get_logger(__name__)
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class Run(Generic[C]):
-    """One execution of a job, while it runs."""
+    """One execution of a job: its context, its counts, and its way to Twilio and the database."""
 
     def __init__(self, context: JobContext, counts: C) -> None:
         self.context = context
@@ -53,33 +53,33 @@ class Run(Generic[C]):
 
     @property
     def session(self) -> Session:
-        """The way to Twilio, for a job that asks Twilio."""
+        """The session with Twilio; only for jobs that ask Twilio."""
         assert self.context.session is not None
         return self.context.session
 
     @property
     def account(self) -> Account:
-        """The account, for a job that asks Twilio."""
+        """The account; only for jobs that ask Twilio."""
         assert self.context.account is not None
         return self.context.account
 
     def now(self) -> datetime:
-        """The time, in UTC."""
+        """Return the time, in UTC."""
         return self.context.clock()
 
     # How it ends
 
     def fail(self, reason: str | None) -> None:
-        """Have the run end as failed because of `reason`; the first reason counts. None: nothing failed."""
+        """Make the run end as failed because of `reason`; the first reason counts. None changes nothing."""
         if self.counts.problem is None:
             self.counts.problem = reason
 
     def finish(self) -> None:
-        """Note that all work is done: a stop that comes after this does not interrupt the run."""
+        """Record that all work is done: a later stop does not interrupt the run."""
         self._is_finished = True
 
     def expire(self) -> None:
-        """Stop the run: its time is up."""
+        """Stop the run because its time limit has passed."""
         self._is_overdue = True
         self.stop.set()
 
@@ -100,7 +100,7 @@ class Run(Generic[C]):
     # The database
 
     def persist(self, work: Callable[[], T]) -> T:
-        """Do `work` on the store, again after a while if the database was away."""
+        """Call `work` on the store and return its result; repeat it while the database is away."""
         policy = retrying(
             self.stop, before_sleep=self._announce, longest_wait=_DATABASE_TRIED_EVERY, attempts=_DATABASE_TRIES
         )
@@ -109,7 +109,7 @@ class Run(Generic[C]):
         return result
 
     def ask(self, question: Callable[[Connection], T]) -> T:
-        """What the database answers to `question`, one of the functions of `database`."""
+        """Return the result of `question`, a function of `database` that takes a connection."""
 
         def ask() -> T:
             with self.context.store.session() as conn:
@@ -118,15 +118,15 @@ class Run(Generic[C]):
         return self.persist(ask)
 
     def commit(self, work: Callable[[Transaction], T]) -> T:
-        """Do `work` in one transaction; it may be called several times."""
+        """Call `work` in one transaction and return its result; `work` may be called several times."""
         return self.persist(lambda: self.context.store.atomically(work))
 
     def merge_page(
         self, page: Page, *, cursor: JobCursor | None = None, seen: int | None = None, is_bulk: bool = False
     ) -> Merged:
-        """Merge a page, keep its dead letters and move the cursor in one commit; count and report what it found.
+        """Merge a page, keep its dead letters and move the cursor in one commit; count and log the result.
 
-        `seen` is how many of its calls this run counts; None: all of them.
+        `seen` is the number of the page's calls that this run counts; None means all of them.
         """
         moved = None if cursor is None else self._encoded(cursor)
         merged = self.persist(
@@ -147,7 +147,7 @@ class Run(Generic[C]):
         return merged
 
     def mark_gone(self, call_sids: Sequence[str]) -> None:
-        """Note which calls Twilio has no more."""
+        """Mark calls as gone: Twilio no longer has them."""
         if not call_sids:
             return
         now = self.now()
@@ -157,10 +157,10 @@ class Run(Generic[C]):
             log.warning("call.gone", call_sid=call_sid)
 
     def read_cursor(self, kind: type[K]) -> K | None:
-        """Where this job stands; None if it never ran.
+        """Return this job's cursor; None if it has never run.
 
         Raises:
-            ConfigError: the cursor cannot be; see `cursors.load`.
+            ConfigError: the cursor cannot be right; see `cursors.load`.
 
         """
         value = self.persist(lambda: self.context.store.read_cursor(self.job))
@@ -168,10 +168,10 @@ class Run(Generic[C]):
         return load(self.job, value, kind, now=self.now(), account_sid=None if account is None else account.sid)
 
     def read_cursor_unless(self, since: datetime | None, kind: type[K]) -> K | None:
-        """Where this job stands; None if it never ran, or if a person named the moment to begin at.
+        """Return this job's cursor; None if it has never run, or if a person gave the moment `since` to begin at.
 
         Raises:
-            ConfigError: the cursor cannot be; see `cursors.load`.
+            ConfigError: the cursor cannot be right; see `cursors.load`.
 
         """
         if since is None:
@@ -180,7 +180,7 @@ class Run(Generic[C]):
         return None
 
     def keep_cursor(self, cursor: JobCursor) -> None:
-        """Move this job's cursor, which speaks of no new rows."""
+        """Move this job's cursor in a commit of its own, without rows."""
         moved = self._encoded(cursor)
         self.persist(lambda: self.context.store.commit_cursor(moved, now=self.now()))
 
@@ -188,10 +188,10 @@ class Run(Generic[C]):
         """Move this job's cursor in a transaction of `commit`."""
         transaction.move_cursor(self._encoded(cursor), now=self.now())
 
-    # What is told
+    # Progress
 
     def tell_progress(self) -> None:
-        """Log how far a sweep has come, every few seconds."""
+        """Log the progress of a sweep, every few seconds."""
         if time.monotonic() - self._progress_told_at >= self.context.progress_every.total_seconds():
             self._progress_told_at = time.monotonic()
             counts = self.counts
@@ -200,7 +200,7 @@ class Run(Generic[C]):
             )  # fmt: skip
 
     def _encoded(self, cursor: JobCursor) -> Cursor:
-        return Cursor(self.job, encode(cursor))  # as it is now: the caller's goes on changing
+        return Cursor(self.job, encode(cursor))  # a copy: the caller may change the cursor later
 
     def _announce(self, error: Retriable, attempt: int, wait: float) -> None:
         self.context.on_progress()
@@ -209,14 +209,13 @@ class Run(Generic[C]):
 
 @contextmanager
 def run(context: JobContext, counts: C) -> Iterator[Run[C]]:
-    """Surround one execution: hold the job's lock, bind job, account and run_id to the log, record how it ended.
+    """Surround one execution: hold the job's lock, bind job, account and run_id to the log, record the outcome.
 
-    The outcome stands in `counts` afterwards, and in `sync_state` unless this is a dry run. A run has failed if it
-    called `fail`, or if its deadline cut it short. A run that was stopped before it was done has neither succeeded nor
-    failed.
+    The outcome is in `counts` afterwards, and in `sync_state` unless this is a dry run. A run has failed if `fail` was
+    called, or if its deadline cut it short. A run that was stopped before its end has neither succeeded nor failed.
 
     Raises:
-        JobHeld: another process runs this job, or took it over; nothing is recorded.
+        JobHeld: another process runs this job, or took it over; no outcome is recorded.
 
     """
     started = time.monotonic()
@@ -232,7 +231,7 @@ def run(context: JobContext, counts: C) -> Iterator[Run[C]]:
                 if not context.dry_run:
                     _record_outcome(this, labels)
         except (BrokenPipeError, JobHeld):
-            raise  # nobody reads the differences any more; or the job is another process's now
+            raise  # the reader of the output is gone, or another process has the job
         except Exception as exc:
             _record_exception(this, labels, exc)
             raise
@@ -248,7 +247,7 @@ def run(context: JobContext, counts: C) -> Iterator[Run[C]]:
 
 @contextmanager
 def _deadline(this: Run[Any]) -> Iterator[None]:
-    """Stop the run when its time is up."""
+    """Stop the run when its time limit has passed."""
     limit = this.context.time_limit
     if limit is None:
         yield
@@ -279,12 +278,12 @@ def _record_exception(this: Run[Any], labels: telemetry.Labels, error: Exception
     retry_at = context.retry_at() if pause is None else context.clock() + pause
     telemetry.log_failure(str(error), type(error).__name__, retry_at=retry_at)
     if not context.dry_run:
-        with suppress(ReconcilerError):  # the database may be what failed
+        with suppress(ReconcilerError):  # perhaps it is the database that failed
             _record_failure(this, labels, str(error) or type(error).__name__)
 
 
 def _record_failure(this: Run[Any], labels: telemetry.Labels, reason: str) -> None:
-    """Keep why the run failed; the last success may have been another process's."""
+    """Store the reason of a failure, and show the last success, which may be another process's."""
     last_success = this.context.store.record_failure(this.job, error=mask(redact(reason)), now=this.now())
     if last_success is not None:
         metrics.last_success.labels(*labels).set(last_success.timestamp())

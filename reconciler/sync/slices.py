@@ -1,4 +1,4 @@
-"""Slices of a window: what to ask Twilio for, and which calls belong to the slice; pure."""
+"""Slices of a window: each has a listing, and decides which of the listed calls belong to it; pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from reconciler.model import Observation, Page, Status
 from reconciler.times import next_midnight, utc_days
 from reconciler.twilio.listing import Listing
 
-# A slice asks for a little more than its day: Twilio's `<` may or may not include its instant, and clocks differ. It
-# asks up to a midnight: if Twilio counts only dates, `<` some hour of a day would leave out all of that day.
+# A slice asks for a little more than its days: Twilio's `<` may or may not include its instant, and clocks differ. Its
+# listing ends at a midnight: if Twilio compares only dates, `<` some hour of a day would leave out that whole day.
 MARGIN: Final = timedelta(minutes=10)
 
 # A StartTime filter may not show calls of these statuses, so a sweep asks for them by Status.
@@ -26,29 +26,29 @@ _EVER: Final = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UT
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One listing, and which of its calls belong to it: those of UTC days, or of a status."""
+    """One listing, and the rule for the calls that belong to the slice: those of UTC days, or of a status."""
 
     name: str  # unique within a sweep, and stable: a cursor refers to it
     listing: Listing
     since: datetime
     until: datetime
-    down_to: datetime | None = None  # calls created before it do not matter; None: read the listing to its end
-    parts: tuple[str, ...] = ()  # the days, or the status, that it was cut from; told and counted one by one
+    down_to: datetime | None = None  # calls created before it are not needed; None: read the listing to its end
+    parts: tuple[str, ...] = ()  # its days, or its status; these are counted one by one
 
     def keep(self, page: Page) -> Page:
-        """`page` with only the calls that belong to this slice."""
+        """Return `page` with only the calls that belong to this slice."""
         return page._replace(observations=[o for o in page.observations if self._holds(o)])
 
     def count(self, page: Page) -> int:
-        """How many calls of `page` this slice counts: an open call that has started is in a day as well."""
+        """Return how many calls of `page` count for this slice. An open call that has started counts for its day."""
         is_open = self.listing.status in OPEN
         return len({o.call_sid for o in page.observations if not is_open or o.start_time is None})
 
     def is_past(self, page: Page) -> bool:
         """Whether no call of this slice can come after `page`.
 
-        Twilio lists newest first by date_created (observed, not promised). A page in that order that reaches beyond
-        `down_to` is the last one of use.
+        Twilio lists newest first by date_created (observed, not promised). If a page is in that order and reaches
+        beyond `down_to`, later pages are not needed.
         """
         if self.down_to is None:
             return False
@@ -60,13 +60,13 @@ class Slice:
             return True
         time = observation.window_time
         if self.listing.status is not None:
-            # A call that was dialled is in one of the days.
+            # A call that was dialled belongs to one of the days.
             return observation.start_time is None and (time is None or self.since <= time < self.until)
         return time is None or self.since <= time < self.until
 
 
 def dates_created(page: Page) -> list[datetime]:
-    """When the calls of a page were created, in its order."""
+    """Return the times at which the calls of a page were created, in the order of the page."""
     return [o.date_created for o in page.observations if o.date_created is not None]
 
 
@@ -76,7 +76,7 @@ def is_newest_first(times: Sequence[datetime]) -> bool:
 
 
 def slice_by_status(account_sid: str, status: Status, since: datetime, until: datetime) -> Slice:
-    """The open calls of that status, or the never dialled calls of it that were created in `[since, until)`."""
+    """Return the slice of the open calls of a status, or of its never dialled calls created in `[since, until)`."""
     # A listing by Status has no window of its own.
     down_to = None if status in OPEN else since - MARGIN
     name = f"{status.value}@{_name_days(since, until)}"
@@ -84,27 +84,27 @@ def slice_by_status(account_sid: str, status: Status, since: datetime, until: da
 
 
 def slice_of_days(account_sid: str, since: datetime, until: datetime) -> Slice:
-    """The calls that started in `[since, until)`."""
+    """Return the slice of the calls that started in `[since, until)`."""
     listing = Listing(account_sid, since=since, until=next_midnight(until) + MARGIN)
     parts = tuple(_name_days(*day) for day in reversed(utc_days(since, until)))
     return Slice(_name_days(since, until), listing, since, until, parts=parts)
 
 
 def slice_of_newest(account_sid: str, *, down_to: datetime, page_size: int) -> Slice:
-    """All calls, back to those created before `down_to`."""
+    """Return the slice of all calls, newest first, down to those created before `down_to`."""
     return Slice("newest", Listing(account_sid, page_size=page_size), *_EVER, down_to=down_to)
 
 
 def slice_of_ended(account_sid: str, *, since: datetime, page_size: int) -> Slice:
-    """All calls that ended since, however long ago they began."""
+    """Return the slice of all calls that ended since `since`, however long ago they began."""
     return Slice("ended", Listing(account_sid, ended_since=since, page_size=page_size), *_EVER)
 
 
 def slice_named(account_sid: str, name: str) -> Slice:
-    """The slice whose name a cursor kept.
+    """Return the slice whose name is in a cursor.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: no slice can have that name.
 
     """
     status, _, days = name.rpartition("@")

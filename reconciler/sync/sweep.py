@@ -1,4 +1,4 @@
-"""The one reading loop: slices are read from Twilio, and each page is merged in one commit."""
+"""The one reading loop: it reads slices from Twilio and merges each page in one commit."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def read(
     preview: Callable[[Fetched], Merged] | None = None,
     is_bulk: bool = False,
 ) -> list[Failed]:
-    """Read and merge `first`, then `slices`; returns the slices that failed. Ends early on `stop`. See `fetch`.
+    """Read and merge `first`, then `slices`, until the run is stopped; return the slices that failed. See `fetch`.
 
-    `cursor_after` is called with each page before it is merged, and returns the job's cursor that commits with it.
-    `on_page` is called after the merge, `on_failed` with each slice that could not be read. `preview` replaces the
-    merge.
+    - `cursor_after` is called with each page before the merge; it returns the cursor that commits with the page.
+    - `on_page` is called after the merge, and `on_failed` with each slice that could not be read.
+    - `preview` replaces the merge.
 
     Raises:
-        Refused: Twilio or the database does.
-        Retriable: the database stayed away.
+        Refused: Twilio or the database refused.
+        Retriable: the database did not come back.
 
     """
     items = fetch(
@@ -76,7 +76,7 @@ def read(
 
 
 def read_in_order(this: Run[Any], slice_: Slice, *, resume_at: str | None, cursor_after: CursorAfter) -> None:
-    """Read and merge one slice as long as its pages are newest first. See `fetch_in_order`.
+    """Read and merge one slice while its pages are in order, newest first. See `fetch_in_order`.
 
     Raises:
         ReconcilerError: the slice cannot be read.
@@ -94,7 +94,7 @@ def read_plan(
     on_page: OnPage = _ignore_page,
     preview: Callable[[Fetched], Merged] | None = None,
 ) -> list[Failed]:
-    """Read and merge what `plan` still holds; each page commits with `cursor`, which holds the plan."""
+    """Read and merge the slices left in `plan`. Each page commits with `cursor`, which holds the plan."""
 
     def move(item: Fetched) -> JobCursor:
         plan.move(item)
@@ -114,7 +114,7 @@ def read_plan(
 
 
 def describe(failed: Sequence[Failed]) -> str | None:
-    """Why slices were not read, in one line; None if all were."""
+    """Return in one line why slices were not read; None if all were."""
     if not failed:
         return None
     reasons = "; ".join(sorted({str(failure.error) for failure in failed}))
@@ -129,7 +129,7 @@ def _merge(
     *,
     is_bulk: bool,
 ) -> Merged:
-    # In a sweep an open call that has started is in a day as well, and counted there.
+    # In a sweep an open call that has started is also in one of the days, and counted there.
     seen = item.slice.count(item.page) if is_bulk else None
     cursor = cursor_after(item)
     if preview is None:

@@ -1,4 +1,4 @@
-"""What a run tells: log lines for what a page found, and the counts that monitoring reads."""
+"""The log lines and metrics of a run."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ log = get_logger(__name__)
 
 
 class Labels(NamedTuple):
-    """The labels of a job's metrics; `account` is empty for jobs of the whole database."""
+    """The labels of a job's metrics. `account` is empty for jobs of the whole database."""
 
     kind: str
     account: str
 
 
-_shown: Final = set[Labels]()  # those that monitoring can see
+_shown: Final = set[Labels]()  # the labels whose metrics exist
 
 
 def log_fields(job: JobName, account_sid: str | None) -> dict[str, str]:
-    """What every log line of a job carries."""
+    """Return the fields that every log line of a job has."""
     return {"job": job.kind} if account_sid is None else {"job": job.kind, "account": account_sid}
 
 
 def report_page(merged: Merged, dead_letters: Sequence[DeadLetter] = (), *, is_bulk: bool = False) -> None:
-    """Log what a page found. Bulk work finds many gaps, and names them at level debug only."""
+    """Log the results of a page. Bulk work finds many gaps, so it logs them at level debug."""
     for letter in dead_letters:
         log.warning("record.dead_lettered", call_sid=letter.call_sid, reason=letter.reason)
     for letter in merged.held:
         log.warning("record.deferred", call_sid=letter.call_sid, reason=letter.reason)
-    are_gaps_told = not is_bulk or log.is_enabled_for(logging.DEBUG)
+    are_gaps_logged = not is_bulk or log.is_enabled_for(logging.DEBUG)
     for decision in merged.decisions:
         if decision.action == "drift" and decision.is_news:
             log.warning("call.frozen_drift", call_sid=decision.call_sid, fields=sorted(decision.theirs or ()))
-        elif decision.gap is not None and are_gaps_told:
+        elif decision.gap is not None and are_gaps_logged:
             _log_gap(decision, decision.gap, is_bulk=is_bulk)
 
 
@@ -65,10 +65,10 @@ def log_failure(error: str, kind: str, *, retry_at: datetime | None) -> None:
 
 
 def show_counts(labels: Labels, now: datetime) -> None:
-    """Show the counts of a job, from 0 on, before its first run counts.
+    """Create the metrics of a job at 0, before its first run counts.
 
-    Prometheus' `increase()` does not see the first count of a counter that begins with it. Until its last success is
-    known, a job is as old as its first run, which begins `now`.
+    Prometheus' `increase()` does not see the first count of a counter that did not exist before. Until the job
+    succeeds, its last success is the begin of its first run, `now`.
     """
     if labels in _shown:
         return
@@ -81,13 +81,13 @@ def show_counts(labels: Labels, now: datetime) -> None:
 
 
 def forget_counts(account_sid: str) -> None:
-    """Show monitoring nothing more of an account whose jobs are not scheduled any more."""
+    """Remove the metrics of an account whose jobs are no longer scheduled."""
     metrics.forget(account_sid)
     _shown.difference_update([labels for labels in list(_shown) if labels.account == account_sid])
 
 
 def count_run(counts: Counts, labels: Labels, now: datetime) -> None:
-    """Count a run that came to its end."""
+    """Count a run that has ended."""
     metrics.runs.labels(*labels, counts.outcome).inc()
     metrics.run_seconds.labels(*labels).set(counts.seconds)
     metrics.lag.labels(*labels).set(counts.lag.total_seconds())
