@@ -1,4 +1,4 @@
-"""Which calls we hold, and which of them a job has to ask about: the reads of queries/messages.sql."""
+"""The calls that we hold, and those that a job must ask about: the reads of queries/messages.sql."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _queries = load_queries("messages")
 
 
 class KnownCall(NamedTuple):
-    """A call of ours, when it began as far as we know, and whether it may belong to another account."""
+    """One of our calls, the best known time of its begin, and whether it may belong to another account."""
 
     call_sid: str
     began_at: datetime
@@ -19,7 +19,7 @@ class KnownCall(NamedTuple):
 
 
 class StuckCall(NamedTuple):
-    """A call that has been open for too long."""
+    """A call that has been open for longer than `stuck_after`."""
 
     call_sid: str
     account_sid: str | None
@@ -28,7 +28,7 @@ class StuckCall(NamedTuple):
 
 
 class OpenCounts(NamedTuple):
-    """Calls that something is still expected of."""
+    """The numbers of open, stuck and unfrozen calls."""
 
     open: int
     stuck: int
@@ -44,10 +44,10 @@ def open_calls(
     looked_at: datetime | None,
     now: datetime,
 ) -> list[KnownCall]:
-    """The calls of an account that are not final.
+    """Return the open calls of an account.
 
-    `owns_unassigned`: rows without an account are among them. If the account is not the only one, such a row is
-    among them again each time its age has doubled since `looked_at`.
+    `owns_unassigned`: rows without an account are included. If there are other accounts, such a row is included again
+    each time its age has doubled since `looked_at`.
     """
     params = {
         "account_sid": account_sid,
@@ -72,10 +72,11 @@ def unfrozen_calls(
     freeze_after: timedelta,
     now: datetime,
 ) -> list[KnownCall]:
-    """The calls of an account that ended at `since` or later and are not frozen.
+    """Return the calls of an account that ended at `since` or later and are not frozen.
 
-    Calls that REST has confirmed count from `confirmed_since` on. With `looked_at`, only the calls that are due since
-    then: their age has doubled, counted in `interval`s, or their deadline has passed.
+    - Calls that REST has confirmed are included from `confirmed_since` on.
+    - With `looked_at`, only calls that became due since then are included: their age has doubled, in units of
+      `interval`, or their deadline has passed.
     """
     params = {
         "account_sid": account_sid,
@@ -92,7 +93,7 @@ def unfrozen_calls(
 
 
 def count_calls(conn: Connection, *, account_sid: str, since: datetime, until: datetime) -> int:
-    """How many calls of an account we hold in `[since, until)`."""
+    """Return the number of calls of an account that we hold in `[since, until)`."""
     params = {"account_sid": account_sid, "since": since, "until": until}
     row = conn.execute(_queries["count_calls"], params).fetchone()
     return int(row[0]) if row else 0
@@ -108,12 +109,12 @@ def has_trunk_calls(conn: Connection, *, account_sid: str, since: datetime, limi
 def stuck_calls(
     conn: Connection, *, stuck_since: datetime, named_since: datetime | None, limit: int
 ) -> list[StuckCall]:
-    """The oldest calls that began after `named_since` and are open since `stuck_since` or longer."""
+    """Return the oldest calls that began after `named_since` and have been open since `stuck_since` or longer."""
     params = {"stuck_since": stuck_since, "named_since": named_since, "batch": limit}
     return [StuckCall(*row) for row in conn.execute(_queries["stuck_calls"], params)]
 
 
 def count_open(conn: Connection, *, stuck_since: datetime, kept_since: datetime) -> OpenCounts:
-    """How many calls are open, stuck and unfrozen; of the unfrozen those that ended at `kept_since` or later."""
+    """Return the numbers of open, stuck and unfrozen calls; unfrozen calls count if they ended since `kept_since`."""
     row = conn.execute(_queries["count_open"], {"stuck_since": stuck_since, "kept_since": kept_since}).fetchone()
     return OpenCounts(*row) if row else OpenCounts(0, 0, 0)

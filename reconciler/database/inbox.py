@@ -1,4 +1,4 @@
-"""The webhook inbox as a table: rows are claimed, completed or kept as dead letters. See queries/inbox.sql."""
+"""The webhook inbox as a table: claims, completed rows and dead letters. See queries/inbox.sql."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from psycopg.types.json import Jsonb
 from reconciler.database.connection import Connection, load_queries
 from reconciler.model import DeadLetter
 
-WORKER_PATIENCE: Final = timedelta(seconds=60)  # how long a worker may be at a row it has claimed
-WORKER_TRIES: Final = 8  # of the Viewer's worker; the last one comes four hours after the first
+WORKER_PATIENCE: Final = timedelta(seconds=60)  # a worker may take this long for a row it has claimed
+WORKER_TRIES: Final = 8  # tries of the Viewer's worker; the last one comes four hours after the first
 
 _queries = load_queries("inbox")
 _housekeeping = load_queries("housekeeping")
 
 
 class InboxRow(NamedTuple):
-    """A claimed row, in the order of the columns of the claims; `payload` is JSON text."""
+    """A claimed row. The fields are in the order of the claims' columns; `payload` is JSON text."""
 
     id: int
     source: str
@@ -37,7 +37,7 @@ class InboxRow(NamedTuple):
 
 
 class RecordingEvent(NamedTuple):
-    """A recording that is ready, as an event of its call."""
+    """The event of a call whose recording is ready."""
 
     call_sid: str
     recording_sid: str
@@ -46,37 +46,37 @@ class RecordingEvent(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """How many webhooks are due, and the age of the oldest in seconds; None if none is due."""
+    """The number of due webhooks, and the age of the oldest in seconds; None if none is due."""
 
     rows: int
     oldest_seconds: float | None
 
 
 class InboxRows:
-    """What one transaction may do to the inbox. A claimed row stays locked until the transaction ends."""
+    """One transaction's access to the inbox. A claimed row stays locked until the transaction ends."""
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
     def claim_due(self, *, now: datetime, grace: timedelta, limit: int) -> list[InboxRow]:
-        """The oldest webhooks that the Viewer's worker left: pending past `grace`, or stuck in processing."""
+        """Claim the oldest webhooks that the Viewer's worker left: pending past `grace`, or stuck in processing."""
         return self._claim("claim_due", {**_due(now, grace), "batch": limit})
 
     def claim_failed(self, *, first: int, now: datetime, limit: int) -> list[InboxRow]:
-        """Webhooks at which the Viewer's worker failed and that are due again, from the number `first` on."""
+        """Claim failed webhooks that are due again, from the id `first` on."""
         params = {"first": first, "now": now, "batch": limit, "max_tries": WORKER_TRIES}
         return self._claim("claim_failed", params)
 
     def claim_dead(self, *, first: int, now: datetime, limit: int) -> list[InboxRow]:
-        """Dead letters from the number `first` on."""
+        """Claim dead letters, from the id `first` on."""
         return self._claim("claim_dead", {"first": first, "now": now, "batch": limit})
 
     def claim_dead_by_id(self, ids: Sequence[int], *, now: datetime) -> list[InboxRow]:
-        """The dead letters with these numbers."""
+        """Claim the dead letters with these ids."""
         return self._claim("claim_dead_by_id", {"ids": list(ids), "now": now})
 
     def complete(self, ids: Sequence[int], *, now: datetime) -> None:
-        """Note that these rows are done with."""
+        """Mark rows as completed."""
         if ids:
             self._conn.execute(_queries["complete"], {"ids": list(ids), "now": now})
 
@@ -92,7 +92,7 @@ class InboxRows:
             self._conn.execute(_queries["keep_dead_letter"], {**letter._asdict(), "now": now})
 
     def put_off(self, reasons: Mapping[int, str]) -> None:
-        """Leave rows to a later try, each with its reason; see `claim_failed`."""
+        """Mark rows for a later try, each with its reason; see `claim_failed`."""
         if reasons:
             self._conn.execute(_queries["put_off"], {"ids": list(reasons), "reasons": list(reasons.values())})
 
@@ -104,7 +104,7 @@ class InboxRows:
     def record_recordings(
         self, recordings: Sequence[RecordingEvent], *, source: str, run_id: str, now: datetime
     ) -> None:
-        """One event for each recording, whatever is replayed and by whom."""
+        """Write one event for each recording, even if a webhook is replayed."""
         if not recordings:
             return
         params = {
@@ -119,7 +119,7 @@ class InboxRows:
         self._conn.execute(_queries["record_recordings"], params)
 
     def prune(self, *, received_before: datetime, limit: int) -> int:
-        """Delete the oldest completed rows; returns how many went."""
+        """Delete the oldest completed rows; return how many were deleted."""
         params = {"received_before": received_before, "batch": limit}
         return self._conn.execute(_housekeeping["prune_inbox"], params).rowcount
 
@@ -128,13 +128,13 @@ class InboxRows:
 
 
 def backlog(conn: Connection, *, now: datetime, grace: timedelta) -> Backlog:
-    """The webhooks that `InboxRows.claim_due` would claim, without a limit."""
+    """Return the number and age of the webhooks that `InboxRows.claim_due` would claim without a limit."""
     row = conn.execute(_queries["backlog"], _due(now, grace)).fetchone()
     return Backlog(*row) if row else Backlog(0, None)
 
 
 def count_unsettled(conn: Connection) -> dict[str, int]:
-    """How many rows are not completed, by status; a status without rows is left out."""
+    """Return the number of rows that are not completed, by status; a status without rows is left out."""
     return dict(conn.execute(_queries["count_unsettled"]).fetchall())
 
 

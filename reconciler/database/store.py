@@ -1,9 +1,9 @@
-"""The connection that merges, and holds the lock of the job: transactions, cursors, outcomes.
+"""The store: the connection that merges and holds the lock of the job. It has transactions, cursors and outcomes.
 
 Design rules
-- The job's advisory lock lives on the connection that merges: a process that loses the lock loses its transaction.
-- If another writer was faster than our merge, or PostgreSQL broke a deadlock at our cost, the store merges the whole
-  page again.
+- The job's advisory lock lives on the connection that merges. A process that loses the lock loses its transaction.
+- If another writer was faster than our merge, or if PostgreSQL ended a deadlock by aborting us, the store merges the
+  whole page again.
 - A merge does not wait for a lock while it holds rows. It rolls back and begins again.
 """
 
@@ -26,32 +26,33 @@ from reconciler.errors import Contended, JobHeld, Outpaced, ReadOnlyDatabase, Re
 from reconciler.logs import get_logger
 from reconciler.model import DeadLetter, JobName, Observation
 
-# Another writer on the same rows is a matter of milliseconds; who loses so often in a row has another problem.
+# Another writer holds the same rows for milliseconds. To lose so often in a row has another cause.
 MERGE_ATTEMPTS: Final = 10
-# After so many the page is halved, so that one call keeps no other from landing.
+# After so many attempts the page is halved, so that one call does not keep the others from being written.
 PAGE_ATTEMPTS: Final = 5
 _FIRST_PAUSE: Final = 0.05  # seconds; doubled each time
 _LONGEST_PAUSE: Final = 0.5
 
-# The merge must probe the unique index whatever the statistics say, also when its plan was made while the
-# table was still empty. JIT would take longer to compile the statement than the statement takes.
+# The merge must probe the unique index whatever the statistics are, also if its plan was made while the table was
+# empty. JIT would take longer to compile the statement than the statement takes to run.
 _MERGE_SESSION: Final = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
-    "enable_memoize": "off",  # each call is looked up once: a cache of that is never hit
+    "enable_memoize": "off",  # each call is looked up once, so a cache never helps
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
-    # A process that was stopped (SIGSTOP, a frozen machine) keeps its connection and the lock of its job: the server
-    # ends both, so that another can take over. Who only waited for Twilio for so long connects anew.
+    # A stopped process (SIGSTOP, a frozen machine) keeps its connection and the lock of its job. The server ends both,
+    # so that another process can take over. A process that only waited for Twilio for that long connects again.
     "idle_in_transaction_session_timeout": "30s",
     "idle_session_timeout": "60s",
-    # Rather than wait while we hold rows ourselves we let go of all and merge again: whoever waits for us goes on, and
-    # a deadlock is over before PostgreSQL looks for one (deadlock_timeout, a second), which could hit the Viewer.
+    # The merge does not wait for a lock while it holds rows: it rolls back and merges again. Sessions that wait for us
+    # continue, and a deadlock ends before PostgreSQL looks for one (deadlock_timeout, a second) and might abort the
+    # Viewer.
     "lock_timeout": "200ms",
 }
 
-_IDLE: Final = 10.0  # seconds; a connection that was idle for longer is tried before it is used
+_IDLE: Final = 10.0  # seconds; a connection that was idle for longer is tested before it is used
 
 log = get_logger(__name__)
 
@@ -62,13 +63,13 @@ _sync_state = db.load_queries("sync_state")
 
 
 class Store:
-    """One connection that merges and holds the lock of a job. If it broke, the next use reconnects and locks again.
+    """One connection that merges and holds the lock of a job. If it breaks, the next use reconnects and locks again.
 
     `channel` is notified of the calls that a commit changed.
 
     Raises, from every method:
-        Unavailable: the database is away; nothing of the call was committed, calling again is safe.
-        Refused: the role may not do this.
+        Unavailable: the database is away; nothing was committed, so the method may be called again.
+        Refused: the role lacks a privilege.
         JobHeld: another process has the lock.
 
     """
@@ -78,9 +79,9 @@ class Store:
         self._rules = rules or Rules()
         self._channel = channel
         self._job: JobName | None = None
-        self._cursors: dict[JobName, str | None] = {}  # where this process read or left them
+        self._cursors: dict[JobName, str | None] = {}  # as this process last read or moved them
         self._was_connected = False
-        self._locked_by: int | None = None  # the server's process that took a lock for us last
+        self._locked_by: int | None = None  # pid of the server process that last took a lock for us
         self._used_at = 0.0
         self._conn: db.Connection | None = None
 
@@ -92,7 +93,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Give up the lock and the connection."""
+        """Release the lock and close the connection."""
         conn, self._conn = self._conn, None
         if conn is not None:
             conn.close()
@@ -113,7 +114,7 @@ class Store:
                     with self.session() as conn:
                         locks.release_advisory_lock(conn, str(job))
                 except ReconcilerError:
-                    self.close()  # and the lock with it
+                    self.close()  # this also releases the lock
 
     def commit_page(
         self,
@@ -125,14 +126,15 @@ class Store:
         dead_letters: Sequence[DeadLetter] = (),
         refuse: Callable[[Observation, str], DeadLetter] | None = None,
     ) -> Merged:
-        """Merge `observations`, keep dead letters, move the cursor: in one commit or not at all.
+        """Merge `observations`, keep dead letters and move the cursor, in one commit or not at all.
 
-        PostgreSQL may refuse an observation: the Viewer may have constraints and triggers of its own. `refuse` makes
-        a dead letter of it, and the others land. A call whose row another session keeps locked is set aside in the
-        inbox, which tries it again. Without `refuse` the whole page fails.
+        - PostgreSQL may refuse an observation, because the Viewer may have constraints and triggers of its own.
+          `refuse` makes a dead letter of it, and the others are merged.
+        - A call whose row another session keeps locked goes to the inbox, which tries it again.
+        - Without `refuse` the whole page fails.
 
         Raises:
-            Unavailable: another writer was in the way too often.
+            Unavailable: another writer interfered in every attempt.
 
         """
         write = partial(Transaction.apply, origin=origin, now=now)
@@ -166,10 +168,10 @@ class Store:
         return self.atomically(partial(work, sets_aside=False))
 
     def atomically(self, work: Callable[[Transaction], T], *, attempts: int = MERGE_ATTEMPTS) -> T:
-        """Run `work` in one transaction; from the start again when another writer was in its way.
+        """Run `work` in one transaction and return its result; begin again if another writer interfered.
 
         Raises:
-            Outpaced: another writer was in its way `attempts` times in a row.
+            Outpaced: another writer interfered `attempts` times in a row.
 
         """
         for attempt in range(attempts):
@@ -190,41 +192,41 @@ class Store:
     def preview_page(
         self, observations: Sequence[Observation], *, origin: Origin, now: datetime, dead_letters: int = 0
     ) -> Merged:
-        """What `commit_page` would do, field by field; writes nothing."""
+        """Return what `commit_page` would do, field by field; write nothing."""
         with self.session() as conn, conn.transaction(force_rollback=True):
             decisions = Transaction(conn, self._rules, {}).preview(observations, origin=origin, now=now)
         return Merged.of(_count(observations), decisions, dead_letters=dead_letters)
 
     def read_cursor(self, job: JobName) -> Any:
-        """Where `job` stands, as JSON; None if it never ran. From here on only this process may move it."""
+        """Return the cursor of `job` as JSON; None if it has never run. From now on only this process may move it."""
         with self.session() as conn:
             row = conn.execute(_sync_state["read_cursor"], {"job": str(job)}).fetchone()
         self._cursors[job] = row[1] if row else None
         return row[0] if row else None
 
     def read_cursors(self, kind: str) -> list[Any]:
-        """The cursors of all jobs of a kind, as JSON."""
+        """Return the cursors of all jobs of a kind, as JSON."""
         with self.session() as conn:
             return [row[0] for row in conn.execute(_sync_state["cursors_of_kind"], {"kind": kind})]
 
     def commit_cursor(self, cursor: Cursor, *, now: datetime) -> None:
-        """Move a cursor that speaks of no new rows."""
+        """Move a cursor in a commit of its own, without rows."""
         self.atomically(lambda transaction: transaction.move_cursor(cursor, now=now))
 
     def record_success(self, job: JobName, *, now: datetime) -> None:
-        """Note that `job` did all its work, at `now`."""
+        """Record that `job` finished its work at `now`."""
         with self.session() as conn:
             conn.execute(_sync_state["record_success"], {"job": str(job), "now": now})
 
     def record_failure(self, job: JobName, *, error: str, now: datetime) -> datetime | None:
-        """Note that `job` failed, at `now`; its cursor stays. Returns when it last succeeded."""
+        """Record that `job` failed at `now`; return the time of its last success. The cursor does not move."""
         with self.session() as conn:
             row = conn.execute(_sync_state["record_failure"], {"job": str(job), "error": error, "now": now}).fetchone()
         return row[0] if row else None
 
     @contextmanager
     def session(self) -> Iterator[db.Connection]:
-        """Lend the connection; drop one that broke or became read-only. The next use opens a new one and its lock."""
+        """Lend the connection. One that broke or became read-only is closed; the next use opens another and locks."""
         conn = self._connected()
         try:
             with db.translated():
@@ -240,7 +242,7 @@ class Store:
     def _connected(self) -> db.Connection:
         if self._conn is not None and time.monotonic() - self._used_at > _IDLE and not db.is_alive(self._conn):
             self.close()
-            self._was_connected = False  # that the server ends an idle session is no news
+            self._was_connected = False  # the server may end an idle session, so this is not logged
         if self._conn is None or self._conn.closed:
             conn = db.connect(self._url, purpose=str(self._job or "job"), settings=_MERGE_SESSION)
             try:
@@ -261,9 +263,9 @@ class Store:
         pid = locks.try_advisory_lock(conn, str(job))
         if pid is None and self._locked_by is not None:
             if locks.holds_advisory_lock(conn, str(job), pid=self._locked_by):
-                # Cut connections are no news to the server at once; `idle_session_timeout` is how long it may take.
+                # The server may notice a cut connection late, after `idle_session_timeout` at the latest.
                 raise Unavailable(f"the server has not noticed yet that our connection broke, and keeps {job} locked")
-            pid = locks.try_advisory_lock(conn, str(job))  # the session that was ours may have given it back just now
+            pid = locks.try_advisory_lock(conn, str(job))  # our old session may have released it just now
         if pid is None:
             raise JobHeld(f"another process is running {job}", hint="wait for it, or stop it")
         self._locked_by = pid

@@ -1,14 +1,14 @@
-"""One transaction: observations merged into rows and events, dead letters, proofs, and the job's cursor.
+"""One transaction: it merges observations into rows and events, and writes dead letters, proofs and the job's cursor.
 
 The merge rules are one statement, `merge_staged` in queries/merge.sql. This module stages its input and counts its
 output.
 
 Design rules
-- A page is staged, merged and its cursor saved in one transaction: a kill loses all of it or nothing.
-- A cursor moves only from where this process left it. A process that was stopped while another took its place finds the
+- A page is staged and merged, and its cursor saved, in one transaction. A kill loses all of it or nothing.
+- A cursor moves only from where this process left it. A process that was stopped while another took over finds the
   cursor moved, and ends instead of setting it back.
-- The merge decides on what its snapshot shows, and writes only rows that are still the same. Otherwise it raises
-  Contended, and the store merges the whole page again.
+- The merge decides on its snapshot, and writes only rows that have not changed since. Otherwise it raises Contended,
+  and the store merges the whole page again.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from reconciler.model import DeadLetter, Gap, JobName, Observation
 T = TypeVar("T")
 X = TypeVar("X")
 
-# Of the columns of staged_observations. COPY in binary form must name them, and costs us a quarter of what text costs.
+# The types of the columns of staged_observations. COPY in binary form needs them, and costs a quarter of the text form.
 _STAGED_TYPES: Final = (
     "text", "text", "text", "text", "text", "text", "text", "int8", "numeric", "text", "timestamptz", "timestamptz",
     "text", "timestamptz", "timestamptz", "timestamptz", "text",
 )  # fmt: skip
 
-# Of the calls a commit changed, as many are named in a notification; 200 SIDs take 7,600 of the 8,000 bytes allowed
+# A notification names at most so many changed calls: 200 SIDs take 7,600 of the 8,000 bytes that PostgreSQL allows
 # (https://www.postgresql.org/docs/current/sql-notify.html).
 NOTIFIED_AT_MOST: Final = 200
 
-# Of one call alone. Another writer that is faster so often in a row, each time within milliseconds, is a trigger.
+# Attempts for a single call. If it fails so often in a row within milliseconds, the cause is a trigger.
 SINGLE_ATTEMPTS: Final = 3
 
 _WRITES: Final = ("insert", "update")
@@ -63,24 +63,25 @@ class Rules(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Who saw the observations: `source` as it stands in call_events, and the run."""
+    """The origin of observations: `source`, as in call_events, and the run."""
 
     source: str
     run_id: str
 
 
 class Cursor(NamedTuple):
-    """A job's place in its work, as JSON text; committed with the rows it speaks of."""
+    """A job's cursor as JSON text, to commit with the rows that it covers."""
 
     job: JobName
     json: str
 
 
 class Decision(NamedTuple):
-    """What the merge decided about one observation that was not simply known already.
+    """The merge's decision about one observation that holds something new.
 
-    `theirs` (the fields that differ, as Twilio says them) and `ours` (our row, empty if there is none) are
-    there for a preview and for a drift only.
+    Only a preview and a drift have these two:
+    - `theirs`: the fields that differ, with Twilio's values;
+    - `ours`: our row; empty if there is none.
     """
 
     call_sid: str
@@ -97,7 +98,7 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What a merge did, in calls."""
+    """The counts and decisions of a merge, in calls."""
 
     seen: int = 0
     inserted: int = 0
@@ -106,7 +107,7 @@ class Merged:
     frozen: int = 0
     drifted: int = 0
     dead_letters: int = 0
-    refused: list[DeadLetter] = field(default_factory=list)  # those of the dead letters that PostgreSQL refused
+    refused: list[DeadLetter] = field(default_factory=list)  # the dead letters that PostgreSQL refused
     held: list[DeadLetter] = field(default_factory=list)  # another session holds the row; tried again later
     gaps: Counter[Gap] = field(default_factory=Counter)
     decisions: list[Decision] = field(default_factory=list)
@@ -139,12 +140,12 @@ class Merged:
 
     @property
     def unchanged(self) -> int:
-        """Calls that already were as Twilio says."""
+        """The number of calls whose rows already agreed with Twilio."""
         return self.seen - self.inserted - self.updated
 
 
 class Bisected(NamedTuple, Generic[T, X]):
-    """What was written, and each item that was refused, or held by another session, with the reason."""
+    """The written results, and the items that were refused or locked by another session, each with the reason."""
 
     written: list[T]
     refused: list[tuple[X, str]]
@@ -152,7 +153,7 @@ class Bisected(NamedTuple, Generic[T, X]):
 
 
 class Transaction:
-    """What may be done in one commit; `changed` are the calls it wrote, `cursors` where it left which job."""
+    """One transaction's writes. `changed`: the SIDs of the calls it wrote. `cursors`: the cursors it moved, by job."""
 
     def __init__(self, conn: db.Connection, rules: Rules, cursors: Mapping[JobName, str | None]) -> None:
         self._conn = conn
@@ -164,7 +165,7 @@ class Transaction:
         self._is_staging_empty = True
 
     def apply(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> list[Decision]:
-        """Merge `observations` into rows and events; one call may occur several times.
+        """Merge `observations` into rows and events; return the decisions. A call may occur several times.
 
         Raises:
             Contended: another writer changed a row between our decision and our write.
@@ -179,15 +180,16 @@ class Transaction:
     def bisect_refused(
         self, items: Sequence[X], write: Callable[[Sequence[X]], Sequence[T]], *, sets_aside: bool = False
     ) -> Bisected[T, X]:
-        """Write `items`, and halve what cannot be written until the items to blame are found.
+        """Write `items`. If that fails, halve them until the items to blame are found.
 
-        An item that PostgreSQL refuses leaves nothing behind. With `sets_aside`, an item that another session keeps us
-        from writing is found in the same way. `write` may raise Contended if a row was not written as decided.
+        - An item that PostgreSQL refuses leaves nothing behind.
+        - With `sets_aside`, an item that another session locks is found in the same way.
+        - `write` may raise Contended if a row was not written as decided.
         """
         attempts = SINGLE_ATTEMPTS if sets_aside and len(items) == 1 else 1
         for _ in range(attempts):
             try:
-                with self._conn.transaction():  # a savepoint: what is locked stays locked
+                with self._conn.transaction():  # a savepoint: locks that we took before stay
                     return Bisected(list(write(items)), [], [])
             except psycopg.Error as exc:
                 reason = db.refusal(exc)
@@ -197,7 +199,7 @@ class Transaction:
             except Contended:
                 if not sets_aside:
                     raise
-                # Not a lock: a trigger that returns NULL, or another writer that is faster each time.
+                # This is no lock, but a trigger that returns NULL, or a writer that is faster each time.
                 reason, is_passing = "a trigger of this database lets the row not be written", False
         if len(items) == 1:
             why = [(items[0], reason or "another session holds the row")]
@@ -208,7 +210,7 @@ class Transaction:
         return Bisected(one.written + other.written, one.refused + other.refused, one.held + other.held)
 
     def preview(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> list[Decision]:
-        """Decide and write nothing. Of a call said twice the first counts: the second has nothing to build on."""
+        """Return the decisions and write nothing. If a call occurs twice, only its first observation is decided."""
         return [
             decision
             for round_ in list(one_per_call(observations))[:1]
@@ -216,12 +218,12 @@ class Transaction:
         ]
 
     def mark_gone(self, call_sids: Sequence[str], *, origin: Origin, now: datetime) -> list[str]:
-        """Note that Twilio has no such calls any more, once (rule 11); returns which were news. No status changes."""
+        """Mark calls as gone, once (rule 11); return the SIDs that were not marked before. No status changes."""
         params = {**origin._asdict(), "call_sids": sorted(call_sids), "now": now}
         return self._note_changed(self._conn.execute(_messages["mark_gone"], params))
 
     def fill_answered_by(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> None:
-        """Write who answered to rows that the merge left alone: machine detection may end after the call."""
+        """Fill answered_by in rows that the merge did not change: machine detection may end after the call."""
         answers = [observation for observation in observations if observation.answered_by]
         if answers:
             params = {
@@ -244,10 +246,10 @@ class Transaction:
         origin: Origin,
         now: datetime,
     ) -> list[str]:
-        """Freeze calls that ended `freeze_after` ago or earlier, the oldest first; returns which.
+        """Freeze calls that ended `freeze_after` ago or earlier, the oldest first; return their SIDs.
 
-        `warm_looks` maps an account to warm's last look: its calls freeze only if warm has looked past their deadline.
-        `warm_is_everywhere`: warm works for the other accounts too, and has not looked yet.
+        - `warm_looks`: warm's last run by account. A call of these accounts freezes only if that was past its deadline.
+        - `warm_is_everywhere`: warm covers all other accounts too, and has not run for them yet.
         """
         params = {
             **origin._asdict(),
@@ -262,7 +264,7 @@ class Transaction:
         return self._note_changed(self._conn.execute(_messages["freeze_due"], params))
 
     def thaw(self, call_sid: str, *, origin: Origin, now: datetime) -> bool:
-        """Open a frozen row, so that what Twilio says now counts as newer; False if it is not frozen."""
+        """Open a frozen row, so that Twilio's current record counts as newer; return False if it is not frozen."""
         self._conn.execute(_thaw["open_door"])
         params = {**origin._asdict(), "call_sid": call_sid, "now": now}
         is_thawed = self._conn.execute(_thaw["thaw"], params).fetchone() is not None
@@ -272,7 +274,7 @@ class Transaction:
         return is_thawed
 
     def keep_proof(self, proof: DayProof) -> None:
-        """Write the proof of a day over the one that is there."""
+        """Write the proof of a day; it replaces an earlier one."""
         keep_proof(self._conn, proof)
 
     def replace_alerts(
@@ -291,7 +293,7 @@ class Transaction:
         """Move a cursor.
 
         Raises:
-            JobHeld: it is not where this process read or left it.
+            JobHeld: the cursor has changed since this process read or moved it.
 
         """
         params = {"job": str(cursor.job), "cursor": cursor.json, "now": now}
@@ -306,14 +308,14 @@ class Transaction:
         self.cursors[cursor.job] = cursor.json
 
     def notify(self, channel: str) -> None:
-        """Tell `channel` which calls changed, when this commits; of too many only how many."""
+        """Notify `channel` of the changed calls at the commit; if there are too many, only of their number."""
         if self.changed:
             calls = sorted(set(self.changed))
-            said = {"calls": calls} if len(calls) <= NOTIFIED_AT_MOST else {"calls": None, "count": len(calls)}
-            self._conn.execute("SELECT pg_catalog.pg_notify(%s, %s)", (channel, json.dumps(said)))
+            payload = {"calls": calls} if len(calls) <= NOTIFIED_AT_MOST else {"calls": None, "count": len(calls)}
+            self._conn.execute("SELECT pg_catalog.pg_notify(%s, %s)", (channel, json.dumps(payload)))
 
     def _note_changed(self, rows: Iterable[tuple[Any, ...]]) -> list[str]:
-        """The SIDs in the rows that a statement returned: the calls that it changed."""
+        """Add the SIDs that a statement returned to `changed`, and return them."""
         call_sids = [row[0] for row in rows]
         self.changed += call_sids
         return call_sids
@@ -344,10 +346,10 @@ class Transaction:
 
 
 def one_per_call(observations: Sequence[Observation]) -> Iterator[list[Observation]]:
-    """Cut `observations` into rounds that hold each call at most once, keeping each call's order.
+    """Divide `observations` into rounds with each call at most once; the order within each call stays.
 
-    A listing may contain a call twice and an inbox holds several webhooks of one call, while one statement
-    must not touch a row twice. Where no call repeats, there is one round.
+    A listing may contain a call twice, and an inbox holds several webhooks of one call. One statement must not touch a
+    row twice. If no call repeats, there is one round.
     """
     rest: Sequence[Observation] = observations
     while rest:

@@ -1,4 +1,4 @@
-"""One run for each of several accounts: an account that is refused keeps no other from its run."""
+"""One run for each of several accounts: a refused account does not stop the others."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ C = TypeVar("C")
 
 
 def name_job(kind: str, account_sid: str | None, *, main: str | None) -> JobName:
-    """The job of that kind for an account, or with None for the whole database; the main account is not named."""
+    """Return the name of an account's job; None is the whole database. The main account's jobs do not name it."""
     return JobName(kind, None if account_sid == main else account_sid)
 
 
 def for_each_account(
     accounts: Sequence[str], work: Callable[[str], C], *, has_worked: Callable[[], bool]
 ) -> Iterator[tuple[str, C | ReconcilerError]]:
-    """Do `work` for one account after another; gives each account's result, or the error that concerns it alone.
+    """Call `work` for one account after another; yield each account's result, or an error that concerns it alone.
 
-    A refusal, or a job that another process holds, concerns one account, unless there is only one. `has_worked` tells
-    whether Twilio has accepted the credentials once; until then a refusal concerns all.
+    - With several accounts, a refusal or a job that another process holds concerns one account.
+    - `has_worked` returns whether Twilio has accepted the credentials before. Until then a refusal concerns all.
 
     Raises:
-        ReconcilerError: what concerns all accounts.
+        ReconcilerError: the error concerns all accounts.
 
     """
     for account_sid in accounts:

@@ -1,12 +1,12 @@
-"""The one-off sweep of a window that a person names: `reconcile --since 7d`.
+"""The backfill: a one-off sweep of a window that a person names (`reconcile --since 7d`).
 
 Design rules
-- Each page commits with the cursor that speaks of it, in a row of `sync_state` of its own. A backfill never moves the
-  daemon's cursors, and the same command goes on where a killed one stopped.
-- A window that was begun is finished as it was begun; the time that has passed since is added to its end.
-- A run in which any slice failed is not a success, and `sync_state` says so.
-- Several accounts are read one after another, each with a cursor of its own. Which of them are done stands in one more
-  row.
+- Each page commits with the backfill's cursor, which has a row of its own in `sync_state`. A backfill never moves the
+  daemon's cursors. After a kill the same command continues where the killed one stopped.
+- A window keeps its begin when a backfill is resumed; the time that has passed since is added to its end.
+- A run in which a slice failed is no success, in `sync_state` too.
+- Several accounts are read one after another, each with a cursor of its own. One more row holds the accounts that are
+  done.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from reconciler.sync.slices import OPEN
 from reconciler.sync.sweep import describe, read_plan
 from reconciler.twilio.listing import RETENTION
 
-# A backfill begun longer ago than this with the same words is another backfill.
+# A backfill with the same options that began longer ago than this is another backfill.
 _STALE: Final = timedelta(days=1)
 
 _SUMS: Final = (
@@ -50,7 +50,7 @@ log = get_logger(__name__)
 
 
 class Window(NamedTuple):
-    """What to read, and the words that asked for it, by which a killed backfill is known again."""
+    """The window to read, and the options as the person wrote them: by these a killed backfill is recognized."""
 
     since: datetime
     until: datetime
@@ -59,9 +59,10 @@ class Window(NamedTuple):
 
 @dataclass(slots=True)
 class BackfillCounts(Counts):
-    """What a backfill did, in calls and slices (UTC days, and statuses); of several accounts the sums, and each one's.
+    """The counts of a backfill, in calls and slices (UTC days and statuses).
 
-    `unread` are the accounts that were not read.
+    With several accounts these are the sums; `accounts` holds the counts of each account that was read, and `unread`
+    the error of each account that was not.
     """
 
     pages: int = 0
@@ -72,7 +73,7 @@ class BackfillCounts(Counts):
 
     @property
     def exit_code(self) -> ExitCode:
-        """How the run ended, for a shell."""
+        """The exit code of the command."""
         if self.outcome is Outcome.INTERRUPTED:
             return ExitCode.INTERRUPTED
         if self.accounts or self.unread:
@@ -85,7 +86,7 @@ class BackfillCounts(Counts):
         return self.usual_exit_code()
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape of `--json`; a contract."""
+        """Return the result for `--json`; its shape is a contract."""
         return {
             **self.counts(),
             "slices": self.slices,
@@ -102,16 +103,16 @@ class BackfillCounts(Counts):
 
 
 class Watcher:
-    """Told while a backfill runs; each method does nothing unless it is overridden."""
+    """Callbacks during a backfill. Each method does nothing unless it is overridden."""
 
     def turned_to(self, account_sid: str, number: int, of: int) -> None:
-        """Called before each account, where there are several."""
+        """Called before each account if there are several."""
 
     def planned(self, slices: int, remaining: int) -> None:
         """Called once for each account, before the first request."""
 
     def merged(self, counts: BackfillCounts, decisions: Sequence[Decision]) -> None:
-        """Called after each page, with the sums so far and the decisions of this page."""
+        """Called after each page, with the counts so far and the decisions of this page."""
 
     def finished(self, counts: BackfillCounts) -> None:
         """Called at the end, unless the run failed as a whole."""
@@ -119,28 +120,28 @@ class Watcher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillContext(JobContext):
-    """A backfill of one account's `window`; a dry run finds out what would change."""
+    """The context of a backfill of one account's `window`. A dry run only finds out what would change."""
 
     window: Window
     watcher: Watcher = field(default_factory=Watcher)
 
 
 def name_backfill(account_sid: str) -> JobName:
-    """The job of an account's backfill."""
+    """Return the name of an account's backfill."""
     return JobName("backfill", account_sid)
 
 
 def backfill(context: BackfillContext) -> BackfillCounts:
     """Make the calls of the window equal to Twilio's, or in a dry run find out what would change.
 
-    Returns when all slices were read, or failed, or the run was stopped. What was merged until then stays and is not
-    read again.
+    The function returns when every slice has been read or has failed, or when the run is stopped. Merged pages stay,
+    and are not read again.
 
     Raises:
-        ConfigError: the cursor of this backfill is impossible; nothing was read.
-        Refused: Twilio or the database does.
-        Retriable: the database stayed away.
-        JobHeld: another process is at the backfill of this account.
+        ConfigError: the cursor of this backfill cannot be right; nothing was read.
+        Refused: Twilio or the database refused.
+        Retriable: the database did not come back.
+        JobHeld: another process is running the backfill of this account.
 
     """
     watcher = context.watcher
@@ -172,11 +173,11 @@ def backfill(context: BackfillContext) -> BackfillCounts:
 
 
 class _Preview:
-    """Tells what a page would change. Nothing is written, so a call that is listed twice would be told twice."""
+    """Finds out what a page would change. A call that was listed by Status before is left out: it would count twice."""
 
     def __init__(self, this: Run[BackfillCounts]) -> None:
         self._this = this
-        self._open: set[str] = set()  # calls listed by Status, which are listed in their day again
+        self._open: set[str] = set()  # calls listed by Status; they are listed again in their day
 
     def __call__(self, item: Fetched) -> Merged:
         news = [o for o in item.page.observations if o.call_sid not in self._open]
@@ -188,7 +189,7 @@ class _Preview:
 
 
 def _begin(this: Run[BackfillCounts]) -> BackfillCursor:
-    """The cursor of the same backfill, extended to now; or a new one."""
+    """Return the cursor of the same backfill, extended to now, or a new one."""
     assert isinstance(this.context, BackfillContext)
     window, account_sid, now = this.context.window, this.account.sid, this.now()
     cursor = None if this.context.dry_run else this.read_cursor(BackfillCursor)
@@ -204,7 +205,7 @@ def _begin(this: Run[BackfillCounts]) -> BackfillCursor:
 
 
 def _goes_on(cursor: BackfillCursor, window: Window, now: datetime) -> bool:
-    """Whether the cursor is that of the same backfill, begun less than a day ago and not finished."""
+    """Whether the cursor belongs to the same backfill, begun less than a day ago and not finished."""
     if cursor.finished or cursor.asked != window.asked or not -_STALE < now - cursor.begun_at <= _STALE:
         return False
     # The plan's end was rounded up to a second.
@@ -221,14 +222,14 @@ def backfill_accounts(
     stop: threading.Event,
     has_worked: Callable[[], bool],
 ) -> BackfillCounts:
-    """Read the same window of one account after another, and sum up. See `for_each_account`.
+    """Read the same window of one account after another, and return the sums. See `for_each_account`.
 
-    With a `store`, an account that was done before the same command was killed is only read from there on. Ends early
-    when Twilio is away.
+    - With a `store`, an account that the killed command had finished is read only from that time on.
+    - If Twilio is away, the function returns early.
 
     Raises:
-        Refused: Twilio does not know the credentials, or the database refuses its own.
-        Retriable: the database stayed away.
+        Refused: Twilio refused the credentials, or the database refused its own.
+        Retriable: the database did not come back.
 
     """
     batch = BatchCursor(asked=window.asked, begun_at=window.until, done={})
@@ -259,7 +260,7 @@ def backfill_accounts(
 
 
 def _read_batch(store: Store, window: Window) -> BatchCursor | None:
-    """The batch of the same words that was left less than a day after it began."""
+    """Return the cursor of a batch with the same options that began less than a day ago; None if there is none."""
     batch = load(_SEVERAL, store.read_cursor(_SEVERAL), BatchCursor, now=window.until)
     is_same = batch is not None and batch.asked == window.asked and window.until - batch.begun_at <= _STALE
     return batch if is_same else None
@@ -268,7 +269,7 @@ def _read_batch(store: Store, window: Window) -> BatchCursor | None:
 def _sum_up(
     accounts: Mapping[str, BackfillCounts], unread: Mapping[str, ReconcilerError], *, interrupted: bool
 ) -> BackfillCounts:
-    """What a backfill of several accounts did in all."""
+    """Return the sums of a backfill of several accounts."""
     total = BackfillCounts(accounts=dict(accounts), unread=dict(unread))
     total.outcome = Outcome.INTERRUPTED if interrupted else Outcome.SUCCEEDED
     for one in accounts.values():
@@ -282,7 +283,7 @@ def _sum_up(
 
 
 def clamp(since: datetime, *, now: datetime) -> datetime:
-    """`since`, or the oldest moment Twilio still keeps, with a warning."""
+    """Return `since`, or the begin of Twilio's retention if that is later, with a warning."""
     oldest = now - RETENTION
     if since >= oldest:
         return since

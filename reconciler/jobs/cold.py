@@ -1,12 +1,12 @@
-"""The cold job: nothing was missed, and there is a record of it for each UTC day.
+"""The cold job: it proves for each UTC day that no call is missing, and keeps the proof.
 
 Design rules
-- Cold reads every call of the last days, whatever we know of it, and once a week every call of the last weeks.
+- cold reads every call of the last days, known or not, and once a week every call of the last weeks.
 - Calls that a time filter cannot show are read first, by Status. Each belongs to a day, and the day's proof needs it.
-  If these could not all be read, days are merged and not proven.
-- The proof of a day needs its whole listing. A killed sweep goes on with the days it has not proven, and begins each of
-  these from its first page.
-- A sweep that began more than a day ago is begun anew, and reaches as far back.
+  If not all of them could be read, days are merged but not proven.
+- The proof of a day needs its whole listing. After a kill the sweep continues with the days that are not proven, each
+  from its first page.
+- A sweep that began more than a day ago is begun again, and reaches back as far.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class ColdCounts(Counts):
-    """What a sweep did: calls, and days that it proved or found to be incomplete."""
+    """The counts of a sweep: calls, and days that it proved complete or found incomplete."""
 
     days_verified: int = 0
     days_incomplete: int = 0
 
     @property
     def exit_code(self) -> ExitCode:
-        """How the run ended, for a shell."""
+        """The exit code of the command."""
         usual = self.usual_exit_code()
         return ExitCode.UNRECONCILED if usual is ExitCode.DONE and self.days_incomplete else usual
 
@@ -59,14 +59,14 @@ class ColdCounts(Counts):
 def cold(context: JobContext) -> ColdCounts:
     """Read every call of the last 3 days, or in a deep sweep of the last 35, and prove the days that are over.
 
-    A sweep is deep if the option `deep` says so, or else if the last deep sweep was a week ago. After a longer pause
-    the window reaches back to the end of the last sweep. Cold proves each UTC day that ended more than an hour before
-    it was read; account_days and the log tell what differs.
+    - The option `deep` decides whether the sweep is deep. Without it, a sweep is deep a week after the last deep one.
+    - After a longer pause the window reaches back to the end of the last sweep.
+    - A UTC day that ended more than an hour before it was read is proven. Differences are in account_days and the log.
 
     Raises:
-        ConfigError: the cursor is impossible; nothing was read.
-        Refused: Twilio or the database does.
-        Retriable: the database stayed away.
+        ConfigError: the cursor cannot be right; nothing was read.
+        Refused: Twilio or the database refused.
+        Retriable: the database did not come back.
         JobHeld: another process runs this job.
 
     """
@@ -85,13 +85,13 @@ def cold(context: JobContext) -> ColdCounts:
 
 
 def _begin(last: ColdCursor, deep: bool | None, now: datetime) -> SweepCursor:
-    """The sweep that was left under way less than a day ago, extended to now; or a new one."""
-    left = last.sweep or None  # UNSET if none was left
+    """Return the sweep that is under way since less than a day, extended to now, or a new one."""
+    left = last.sweep or None  # UNSET if none is under way
     if left is not None and deep in (None, left.is_deep) and timedelta(0) <= now - left.begun_at < _ONE_DAY:
         left.until = now
         return left
     if deep is None:
-        # In days, so that a job that starts a little earlier than a week ago is not put off to the next one.
+        # Whole days are compared: a job that starts a little earlier than a week ago must not wait for its next run.
         deep = last.deep_at is None or (now.date() - last.deep_at.date()).days not in range(DEEP_EVERY.days)
     since = midnight(now) - (DEEP if deep else USUAL)
     if last.swept_at is not None:
@@ -101,13 +101,13 @@ def _begin(last: ColdCursor, deep: bool | None, now: datetime) -> SweepCursor:
 
 
 def _finished(cursor: ColdCursor, sweep: SweepCursor) -> ColdCursor:
-    """The cursor when the sweep is done."""
+    """Return the cursor after the sweep."""
     deep_at = sweep.until if sweep.is_deep else cursor.deep_at
     return ColdCursor(account=cursor.account, swept_at=sweep.until, deep_at=deep_at)
 
 
 class _Sweep:
-    """A sweep while it is read: the slices by Status, the days, and the proofs of the days that are over."""
+    """A sweep that is being read: the slices by Status, the days, and the proofs of the days that are over."""
 
     def __init__(self, this: Run[ColdCounts], cursor: ColdCursor, sweep: SweepCursor) -> None:
         account_sid, window = this.account.sid, (sweep.since, sweep.until)
@@ -128,7 +128,7 @@ class _Sweep:
         )  # fmt: skip
 
     def read_all(self) -> str | None:
-        """Read and merge everything, and prove the days that are over; returns why something was not read."""
+        """Read and merge all slices, and prove the days that are over; return why a slice was not read, or None."""
         this = self._this
         failed = read(
             this,
@@ -152,7 +152,7 @@ class _Sweep:
         return have_all_failed and isinstance(failed[-1].error, Unavailable)
 
     def _read_usage(self) -> str | None:
-        """Ask how many calls were billed; returns why that is not known, unless the key may not read usage."""
+        """Read the usage records; return why that failed, or None, also if the API key may not read usage."""
         first, last = self._whole_days[-1].since.date(), self._whole_days[0].since.date()
         try:
             self._proofs.billed = self._this.session.billed_calls(self._this.account.sid, first, last)
@@ -169,7 +169,7 @@ class _Sweep:
             self._keep(proof)
 
     def _keep(self, proof: DayProof) -> None:
-        """Write the proof and move the cursor in one commit, and say what was proven."""
+        """Write the proof and move the cursor in one commit, and log the proof."""
         counts = self._this.counts
 
         def work(transaction: Transaction) -> None:
@@ -189,12 +189,12 @@ class _Sweep:
 
 
 def _is_whole(slice_: Slice) -> bool:
-    """Whether the slice is a whole UTC day: it is over, and can be proven."""
+    """Whether the slice is a whole UTC day. Such a day is over and can be proven."""
     return slice_.until - slice_.since == _ONE_DAY
 
 
 def _show_days(this: Run[ColdCounts], sweep: SweepCursor) -> None:
-    """Set the metrics of the days that deep sweeps prove."""
+    """Set the metrics about the days that a deep sweep covers."""
     account_sid, first = this.account.sid, (midnight(sweep.until) - DEEP).date()
     days = this.ask(partial(sum_up, account_sid=account_sid, first=first))
     metrics.incomplete_proofs.labels(account_sid).set(days.incomplete)

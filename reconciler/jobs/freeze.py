@@ -1,6 +1,7 @@
-"""The freeze job: a call that waited for its price long enough is frozen; a call open for too long is named, once.
+"""The freeze job: it freezes calls that have waited for their price long enough, and logs stuck calls, each once.
 
-The merge freezes calls that are complete. This job freezes those that will never be, and needs only the database.
+The merge freezes calls that are complete. This job freezes calls that will never be complete; it needs only the
+database.
 """
 
 from __future__ import annotations
@@ -21,32 +22,32 @@ from reconciler.sync.cursors import FreezeCursor, WarmCursor, load
 from reconciler.sync.run import Run, run
 from reconciler.twilio.listing import RETENTION
 
-FREEZE_BATCH: Final = 1000  # rows a commit
-NAMED_AT_MOST: Final = 100  # stuck calls a run; the next run names the next ones
+FREEZE_BATCH: Final = 1000  # rows in one commit
+NAMED_AT_MOST: Final = 100  # stuck calls logged by one run; the next run logs the next ones
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 log = get_logger(__name__)
 
 
 def freeze(context: JobContext) -> Counts:
-    """Freeze every call whose time is up, a batch a commit; name the calls that became stuck.
+    """Freeze every call that is past its deadline, in batches; log the calls that became stuck.
 
-    - A call that REST has confirmed, or that Twilio has no more, freezes `freeze_after` past its end.
+    - A call that REST has confirmed, or that is gone, freezes `freeze_after` past its end.
     - An account counts as covered by warm if warm has a cursor for it, or if it is in the option `scheduled_accounts`
       (None: all accounts). A covered call freezes only after warm has asked about it once past the deadline.
-    - A call that only webhooks told of freezes when Twilio no longer keeps it.
+    - A call that only webhooks have reported freezes when it is older than Twilio's retention.
     - A call is stuck if it is open for longer than `stuck_after`.
 
     Raises:
-        ConfigError: the cursor is impossible; calls were frozen, and stuck ones were not named.
-        Refused: the database role may not do this.
-        Retriable: the database stayed away; what was committed stays frozen.
+        ConfigError: the cursor cannot be right; calls were frozen, but stuck calls were not logged.
+        Refused: the database role lacks a privilege.
+        Retriable: the database did not come back; committed batches stay frozen.
         JobHeld: another process runs this job.
 
     """
     with run(context, Counts()) as this:
         now = this.now()
-        # A day more: Twilio counts its 400 days by a clock of its own.
+        # One day more, because Twilio counts its 400 days on its own clock.
         kept_since = now - RETENTION - timedelta(days=1)
         stuck_since = now - context.settings.stuck_after
         _freeze_due(this, kept_since, now)
@@ -81,7 +82,7 @@ def _freeze_due(this: Run[Counts], kept_since: datetime, now: datetime) -> None:
 
 
 def _read_looks(this: Run[Counts], scheduled_accounts: tuple[str, ...], now: datetime) -> dict[str, datetime]:
-    """When warm last asked about each account's calls. Of a cursor that cannot be read, warm itself complains."""
+    """Return the time of warm's last run by account. An unreadable cursor is left out; warm's own run reports it."""
     looks = dict.fromkeys(scheduled_accounts, NEVER)
     for value in this.persist(lambda: this.context.store.read_cursors("warm")):
         with suppress(ConfigError):
@@ -92,12 +93,12 @@ def _read_looks(this: Run[Counts], scheduled_accounts: tuple[str, ...], now: dat
 
 
 def _name_stuck(this: Run[Counts], stuck_since: datetime, now: datetime) -> None:
-    """Log the calls that became stuck since those named last; the cursor holds when the last of these began."""
+    """Log the calls that became stuck since the last log; the cursor holds the begin of the last call logged."""
     cursor = this.read_cursor(FreezeCursor)
     named_since = None if cursor is None else cursor.named_since
     stuck = this.ask(partial(stuck_calls, stuck_since=stuck_since, named_since=named_since, limit=NAMED_AT_MOST))
     if len(stuck) == NAMED_AT_MOST:
-        # More may have begun in the same second as the last one; the next run names these together.
+        # More calls may have begun in the same second as the last one. The next run logs all of that second together.
         stuck = [call for call in stuck if call.began_at < stuck[-1].began_at] or stuck
     for call in stuck:
         log.warning(

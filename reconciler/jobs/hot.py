@@ -1,16 +1,16 @@
-"""The hot job: a call that the webhooks missed shows up, and a call that ended is final, within one interval.
+"""The hot job: within one interval a call that the webhooks missed gets a row, and a call that ended becomes final.
 
 Design rules
-- New calls: hot lists the newest back to the cursor less an overlap. Twilio lists newest first by date_created, which
-  is observed and not promised. If a page is not in that order, or the cursor lies days back, hot sweeps the days.
-- Ended calls: of the open rows that hot has not just seen, Status listings tell which are still open. Hot asks about
-  the others one by one. So requests grow with what changed, not with what is open.
-- Trunk calls: Twilio lists a call of a SIP trunk only when it is over, among the calls of the time it began at
+- New calls: hot lists the newest calls, back to the cursor less an overlap. Twilio lists newest first by date_created;
+  this is observed, not promised. If a page is not in that order, or the cursor is days old, hot sweeps the days.
+- Ended calls: Status listings show which open rows are still open at Twilio. hot asks about the others one by one. The
+  number of requests therefore depends on the calls that changed, not on the calls that are open.
+- Trunk calls: Twilio lists a call of a SIP trunk only after its end, among the calls of the time when it began
   (https://help.twilio.com/articles/223132267). For an account that has trunks, hot also lists the calls that ended
-  since the last run. Calls that hot lists, or our rows, tell that an account has trunks. So it costs no request.
-- The cursor moves when all calls behind it were read, or stand in the plan of a sweep. So neither a backlog of days nor
-  a day that cannot be read delays new calls.
-- A run that was killed or stopped is resumed. It reads no page twice but the one in hand.
+  since the last run. Listed calls and our rows show whether an account has trunks, so that costs no request.
+- The cursor moves when every call behind it has been read or is in the plan of a sweep. Neither a backlog of days nor a
+  day that cannot be read delays new calls.
+- After a kill or a stop the next run resumes. Only the page that was under way is read twice.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from reconciler.sync.slices import OPEN, Slice, dates_created, slice_of_ended, s
 from reconciler.sync.sweep import describe, read, read_in_order, read_plan
 from reconciler.twilio.listing import Listing
 
-FIRST_LOOK: Final = timedelta(days=1)  # how far back a first run reads; before that is the backfill's
+FIRST_LOOK: Final = timedelta(days=1)  # how far back a first run reads; older calls are left to a backfill
 LISTED_AT_MOST: Final = timedelta(days=2)  # days further back are swept, several at once
-# A larger page costs no request more. One of 200 calls shows a trunk call that began hours ago, which Twilio lists when
-# it is over: so hot learns that an account has trunks from its very first trunk call.
+# A larger page costs no further request. A page of 200 calls shows a trunk call that began hours ago and that Twilio
+# lists only after its end. hot therefore learns from the first trunk call that an account has trunks.
 SMALLEST_PAGE: Final = 200
-USUAL_GAP: Final = timedelta(minutes=30)  # after a longer one there is more to read than usual
+USUAL_GAP: Final = timedelta(minutes=30)  # after a longer gap there is more to read than usual
 
-# Where EndTime filters know days alone, the listing of ended calls holds all of today's: it is asked for less often.
+# If EndTime filters compare only days, the listing of ended calls holds all of today's. It is then read less often.
 ENDED_BY_DAY_EVERY: Final = timedelta(minutes=15)
-ENDED_FIRST_LOOK: Final = timedelta(hours=1)  # how far back the first such listing reads; before that cold has been
-TRUNKS_SOUGHT_IN: Final = timedelta(days=3)  # the rows that tell whether an account has trunks: cold's usual window
+ENDED_FIRST_LOOK: Final = timedelta(hours=1)  # how far back the first such listing reads; cold has read older calls
+TRUNKS_SOUGHT_IN: Final = timedelta(days=3)  # rows that show whether there are trunks: cold's usual window
 TRUNKS_SOUGHT_AMONG: Final = 10_000  # rows
 
 log = get_logger(__name__)
@@ -54,9 +54,9 @@ def hot(context: JobContext) -> Counts:
     """Read the calls that are new and those that ended, since the last run or since the option `since`.
 
     Raises:
-        ConfigError: the cursor is impossible; nothing was read.
-        Refused: Twilio or the database does.
-        Retriable: Twilio or the database stayed away; the cursor tells what is still to be read.
+        ConfigError: the cursor cannot be right; nothing was read.
+        Refused: Twilio or the database refused.
+        Retriable: Twilio or the database did not come back; the cursor holds what is still to be read.
         JobHeld: another process runs this job.
 
     """
@@ -76,12 +76,12 @@ def hot(context: JobContext) -> Counts:
 
 
 class _Place:
-    """The cursor while the run moves it, and the plan of a sweep, if one is under way."""
+    """hot's cursor during a run, and the plan of the sweep if one is under way."""
 
     def __init__(self, cursor: HotCursor, plan: Plan | None = None) -> None:
         self.cursor = cursor
         self.plan = plan
-        self.shows_trunks = False  # a trunk call is among those just listed
+        self.shows_trunks = False  # whether this run has listed a trunk call
         if plan is None:
             cursor.plan = cursor.ahead_until = None
         if cursor.listed_until is None:
@@ -89,11 +89,11 @@ class _Place:
 
     @property
     def newest(self) -> datetime:
-        """Calls created from here on are new."""
+        """The time from which on created calls are new."""
         return self.cursor.ahead_until or self.cursor.read_until
 
     def reach(self, until: datetime) -> None:
-        """Note that all calls created before `until` were read, except those in the plan."""
+        """Record that all calls created before `until` have been read, except those in the plan."""
         until = max(self.newest, until)
         if self.plan is None:
             self.cursor.read_until, self.cursor.ahead_until = until, None
@@ -101,7 +101,7 @@ class _Place:
             self.cursor.ahead_until = until
 
     def leave_to_sweep(self, since: datetime, now: datetime) -> None:
-        """Have the days swept: the end of a sweep depends neither on the order of a listing nor on its length."""
+        """Leave the days from `since` to a sweep, which depends neither on the order of a listing nor on its length."""
         if self.plan is None:
             self.plan = Plan.of(self.cursor.account, since, now)
             self.cursor.plan = self.plan.state
@@ -111,7 +111,7 @@ class _Place:
         self.cursor.next_page = self.cursor.listed_until = None
 
     def end_sweep(self) -> None:
-        """Note that all of the plan was read."""
+        """Record that the whole plan has been read."""
         self.plan = self.cursor.plan = None
         self.reach(self.newest)
 
@@ -128,7 +128,7 @@ def _begin(this: Run[Counts]) -> _Place:
 
 
 def _read_new(this: Run[Counts], place: _Place) -> set[str]:
-    """List every call created since the cursor, less the overlap; returns the calls seen."""
+    """List every call created since the cursor, less the overlap; return the SIDs of the listed calls."""
     seen: set[str] = set()
     if place.cursor.next_page is None or _list_newest(this, place, seen):
         _list_newest(this, place, seen)
@@ -136,7 +136,7 @@ def _read_new(this: Run[Counts], place: _Place) -> set[str]:
 
 
 def _list_newest(this: Run[Counts], place: _Place, seen: set[str]) -> bool:
-    """List the newest calls, or resume the listing that was interrupted; True if all were listed."""
+    """List the newest calls, or resume an interrupted listing; return whether all were listed."""
     overlap, cursor = this.context.settings.overlap, place.cursor
     down_to = place.newest - overlap
     is_usual = this.now() - place.newest <= USUAL_GAP
@@ -147,7 +147,7 @@ def _list_newest(this: Run[Counts], place: _Place, seen: set[str]) -> bool:
     def move(item: Fetched) -> HotCursor:
         nonlocal is_done
         if item.is_first:
-            # Of two clocks that differ, the one that is behind claims less.
+            # If two clocks differ, the one that is behind is the safe one.
             cursor.listed_until, cursor.usual = min(item.page.observed_at, this.now()), 0
         if not item.in_order:
             log.warning("listing.disordered")
@@ -170,12 +170,12 @@ def _list_newest(this: Run[Counts], place: _Place, seen: set[str]) -> bool:
 
 
 def _page_size(usual: int, largest: int) -> int:
-    """Half as much again as a listing took lately, in fifties."""
+    """Return a page size for one and a half times the usual number of calls, rounded up to fifties."""
     return min(largest, max(SMALLEST_PAGE, -(-usual * 3 // 100) * 50))
 
 
 def _sweep(this: Run[Counts], place: _Place, plan: Plan) -> None:
-    """Read the days of a longer gap."""
+    """Read the days of a longer gap, as the plan has them."""
     this.counts.slices = len(plan.left)
     failed = read_plan(this, plan, cursor=place.cursor)
     this.fail(describe(failed))
@@ -187,7 +187,7 @@ def _sweep(this: Run[Counts], place: _Place, plan: Plan) -> None:
 
 
 def _read_ended(this: Run[Counts], place: _Place, seen: set[str]) -> None:
-    """Where there are trunks, list every call that ended since the last such listing, less the overlap."""
+    """If the account has trunks, list every call that ended since the last such listing, less the overlap."""
     cursor, now = place.cursor, this.now()
     ended_until = cursor.ended_until
     if ended_until is None:
@@ -203,7 +203,7 @@ def _read_ended(this: Run[Counts], place: _Place, seen: set[str]) -> None:
 
     def note(item: Fetched, _: Merged) -> None:
         nonlocal read_until
-        # Of two clocks that differ, the one that is behind claims less.
+        # If two clocks differ, the one that is behind is the safe one.
         read_until = min(read_until, item.page.observed_at)
         cursor.ends_by_day |= slice_.listing.shows_whole_days(item.page.observations)
         seen.update(observation.call_sid for observation in item.page.observations)
@@ -220,7 +220,7 @@ def _has_trunks(conn: Connection, *, account_sid: str, now: datetime) -> bool:
 
 
 def _look_after_open(this: Run[Counts], place: _Place, seen: set[str]) -> None:
-    """Find out which of the open calls ended, and how."""
+    """Find out which open calls ended, and merge their records."""
     account, now = this.account, this.now()
     known = this.ask(
         partial(
@@ -232,7 +232,7 @@ def _look_after_open(this: Run[Counts], place: _Place, seen: set[str]) -> None:
             now=now,
         )
     )
-    # The listing's record of a call in `seen` was merged: if the row is still open, so is the call.
+    # The records of the calls in `seen` have just been merged: if such a row is still open, so is the call.
     left = [call for call in known if call.call_sid not in seen]
     if len(left) > len(OPEN):
         still_open = _list_open(this)
@@ -246,7 +246,7 @@ def _look_after_open(this: Run[Counts], place: _Place, seen: set[str]) -> None:
 
 
 def _list_open(this: Run[Counts]) -> set[str] | None:
-    """The calls that Twilio says are open, merged; None if they could not all be listed."""
+    """List and merge the calls that are open at Twilio; return their SIDs, or None if not all could be listed."""
     now = this.now()
     slices = [Slice(status.value, Listing(this.account.sid, status=status), now, now) for status in OPEN]
     still_open: set[str] = set()

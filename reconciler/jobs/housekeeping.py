@@ -1,4 +1,4 @@
-"""Housekeeping: table sizes are logged; completed webhooks past the retention go, if a retention is set."""
+"""Housekeeping: logs the sizes of the tables, and deletes completed webhooks past the retention, if one is set."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from reconciler.sync.context import JobContext
 from reconciler.sync.counts import Counts
 from reconciler.sync.run import Run, run
 
-PRUNE_BATCH: Final = 1000  # rows a commit
+PRUNE_BATCH: Final = 1000  # rows in one commit
 
 log = get_logger(__name__)
 
 
 def keep_house(context: JobContext) -> Counts:
-    """Measure our tables; with `inbox_retention` delete completed webhooks received before that, oldest first.
+    """Measure our tables; delete completed webhooks older than `inbox_retention`, if that is set, oldest first.
 
-    Dead letters and unsettled rows stay, however old. Each batch is a commit of its own.
+    Dead letters and unsettled rows stay, at any age. Each batch is a commit of its own.
 
     Raises:
-        Refused: the database role may not do this.
-        Retriable: the database stayed away.
+        Refused: the database role lacks a privilege.
+        Retriable: the database did not come back.
         JobHeld: another process runs this job.
 
     """
@@ -43,7 +43,7 @@ def _measure(this: Run[Counts]) -> None:
 
 
 def measured_field(table: str) -> str:
-    """The field of `tables.measured` that holds the size of `table`."""
+    """Return the field of `tables.measured` for the size of `table`."""
     return f"{table.removeprefix('twilio_webhook_')}_bytes"
 
 

@@ -1,11 +1,11 @@
-"""The inbox job: webhooks that the Viewer's worker left are merged, retried or kept as dead letters; none is lost.
+"""The inbox job: it merges webhooks that the Viewer's worker left, tries them again, or keeps them as dead letters.
 
 Design rules
-- A row is claimed, merged and marked in one transaction. We have no state "processing" of our own, so a kill leaves
-  the row as it was. The Viewer's worker may be at the same table; each skips what the other has locked.
+- A row is claimed, merged and marked in one transaction. The job has no state "processing" of its own, so a kill leaves
+  the row unchanged. The Viewer's worker may use the same table at the same time; each skips the other's locked rows.
 - A row that cannot be read becomes a dead letter. A row that PostgreSQL refuses is found by halving the batch, so that
-  it takes no other with it. A fault that is no row's (the database is away) changes nothing.
-- Webhooks go through the same merge as REST records, which copes with webhooks that come twice or late.
+  the other rows are merged. An error that no row caused (the database is away) changes nothing.
+- Webhooks go through the same merge as REST records. The merge handles webhooks that come twice or late.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from reconciler.twilio.records import read_record
 from reconciler.twilio.webhooks import Recording, read_recording, read_webhook
 
 REPLAY: Final = JobName("inbox", variant="replay")
-INBOX_BATCH: Final = 500  # rows a commit
+INBOX_BATCH: Final = 500  # rows in one commit
 BACKLOG_GRACES: Final = 10
 BACKLOG_AT_LEAST: Final = timedelta(hours=1)
 
@@ -45,37 +45,37 @@ Claim = Callable[..., list[InboxRow]]  # of InboxRows
 
 @dataclass(slots=True)
 class InboxCounts(Counts):
-    """What was done: `rows` of the inbox, the rest in calls."""
+    """The counts of the inbox job: `rows` and `put_off` in rows of the inbox, the others in calls."""
 
     rows: int = 0
     put_off: int = 0  # left to a later try
 
     @property
     def completed(self) -> int:
-        """Rows that are done with."""
+        """The number of rows that were completed."""
         return self.rows - self.dead_letters - self.put_off
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape of `--json`; a contract."""
+        """Return the result for `--json`; its shape is a contract."""
         return {"rows": self.rows, "completed": self.completed, **self.counts()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayContext(JobContext):
-    """A replay of dead letters: of those with `ids`, or of all."""
+    """The context of a replay of dead letters: those with `ids`, or all."""
 
     ids: Sequence[int] | None = None
 
 
 def work_inbox(context: JobContext) -> InboxCounts:
-    """Settle every webhook that was due when this began, oldest first, a batch a commit; or until it is stopped.
+    """Settle every webhook that is due at the begin of the run, oldest first, in batches, until the run is stopped.
 
-    Safe beside other workers. Afterwards each of these rows is completed, a dead letter with its reason, or another
-    worker's.
+    Other workers may run at the same time. Afterwards each of these rows is completed, is a dead letter with a reason,
+    waits for a later try, or belongs to another worker.
 
     Raises:
-        Refused: the database role may not do this.
-        Retriable: the database stayed away; what was not committed is as it was.
+        Refused: the database role lacks a privilege.
+        Retriable: the database did not come back; rows that were not committed are unchanged.
         JobHeld: another process runs this job.
 
     """
@@ -90,12 +90,12 @@ def work_inbox(context: JobContext) -> InboxCounts:
 
 
 def replay(context: ReplayContext) -> InboxCounts:
-    """Read dead letters again with today's code: each is completed now, or stays a dead letter.
+    """Read dead letters again with the current code: each is completed, or stays a dead letter.
 
     Raises:
-        Refused: the database role may not do this.
-        Retriable: the database stayed away; what was not committed is as it was.
-        JobHeld: another process is at it.
+        Refused: the database role lacks a privilege.
+        Retriable: the database did not come back; rows that were not committed are unchanged.
+        JobHeld: another process is running a replay.
 
     """
     with run(context, InboxCounts()) as this:
@@ -111,7 +111,7 @@ def replay(context: ReplayContext) -> InboxCounts:
 
 
 class _Item(NamedTuple):
-    """A row and what it says; None if it says nothing that we keep."""
+    """A row, and the observation or recording in it; None if it has neither."""
 
     row: InboxRow
     said: Observation | Recording | None
@@ -119,11 +119,11 @@ class _Item(NamedTuple):
 
 @dataclass(slots=True)
 class _Batch:
-    """One transaction's rows and what became of them."""
+    """The rows of one transaction, and their results."""
 
     rows: list[InboxRow]
     unreadable: list[tuple[InboxRow, str]] = field(default_factory=list)
-    put_off: dict[int, str] = field(default_factory=dict)  # rows that another session keeps us from merging
+    put_off: dict[int, str] = field(default_factory=dict)  # reasons by row: another session locks it
     merged: Merged = field(default_factory=Merged)
 
 
@@ -143,7 +143,7 @@ def _tell_backlog(this: Run[InboxCounts], now: datetime, grace: timedelta) -> No
 
 
 def _work_by_number(this: Run[InboxCounts], claim: Claim) -> None:
-    """Settle what `claim` gives from a number on, in the order of the numbers, each row once."""
+    """Settle the rows that `claim` returns, each once, in the order of their ids."""
     first, batch = 0, _batch_size(this.context)
     while not this.stop.is_set():
         rows = _work_batch(this, partial(claim, first=first))
@@ -153,7 +153,7 @@ def _work_by_number(this: Run[InboxCounts], claim: Claim) -> None:
 
 
 def _work_batch(this: Run[InboxCounts], claim: Claim) -> list[InboxRow]:
-    """Claim rows and settle them in one commit; returns them."""
+    """Claim rows, settle them in one commit, and return them."""
     batch = this.persist(partial(_commit_batch, this, claim))
     this.counts.rows += len(batch.rows)
     for row in batch.rows:
@@ -167,7 +167,7 @@ def _work_batch(this: Run[InboxCounts], claim: Claim) -> list[InboxRow]:
 
 
 def _commit_batch(this: Run[InboxCounts], claim: Claim) -> _Batch:
-    """Settle a batch; if another writer is in the way too often, without the rows that it keeps us from merging."""
+    """Settle a batch. If another writer interferes too often, put off the rows that it locks."""
 
     def work(transaction: Transaction, *, sets_aside: bool = False) -> _Batch:
         return _settle(transaction, this, claim(transaction.inbox), sets_aside=sets_aside)
@@ -215,10 +215,10 @@ def _apply(transaction: Transaction, this: Run[InboxCounts], items: Sequence[_It
 
 
 def _read(row: InboxRow) -> Observation | Recording | None:
-    """What the row says.
+    """Return the observation or recording in a row; None if it has neither.
 
     Raises:
-        BadObservation: it cannot be read; with the reason.
+        BadObservation: the row cannot be read; the message is the reason.
 
     """
     if row.status == "failed" and row.retry_count >= WORKER_TRIES:
@@ -227,7 +227,7 @@ def _read(row: InboxRow) -> Observation | Recording | None:
     if not isinstance(payload, dict):
         raise BadObservation("the payload is no JSON object")
     if row.source == "twilio_rest":
-        # `keep_dead_letter` kept it as text. It was said a moment before it was received.
+        # `keep_dead_letter` stored the record as text. Its time is about that of its receipt.
         record = payload.get("record")
         return read_record(parse_json(record) if isinstance(record, str) else record, observed_at=row.received_at)
     if row.event_type == "recording-complete":

@@ -1,4 +1,4 @@
-"""The jobs of the schedule: what each asks, how often it is due, how long a run may take."""
+"""The jobs of the schedule: the function of each, its interval, and its time limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reconciler.sync.counts import Counts
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of job. If it `asks_twilio`, there is one for each account; bulk work leaves concurrency to others."""
+    """A kind of job. If it `asks_twilio`, there is one job for each account. Bulk work leaves concurrency to others."""
 
     work: Callable[[JobContext], Counts]
     interval: Callable[[Settings], timedelta]

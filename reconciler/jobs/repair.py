@@ -1,6 +1,6 @@
-"""One call, read from Twilio and made equal to its record: `reconcile call CA… --repair` and `--thaw`.
+"""The repair of one call: its row is made equal to Twilio's record (`reconcile call CA… --repair`, `--thaw`).
 
-Only here can a frozen row change, and only if a person says so.
+Only this module can change a frozen row, and only if a person asks for it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class RepairCounts(Counts):
-    """Twilio's record, as a page that holds it, and what came of it.
+    """The result of a repair: Twilio's record, as a page, and the changes.
 
-    `change` is what the merge wrote, field by field; None if it wrote nothing.
+    `change` holds the fields that the merge wrote; None if it wrote nothing.
     """
 
     page: Page | None = None
@@ -39,7 +39,7 @@ class RepairCounts(Counts):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairContext(JobContext):
-    """The repair of one call. `held` is our row, None if there is none; `thaws`: open it if it is frozen."""
+    """The context of a repair. `held`: our row, None if there is none. `thaws`: whether to open a frozen row."""
 
     call_sid: str
     held: KnownCall | None
@@ -47,31 +47,31 @@ class RepairContext(JobContext):
 
 
 def read_call(session: Session, account_sid: str, call_sid: str) -> Page:
-    """Twilio's record, as a page that holds it; an empty page if Twilio has no such call (any more).
+    """Return a page with Twilio's record of a call; an empty page if Twilio has no such call, or no longer.
 
     Raises:
-        Refused: Twilio does, or shows nothing of this account.
-        Retriable: Twilio stayed away.
+        Refused: Twilio refused, or does not show this account.
+        Retriable: Twilio did not answer.
 
     """
     page = session.call(account_sid, call_sid)
     if not page.observations and not page.dead_letters:
-        # For an account that we may not see every call is unknown; then the listing is refused.
+        # If we may not see the account, every call is unknown. The listing then raises Refused.
         session.page(Listing(account_sid, page_size=1))
     return page
 
 
 def repair(context: RepairContext) -> RepairCounts:
-    """Merge Twilio's record of one call, in one commit; with `thaws` the row is opened in that commit, if it is frozen.
+    """Merge Twilio's record of one call in one commit; with `thaws` a frozen row is opened in the same commit.
 
     - A call without a row is inserted.
-    - A frozen row that is not opened stays as it is; if it differs, that is reported as drift.
+    - A frozen row that is not opened does not change; if it differs, that is reported as drift.
     - A record that cannot be read becomes a dead letter.
     - A call that Twilio does not know is marked as gone.
 
     Raises:
-        Refused: Twilio or the database does.
-        Retriable: Twilio or the database stayed away; the row is as it was.
+        Refused: Twilio or the database refused.
+        Retriable: Twilio or the database did not come back; the row is unchanged.
         JobHeld: another process is repairing a call.
 
     """

@@ -1,11 +1,12 @@
-"""The warm job: what comes after a call's end arrives, its price above all; a complete call freezes.
+"""The warm job: it fetches values that Twilio adds after a call's end, above all the price; complete calls freeze.
 
 Design rules
-- Warm asks about calls that ended and are not frozen: at once, and again each time a call's age has doubled. A call
+- warm asks about calls that ended and are not frozen: at once, and again each time a call's age has doubled. A call
   whose price never comes costs ten requests until its deadline, not a hundred.
-- The merge of the record freezes the row; past the deadline it does so without a price.
-- The cursor moves past calls that warm asked about after their deadline. After downtime the cursor lies behind, so warm
-  asks about all calls that ended meanwhile. A first run asks about all calls that REST has confirmed and left open.
+- The merge of the record freezes the row; past the deadline also without a price.
+- The cursor moves past calls that warm has asked about after their deadline. After downtime the cursor is old, so warm
+  asks about all calls that ended meanwhile. A first run asks about all calls that REST has confirmed and that are not
+  frozen.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from reconciler.twilio.listing import RETENTION, Listing
 def warm(context: JobContext) -> Counts:
     """Ask about the calls that ended and are not frozen: about all of them, or in a scheduled run about those due.
 
-    With the option `since`, about the calls that ended since then, wherever the cursor is.
+    With the option `since`, ask about the calls that ended since then, and ignore the cursor.
 
     Raises:
-        ConfigError: the cursor is impossible; nothing was read.
-        Refused: Twilio or the database does.
-        Retriable: Twilio or the database stayed away; the cursor stays.
+        ConfigError: the cursor cannot be right; nothing was read.
+        Refused: Twilio or the database refused.
+        Retriable: Twilio or the database did not come back; the cursor does not move.
         JobHeld: another process runs this job.
 
     """
@@ -41,7 +42,7 @@ def warm(context: JobContext) -> Counts:
         since = context.options.since or (settled_until if cursor is None else cursor.settled_until)
         wanted = this.ask(_due_calls(this, cursor, since, now))
         if wanted:
-            # Singles are to be believed only if the account can be seen: the first listing tells.
+            # A 404 for a single call proves something only if we may see the account: this listing shows that we may.
             this.session.page(Listing(this.account.sid, page_size=1))
             look_again(this, wanted)
         if this.counts.problem is None and not this.stop.is_set():
@@ -51,16 +52,17 @@ def warm(context: JobContext) -> Counts:
 
 
 def _settled_by(this: Run[Counts], now: datetime) -> datetime:
-    """Calls that ended before this are past their deadline."""
+    """Return the time before which ended calls are past their deadline."""
     return now - this.context.settings.freeze_after - this.context.settings.overlap
 
 
 def _due_calls(
     this: Run[Counts], cursor: WarmCursor | None, since: datetime, now: datetime
 ) -> partial[list[KnownCall]]:
-    """The question which calls warm is to ask about."""
+    """Return the query for the calls that warm must ask about."""
     settings, options, account = this.context.settings, this.context.options, this.account
-    # A first look leaves to cold and backfill what old webhooks said, but not what hot read while warm did not run.
+    # A first run leaves old calls that only webhooks reported to cold and backfill, but not calls that hot has read
+    # while warm did not run.
     is_first = cursor is None and options.since is None
     return partial(
         unfrozen_calls,
