@@ -1,6 +1,6 @@
-"""What the database knows of one call, and how that differs from what Twilio says, as facts; read only.
+"""One call as facts: our row, its events, and the differences from Twilio's record; read only.
 
-Everything is plain data: `dataclasses.asdict` of a fact is what `--json` prints, and a contract.
+The facts are plain data. `--json` prints their `dataclasses.asdict`, and that shape is a contract.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reconciler.status.dead_letters import without_numbers
 
 EVENTS_SHOWN: Final = 200
 
-# What a record says and a row holds; `direction` of a row belongs to the Viewer.
+# The fields of both a record and a row. `direction` is left out: in a row it belongs to the Viewer.
 COMPARED: Final = (
     "status", "from_number", "to_number", "start_time", "end_time", "duration", "price", "price_unit", "answered_by",
     "parent_call_sid", "account_sid", "date_created",
@@ -35,7 +35,7 @@ _queries = db.load_queries("report")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a call; the payload's numbers as text, all of it text if it cannot be read."""
+    """One event of a call. The numbers in `payload` are text; an unreadable payload is text as a whole."""
 
     at: str
     event: str
@@ -48,7 +48,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Our row by the names of its columns, and the newest of its events, oldest first."""
+    """Our row, by the names of its columns, and its newest events, oldest first."""
 
     call_sid: str
     row: dict[str, Any] | None
@@ -57,18 +57,18 @@ class Call:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether nothing more is expected of it."""
+        """Whether the row is frozen."""
         return self.row is not None and self.row["sync_state"] == "frozen"
 
     def known(self, *, now: datetime, is_only_account: bool) -> KnownCall | None:
-        """The call as jobs ask Twilio about it; None if there is no row."""
+        """Return the call in the form in which jobs ask Twilio about it; None if there is no row."""
         if self.row is None:
             return None
         began = _moment(self.row["start_time"] or self.row["date_created"] or self.row["created_at"]) or now
         return KnownCall(self.call_sid, began, self.row["account_sid"] is None and not is_only_account)
 
     def open_for(self, now: datetime) -> timedelta | None:
-        """How long it has been open at `now`; None if it is final, gone, or nobody knows since when."""
+        """Return how long the call has been open at `now`; None if it is final or gone, or its begin is unknown."""
         if self.row is None or self.row["is_final"] or self.row["gone_at"]:
             return None
         began = _moment(self.row["date_created"] or self.row["start_time"])
@@ -77,7 +77,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a call as we hold it and as Twilio says it; None is no value."""
+    """One field of a call: our value and Twilio's. None means no value."""
 
     field: str
     ours: Any
@@ -87,7 +87,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A field that a repair wrote; None is no value."""
+    """A field that a repair wrote. None means no value."""
 
     field: str
     before: Any
@@ -96,9 +96,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A call from both sides; `page` is None if Twilio was not asked, `note` says why or what came of it.
+    """A call as we hold it and as Twilio has it.
 
-    `change` is what a repair wrote; None if it wrote nothing.
+    - `page`: Twilio's answer; None if Twilio was not asked.
+    - `note`: why Twilio was not asked, or the result.
+    - `change`: the fields that a repair wrote; None if it wrote nothing.
     """
 
     call: Call
@@ -110,14 +112,14 @@ class Seen:
 
     @property
     def fields(self) -> list[Field]:
-        """Field by field; none if there is a record or a row alone."""
+        """The call field by field; empty if there is only a record or only a row."""
         if self.call.row is None or self.page is None or not self.page.observations:
             return []
         return compare(self.call.row, self.page.observations[0])
 
     @property
     def differs(self) -> bool | None:
-        """Whether the database is otherwise than Twilio says; None if Twilio was not asked."""
+        """Whether the database differs from Twilio; None if Twilio was not asked."""
         if self.page is None:
             return None
         if self.call.row is None:
@@ -128,12 +130,12 @@ class Seen:
 
     @property
     def is_over_at_twilio(self) -> bool:
-        """Whether Twilio's record says that the call has ended."""
+        """Whether the call has ended according to Twilio's record."""
         return any(said.status in FINAL for said in self.page.observations) if self.page else False
 
     @property
     def changes(self) -> list[Change]:
-        """What a repair wrote, field by field."""
+        """The fields that a repair wrote."""
         if self.change is None:
             return []
         ours, theirs = self.change.ours or {}, self.change.theirs or {}
@@ -141,12 +143,12 @@ class Seen:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Not found anywhere is not reconciled either."""
+        """The exit code of the command. A call that neither side knows counts as not reconciled."""
         is_unknown = self.call.row is None and not (self.page and self.page.observations)
         return ExitCode.UNRECONCILED if self.differs or is_unknown else ExitCode.DONE
 
     def as_dict(self, *, masked: bool) -> dict[str, Any]:
-        """The shape of `--json`; a contract."""
+        """Return the result for `--json`; its shape is a contract."""
         record = self.page.observations[0] if self.page and self.page.observations else None
         shown = {
             "call_sid": self.call.call_sid,
@@ -166,7 +168,7 @@ class Seen:
 
 
 def call(conn: db.Connection, call_sid: str) -> Call:
-    """Our row of one call, and its events.
+    """Return our row of one call, and its events.
 
     Raises:
         SchemaError: the database's schema is older than this program's.
@@ -184,7 +186,7 @@ def call(conn: db.Connection, call_sid: str) -> Call:
 
 
 def compare(row: Mapping[str, Any], said: Observation) -> list[Field]:
-    """What Twilio says of a call beside our row; what Twilio does not say differs from nothing (merge rule 5)."""
+    """Return our row and Twilio's record field by field. A value that Twilio lacks is no difference (merge rule 5)."""
     fields = []
     for name in COMPARED:
         ours, theirs = row[name], getattr(said, name)
@@ -195,7 +197,7 @@ def compare(row: Mapping[str, Any], said: Observation) -> list[Field]:
 
 
 def _moment(text: str | None) -> datetime | None:
-    """A moment of our row; None if there is none, or one that no calendar has: `infinity`."""
+    """Return a moment of our row; None if there is none, or if it is `infinity`."""
     with suppress(ValueError):
         return None if text is None else datetime.fromisoformat(text)
     return None

@@ -1,7 +1,7 @@
-"""Why jobs fail, read from the errors that they leave in `sync_state`; pure.
+"""The causes why jobs fail, read from the errors in `sync_state`; pure.
 
-`sync_state.last_error` is text. The words that begin a refusal are ours (`twilio.answers`, `database.connection`), and
-a test holds this list against them.
+`sync_state.last_error` is text. A refusal begins with words of our own (`twilio.answers`, `database.connection`); a
+test compares this list with them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _REFUSED_BY_DATABASE: Final = (
 
 
 class Cause(NamedTuple):
-    """One error, and the jobs whose newest run ended in it, the one that failed last first."""
+    """One error, and the jobs whose newest run ended in it; the job that failed last comes first."""
 
     error: str
     jobs: list[JobState]
 
     @property
     def is_refusal_by_twilio(self) -> bool:
-        """Whether Twilio refused the credentials, or what they ask for."""
+        """Whether Twilio refused the credentials or the request."""
         return self.error.startswith(_REFUSED_BY_TWILIO)
 
     @property
@@ -43,11 +43,11 @@ class Cause(NamedTuple):
 
     @property
     def is_of_main_account(self) -> bool:
-        """Whether a job fails of it that belongs to no subaccount alone."""
+        """Whether one of the failing jobs belongs to the main account or to the whole database."""
         return any(":" not in job.job for job in self.jobs)
 
     def named(self) -> str:
-        """`hot`, `hot, warm of 3 accounts`: the kinds of the jobs, and of how many accounts where there are several."""
+        """Return the kinds of the jobs, and the number of accounts if there are several: `hot, warm of 3 accounts`."""
         names = [JobName.parse(job.job) for job in self.jobs]
         kinds = sorted({name.kind for name in names})
         accounts = {name.account_sid for name in names}
@@ -57,7 +57,7 @@ class Cause(NamedTuple):
 
 
 def causes(jobs: Iterable[JobState]) -> list[Cause]:
-    """The errors of the jobs that failed since their last success; refusals first, then what most jobs fail of."""
+    """Return the causes of jobs that failed since their last success: refusals first, then by number of jobs."""
     failing = sorted(
         (job for job in jobs if job.last_error_at is not None), key=lambda job: str(job.last_error_at), reverse=True
     )

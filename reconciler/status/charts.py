@@ -1,6 +1,6 @@
-"""The pictures of the status page, as SVG: gaps by hour, and a calendar of proven days.
+"""The charts of the status page, as SVG: gaps by hour, and a calendar of proven days.
 
-A picture never says more than a table or a sentence beside it.
+Everything in a chart is also in a table or a sentence beside it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ DAY_KINDS: Final = (
 
 _BAR: Final = 15  # units of the chart for an hour
 _CELL: Final = 18  # pixels of a day
-_BASE: Final = 120  # where the bars stand
+_BASE: Final = 120  # the bottom of the bars
 _TALLEST: Final = 106
 
 
 def gaps_by_hour(hours: Sequence[datetime], kinds: Mapping[datetime, Mapping[str, int]], highest: int) -> Markup:
-    """A bar for each hour, stacked by kind; as tall as `highest` allows."""
+    """Return a chart with a bar for each hour, stacked by kind. The tallest bar stands for `highest`."""
     shapes: list[Markup] = []
     for place, hour in enumerate(hours):
         left, top = place * _BAR, float(_BASE)
@@ -40,7 +40,7 @@ def gaps_by_hour(hours: Sequence[datetime], kinds: Mapping[datetime, Mapping[str
                 )
                 shapes.append(element("g", element("title", f"{hour:%d %b %H:00}: {count:,} {kind}"), bar))
         if hour.hour % 6 == 0:
-            # The first one's middle lies too near the edge for its text.
+            # The middle of the first bar is too near to the edge for its text.
             middle = max(14, left + _BAR // 2)
             shapes.append(
                 element("text", f"{hour:{'%H:00' if hour.hour else '%d %b'}}", class_="hour", x=middle, y=137)
@@ -51,7 +51,7 @@ def gaps_by_hour(hours: Sequence[datetime], kinds: Mapping[datetime, Mapping[str
 
 
 def calendar(known: Mapping[date, AccountDay], shown: Sequence[date], label: str) -> Markup:
-    """A square for each day, with a sign for what is known of it."""
+    """Return a calendar with a square for each day, which shows whether the day is proven."""
     shapes: list[Markup] = []
     for place, day in enumerate(shown):
         found = known.get(day)
@@ -72,7 +72,7 @@ def calendar(known: Mapping[date, AccountDay], shown: Sequence[date], label: str
 
 
 def swatch(kind: str, sign: str = "") -> Markup:
-    """The colour and sign of a kind, for a legend."""
+    """Return the colour and sign of a kind, for a legend."""
     square = element("rect", class_=kind, width=14, height=14, rx=3)
     return element(
         "svg", square, element("text", sign, class_="sign", x=7, y=11), width=14, height=14, aria_hidden="true"
@@ -80,7 +80,7 @@ def swatch(kind: str, sign: str = "") -> Markup:
 
 
 def _picture(label: str, size: tuple[int, int], shapes: Markup, *, kind: str = "") -> Markup:
-    """Drawn shapes; where there is no room for all of them, the newest, on the right, are seen first."""
+    """Return a drawing of the shapes. If there is no room for all, the newest ones, on the right, are in view."""
     width, height = size
     drawing = element(
         "svg", shapes, class_=kind, viewBox=f"0 0 {width} {height}", width=width, height=height, role="img",

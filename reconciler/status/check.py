@@ -1,4 +1,4 @@
-"""What `reconcile check` looks at: settings, secrets, Twilio, the database and the work, one line each."""
+"""`reconcile check`: settings, secrets, Twilio, the database and the work, one line each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from reconciler.status.check_twilio import check_twilio
 def check(
     settings: Settings, *, database_url: Callable[[], str], environ: Mapping[str, str] | None = None
 ) -> Iterator[Check]:
-    """Look at one thing after the other; each is reported, whatever became of the ones before.
+    """Run one check after another and yield their lines; a failure does not stop the later checks.
 
-    `environ` is where the settings were read from; without it, where secrets come from is not looked at.
+    `environ` is the environment that the settings were read from. Without it, the files of secrets are not checked.
     """
     yield ok("settings", "can be read, and do not contradict each other")
     if environ is not None:
@@ -27,13 +27,13 @@ def check(
 
 
 def exit_code(checks: Iterable[Check]) -> ExitCode:
-    """The code of the first failure; without one, of the first warning that has one."""
+    """Return the exit code of the first failure, else of the first warning that has one."""
     found = sorted(checks, key=lambda check: check.severity is not Severity.FAIL)
     return next((check.exit_code for check in found if check.exit_code), ExitCode.DONE)
 
 
 def check_secrets(files: list[SecretFile]) -> Check:
-    """Nobody but the owner may write a file that a secret is in; whom we may not let read it was refused before."""
+    """Warn about secret files that others may write. World-readable ones were already refused with the settings."""
     open_files = [file for file in files if file.mode & (stat.S_IWGRP | stat.S_IWOTH)]
     if open_files:
         detail = ", ".join(f"{file.path} (mode {file.mode:04o})" for file in open_files)

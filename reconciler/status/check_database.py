@@ -1,4 +1,4 @@
-"""`reconcile check` on the database: the server, what the role may do, the schema, and how the work goes."""
+"""`reconcile check` on the database: the server, the role's privileges, the schema, and the state of the work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _QUERIES = db.load_queries("check")
 
 
 def check_database(url: str, settings: Settings) -> Iterator[Check]:
-    """Look at it all; what cannot be looked at after a failure is left out.
+    """Yield the lines about the database; after a failure, checks that depend on it are left out.
 
     Raises:
         ReconcilerError: the database does not answer as it should.
@@ -50,7 +50,7 @@ def check_database(url: str, settings: Settings) -> Iterator[Check]:
 
 
 def check_server(conn: db.Connection) -> Iterator[Check]:
-    """Its version, whether it takes writes, our session's time zone, its clock."""
+    """Check the server: its version, whether it takes writes, our session's time zone, and its clock."""
     version = (conn.info.parameter_status("server_version") or "?").split()[0]
     way = ", through a pooler that keeps sessions together" if pooling.is_pooled(conn) else ""
     said = f"PostgreSQL {version}, database {conn.info.dbname}{way}"
@@ -82,7 +82,7 @@ def check_server(conn: db.Connection) -> Iterator[Check]:
 
 
 def check_creators(conn: db.Connection) -> Iterator[Check]:
-    """Nobody else may create functions and operators where our statements look for tables."""
+    """Check that nobody else may create functions and operators in the schemas of our search_path."""
     with db.translated():
         creators = conn.execute(_QUERIES["creators"]).fetchall()
     if not creators:
@@ -93,7 +93,7 @@ def check_creators(conn: db.Connection) -> Iterator[Check]:
 
 
 def check_ids(conn: db.Connection) -> Iterator[Check]:
-    """The sequences that number our rows have room left."""
+    """Check that the sequences of our tables have ids left."""
     with db.translated():
         sequences = conn.execute(_QUERIES["id_sequences"]).fetchall()
     low = [sequence for sequence in sequences if sequence[3] >= sequence[4] * IDS_LOW]
@@ -111,7 +111,7 @@ def check_ids(conn: db.Connection) -> Iterator[Check]:
 
 
 def check_schema(conn: db.Connection, *, prunes_inbox: bool = False) -> Iterator[Check]:
-    """The ledger against the files, the catalog against what they make, and what the role may see and do."""
+    """Check the ledger against the files, the catalog against our schema, and the privileges of the role."""
     if lacking := _lacking(conn, "unreadable"):
         yield lacking
         return
@@ -140,7 +140,7 @@ def check_schema(conn: db.Connection, *, prunes_inbox: bool = False) -> Iterator
 
 
 def _lacking(conn: db.Connection, query: str, **params: bool) -> Check | None:
-    """What the role may not do, in one line."""
+    """Return a line about the privileges that the role lacks; None if it lacks none."""
     with db.translated():
         lacking = [what for (what,) in conn.execute(_QUERIES[query], params)]
     if not lacking:

@@ -1,4 +1,4 @@
-"""What a check found: one line of `reconcile check`."""
+"""The result of a check: one line of `reconcile check`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reconciler.errors import ExitCode, ReconcilerError
 
 
 class Severity(StrEnum):
-    """How a check ended."""
+    """The severity of a check's result."""
 
     OK = "OK"
     WARN = "WARN"
@@ -18,7 +18,7 @@ class Severity(StrEnum):
 
 
 class Check(NamedTuple):
-    """What was looked at, how it is, and what to do; `exit_code` says what kind of trouble it is."""
+    """The result of one check: its name, severity and detail, a hint what to do, and an exit code."""
 
     name: str
     severity: Severity
@@ -28,31 +28,31 @@ class Check(NamedTuple):
 
 
 def ok(name: str, detail: str) -> Check:
-    """It is as it should be."""
+    """Return the line of a check without trouble."""
     return Check(name, Severity.OK, detail)
 
 
 def warn(name: str, detail: str, hint: str, exit_code: ExitCode = ExitCode.DONE) -> Check:
-    """A run works all the same, but somebody should know."""
+    """Return the line of a check whose trouble does not stop a run."""
     return Check(name, Severity.WARN, detail, hint, exit_code)
 
 
 def fail(name: str, detail: str, hint: str | None, exit_code: ExitCode) -> Check:
-    """A run cannot work like this."""
+    """Return the line of a check whose trouble stops every run."""
     return Check(name, Severity.FAIL, detail, hint, exit_code)
 
 
 def failed(name: str, error: ReconcilerError) -> Check:
-    """What was looked for ended in `error`."""
+    """Return the line of a check that ended in `error`."""
     return fail(name, str(error), error.hint, ExitCode(error.exit_code))
 
 
-# Grace periods are a minute and more; a clock further off than this blurs them.
+# Grace periods are a minute or longer. A larger difference between clocks would distort them.
 SKEW_ALLOWED: Final = timedelta(seconds=15)
 
 
 def compare_clocks(name: str, whose: str, ahead: timedelta, behind: timedelta) -> Check:
-    """How far our clock is `ahead` of or `behind` another, at least."""
+    """Return the line about our clock, which is at least `ahead` of or `behind` another."""
     skew = max(ahead, behind, timedelta(0))
     if skew <= SKEW_ALLOWED:
         return ok(name, f"this machine's clock agrees with {whose} ({skew.total_seconds():.1f} s apart)")

@@ -1,4 +1,4 @@
-"""`reconcile check` on Twilio: what the credentials may read, how much there is to read, and the clock."""
+"""`reconcile check` on Twilio: the rights of the credentials, the volume of calls, and the clock."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from reconciler.twilio.listing import PAGE_SIZE, Listing
 from reconciler.twilio.webhook_listings import list_alerts, list_endpoints
 from reconciler.wording import counted
 
-# A run waits minutes for Twilio to come back; whoever checks wants to know that it is away.
+# A run waits minutes for Twilio to come back. A person who runs a check wants to know at once that it is away.
 PATIENCE: Final = timedelta(seconds=10)
-SAMPLE: Final = 200  # calls, from which the volume is told
-A_PAGE_TAKES: Final = timedelta(seconds=1)  # to fetch and merge, and then some
+SAMPLE: Final = 200  # calls from which the volume is estimated
+A_PAGE_TAKES: Final = timedelta(seconds=1)  # a generous time to fetch and merge a page
 
 
 def check_twilio(settings: Settings) -> Iterator[Check]:
-    """Ask a few requests' worth.
+    """Yield the lines about Twilio, from a few requests.
 
     Raises:
         ReconcilerError: the credentials are not set, or the account's calls cannot be read.
@@ -61,7 +61,7 @@ def check_twilio(settings: Settings) -> Iterator[Check]:
 
 
 def _accounts(settings: Settings, source: Session, main: str) -> Iterator[Check]:
-    """Whether all accounts that are asked for can be read; nothing to say of this one alone."""
+    """Check that all accounts of RECONCILER_ACCOUNTS can be read; `this` account has been checked before."""
     match settings.accounts:
         case ("this",):
             return
@@ -142,7 +142,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _volume(page: Page, settings: Settings, *, now: datetime) -> Check:
-    """How many pages a run of hot has to read, by the newest calls' age."""
+    """Estimate from the newest calls how many pages a run of hot must read."""
     calls = sorted(call.date_created for call in page.observations if call.date_created is not None)
     if not calls:
         return ok("volume", "no call yet")

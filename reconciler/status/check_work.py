@@ -1,8 +1,8 @@
 """`reconcile check` on the work: the daemon, the jobs, the inbox, the proven days and the open calls; pure.
 
-Bare `reconcile` and the status page show the same lines, so that no two of them advise differently. The first line that
-is no OK is what to do first: a refusal comes before a missing daemon, because a daemon that starts again is refused
-again (docs/runbook.md, ReconcilerRefused). Each hint ends in a command to type.
+Bare `reconcile` and the status page show the same lines, so that all three give the same advice. The first line that is
+not OK is what to do first. A refusal comes before a missing daemon, because a daemon that starts again is refused again
+(docs/runbook.md, ReconcilerRefused). Each hint ends in a command to type.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from reconciler.status.snapshot import Snapshot
 from reconciler.times import format_duration
 from reconciler.wording import byte_size, counted, rough, short_sids
 
-INBOX_OLD: Final = timedelta(minutes=15)  # beyond the grace: what is due goes within a run or two
+INBOX_OLD: Final = timedelta(minutes=15)  # past the grace; one or two runs settle a due webhook
 INBOX_LARGE: Final = 1_000_000_000  # bytes
-PROVEN_WITHIN: Final = timedelta(days=3)  # a day is over, the job is daily, and Twilio may have been away for one
+PROVEN_WITHIN: Final = timedelta(days=3)  # a day to end, a day for the daily job, and a day for an outage of Twilio
 CAUSES_NAMED: Final = 5
 
 _CORRECT_IT: Final = (
@@ -30,7 +30,7 @@ _CORRECT_IT: Final = (
 
 
 def check_work(snapshot: Snapshot, settings: Settings) -> Iterator[Check]:
-    """One line for each thing that was looked at; what a person should do first comes first."""
+    """Yield one line for each part of the work, the most urgent first."""
     found = causes(snapshot.jobs)
     refusals = [cause for cause in found if cause.is_refusal_by_twilio or cause.is_refusal_by_database]
     ended = next((cause for cause in refusals if cause.is_of_main_account and snapshot.leader is None), None)
@@ -48,7 +48,7 @@ def check_work(snapshot: Snapshot, settings: Settings) -> Iterator[Check]:
 
 
 def troubles(snapshot: Snapshot, settings: Settings) -> list[Check]:
-    """The lines of `check_work` that ask for something to be done."""
+    """Return the lines of `check_work` that ask for an action."""
     return [line for line in check_work(snapshot, settings) if line.severity is not Severity.OK]
 
 
@@ -80,7 +80,7 @@ def _daemon(snapshot: Snapshot) -> Check:
 
 
 def _jobs(snapshot: Snapshot, found: list[Cause], *, has_refusals: bool) -> Iterator[Check]:
-    """A line for each cause: one outage is one line, however many jobs it stops."""
+    """Yield a line for each cause: one outage is one line, even if it stops many jobs."""
     for cause in found[:CAUSES_NAMED]:
         times = [job.last_error_at for job in cause.jobs if job.last_error_at is not None]
         name = short_sids(cause.named())

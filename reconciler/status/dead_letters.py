@@ -1,4 +1,4 @@
-"""Dead letters for a person's eyes: which there are, and what one of them holds; read only."""
+"""Dead letters for a person to read: the list, and one of them in full; read only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _queries = db.load_queries("inbox")
 
 
 class Letter(NamedTuple):
-    """A dead letter as a list shows it."""
+    """One dead letter in a list."""
 
     id: int
     received_at: str | None
@@ -26,7 +26,7 @@ class Letter(NamedTuple):
 
 
 def list_newest(conn: db.Connection, *, limit: int) -> tuple[list[Letter], int]:
-    """The newest dead letters, and how many there are in all."""
+    """Return the newest dead letters, and the number of all dead letters."""
     with db.translated():
         rows = conn.execute(_queries["list_dead_letters"], {"limit": limit}).fetchall()
         total = conn.execute(_queries["count_dead_letters"]).fetchone()
@@ -34,7 +34,7 @@ def list_newest(conn: db.Connection, *, limit: int) -> tuple[list[Letter], int]:
 
 
 def find(conn: db.Connection, id_: int) -> dict[str, Any] | None:
-    """One row of the inbox by the names of its columns, its payload as JSON text; None if there is no such row."""
+    """Return one row of the inbox by the names of its columns, with `payload` as JSON text; None if there is none."""
     with db.translated(), conn.cursor() as cur:
         row = cur.execute(_queries["find"], {"id": id_}).fetchone()
         names = [column.name for column in cur.description or ()]
@@ -42,13 +42,13 @@ def find(conn: db.Connection, id_: int) -> dict[str, Any] | None:
 
 
 def not_dead(conn: db.Connection, ids: Sequence[int]) -> list[int]:
-    """Which of `ids` name no dead letter."""
+    """Return those of `ids` that are no dead letters."""
     with db.translated():
         return [row[0] for row in conn.execute(_queries["not_dead"], {"ids": list(ids)})]
 
 
 def indented(payload: str, *, masked: bool) -> str:
-    """A payload's JSON for a person's eyes, numbers as text; `masked`: every phone number and address in it is."""
+    """Return a payload as indented JSON with numbers as text; `masked` hides phone numbers and addresses in it."""
     try:
         value = parse_json(payload)
         return json.dumps(without_numbers(value) if masked else value, indent=2, ensure_ascii=False)
@@ -57,7 +57,7 @@ def indented(payload: str, *, masked: bool) -> str:
 
 
 def without_numbers(value: Any) -> Any:
-    """A JSON value in which every phone number and address is masked."""
+    """Return a JSON value in which every phone number and address is masked."""
     match value:
         case str():
             return mask(value)

@@ -1,11 +1,12 @@
-"""The status page: what `reconcile status`, `check` and `report` know, as one HTML document that needs nothing else.
+"""The status page: the facts of `reconcile status`, `check` and `report` in one self-contained HTML document.
 
 Design rules
-- It begins with what to do: the lines of `check` on the work that are no OK, each with the command to type.
-- No script, no external asset, no inline style: the Content-Security-Policy says so, and allows the one style sheet by
-  its hash. A page that a daemon serves asks to be loaded again by itself (meta refresh).
-- A picture never says more than a table beside it: whoever cannot see it reads the table.
-- Colours say nothing alone: each is named, or has a sign of its own. Light and dark follow the reader's system.
+- The page begins with what to do: the lines of `check` on the work that are not OK, each with the command to type.
+- There is no script, no external asset and no inline style. The Content-Security-Policy demands that, and allows the
+  one
+  style sheet by its hash. A page served by a daemon reloads itself (meta refresh).
+- Everything in a chart is also in a table beside it, for readers who cannot see it.
+- Colour is never the only sign: each colour has a name or a sign of its own. Light and dark follow the reader's system.
 - Of many accounts, those with trouble come first, and the rest is counted.
 """
 
@@ -49,7 +50,7 @@ _SIGNS: Final = {
 
 
 def read_page(url: str, settings: Settings, *, state: str, verdict: Verdict | None) -> str:
-    """The page as the database knows things now; see `render`.
+    """Read the database and return the page; see `render`.
 
     Raises:
         Unavailable: the database does not answer; or another ReconcilerError with the reason.
@@ -79,9 +80,9 @@ def render(
     state: str,
     verdict: Verdict | None,
 ) -> str:
-    """The page: how the daemon is (`state`, in words), what to do, and what is known at `snapshot.at`.
+    """Return the page: the daemon's `state` in words, what to do, and the facts at `snapshot.at`.
 
-    Without a `verdict` nobody asked a daemon: the page is a file.
+    Without a `verdict` the page is a file that no daemon serves.
     """
     return _document(
         state, verdict, snapshot.at,
@@ -101,7 +102,7 @@ def render(
 
 
 def render_failure(reason: str, hint: str | None, *, state: str, verdict: Verdict) -> str:
-    """The page when the database cannot be asked: how the daemon is, and why there is no more to see."""
+    """Return the page for a database that does not answer: the daemon's state and the reason."""
     found = [element("p", element("strong", "database"), f": {reason}")]
     if hint:
         found.append(element("p", f"→ {hint}", class_="step"))
@@ -136,7 +137,7 @@ def _document(state: str, verdict: Verdict | None, at: datetime, body: Content, 
 
 
 def _todo(lines: Sequence[Check], letters: Sequence[Letter]) -> Markup | None:
-    """What `check` would warn of, and the dead letters with their reasons."""
+    """Return the section with the warnings of `check`, and the dead letters with their reasons."""
     if not lines:
         return None
     found: list[Content] = []
@@ -232,7 +233,7 @@ def _job(job: JobState, now: datetime) -> Iterable[Markup]:
 
 
 def _gaps(hours: Sequence[GapsOfHour], now: datetime) -> Markup:
-    """Stacked bars, one an hour of the last two days, and the same as a table."""
+    """Return the gaps of the last two days: stacked bars by hour, and the same as a table."""
     by_hour = {gaps.hour: gaps.kinds for gaps in hours}
     newest = now.replace(minute=0, second=0, microsecond=0)
     shown = [newest - n * _HOUR for n in reversed(range(_HOURS))]
@@ -278,7 +279,7 @@ def _why(why: Why | None) -> Markup | None:
 
 
 def _completeness(days: Sequence[AccountDay], now: datetime) -> Markup:
-    """A calendar for each account: the last 35 days that are over, proven, incomplete or not proven."""
+    """Return a calendar for each account: each of the last 35 days is proven, incomplete or not proven."""
     if not days:
         return _section("Completeness", element("p", "No day is proven yet: the cold job does it, once a day."))
     shown = [now.date() - timedelta(days=n) for n in range(DAYS_SHOWN.days, 0, -1)]
@@ -348,7 +349,7 @@ def _section(title: str, *body: Content) -> Markup:
 
 
 def _table(caption: str, headings: Iterable[str | tuple[str]], rows: Content) -> Markup:
-    """A table; a heading in a tuple is one of numbers."""
+    """Return a table. A heading in a tuple belongs to a column of numbers."""
     cells = [
         element("th", heading, scope="col")
         if isinstance(heading, str)
@@ -365,15 +366,15 @@ def _table(caption: str, headings: Iterable[str | tuple[str]], rows: Content) ->
 
 
 def _row(head: str, texts: Sequence[str], *cells: Markup) -> Markup:
-    """A row: its head, cells of text, and cells that are elements already."""
-    return element("tr", element("th", head, scope="row"), [element("td", said) for said in texts], cells)
+    """Return a row: its head, cells of text, and cells that are elements already."""
+    return element("tr", element("th", head, scope="row"), [element("td", text) for text in texts], cells)
 
 
-def _number(said: str) -> Markup:
-    return element("td", said, class_="n")
+def _number(text: str) -> Markup:
+    return element("td", text, class_="n")
 
 
 def _code(name: str) -> Markup:
-    """A name; of a SID in it beginning and end, the whole of it where one points."""
+    """Return a name with shortened SIDs; the tooltip shows it in full."""
     short = short_sids(name)
     return element("code", short, title=None if short == name else name)

@@ -1,6 +1,6 @@
 """HTML as nested calls: `element("p", "some ", element("b", text))`.
 
-Text is escaped, and phone numbers in it are masked, wherever it comes from; only an element is taken as it is.
+Text is escaped, and phone numbers in it are masked, wherever it comes from. Only elements are used unchanged.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Content = str | None | Iterable["Content"]
 
 
 def element(name: str, /, *content: Content, **attributes: str | float | None) -> Markup:
-    """`<name attributes>content</name>`.
+    """Return `<name attributes>content</name>`.
 
-    An attribute that is None is left out. `class_` is class, and other underscores are hyphens.
+    An attribute that is None is left out. `class_` becomes class, and other underscores become hyphens.
     """
     written = "".join(
         f" {key.rstrip('_').replace('_', '-')}='{text(str(value))}'"
@@ -39,7 +39,7 @@ def element(name: str, /, *content: Content, **attributes: str | float | None) -
 
 
 def join(content: Content) -> Markup:
-    """Elements and texts one behind the other."""
+    """Return elements and texts joined to one."""
     if content is None:
         return Markup("")
     if isinstance(content, str):
@@ -48,5 +48,5 @@ def join(content: Content) -> Markup:
 
 
 def text(value: str) -> Markup:
-    """Text as HTML; an element stays what it is."""
+    """Return text as HTML: escaped and masked. An element is returned unchanged."""
     return value if isinstance(value, Markup) else Markup(escape(mask(value)))

@@ -1,4 +1,4 @@
-"""What a screen shows of many jobs and accounts: what is wrong by name, and the rest counted; pure."""
+"""The choice of jobs and accounts that fit a screen: those with trouble by name, the rest counted; pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final, NamedTuple
 from reconciler.model import JobName
 from reconciler.status.snapshot import AccountDay, JobState
 
-FEW: Final = 30  # jobs that are all named
-NAMED: Final = 12  # failing jobs, accounts and days that are named where there are many
+FEW: Final = 30  # up to so many jobs are all named
+NAMED: Final = 12  # failing jobs, accounts and days that are named if there are many
 
 
 class JobGroup(NamedTuple):
-    """Jobs of one kind that did not fail: how many, how old the oldest last success is, how many run now."""
+    """The jobs of one kind that did not fail: their number, the age of the oldest last success, and how many run."""
 
     kind: str
     jobs: int
@@ -23,7 +23,7 @@ class JobGroup(NamedTuple):
 
 
 class JobsShown(NamedTuple):
-    """The jobs that are named, those of a kind that are counted, and how many that fail are neither."""
+    """The jobs that are named, the groups that are counted, and the number of failing jobs that are neither."""
 
     named: list[JobState]
     groups: list[JobGroup]
@@ -31,7 +31,7 @@ class JobsShown(NamedTuple):
 
 
 def jobs_shown(jobs: Sequence[JobState]) -> JobsShown:
-    """All of a few jobs; of many, those that failed last by name, and the others by kind."""
+    """Name all jobs if there are few. Of many, name those that failed last, and count the others by kind."""
     if len(jobs) <= FEW:
         return JobsShown(list(jobs), [], 0)
     failing = sorted((job for job in jobs if job.last_error_at), key=lambda job: str(job.last_error_at), reverse=True)
@@ -47,7 +47,7 @@ def jobs_shown(jobs: Sequence[JobState]) -> JobsShown:
 
 
 def accounts_shown(days: Sequence[AccountDay], *, most: int = NAMED) -> tuple[dict[str, dict[date, AccountDay]], int]:
-    """The days of each account, those with an incomplete or the fewest proven days first; how many are left out."""
+    """Return the days by account, accounts with incomplete or the fewest days first, and how many are left out."""
     by_account: dict[str, dict[date, AccountDay]] = {}
     for day in days:
         by_account.setdefault(day.account_sid, {})[day.day] = day

@@ -1,4 +1,4 @@
-"""Which days are proven complete and what webhooks lost, over a span of time, read from the database; read only.
+"""The report of a span of time: the days that are proven complete, and the gaps that webhooks left; read only.
 
 `reconcile report --json` prints `dataclasses.asdict` of a report, and that shape is a contract.
 """
@@ -15,7 +15,7 @@ from reconciler.model import Gap
 from reconciler.status.snapshot import AccountDay, account_days
 from reconciler.times import midnight
 
-# Jobs that read records by REST: webhooks had not told what these found. The inbox job merges webhooks.
+# The jobs that read records by REST: webhooks had missed the gaps that these found. The inbox job merges webhooks.
 _FINDERS: Final = ("hot", "warm", "cold", "backfill", "call")
 _SOURCE: Final = "reconcile_"
 GAP_SOURCES: Final = tuple(_SOURCE + job for job in _FINDERS)
@@ -42,9 +42,9 @@ class GapsOfHour:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Completeness and gaps of a span of time.
+    """The completeness and the gaps of a span of time.
 
-    `calls` is how many calls we hold of that time. For `calls_with_losses` of them, webhooks lost something.
+    `calls` is the number of our calls in that time. For `calls_with_losses` of them a webhook was lost.
     """
 
     since: datetime
@@ -57,7 +57,7 @@ class Report:
 
 
 def read_report(conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta) -> Report:
-    """Read what is proven of each account and UTC day, and what webhooks lost, from the UTC day of `since` on.
+    """Read the proofs of each account and UTC day, and the gaps, from the UTC day of `since` on.
 
     Raises:
         SchemaError: the database's schema is older than this program's.
@@ -70,7 +70,7 @@ def read_report(conn: db.Connection, *, since: datetime, now: datetime, webhook_
         days = account_days(conn, since=since.date())
         found = _gaps_found(conn, window, "day", webhook_grace)
         (calls,) = conn.execute(_queries["count_calls"], window).fetchone() or (0,)
-    lost = min(found[-1][-1], calls)  # the row of all days; some of these calls began before them
+    lost = min(found[-1][-1], calls)  # the row for all days; some of its calls began earlier
     gaps: dict[date, GapsOfDay] = {}
     for found_in, source, kind, count, _ in found[:-1]:
         day = found_in.date()
@@ -85,7 +85,7 @@ def read_report(conn: db.Connection, *, since: datetime, now: datetime, webhook_
 def read_gaps_by_hour(
     conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta
 ) -> list[GapsOfHour]:
-    """Read the gaps found since `since`, by hour; hours without a gap are left out.
+    """Return the gaps found since `since`, by hour; hours without a gap are left out.
 
     Raises:
         SchemaError: the database's schema is older than this program's.

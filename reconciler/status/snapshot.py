@@ -1,6 +1,6 @@
-"""How jobs, calls, inbox and proven days stand at one moment, read from the database; read only.
+"""A snapshot of the work at one moment, read from the database: jobs, calls, inbox and proven days; read only.
 
-Times are aware UTC, ages and lags are seconds, sizes are bytes. All classes are plain data: `reconcile status --json`
+Times are aware UTC, ages and lags are in seconds, sizes in bytes. All classes are plain data: `reconcile status --json`
 prints `dataclasses.asdict` of a snapshot, and that shape is a contract.
 """
 
@@ -33,7 +33,7 @@ _queries = db.load_queries("report")
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """A row of `sync_state`; `last_error` only if it is newer than the last success."""
+    """One job's row of `sync_state`. `last_error` is set only if it is newer than the last success."""
 
     job: str
     is_running: bool
@@ -47,7 +47,7 @@ class JobState:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A service that does not answer the leader: what it said, which try that was, and when the next one is."""
+    """A service that does not answer the leader: the reason, the number of tries, and the time of the next try."""
 
     service: str
     reason: str
@@ -56,16 +56,17 @@ class Waiting:
     since: datetime
 
     def said(self, now: datetime) -> str:
-        """`waiting for Twilio: HTTP 503, try 8, next in 18 s`."""
+        """Return the wait in words: `waiting for Twilio: HTTP 503, try 8, next in 18 s`."""
         left = (self.next_at - now).total_seconds()
         return waiting_for(self.service, self.reason, attempt=self.attempt, seconds_left=left)
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A daemon by its connection: `pid` is the server's process, `host` and `process` are its own.
+    """A daemon, known by its connection.
 
-    `since` is when it connected, if the role may see that.
+    `pid` is the server's process; `host` and `process` are the daemon's own. `since` is the time of the connection, if
+    the role may see it.
     """
 
     pid: int
@@ -75,7 +76,7 @@ class Daemon:
 
     @property
     def name(self) -> str:
-        """`db1/4711`."""
+        """The daemon's name, such as `db1/4711`."""
         return f"database process {self.pid}" if self.host is None else f"{self.host}/{self.process}"
 
 
@@ -91,7 +92,7 @@ class StuckCall:
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Counts of calls that may still change; `stuck_calls` are the oldest ones that are stuck."""
+    """The numbers of calls that may still change, and the oldest stuck calls."""
 
     open: int
     stuck: int
@@ -101,7 +102,7 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """Counts of inbox rows that are not settled; `due` counts those that our inbox job would take up now."""
+    """The numbers of inbox rows that are not settled. `due` counts the rows that our inbox job would claim now."""
 
     pending: int
     processing: int
@@ -113,7 +114,7 @@ class Inbox:
 
 @dataclass(frozen=True, slots=True)
 class AccountDay:
-    """What the cold job found for one account and UTC day."""
+    """The cold job's proof of one account and UTC day."""
 
     account_sid: str
     day: date
@@ -127,7 +128,7 @@ class AccountDay:
 
 @dataclass(frozen=True, slots=True)
 class ProvenDays:
-    """How many account days of the last 35 are proven complete, how many are not, and the latter themselves."""
+    """The account days of the last 35 days: how many are proven complete, and those that are not."""
 
     verified: int
     incomplete: int
@@ -137,7 +138,7 @@ class ProvenDays:
 
 @dataclass(frozen=True, slots=True)
 class TableSize:
-    """A table with its indexes; the rows are the planner's estimate."""
+    """The size of a table with its indexes. `rows` is the planner's estimate."""
 
     table: str
     bytes: int
@@ -162,7 +163,7 @@ class Snapshot:
 
 
 def take_snapshot(conn: db.Connection, *, now: datetime, stuck_after: timedelta, inbox_grace: timedelta) -> Snapshot:
-    """Read how the jobs, the calls, the inbox and the proven days stand.
+    """Read the state of the jobs, the calls, the inbox and the proven days.
 
     Raises:
         SchemaError: the database's schema is older than this program's.
@@ -224,7 +225,7 @@ def _standbys(conn: db.Connection, leader: Daemon | None) -> list[Daemon]:
 
 
 def _word_of(conn: db.Connection, leader: Daemon | None) -> tuple[Waiting | None, dict[str, datetime]]:
-    """What the leader keeps in `sync_state` of itself; nothing if another daemon, that is gone, wrote it."""
+    """Return the leader's note in `sync_state`; nothing if an earlier leader wrote it."""
     row = conn.execute(_queries["leaders_word"], {"job": LOCK}).fetchone()
     word: dict[str, Any] = row[0] if row else {}
     if leader is None or word.get("backend") != leader.pid:
@@ -256,7 +257,7 @@ def _unsettled(conn: db.Connection, now: datetime, grace: timedelta) -> Inbox:
 
 
 def account_days(conn: db.Connection, *, since: date) -> list[AccountDay]:
-    """What the cold job wrote of each account and UTC day, from `since` on; by account, then by day."""
+    """Return the cold job's proofs from `since` on, by account, then by day."""
     return [AccountDay(*row) for row in conn.execute(_queries["account_days"], {"since": since})]
 
 
@@ -271,7 +272,7 @@ def _proven(days: Sequence[AccountDay]) -> ProvenDays:
 
 
 def _moment(text: str | None) -> datetime | None:
-    """The moment in a cursor; None if it holds none or cannot be read (the job itself reports that)."""
+    """Return the moment in a cursor; None if it has none or is unreadable (the job itself reports that)."""
     with suppress(ValueError):
         moment = datetime.fromisoformat(text or "")
         return moment if moment.tzinfo else None

@@ -1,4 +1,4 @@
-"""How a daemon is, in one word."""
+"""The daemon's state in one word."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """What the status page says first."""
+    """The state that the status page shows first."""
 
     WORKING = "working"
     WAITING = "waiting"  # for Twilio or the database: it heals by itself

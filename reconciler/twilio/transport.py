@@ -1,8 +1,8 @@
 """The HTTP client under the official SDK: pooled, with timeouts, and bound to Twilio's hosts.
 
-The SDK's own client has no timeout at all by default and hands on text only. This one keeps the body as bytes,
-bounds every wait, follows no redirect, keeps no cookie, and refuses before sending to give the credentials to any
-host but those it was made for, whatever a `next_page_uri` says.
+The SDK's own client has no timeout by default, and returns only text. This one keeps the body as bytes, bounds every
+wait, follows no redirect and keeps no cookie. It sends credentials only to the hosts it was made for: it refuses any
+other host before sending, even if a `next_page_uri` names it.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Answer(Response):
 
 
 class Transport(HttpClient):
-    """Sends requests to `origins` (scheme, host and port of each) and to nothing else.
+    """An HTTP client that sends requests to `origins` (scheme, host and port of each) only.
 
     Raises, from `request`:
-        ConnectionLost: refused, reset or closed.
-        Unavailable: no answer in time, or a proxy that refuses.
-        TwilioAnswerError: the request was meant for another host; it was not sent.
+        ConnectionLost: the connection was refused, reset or closed.
+        Unavailable: there was no answer in time, or a proxy refused.
+        TwilioAnswerError: the request was for another host; it was not sent.
 
     """
 
