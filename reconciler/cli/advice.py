@@ -1,4 +1,4 @@
-"""`reconcile` alone: what to do next, in the situation that we are in."""
+"""`reconcile` without arguments: what to do next in the present situation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reconciler.wording import counted, rough
 
 
 class Advice(NamedTuple):
-    """What is in the way, and what to do about it; `more` things wait behind it."""
+    """The first problem, the step that solves it, and the number of further problems."""
 
     situation: str
     step: str
@@ -29,9 +29,9 @@ class Advice(NamedTuple):
 
 
 def advise(_: argparse.Namespace) -> int:
-    """Say the first thing that is not as it should be, and what to do; exit 0 only if there is none.
+    """Print the first problem and what to do; return exit code 0 only if there is none.
 
-    Something to be done is exit code 1; what keeps us from looking ends as it does elsewhere.
+    A problem in the work is exit code 1. An error that prevents the check has its usual exit code.
     """
     try:
         settings = read_settings()
@@ -50,10 +50,10 @@ def advise(_: argparse.Namespace) -> int:
 
 
 def _unset(settings: Settings) -> Advice | None:
-    """What must be set first.
+    """Return the advice about missing settings; None if none is missing.
 
     Raises:
-        ConfigError: the credentials are not whole.
+        ConfigError: a part of the credentials is not set.
 
     """
     if settings.database_url is None and settings.twilio_account_sid is None:
@@ -73,10 +73,10 @@ def _unset(settings: Settings) -> Advice | None:
 
 
 def _in_database(settings: Settings) -> Advice | str:
-    """What the database tells; a sentence if all is well.
+    """Return the advice from the database's state; a sentence if all is well.
 
     Raises:
-        ReconcilerError: it does not answer.
+        ReconcilerError: the database does not answer.
 
     """
     assert settings.database_url
@@ -96,7 +96,7 @@ def _in_database(settings: Settings) -> Advice | str:
 
 
 def _next_step(snapshot: Snapshot, settings: Settings) -> Advice | str:
-    """The first line of `check` on the work that is not OK."""
+    """Return the first line of `check` on the work that is not OK, as advice."""
     if found := troubles(snapshot, settings):
         first = found[0]
         step = first.hint or "`reconcile check` looks at one thing after the other"

@@ -1,4 +1,4 @@
-"""`reconcile --since …`: read every call of a window that a person names."""
+"""`reconcile --since …`: reads every call of a window that a person names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from reconciler.twilio.client import TwilioClient
 
 
 def backfill_window(args: argparse.Namespace) -> int:
-    """Make the database equal to what Twilio says of the window, or with --dry-run show what would change."""
+    """Make the calls of the window equal to Twilio's, or with --dry-run show what would change."""
     asked_at = datetime.now(UTC)
     since, until = _window(args, asked_at)
     if args.all and not args.dry_run:
@@ -62,10 +62,10 @@ def backfill_window(args: argparse.Namespace) -> int:
 
 
 def _window(args: argparse.Namespace, asked_at: datetime) -> tuple[datetime, datetime]:
-    """The moments that --since and --until name.
+    """Return the moments that --since and --until name.
 
     Raises:
-        UsageError: one cannot be read, lies in the future, or they are in the wrong order.
+        UsageError: a moment cannot be read or is in the future, or they are in the wrong order.
 
     """
     since, until = read_moment(args.since, "--since", asked_at), asked_at
@@ -80,7 +80,7 @@ def _window(args: argparse.Namespace, asked_at: datetime) -> tuple[datetime, dat
 
 
 def _read(context: backfill.BackfillContext, client: TwilioClient, accounts: Sequence[str]) -> backfill.BackfillCounts:
-    """Read the window of one account as `context` says, or of several, one after another."""
+    """Read the window of one account with `context`, or of several accounts one after another."""
     if len(accounts) == 1:
         return backfill.backfill(context)
 
@@ -98,7 +98,7 @@ def _read(context: backfill.BackfillContext, client: TwilioClient, accounts: Seq
 
 
 def _last_words(counts: backfill.BackfillCounts, settings: Settings, *, dry_run: bool) -> None:
-    """Say on stderr why a backfill did not come to its end, and what to do."""
+    """Print on stderr why a backfill did not finish, and what to do."""
     hint = None if dry_run else "the same command goes on where this one ended"
     for account_sid, error in counts.unread.items():
         complain(f"{account_sid}: {error}", error.hint)

@@ -1,4 +1,4 @@
-"""`reconcile call CA…`: one call, as we hold it and as Twilio says it; with --repair the row becomes equal."""
+"""`reconcile call CA…`: one call as we hold it and as Twilio has it; --repair makes the row equal."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from reconciler.wording import rough
 _NUMBERS: Final = ("from_number", "to_number")
 _NO_SID: Final = "a call's SID is CA and 32 hexadecimal digits"
 
-# The Viewer also keeps rows under SIDs that are no call's: its own (`local_...`), a message's (`SM...`), another
-# provider's (`vapi:...`). What begins like a SID of a call or of an account is a typing error instead.
+# The Viewer also has rows under other SIDs: its own (`local_...`), a message's (`SM...`), another provider's
+# (`vapi:...`). A text that begins like the SID of a call or an account is a typing error instead.
 _VIEWERS_OWN: Final = re.compile(r"(?!CA|AC)[!-~]{1,100}")
 
 
@@ -109,7 +109,7 @@ def _repair(args: argparse.Namespace, call: facts.Call, settings: Settings, url:
             account=Account(account, is_only=is_only),
             stop=stop,
             call_sid=call.call_sid,
-            # A frozen row is asked about no more: that Twilio has deleted the call changes nothing.
+            # A frozen row is never marked as gone: no job asks about it any more.
             held=None if call.is_frozen else call.known(now=datetime.now(UTC), is_only_account=is_only),
             thaws=args.thaw,
         )
@@ -165,7 +165,7 @@ def _print(seen: facts.Seen, *, masked: bool, stuck_after: timedelta = timedelta
 
 
 def _hint(seen: facts.Seen, stuck_after: timedelta) -> str | None:
-    """What to do next."""
+    """Return what to do next; None if there is nothing."""
     row, call_sid = seen.call.row, seen.call.call_sid
     if row is None:
         if seen.page and seen.page.dead_letters:
@@ -187,10 +187,10 @@ def _hint(seen: facts.Seen, stuck_after: timedelta) -> str | None:
 
 
 def _how_to_end(seen: facts.Seen, age: str) -> str:
-    """What to do about a call that both sides say is open, and that nobody is likely to be in.
+    """Return what to do about a call that both sides hold for open, but that is probably over.
 
-    https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource: `completed` ends a call whatever it is
-    in, `canceled` one that has not been answered.
+    https://www.twilio.com/docs/voice/api/call-resource#update-a-call-resource: `completed` ends a call in any status,
+    `canceled` a call that has not been answered.
     """
     row, call_sid = seen.call.row, seen.call.call_sid
     assert row is not None
@@ -202,7 +202,7 @@ def _how_to_end(seen: facts.Seen, age: str) -> str:
 
 
 def _changes(seen: facts.Seen, *, masked: bool) -> Table:
-    """What was written: a line for each field, before and after."""
+    """Return a table of the written fields, before and after."""
     table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="dim")
     for name in ("", "changed", "before", "after"):
         table.add_column(name, overflow="fold")
@@ -237,9 +237,9 @@ def _fields(seen: facts.Seen, *, masked: bool) -> Table:
 
 
 def _show_events(events: Sequence[facts.Event], *, masked: bool) -> None:
-    """A line for each event, and below it what it says, wrapped between words."""
+    """Print a line for each event, and below it its payload, wrapped between words."""
     for event in events:
-        # What a call was created with is for the most part what it is: the fields above.
+        # The payload of call.created mostly repeats the fields above.
         payload = {} if event.event == "call.created" else event.payload
         payload = without_numbers(payload) if masked else payload
         if isinstance(payload, dict):
@@ -262,7 +262,7 @@ def _shown(name: str, value: Any, *, masked: bool) -> Text:
 
 
 def _time(iso: str) -> str:
-    """A moment to the second; Twilio's have no more."""
+    """Return a moment to the second, the precision of Twilio's."""
     return re.sub(r"(\.\d+)?\+00:00$", "", iso.replace("T", " "))
 
 

@@ -1,4 +1,4 @@
-"""`reconcile check`: print what was looked at, how it is, and what to do."""
+"""`reconcile check`: prints the result of each check, and what to do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STYLES: Final = {Severity.OK: "green", Severity.WARN: "bold yellow", Severity.F
 
 
 def print_checks(args: argparse.Namespace) -> int:
-    """Print each check as soon as it is made; with --json all of them at the end, with --nagios one line."""
+    """Print each result as soon as it is there; with --json all of them at the end, with --nagios one line."""
     checks: list[Check] = []
     if args.nagios:
         checks = list(_checks())
@@ -37,7 +37,7 @@ def print_checks(args: argparse.Namespace) -> int:
 
 
 def nagios_code(checks: Sequence[Check]) -> int:
-    """0 OK, 1 WARNING, 2 CRITICAL; 3 UNKNOWN if the settings keep us from looking.
+    """Return 0 OK, 1 WARNING, 2 CRITICAL, or 3 UNKNOWN if the settings cannot be read.
 
     (https://nagios-plugins.org/doc/guidelines.html#AEN78)
     """
@@ -48,11 +48,11 @@ def nagios_code(checks: Sequence[Check]) -> int:
 
 
 def nagios_line(checks: Sequence[Check]) -> str:
-    """What is wrong in one line, failures first; or how much was looked at."""
+    """Return the problems in one line, failures first; without problems the number of checks."""
     word = ("OK", "WARNING", "CRITICAL", "UNKNOWN")[nagios_code(checks)]
     wrong = sorted((c for c in checks if c.severity is not Severity.OK), key=lambda c: c.severity is not Severity.FAIL)
-    said = "; ".join(f"{c.name}: {c.detail}" for c in wrong) or counted(len(checks), "check")
-    return harmless(f"RECONCILER {word} - {said}", markup=False).replace("|", "/")  # behind | stand numbers
+    summary = "; ".join(f"{c.name}: {c.detail}" for c in wrong) or counted(len(checks), "check")
+    return harmless(f"RECONCILER {word} - {summary}", markup=False).replace("|", "/")  # a | begins the performance data
 
 
 def _print(item: Check) -> None:
@@ -65,7 +65,7 @@ def _print(item: Check) -> None:
 
 def _checks() -> Iterator[Check]:
     try:
-        settings = read_settings(quietest="error")  # a request that is repeated shows in its check
+        settings = read_settings(quietest="error")  # a repeated request shows in the result of its check
     except ConfigError as exc:
         for line in str(exc).splitlines():
             yield fail("settings", line, exc.hint, ExitCode.CONFIG)

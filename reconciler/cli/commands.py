@@ -12,19 +12,19 @@ from typing import Any, Final, NamedTuple
 
 
 class Argument(NamedTuple):
-    """One argument, as `ArgumentParser.add_argument` takes it; those of one `group` exclude each other."""
+    """One argument for `ArgumentParser.add_argument`. Arguments of the same `group` exclude each other."""
 
     names: tuple[str, ...]
     settings: dict[str, Any]
     group: str | None = None
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
-        """Make the parser understand it."""
+        """Add the argument to a parser."""
         parser.add_argument(*self.names, **self.settings)
 
 
 class Command(NamedTuple):
-    """A command, or a group of `commands`; `run` returns the exit code."""
+    """A command, or a group of `commands`. `run` returns the exit code."""
 
     name: str
     run: Callable[[Namespace], int]
@@ -34,7 +34,7 @@ class Command(NamedTuple):
 
 
 def argument(*names: str, group: str | None = None, **settings: Any) -> Argument:
-    """One argument, written as for `ArgumentParser.add_argument`."""
+    """Return an argument, written as for `ArgumentParser.add_argument`."""
     return Argument(names, settings, group)
 
 
@@ -46,7 +46,7 @@ def backfill(args: Namespace) -> int:
 
 
 def advise(args: Namespace) -> int:
-    """Say what to do next."""
+    """Print what to do next."""
     from reconciler.cli.advice import advise
 
     return advise(args)
@@ -77,7 +77,7 @@ def _check(args: Namespace) -> int:
 
 
 def run_daemon(args: Namespace) -> int:
-    """Serve until told to stop."""
+    """Run the daemon until a signal stops it."""
     from reconciler.cli.jobs import run
 
     return run(args)
@@ -171,12 +171,12 @@ _JOBS: Final = {
     "webhooks": "what explains lost webhooks: Twilio's alerts, and where numbers send them",
 }
 _JSON: Final = argument("--json", action="store_true", help="print the result as JSON")
-_ACCOUNT: Final = argument("--account", metavar="AC…", help="of this account (default: RECONCILER_ACCOUNTS)")
+_ACCOUNT: Final = argument("--account", metavar="AC…", help="only this account (default: RECONCILER_ACCOUNTS)")
 
-# What may be said without a command.
+# The options without a command.
 BACKFILL: Final = (
     argument("--since", metavar="WHEN", help="read every call since: 90m, 24h, 7d, 2w, a date or an ISO time (UTC)"),
-    argument("--until", metavar="WHEN", help="and before: as above (default: now)"),
+    argument("--until", metavar="WHEN", help="and before this moment, in the same forms (default: now)"),
     _ACCOUNT,
     argument("--dry-run", action="store_true", help="print what would change, field by field, and write nothing"),
     argument("--all", action="store_true", help="with --dry-run: list every field, also on a terminal"),
@@ -214,18 +214,18 @@ COMMANDS: Final = (
     Command("once", _once, "run one job once, now", (
         argument("job", choices=_JOBS, metavar="JOB", help=" · ".join(f"{job}: {text}" for job, text in _JOBS.items())),
         _ACCOUNT,
-        argument("--from", dest="from_", metavar="WHEN", help="hot, warm: read on from then, wherever the cursor is"),
+        argument("--from", dest="from_", metavar="WHEN", help="hot, warm: read from then on, and ignore the cursor"),
         _JSON,
     )),
     Command("inbox", _inbox_list, "webhooks and records that could not be read: list, show, replay", commands=(
         Command("list", _inbox_list, "list the dead letters, newest first, with their reasons", (_JSON,)),
         Command("show", _inbox_show, "show one row of the inbox; numbers masked unless RECONCILER_LOG_PII=plain", (
-            argument("id", type=_row_number, metavar="ID", help="its number, as `list` shows it"),
+            argument("id", type=_row_number, metavar="ID", help="the row's number, as `list` shows it"),
             _JSON,
         )),
         Command("replay", _inbox_replay, "read dead letters again with today's code; exit 1 if one stays", (
-            argument("ids", type=_row_number, metavar="ID", nargs="*", help="their numbers"),
-            argument("--all", action="store_true", help="all of them"),
+            argument("ids", type=_row_number, metavar="ID", nargs="*", help="the numbers of dead letters"),
+            argument("--all", action="store_true", help="all dead letters"),
             _JSON,
         )),
     )),
@@ -236,7 +236,7 @@ COMMANDS: Final = (
             argument("--json", group="form", action="store_true", help="print the result as JSON"),
             argument(
                 "--watch", group="form", metavar="EVERY", nargs="?", const="5s",
-                help="show it again every 5s, or as often as told, until Ctrl-C",
+                help="show it again every 5s, or at the given interval, until Ctrl-C",
             ),
         ),
     ),
@@ -249,8 +249,8 @@ COMMANDS: Final = (
         ),
     )),
     Command("why", _why, "why webhooks lost something: the lost calls by cause, each with the next step", (
-        argument("--since", metavar="WHEN", default="24h", help="what was found since then (default: 24h)"),
-        argument("--account", metavar="AC…", help="of this account (default: of all)"),
+        argument("--since", metavar="WHEN", default="24h", help="gaps that were found since then (default: 24h)"),
+        argument("--account", metavar="AC…", help="only this account (default: all)"),
         _JSON,
     )),
     Command("call", _call, "one call: our row, Twilio's record, its events; exit 1 if row and record differ", (

@@ -1,4 +1,4 @@
-"""`reconcile demo`: everything at once, with nothing installed but this."""
+"""`reconcile demo`: the demonstration, which needs nothing else installed."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from reconciler.demo import run
 
 
 def show(_: argparse.Namespace) -> int:
-    """Tell the story of the demo."""
+    """Run the demonstration."""
     return int(run())

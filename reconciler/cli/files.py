@@ -1,4 +1,4 @@
-"""`reconcile files DIR`: what runs and watches the service, as this version ships it."""
+"""`reconcile files DIR`: writes the files that run and monitor the service, as this version ships them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reconciler.wording import counted
 
 
 def write_files(args: argparse.Namespace) -> int:
-    """Write all files, and print their names; a file of the same name that says something else stays."""
+    """Write all files and print their names; an existing file with other content is never overwritten."""
     folder = Path(args.folder)
     shipped = {name: source.read_bytes() for name, source in _shipped()}
     changed = [name for name, content in shipped.items() if _differs(folder / name, content)]
@@ -42,7 +42,7 @@ def _differs(path: Path, content: bytes) -> bool:
 
 
 def _shipped() -> Iterator[tuple[PurePosixPath, Traversable]]:
-    """Each file by its name in the folder: from the wheel, or from the checkout of an editable install."""
+    """Yield each file with its name in the folder, from the wheel or from the checkout of an editable install."""
     packed = files("reconciler").joinpath("deploy")
     if packed.is_dir():
         yield from _below(packed, PurePosixPath())

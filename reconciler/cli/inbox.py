@@ -1,4 +1,4 @@
-"""`reconcile inbox list`, `show` and `replay`: what could not be read, seen and read again."""
+"""`reconcile inbox list`, `show` and `replay`: the dead letters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def list_letters(args: argparse.Namespace) -> int:
 
 
 def show(args: argparse.Namespace) -> int:
-    """Print one row of the inbox, whatever became of it."""
+    """Print one row of the inbox, whatever its status."""
     settings = read_settings()
     with connect(settings, purpose="inbox") as conn:
         row = letters.find(conn, args.id)
@@ -52,7 +52,7 @@ def show(args: argparse.Namespace) -> int:
     if is_masked:
         row = _masked(row)
     if args.json:
-        # Put in as text: a payload may be nested deeper than `json` can go.
+        # The payload is inserted as text: it may be nested deeper than `json` can go.
         sys.stdout.write(f'{json.dumps(row, indent=2)[:-2]},\n  "payload": {payload}\n}}\n')
     else:
         for name, value in row.items():
@@ -64,7 +64,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def replay(args: argparse.Namespace) -> int:
-    """Read dead letters again with today's code."""
+    """Read dead letters again with the current code."""
     if bool(args.ids) == args.all:
         raise UsageError("say which dead letters to replay, or --all", hint="reconcile inbox list")
     settings = read_settings()

@@ -37,12 +37,12 @@ from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.listing import RETENTION
 from reconciler.wording import short_sids
 
-_SHOWN: Final = ("calls_seen", "inserted", "updated", "frozen", "gone", "requests")  # of each of several accounts
-_TROUBLES: Final[tuple[str, ...]] = ("drifted", "dead_letters")  # of one
+_SHOWN: Final = ("calls_seen", "inserted", "updated", "frozen", "gone", "requests")  # for each of several accounts
+_TROUBLES: Final[tuple[str, ...]] = ("drifted", "dead_letters")  # for one account
 
 
 def run(_: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+    """Run the daemon until a signal stops it."""
 
     def prepare(settings: Settings) -> str:
         url = database_url(settings)
@@ -53,7 +53,7 @@ def run(_: argparse.Namespace) -> int:
 
 
 def once(args: argparse.Namespace) -> int:
-    """Run the job, for one account after another where it asks Twilio, and print its counts."""
+    """Run the job, for one account after another if it asks Twilio, and print its counts."""
     kind = KINDS[args.job]
     since = _since(args)
     if args.account is not None and not kind.asks_twilio:
@@ -89,7 +89,7 @@ def _prepared(settings: Settings) -> str:
 def _run_each(
     sids: Sequence[str], accounts: Accounts, client: TwilioClient, context: JobContext
 ) -> dict[str, Counts | ReconcilerError]:
-    """What came of each account, until the run is stopped."""
+    """Return the result of each account, up to the one at which the run was stopped."""
     kind = context.job.kind
 
     def work(account_sid: str) -> Counts:
@@ -130,7 +130,7 @@ def _in_words(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(done: dict[str, Counts], failed: dict[str, ReconcilerError], *, as_json: bool) -> int:
-    """Print what was counted, of several accounts a line each; returns the worst of their exit codes."""
+    """Print the counts, a line for each of several accounts; return the highest of their exit codes."""
     if len(done) == 1 and not failed:
         (figures,) = (counts.as_dict() for counts in done.values())
     else:

@@ -1,4 +1,4 @@
-"""The command line: from arguments to a command, and from what the command raises to an exit code.
+"""The command line: arguments become a call of a command, and its errors become an exit code.
 
 Results go to stdout, logs and progress to stderr.
 """
@@ -21,7 +21,7 @@ from reconciler.terminal.printing import accept_any_encoding, complain
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
-        # An abbreviation that works today would end with the next option that begins alike.
+        # An abbreviation that works today would fail with the next option that begins alike.
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"{self.prog}: {message}\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Refuse what is no choice; where one is alike, the answer is that one and not the list of all."""
+        """Refuse a value that is no choice. If one choice is similar, the error names it instead of the whole list."""
         if action.choices is None or value in action.choices:
             return
         alike = get_close_matches(str(value), [str(choice) for choice in action.choices], n=1)
@@ -44,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _options() -> argparse.ArgumentParser:
-    """What may be said without a command."""
+    """Return the parser of the options without a command."""
     parser = _Parser(prog="reconcile", add_help=False)
     parser.add_argument("--version", action="version", version=f"reconciler {__version__}")
     group = parser.add_argument_group("one-off backfill")
@@ -68,7 +68,7 @@ def _epilog() -> str:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The whole command line; pure."""
+    """Return the parser of the whole command line; pure."""
     parser = _Parser(
         prog="reconcile",
         description="Makes the Twilio Call Viewer's database equal to what Twilio says.",
@@ -95,7 +95,7 @@ def _add_commands(root: argparse.ArgumentParser, parser: argparse.ArgumentParser
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C came first: psycopg then cancels what runs, and what comes of that must not hide it."""
+    """Whether Ctrl-C caused the error: psycopg then cancels the statement, and that error must not hide Ctrl-C."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = get_parser()
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & {*argv}:
-        # Else argparse would take `--sinse 7d` for a command 7d, and roll back on `--dry-run rollback`.
+        # Otherwise argparse would take `--sinse 7d` for a command 7d, and would roll back on `--dry-run rollback`.
         unknown = _options().parse_known_args(argv)[1]
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)} (options come after their command)")
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("interrupted", None)
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not complain while flushing at exit.
+        # The reader of our output has closed the pipe. The interpreter must not fail while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.DONE)
     except Exception as exc:
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(error: ReconcilerError, *, is_daemon: bool) -> None:
-    """Say why the command failed: as a line of the log where that is JSON for a program, else to a person."""
+    """Report why the command failed: in the log if that is JSON for a program, else on stderr for a person."""
     form = os.environ.get("RECONCILER_LOG_FORMAT", "").strip().lower()
     if form != "json" and (not is_daemon or form == "console" or sys.stderr.isatty()):
         complain(str(error), error.hint)

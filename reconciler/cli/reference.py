@@ -1,6 +1,6 @@
-"""`reconcile completion` and `reconcile man`: what the parser knows, told to a shell and to man.
+"""`reconcile completion` and `reconcile man`, made from the parser.
 
-Both walk the parser itself, so that no option is forgotten and none is left behind.
+Both walk the parser itself, so that they have every option, and no option that is gone.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _EXAMPLES: Final = {"WHEN": ["90m", "24h", "7d", "2w"]}  # by metavar
 
 
 class _Word(NamedTuple):
-    """What may be typed at a place, and what it does."""
+    """A word that may be typed at a place, and its meaning."""
 
     text: str
     meaning: str
 
 
 class _Place(NamedTuple):
-    """A command by its words (none: before any), and what may follow."""
+    """A place in the command line: the words of a command (none before any command), and its parser."""
 
     words: tuple[str, ...]
     parser: argparse.ArgumentParser
@@ -42,7 +42,7 @@ class _Place(NamedTuple):
 
     @property
     def next_words(self) -> list[_Word]:
-        """Commands, and choices; a mapping of choices says what each of them means."""
+        """The commands and choices that may follow; a mapping of choices gives the meaning of each."""
         words = []
         for action in self.parser._actions:
             if isinstance(action, argparse._SubParsersAction):
@@ -54,12 +54,12 @@ class _Place(NamedTuple):
 
     @property
     def option_words(self) -> list[_Word]:
-        """Long options."""
+        """The long options."""
         return [_Word(option.option_strings[-1], _meaning(option)) for option in self.options]
 
 
 def print_completion(args: argparse.Namespace) -> int:
-    """Print a script that makes a shell complete our commands and options."""
+    """Print a script with which a shell completes our commands and options."""
     places = list(_places(args.parser))
     print({"bash": _bash, "zsh": _zsh, "fish": _fish}[args.shell](places))
     return int(ExitCode.DONE)
@@ -87,11 +87,11 @@ def _meaning(action: argparse.Action) -> str:
     return (action.help or "").replace("%%", "%")
 
 
-# Shells: commands come first, so that what was typed up to here names the place
+# Shells: commands come first, so the words typed so far name the place.
 
 
 def _valued(places: list[_Place]) -> dict[str, str]:
-    """The options that take a value, and the metavar that says what it is."""
+    """Return the options that take a value, each with its metavar."""
     return {
         option.option_strings[-1]: str(option.metavar)
         for place in places
@@ -170,12 +170,12 @@ if [[ ${{funcstack[1]}} == _reconcile ]]; then _reconcile "$@"; else compdef _re
 
 
 def _exactly(place: _Place) -> str:
-    """What the words typed so far are, and a space, at this place."""
+    """Return the pattern of the words typed so far at exactly this place, and a space."""
     return quote(" ".join(place.words) + " ")
 
 
 def _within(place: _Place) -> str:
-    """What the words typed so far begin with, and a space, at this place."""
+    """Return the pattern of the words typed so far at this place or behind it."""
     return f"{_exactly(place)}*" if place.words else "' '*|-*"
 
 
@@ -185,7 +185,7 @@ def _fish(places: list[_Place]) -> str:
         tests = [f'test "$typed[{number}]" = {word}' for number, word in enumerate(place.words, start=2)]
         if not place.words:
             tests = ["not string match -qr '^[^-]' -- \"$typed[2]\""]
-        # A command, or a choice, is the next word and no later one.
+        # A command or a choice can only be the next word.
         here = [*tests, f"test (count $typed) -eq {len(place.words) + 1}"]
         lines += (f"{_fish_line(here)} -a {word.text} -d {quote(word.meaning)}" for word in place.next_words)
         for word in place.option_words:
@@ -195,7 +195,7 @@ def _fish(places: list[_Place]) -> str:
 
 
 def _fish_line(tests: list[str]) -> str:
-    """The beginning of a line that holds where all tests are true."""
+    """Return the beginning of a line that applies if all tests are true."""
     condition = "; and ".join(tests)
     return f"complete -c reconcile -n {quote(f'set -l typed (commandline -opc); {condition}')}"
 
@@ -245,14 +245,14 @@ def _usage(place: _Place) -> Iterator[str]:
 def _described(place: _Place) -> Iterator[str]:
     for action in (*place.operands, *place.options):
         if isinstance(action, argparse._HelpAction) and place.words:
-            continue  # as for all of them
+            continue  # every command has --help
         names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
         value = f" {action.metavar}" if action.option_strings and action.metavar else ""
         yield from (".TP", f".B {_roff(names + value)}", _roff(_meaning(action)))
 
 
 def _roff(text: str) -> str:
-    """`text` as roff takes it for text, whatever it begins with and whatever letters it holds."""
+    """Return `text` escaped for roff."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     text = re.sub(r"[^\x00-\x7f]", lambda letter: f"\\[u{ord(letter[0]):04X}]", text)
     return f"\\&{text}" if text.startswith((".", "'")) else text

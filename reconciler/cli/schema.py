@@ -32,7 +32,7 @@ def migrate(args: argparse.Namespace) -> int:
                 for m, outcome in ((step.migration, step.outcome) for step in steps)
             ]
         else:
-            # Where nobody watches, a run logs JSON lines to stderr and nothing else.
+            # Without a terminal the command logs JSON lines to stderr and prints nothing else.
             if sys.stderr.isatty() and runner.behind(conn):
                 print(BEFORE_MIGRATING, file=sys.stderr)
             applied = runner.migrate(conn, on_applied=log_applied)
@@ -44,7 +44,7 @@ def migrate(args: argparse.Namespace) -> int:
         print_json(rows)
     elif not rows:
         print("The schema is up to date.")
-    elif not args.dry_run and sys.stderr.isatty():  # each was told when it was applied
+    elif not args.dry_run and sys.stderr.isatty():  # each was printed when it was applied
         print(f"{counted(len(rows), 'migration')} in {sum(row['seconds'] for row in rows):.1f} s.")
     else:
         print_rows([_numbered(row) for row in rows])
@@ -91,7 +91,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def _planned(plan: Plan) -> dict[str, Any]:
-    """A plan as a row of a table."""
+    """Return a plan as a row of a table."""
     reads = [*plan.uses, *(f"all of {table}" for table in plan.reads_whole)]
     unused = f"not used: {', '.join(plan.unused)}" if plan.unused else ""
     time = "not run" if plan.milliseconds is None else f"{plan.milliseconds:.1f}"
@@ -100,5 +100,5 @@ def _planned(plan: Plan) -> dict[str, Any]:
 
 
 def _numbered(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with its version as the files are numbered."""
+    """Return the row with its version in the form of the files' numbers."""
     return {**row, "version": f"{row['version']:03}"}

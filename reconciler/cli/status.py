@@ -1,4 +1,4 @@
-"""`reconcile status` and `reconcile report`: how things stand, and what webhooks lost."""
+"""`reconcile status` and `reconcile report`: the state of the work, the proofs and the gaps."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from reconciler.terminal.printing import harmless, print_json
 from reconciler.times import parse_duration
 from reconciler.wording import byte_size, counted, differences, rough, short_sids
 
-# A day that is proven complete, one that is proven not to be, and one that nothing is known of.
+# A day that is proven complete, a day that is proven incomplete, and a day without a proof.
 _DAYS: Final = (("█", "green"), ("░", "red"), ("·", "dim"))
 _PLAIN_DAYS: Final = (("#", "green"), ("-", "red"), (".", "dim"))
 _BAR: Final = 10  # characters of the longest bar
 
 
 def print_status(args: argparse.Namespace) -> int:
-    """Print how jobs, calls, inbox and proven days stand; whatever it says, it exits 0."""
+    """Print the state of jobs, calls, inbox and proven days; the exit code is always 0."""
     every = None if args.watch is None else _interval(args.watch)
     settings = read_settings()
     if every is not None:
@@ -62,7 +62,7 @@ def _interval(text: str) -> timedelta:
 
 
 def _watch(settings: Settings, every: timedelta) -> int:
-    """Show the status again and again, in place on a terminal, until Ctrl-C; also while the database is away."""
+    """Show the status again and again until Ctrl-C, in place on a terminal, also while the database is away."""
     try:
         while True:
             try:
@@ -87,7 +87,7 @@ def _snapshot(settings: Settings) -> facts.Snapshot:
 
 
 def print_report(args: argparse.Namespace) -> int:
-    """Print what is proven of each account and day, and what webhooks lost; or write the status page."""
+    """Print the proofs of each account and day, and the gaps; or write the status page."""
     if args.html is not None:
         return _write_page(args.html)
     now = datetime.now(UTC)
@@ -189,7 +189,7 @@ def show_report(report: reports.Report) -> None:
 
 
 def _show_causes(why: Why) -> None:
-    """The causes of lost calls in short; `reconcile why` says more."""
+    """Print the causes of lost calls in short; `reconcile why` prints more."""
     if not why.causes:
         return
     _headline("Why webhooks lost them, by call")
@@ -271,7 +271,7 @@ def _tables(sizes: Sequence[facts.TableSize]) -> Table:
 
 
 def _calendar(account: str, days: Sequence[facts.AccountDay], report: reports.Report) -> None:
-    """A line a month, a column a day."""
+    """Print a calendar with a line for each month and a column for each day."""
     proven = {day.day: day.is_complete for day in days}
     complete, incomplete, unknown = _PLAIN_DAYS if console.is_plain(console.out) else _DAYS
     first, today = report.since.date(), report.until.date()
@@ -330,7 +330,7 @@ def _gaps(gaps: Sequence[reports.GapsOfDay]) -> Table:
 
 
 def _table(*names: str, right: int = 0) -> Table:
-    """Columns with headings; the `right` ones behind the first hold numbers."""
+    """Return a table with headings; after the first column, `right` columns hold numbers."""
     table = Table(box=None, padding=(0, 0, 0, 2), header_style="dim")
     for place, name in enumerate(names):
         table.add_column(name, justify="right" if 1 <= place <= right else "left", overflow="fold")
@@ -355,5 +355,5 @@ def _say(text: str) -> None:
 
 
 def _plain(text: str | None) -> str:
-    """What others wrote, without numbers and escape sequences."""
+    """Return foreign text without phone numbers and escape sequences."""
     return harmless(mask(text or ""), markup=False)

@@ -1,4 +1,4 @@
-"""`reconcile why`: what webhooks lost, beside the causes, with the next step for each."""
+"""`reconcile why`: the causes of lost webhooks, with the next step for each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOURS_SHOWN: Final = 6
 
 
 def print_why(args: argparse.Namespace) -> int:
-    """Print why webhooks lost something of the calls that were found lost in a span of time."""
+    """Print the causes of the gaps that were found in a span of time."""
     now = datetime.now(UTC)
     since = read_moment(args.since, "--since", now)
     if since >= now:
@@ -44,7 +44,7 @@ def print_why(args: argparse.Namespace) -> int:
 
 
 def show_why(why: Why) -> None:
-    """Print the causes, most frequent first, each with what to do."""
+    """Print the causes, the most frequent first, each with the next step."""
     if why.imported:
         _say(f"{counted(why.imported, 'call')} imported: they ended before we looked, and are not lost.")
     if not why.gaps:
@@ -69,7 +69,7 @@ def show_why(why: Why) -> None:
 
 
 def _show_hours(why: Why) -> None:
-    """The hours that lost most, each with its causes."""
+    """Print the hours with the most gaps, each with its causes."""
     hours: dict[datetime, Counter[str]] = {}
     for cause in why.causes:
         for hour, gaps in cause.hours.items():

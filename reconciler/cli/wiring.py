@@ -1,4 +1,4 @@
-"""What stands ready before a command does its work: settings and logging, a database, its schema, a way to stop."""
+"""The preparation of a command: settings and logging, the database and its schema, the client, and signals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from reconciler.wording import counted
 
 
 def read_settings(*, serves: bool = False, quietest: str = "warning") -> Settings:
-    """Read the settings and set logging up by them. A command that `serves` prints no result: its log is what it says.
+    """Read the settings and configure logging. A command that `serves` prints no result, only its log.
 
     Raises:
         ConfigError: a setting is missing, unknown or malformed.
@@ -59,17 +59,17 @@ def _log_lines(stream: TextIO) -> LogLines:
 
 
 def database_url(settings: Settings) -> str:
-    """Where the database is; with no DATABASE_URL the embedded one is started."""
+    """Return the URL of the database; without DATABASE_URL start the embedded one."""
     return settings.database_url or embedded.start()
 
 
 def connect(settings: Settings, *, purpose: str) -> closing[db.Connection]:
-    """A connection for a command that looks at the database itself."""
+    """Return a connection for a command that reads the database itself."""
     return closing(db.connect(database_url(settings), purpose=purpose))
 
 
 def prepare_schema(url: str, *, migrate: bool) -> None:
-    """Apply what is missing, or refuse to run on an old schema.
+    """Apply missing migrations if `migrate` is set, else refuse to run on an old schema.
 
     Raises:
         SchemaError: migrations are missing, and `migrate` is false.
@@ -94,7 +94,7 @@ def require_schema(conn: db.Connection) -> None:
 
 
 def log_applied(applied: runner.Applied) -> None:
-    """Log one migration that was applied; who watches sees it in any case, as many take their time."""
+    """Log an applied migration. On a terminal it is always shown, because many migrations take long."""
     log = logs.get_logger("reconciler.database.migrate")
     if sys.stderr.isatty() and not log.is_enabled_for(logging.INFO):
         print(f"Migration {applied.version:03} {applied.name} {applied.outcome}.", file=sys.stderr)
@@ -105,18 +105,18 @@ def log_applied(applied: runner.Applied) -> None:
 
 
 def make_store(url: str, settings: Settings) -> Store:
-    """A store that merges by the rules that the settings give."""
+    """Return a store with the merge rules of the settings."""
     return Store(url, rules=Rules(settings.webhook_grace, settings.freeze_after), channel=settings.notify_channel)
 
 
 def share_budget(client: TwilioClient, url: str) -> None:
-    """Have the client ask Twilio no more at once than the other processes of this database leave."""
+    """Make the client share its budget of requests with the other processes of this database."""
     client.pacer.share_through(Budgets(url))
 
 
 @contextmanager
 def make_client(settings: Settings) -> Iterator[TwilioClient]:
-    """The client that the settings describe, closed at the end.
+    """Yield the client that the settings describe, and close it at the end.
 
     Raises:
         ConfigError: credentials are missing.
@@ -127,12 +127,12 @@ def make_client(settings: Settings) -> Iterator[TwilioClient]:
 
 
 def accounts_asked_for(named: str | None, settings: Settings, session: Session) -> tuple[Accounts, tuple[str, ...]]:
-    """The accounts that are looked after, and of them those to work for now: the one that --account names, or all.
+    """Return all accounts of the settings, and those to work for now: the one that --account names, or all.
 
     Raises:
-        UsageError: the name is no account's.
+        UsageError: the name is not the SID of an account.
         Refused: Twilio does not list the accounts for these credentials.
-        Retriable: Twilio stayed away.
+        Retriable: Twilio did not answer.
 
     """
     main = settings.credentials().account_sid
@@ -147,10 +147,10 @@ def accounts_asked_for(named: str | None, settings: Settings, session: Session) 
 
 
 def read_moment(text: str, option: str, now: datetime) -> datetime:
-    """The moment that an option names.
+    """Return the moment that an option names.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: the text cannot be read.
 
     """
     try:
@@ -161,12 +161,12 @@ def read_moment(text: str, option: str, now: datetime) -> datetime:
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set: the page in hand is finished. A second one ends the process at once."""
+    """Yield an event that SIGINT and SIGTERM set, so that a run ends after its page. A second signal exits at once."""
     stop = threading.Event()
     watched = sys.stderr.isatty()
 
     def say(text: str) -> None:
-        # Not print: the signal may have come in the middle of one.
+        # `print` is not safe here: the signal may have interrupted another print.
         if watched:
             os.write(2, text.encode())
 
@@ -186,7 +186,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
 
 
 class _Stderr:
-    """Whatever stderr is now: while a progress bar is shown, the bar, which keeps log lines apart from itself."""
+    """The present stderr. While a progress bar is shown, that is the bar, which prints log lines above itself."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)

@@ -1,4 +1,4 @@
-"""The two consoles, and figures printed on them."""
+"""The consoles for stdout and stderr, and the printing of figures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Where nobody looks a line is a line, however long.
+# Without a terminal a line is not wrapped, however long it is.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 1_000)
 
 
@@ -17,12 +17,12 @@ err = Console(stderr=True, highlight=False)
 
 
 def is_plain(console: Console) -> bool:
-    """Whether the console's encoding has no blocks and arrows."""
+    """Whether the console's encoding lacks blocks and arrows."""
     return not console.encoding.startswith("utf")
 
 
 def print_figures(figures: Mapping[str, float], troubles: Mapping[str, float]) -> None:
-    """Print what was counted, a line each, seconds to a tenth; of `troubles` each that is not 0 stands out."""
+    """Print each figure in a line, seconds to a tenth; `troubles` that are not 0 are highlighted."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(justify="right")

@@ -1,4 +1,4 @@
-"""What a dry run would change: summed up for a person, a line a field for grep, or one JSON object for a program."""
+"""The differences that a dry run finds: summed up for a person, one line a field for grep, or one JSON object."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLES: Final = 5  # of each action
 
 _NUMBERS: Final = ("from_number", "to_number")
 _FIRST: Final = ("status", *_NUMBERS, "start_time", "end_time", "duration", "price", "price_unit")
-# By the merge's action: the mark of a line, its style, and what the calls are called.
+# By the merge's action: the mark of a line, its style, and the heading for its calls.
 _ACTIONS: Final = {
     "insert": ("+", "green", "missing calls"), "update": ("~", "yellow", "calls that differ"),
     "late": ("·", "dim", "late events"), "drift": ("=", "magenta", "frozen calls that differ, and stay"),
@@ -29,7 +29,7 @@ _ACTIONS: Final = {
 
 
 class Difference(NamedTuple):
-    """One field as text: our value and Twilio's; None is no value."""
+    """One field as text: our value and Twilio's. None means no value."""
 
     field: str
     ours: str | None
@@ -37,7 +37,7 @@ class Difference(NamedTuple):
 
 
 def differences(decision: Decision, *, masked: bool) -> Iterator[Difference]:
-    """Each field of a call that differs, what matters most first; phone numbers masked if told so."""
+    """Yield each field of a call that differs, the most important first; `masked` hides phone numbers."""
 
     def shown(field: str, value: Any) -> str | None:
         if value is None:
@@ -50,7 +50,7 @@ def differences(decision: Decision, *, masked: bool) -> Iterator[Difference]:
 
 
 class DifferencesSummed(Watcher):
-    """On a terminal: how many calls differ in which field, and a few examples of each action, at the end."""
+    """The form for a terminal: at the end, the number of differing calls by field, and a few examples."""
 
     def __init__(self, out: Console, *, masked: bool) -> None:
         self._out = out
@@ -100,7 +100,7 @@ class DifferencesSummed(Watcher):
             self._out.print(self._line(decision), no_wrap=True, overflow="ellipsis")
 
     def _line(self, decision: Decision) -> Text:
-        """A call in one line: what it is if we have no row, else what differs."""
+        """Return a call in one line: its values if we have no row, else the fields that differ."""
         mark, style, _ = _ACTIONS[decision.action]
         found = list(differences(decision, masked=self._masked))
         head = Text.assemble((f"{mark} ", style), (decision.call_sid, "cyan"), "  ")
@@ -114,9 +114,9 @@ class DifferencesSummed(Watcher):
 
 
 class DifferencesListed(Watcher):
-    """A line for each field, as the differences are found.
+    """The form with one line for each field, printed as the differences are found.
 
-    On a terminal the SID stands in a line above its fields. Elsewhere it begins each line, for grep.
+    On a terminal the SID is in a line above its fields. Otherwise each line begins with it, for grep.
     """
 
     def __init__(self, out: Console, *, masked: bool) -> None:
@@ -147,7 +147,7 @@ class DifferencesListed(Watcher):
 
 
 class JsonResult(Watcher):
-    """One JSON object; differences are written as they are found, so that memory stays flat."""
+    """The form for programs: one JSON object. Differences are written when found, so memory does not grow."""
 
     def __init__(self, *, dry_run: bool, masked: bool) -> None:
         self._dry_run = dry_run

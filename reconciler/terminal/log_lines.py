@@ -1,13 +1,13 @@
-"""The log as a person at a terminal follows it: one short line an event, and one line for a run that is over.
+"""The log for a person at a terminal: one short line for each event, and one line for each finished run.
 
     21:45:16 hot AC7e57…26c5: 13,818 read, 13,817 inserted, 12.4 s
 
 Design rules
-- Programs read JSON; these lines are for eyes, and may change. What is a warning or an error keeps its event's name, by
-  which the runbook knows it.
-- A run that fills many gaps names a few and counts the rest, so that the first run of hot is no torrent. Days that are
+- Programs read JSON. These lines are for people, and may change. A warning or an error keeps the name of its event,
+  because the runbook uses that name.
+- If a run fills many gaps, a few are named and the rest is counted: the first run of hot fills thousands. Days that are
   proven complete are counted too.
-- Lines are wrapped between words: no SID is torn apart.
+- Lines are wrapped between words, so a SID is never split.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _LONG: Final = 10.0  # seconds: below this, tenths are shown
 
 _SIGNS: Final = {"warning": ("! ", "\x1b[33m"), "error": ("✗ ", "\x1b[31m"), "critical": ("✗ ", "\x1b[31m")}
 _DIM, _BOLD, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
-# What a run did, in the order in which a person asks; what is 0 is left out.
+# The counts of a run, the most interesting first; counts of 0 are left out.
 _COUNTS: Final = (
     ("calls_seen", "read"), ("inserted", "inserted"), ("updated", "updated"), ("frozen", "frozen"), ("gone", "gone"),
     ("drifted", "drifted"), ("dead_letters", "dead letters"), ("retries", "requests repeated"),
 )  # fmt: skip
-# Fields that say whose line it is, or that the line shows by other means.
+# Fields that are in the head of the line, or shown in another way.
 _SHOWN_ELSEWHERE: Final = frozenset((
     "timestamp", "level", "event", "logger", "run_id", "job", "account", "exception", "twilio_request_id",
 ))  # fmt: skip
-# Jobs of which a run that found nothing to do is no news.
+# Jobs whose runs are not shown if they found nothing to do.
 _QUIET: Final = frozenset(("inbox", "freeze", "warm"))
 
 
 class LogLines:
-    """A structlog renderer; `width` gives the terminal's columns, None where lines are not to be wrapped."""
+    """A structlog renderer. `width` returns the terminal's columns; None means that lines are not wrapped."""
 
     def __init__(self, *, width: Callable[[], int | None], colours: bool) -> None:
         self._width = width
@@ -52,7 +52,7 @@ class LogLines:
         """Render one event.
 
         Raises:
-            DropEvent: it tells a person nothing.
+            DropEvent: the event is not shown to a person.
 
         """
         said = self._said(event)

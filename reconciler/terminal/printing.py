@@ -1,6 +1,6 @@
-"""Results on stdout and complaints on stderr.
+"""Results on stdout, and errors on stderr.
 
-`cli` imports this before it knows the command: nothing heavy is imported until something is printed.
+`cli` imports this module before it knows the command. Large packages are imported only when something is printed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SHORT: Final = len("2026-06-01 12:00:00")
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a table whose headings are the names in the first row; numbers stand to the right, moments stay whole."""
+    """Print a table with the names of the first row as headings; numbers are right-aligned, times never wrapped."""
     from rich.table import Table
 
     from reconciler.terminal.console import out
@@ -40,7 +40,7 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def print_headed(head: Text, text: Text, console: Console) -> None:
-    """Print `text` behind its head; where it has to be wrapped its lines stay below each other."""
+    """Print `text` after `head`; wrapped lines are aligned below each other."""
     from rich.table import Table
 
     table = Table.grid()
@@ -59,7 +59,7 @@ def print_json(value: object) -> None:
 
 
 def harmless(value: object, *, markup: bool = True) -> str:
-    """What strangers wrote, for a terminal: no escape sequences, and nothing that a table takes for markup."""
+    """Return foreign text that is safe for a terminal: no escape sequences, and no markup for tables."""
     from rich.markup import escape
 
     text = "" if value is None else "".join(char if char.isprintable() else "�" for char in str(value))
@@ -67,7 +67,7 @@ def harmless(value: object, *, markup: bool = True) -> str:
 
 
 def accept_any_encoding() -> None:
-    """Have stdout and stderr show a replacement for what their encoding lacks, instead of failing in the middle."""
+    """Make stdout and stderr replace characters that their encoding lacks, instead of failing in the middle."""
     codecs.register_error(_REPLACED, _replacement)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -80,10 +80,10 @@ def _replacement(error: UnicodeError) -> tuple[str, int]:
 
 
 def complain(message: str, hint: str | None) -> None:
-    """Say on stderr what is wrong and what to do, without secrets and phone numbers."""
+    """Print on stderr the error and what to do, without secrets and phone numbers."""
     from reconciler.masking import mask, printable, redact
 
-    # In this order: a secret that is partly masked would not be found.
+    # Secrets first: a secret that is partly masked would not be found.
     lines = [("reconcile: ", "bold red", printable(mask(redact(line)))) for line in message.splitlines()]
     if hint:
         lines.append(("  → ", "cyan", printable(mask(redact(hint)))))

@@ -1,4 +1,4 @@
-"""What a person sees, or a program reads: progress on stderr, results on stdout; imported only when there is some."""
+"""Progress on stderr and results on stdout, for a person or a program; imported only if there is something to show."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reconciler.wording import counted, rough, short_sids
 def watching(*, as_json: bool, dry_run: bool, masked: bool, show_all: bool = False) -> Iterator[Watcher]:
     """Show a backfill: a progress bar on a terminal, and the result as tables or one JSON object.
 
-    With `dry_run` the differences are shown too. On a terminal they are summed up at the end, unless `show_all`.
+    With `dry_run` the differences are shown too. On a terminal they are summed up at the end, without `show_all`.
     """
     scrolls = False
     results: Watcher
@@ -36,13 +36,13 @@ def watching(*, as_json: bool, dry_run: bool, masked: bool, show_all: bool = Fal
             differences = DifferencesListed(out, masked=masked)
             scrolls = out.is_terminal
         results = _Both(differences, _Tables(dry_run=dry_run))
-    # Lines that scroll over the same terminal would tear the bar apart.
+    # Lines that scroll over the same terminal would break the progress bar.
     with _bar() if err.is_terminal and not as_json and not scrolls else nullcontext(Watcher()) as progress:
         yield _Both(progress, results)
 
 
 class _Both(Watcher):
-    """Hands on what it is told, to one and then to the other."""
+    """Passes each call on to several watchers, one after another."""
 
     def __init__(self, *watchers: Watcher) -> None:
         self._watchers = watchers
@@ -80,7 +80,7 @@ def _bar() -> Iterator[Watcher]:
 
 
 class _Bar(Watcher):
-    """Slices done and left, calls, calls per second, time left."""
+    """The progress bar: slices done and left, calls, calls a second, and time left."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
@@ -110,7 +110,7 @@ class _Bar(Watcher):
 
 
 class _Tables(Watcher):
-    """For a person: what it will cost, and a table of counts at the end."""
+    """The form for a person: the expected cost, and a table of counts at the end."""
 
     def __init__(self, *, dry_run: bool) -> None:
         self._dry_run = dry_run
@@ -120,9 +120,9 @@ class _Tables(Watcher):
             err.print(f"Account {number} of {of}: {short_sids(account_sid)}")
 
     def planned(self, slices: int, remaining: int) -> None:
-        """Say about what it will cost: adjacent days with few calls are asked for together."""
+        """Print the expected number of requests. It is an upper bound: adjacent days with few calls are one request."""
         resumed = f", {slices - remaining} of them read already" if remaining < slices else ""
-        if err.is_terminal:  # in a file, between log lines, `job.started` says it
+        if err.is_terminal:  # in a file the log event `job.started` has it
             cost = f"about {counted(remaining, 'request')} to Twilio + 1 per 1,000 calls"
             err.print(f"{counted(slices, 'slice')}{resumed}; {cost}.")
 
