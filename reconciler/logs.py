@@ -30,6 +30,8 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "daemon.stopping": ("exit_code", "running"),
     "daemon.stopped": ("exit_code", "unfinished", "uptime_seconds"),
     "clock.stepped": ("seconds",),
+    "clock.differed": ("seconds",),
+    "cursor.corrected": ("until",),
     "login.refused": ("error", "hint", "wait_seconds"),
     "lead.acquired": (),
     "lead.dropped": ("error",),

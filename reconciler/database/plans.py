@@ -203,7 +203,7 @@ def _values(now: datetime, account_sid: str) -> dict[str, Any]:
         "call_sid": sids[0], "call_sids": sids, "confirmed_since": now - 400 * day, "examples": 3,
         "fault_lasts": day / 24, "first": 0,
         "first_day": now.date() - 35 * day,
-        "freeze_after": day, "frozen_since": now - day, "ids": [1], "interval": timedelta(minutes=5),
+        "freeze_after": day, "ended_before": now - day, "ids": [1], "interval": timedelta(minutes=5),
         "is_only_account": True, "is_anywhere": True, "owns_unassigned": True, "kept_since": now - 400 * day,
         "limit": 20, "looked_at": now - day / 24,
         "max_tries": 10, "named_since": None, "now": now, "one_id": 1, "pending_before": now - day / 24,

@@ -239,6 +239,7 @@ class Transaction:
         self,
         *,
         freeze_after: timedelta,
+        ended_before: datetime,
         kept_since: datetime,
         warm_looks: Mapping[str, datetime],
         warm_is_everywhere: bool,
@@ -246,15 +247,17 @@ class Transaction:
         origin: Origin,
         now: datetime,
     ) -> list[str]:
-        """Freeze calls that ended `freeze_after` ago or earlier, the oldest first; return their SIDs.
+        """Freeze calls that ended at `ended_before` or earlier, the oldest first; return their SIDs.
 
-        - `warm_looks`: warm's last run by account. A call of these accounts freezes only if that was past its deadline.
+        - `warm_looks`: warm's last run by account. A call of these accounts freezes only if that run was
+          `freeze_after` past its end.
         - `warm_is_everywhere`: warm covers all other accounts too, and has not run for them yet.
         """
         params = {
             **origin._asdict(),
             "now": now,
-            "frozen_since": now - freeze_after,
+            "freeze_after": freeze_after,
+            "ended_before": ended_before,
             "kept_since": kept_since,
             "accounts": list(warm_looks),
             "looked_at": list(warm_looks.values()),

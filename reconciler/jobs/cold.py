@@ -79,6 +79,7 @@ def cold(context: JobContext) -> ColdCounts:
         if not this.stop.is_set():
             this.fail(problem)
             if this.counts.problem is None:
+                sweep.until = min(sweep.until, this.now())  # now that Twilio's clock is known
                 this.keep_cursor(_finished(cursor, sweep))
         _show_days(this, sweep)
     return this.counts

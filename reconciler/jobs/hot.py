@@ -63,6 +63,7 @@ def hot(context: JobContext) -> Counts:
     with run(context, Counts()) as this:
         place = _begin(this)
         if place.newest < this.now() - LISTED_AT_MOST:
+            this.learn_twilios_clock()
             place.leave_to_sweep(place.newest - context.settings.overlap, this.now())
         seen = _read_new(this, place)
         if place.plan is not None and not this.stop.is_set():
@@ -119,12 +120,19 @@ class _Place:
 def _begin(this: Run[Counts]) -> _Place:
     cursor = this.read_cursor_unless(this.context.options.since, HotCursor)
     if cursor is None:
-        since = this.context.options.since or this.now() - FIRST_LOOK
-        return _Place(HotCursor(account=this.account.sid, read_until=since))
+        return _Place(HotCursor(account=this.account.sid, read_until=_begin_at(this)))
     try:
         return _Place(cursor, None if cursor.plan is None else Plan.resume(this.account.sid, cursor.plan))
     except ValueError:
         raise unreadable(this.job) from None
+
+
+def _begin_at(this: Run[Counts]) -> datetime:
+    """Return the moment at which a run without a cursor begins to read."""
+    if (since := this.context.options.since) is not None:
+        return since
+    this.learn_twilios_clock()
+    return this.now() - FIRST_LOOK
 
 
 def _read_new(this: Run[Counts], place: _Place) -> set[str]:
@@ -147,7 +155,6 @@ def _list_newest(this: Run[Counts], place: _Place, seen: set[str]) -> bool:
     def move(item: Fetched) -> HotCursor:
         nonlocal is_done
         if item.is_first:
-            # If two clocks differ, the one that is behind is the safe one.
             cursor.listed_until, cursor.usual = min(item.page.observed_at, this.now()), 0
         if not item.in_order:
             log.warning("listing.disordered")
@@ -203,7 +210,6 @@ def _read_ended(this: Run[Counts], place: _Place, seen: set[str]) -> None:
 
     def note(item: Fetched, _: Merged) -> None:
         nonlocal read_until
-        # If two clocks differ, the one that is behind is the safe one.
         read_until = min(read_until, item.page.observed_at)
         cursor.ends_by_day |= slice_.listing.shows_whole_days(item.page.observations)
         seen.update(observation.call_sid for observation in item.page.observations)

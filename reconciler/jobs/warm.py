@@ -11,8 +11,9 @@ Design rules
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
 
 from reconciler.database.calls import KnownCall, unfrozen_calls
 from reconciler.sync.context import JobContext
@@ -21,6 +22,9 @@ from reconciler.sync.cursors import WarmCursor
 from reconciler.sync.lookup import look_again
 from reconciler.sync.run import Run, run
 from reconciler.twilio.listing import RETENTION, Listing
+
+# The cursor moves by Twilio's clock. A process that asked nothing (`once`) does not know it, and the cursor stays.
+_CLOCK_LEARNT_EVERY: Final = timedelta(days=1)
 
 
 def warm(context: JobContext) -> Counts:
@@ -36,18 +40,20 @@ def warm(context: JobContext) -> Counts:
 
     """
     with run(context, Counts()) as this:
-        now = this.now()
         cursor = this.read_cursor_unless(context.options.since, WarmCursor)
-        settled_until = _settled_by(this, now)
-        since = context.options.since or (settled_until if cursor is None else cursor.settled_until)
+        if cursor is None or this.now() - cursor.looked_at > _CLOCK_LEARNT_EVERY:
+            this.learn_twilios_clock()
+        now = this.now()
+        since = context.options.since or (_settled_by(this, now) if cursor is None else cursor.settled_until)
         wanted = this.ask(_due_calls(this, cursor, since, now))
-        if wanted:
+        if wanted and not this.session.requests:
             # A 404 for a single call proves something only if we may see the account: this listing shows that we may.
             this.session.page(Listing(this.account.sid, page_size=1))
-            look_again(this, wanted)
+        looked_at = min(now, this.now()) if this.knows_twilios_clock or cursor is None else cursor.looked_at
+        look_again(this, wanted)
         if this.counts.problem is None and not this.stop.is_set():
-            until = max(since, settled_until)
-            this.keep_cursor(WarmCursor(account=this.account.sid, settled_until=until, looked_at=now))
+            until = max(since, _settled_by(this, looked_at))
+            this.keep_cursor(WarmCursor(account=this.account.sid, settled_until=until, looked_at=looked_at))
     return this.counts
 
 

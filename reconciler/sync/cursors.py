@@ -4,24 +4,28 @@ Design rules
 - The JSON stays readable across versions: names and forms of fields never change, and new fields have a default.
 - A cursor that cannot be right is refused before anything is read; the error names the way to repair it. It is never
   overwritten in silence, because it may be the only trace of the calls that are left to read.
-- Moments are UTC.
+- A clock that was ahead wrote a cursor in the future. The job begins again where it certainly was, and logs that. No
+  person has to repair it.
+- Moments are UTC, by our clock or Twilio's, whichever was behind.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, ClassVar, Final, TypeVar
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from reconciler.errors import ConfigError
+from reconciler.logs import get_logger
 from reconciler.model import JobName
 from reconciler.twilio.listing import RETENTION
+from reconciler.twilio.server_clock import CLOCKS_DIFFER
 
-CLOCKS_DIFFER: Final = timedelta(minutes=5)  # the largest difference to the clock of the machine that wrote the cursor
+log = get_logger(__name__)
 
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -36,6 +40,10 @@ class JobCursor(msgspec.Struct, kw_only=True):
             value = getattr(self, name)
             if isinstance(value, datetime):
                 setattr(self, name, value.astimezone(UTC))
+
+    def as_of(self, now: datetime) -> Self | None:  # noqa: ARG002 - a kind of its own may know better
+        """Return the part of a cursor in the future that is certain; None if the job has to begin anew."""
+        return None
 
 
 class PlanCursor(JobCursor, kw_only=True):
@@ -78,6 +86,15 @@ class HotCursor(JobCursor, kw_only=True, omit_defaults=True):
     looked_at: Moment | None = None
     ended_until: Moment | None = None
     ends_by_day: bool = False
+
+    def as_of(self, now: datetime) -> HotCursor | None:
+        """Return a cursor at `read_until`, unless that lies in the future itself."""
+        if self.read_until > now:
+            return None
+        ended_until = None if self.ended_until is None else min(self.ended_until, self.read_until)
+        return HotCursor(
+            account=self.account, read_until=self.read_until, ended_until=ended_until, ends_by_day=self.ends_by_day
+        )
 
 
 class WarmCursor(JobCursor, kw_only=True):
@@ -148,33 +165,51 @@ def encode(cursor: JobCursor) -> str:
     return json.dumps(value, default=lambda moment: moment.isoformat())
 
 
-def load(job: JobName, value: object, kind: type[C], *, now: datetime, account_sid: str | None = None) -> C | None:
+def decode(job: JobName, value: object, kind: type[C]) -> C | None:
     """Return the cursor that `encode` wrote; None if the job has none.
 
     Raises:
-        ConfigError: the cursor cannot be read, belongs to another account than `account_sid` (None allows any), is in
-            the future, or is older than Twilio's retention.
+        ConfigError: the cursor cannot be read.
 
     """
     if value is None or value == {}:
         return None
     try:
         cursor = msgspec.convert(value, kind)
-        moments = list(_moments(cursor))
+        list(_moments(cursor))
     except (msgspec.ValidationError, OverflowError):
         raise unreadable(job) from None
+    return cursor
+
+
+def is_ahead(cursor: JobCursor, now: datetime) -> bool:
+    """Return whether a cursor lies in the future, by more than clocks may differ."""
+    return max(_moments(cursor), default=now) > now + CLOCKS_DIFFER
+
+
+def load(job: JobName, value: object, kind: type[C], *, now: datetime, account_sid: str | None = None) -> C | None:
+    """Return the cursor where `job` continues; None if it begins anew. A cursor in the future is corrected first.
+
+    Raises:
+        ConfigError: the cursor cannot be read, belongs to another account than `account_sid` (None allows any), or is
+            older than Twilio's retention.
+
+    """
+    cursor = decode(job, value, kind)
+    if cursor is None:
+        return None
     of = getattr(cursor, "account", account_sid)
     if account_sid is not None and of != account_sid:
         raise ConfigError(
             f"the cursor of {job} in sync_state is that of another account, {of}",
             hint=f"is TWILIO_ACCOUNT_SID right? If it is, {_way_to_mend(job)}",
         )
-    if (newest := max(moments, default=now)) > now + CLOCKS_DIFFER:
-        raise ConfigError(
-            f"the cursor of {job} in sync_state lies in the future: {newest:%FT%TZ}",
-            hint=f"is this machine's clock right? If it is, {_way_to_mend(job)}",
-        )
-    if kind.read_from_here and (oldest := min(moments, default=now)) < now - RETENTION:
+    if is_ahead(cursor, now):
+        log.warning("cursor.corrected", until=max(_moments(cursor)).isoformat())
+        cursor = cursor.as_of(now)
+    if cursor is None or not kind.read_from_here:
+        return cursor
+    if (oldest := min(_moments(cursor), default=now)) < now - RETENTION:
         raise ConfigError(
             f"the cursor of {job} in sync_state lies before what Twilio keeps: {oldest:%FT%TZ}", hint=_way_to_mend(job)
         )

@@ -25,7 +25,9 @@ from reconciler.sync.context import Account, JobContext
 from reconciler.sync.counts import Counts, Outcome
 from reconciler.sync.cursors import JobCursor, encode, load
 from reconciler.twilio.client import Session
+from reconciler.twilio.listing import Listing
 from reconciler.twilio.records import bury_observation
+from reconciler.twilio.server_clock import CLOCKS_DIFFER
 
 # The database may be asked often. A run that waits for it therefore continues soon after it is back.
 _DATABASE_TRIED_EVERY: Final = 5.0  # seconds
@@ -64,8 +66,23 @@ class Run(Generic[C]):
         return self.context.account
 
     def now(self) -> datetime:
-        """Return the time, in UTC."""
-        return self.context.clock()
+        """Return the time, in UTC: by our clock or Twilio's, whichever is behind.
+
+        If two clocks differ, the one that is behind is the safe one. Twilio's clock is known after its first answer to
+        this process.
+        """
+        ours, theirs = self.context.clock(), self._twilios_clock()
+        return ours if theirs is None else min(ours, theirs)
+
+    @property
+    def knows_twilios_clock(self) -> bool:
+        """Whether an answer has told this process what Twilio's clock shows."""
+        return self._twilios_clock() is not None
+
+    def learn_twilios_clock(self) -> None:
+        """List one call, unless an answer has told already what Twilio's clock shows."""
+        if not self.knows_twilios_clock:
+            self.session.page(Listing(self.account.sid, page_size=1))
 
     # How it ends
 
@@ -199,6 +216,16 @@ class Run(Generic[C]):
                 "job.progressed", calls_seen=counts.seen, slices_done=counts.slices_done, slices=counts.slices
             )  # fmt: skip
 
+    def tell_difference(self) -> None:
+        """Log by how much our clock differs from Twilio's, if they differ by minutes."""
+        theirs = self._twilios_clock()
+        if theirs is not None and abs(ahead := self.context.clock() - theirs) > CLOCKS_DIFFER:
+            log.warning("clock.differed", seconds=round(ahead.total_seconds()))
+
+    def _twilios_clock(self) -> datetime | None:
+        session = self.context.session
+        return None if session is None else session.client.server_clock.now()
+
     def _encoded(self, cursor: JobCursor) -> Cursor:
         return Cursor(self.job, encode(cursor))  # a copy: the caller may change the cursor later
 
@@ -239,6 +266,7 @@ def run(context: JobContext, counts: C) -> Iterator[Run[C]]:
             counts.seconds = time.monotonic() - started
             if context.session is not None:
                 counts.requests, counts.retries = context.session.requests, context.session.retries
+            this.tell_difference()
         telemetry.count_run(counts, labels, context.clock())
         if counts.problem is not None:
             telemetry.log_failure(counts.problem, "Unfinished", retry_at=context.retry_at())

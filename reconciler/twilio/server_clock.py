@@ -48,6 +48,15 @@ class ServerClock:
                 return date
             return (now if expected is None else expected).replace(microsecond=0)
 
+    def now(self) -> datetime | None:
+        """The moment that Twilio's clock shows, as its answers lead to expect; None before the first that was believed.
+
+        Our clock has no say in it: it may be set while the program runs.
+        """
+        tick = time.clock_gettime(_boot_time)
+        with self._lock:
+            return None if self._latest is None else _later(self._latest, tick)
+
     def _is_believed(self, date: datetime, expected: datetime | None, now: datetime, tick: float) -> bool:
         if expected is None:
             is_allowed = date <= now + CLOCKS_DIFFER

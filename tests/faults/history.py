@@ -43,6 +43,7 @@ from reconciler.sync.context import Account, JobContext, Options
 from reconciler.sync.counts import Counts, Outcome
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.server_clock import ServerClock
 from tests.bench.servers import database
 from tests.faults.lives import ACCOUNTS, SPAN, START, History, Step, deliveries, draw
 from tests.faults.promises import Broken, Watch
@@ -153,7 +154,7 @@ class World:
         for kind in ("inbox", "hot", "warm"):
             self.do(Step(kind))
         self._wait(25 * 3600)
-        for kind in ("freeze", "inbox", "hot", "warm", "cold"):
+        for kind in ("inbox", "hot", "warm", "freeze", "cold"):
             self.do(Step(kind, twice=self._history.seed % 4 == 0))
         self.watch.check_equal()
         self.watch.check_settled()
@@ -189,6 +190,7 @@ class World:
 
     def _wait(self, seconds: float) -> None:
         now = self.clock.advance(timedelta(seconds=seconds))
+        self._client.server_clock = ServerClock(self.clock.now)  # the machine's ticks know nothing of simulated time
         here = [delivery for delivery in self._arriving if delivery.received_at <= now]
         del self._arriving[: len(here)]
         viewer.receive(self._conn, here)

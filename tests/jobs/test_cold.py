@@ -342,12 +342,13 @@ def test_a_weekly_sweep_reads_35_days(world):
     assert world.cold(deep=None).days_verified == 35
 
 
-def test_a_time_in_the_future_is_refused(world):
-    """It is not waited for, and not written over: a person says whether the clock is right."""
+def test_a_cursor_in_the_future_is_begun_anew(world):
+    """A clock that was ahead wrote it: what it says of the past is not to be believed, so the next sweep is deep."""
     world.cold(deep=True)
     world.clock.set(NOW - timedelta(days=1))
-    with pytest.raises(ConfigError, match="lies in the future"):
-        world.cold(deep=None)
+    assert world.cold(deep=None).days_verified == 35
+    assert world.said("cursor.corrected") == [{"until": NOW.isoformat()}]
+    assert world.cursor("cold")["deep_at"] == (NOW - timedelta(days=1)).isoformat()
 
 
 def test_after_a_long_pause_the_window_reaches_back_to_the_last_sweep(world):
@@ -414,12 +415,12 @@ def test_killed_at_any_commit_the_end_is_the_same(busy, monkeypatch):
     busy.page_size = 100
     real, left = Store.atomically, {"writes": 0}
 
-    def dying(self, work):
+    def dying(self, work, **more):
         left["writes"] -= 1
         if left["writes"] < 0:
             busy.stop.set()  # nobody is there to try again
             raise Unavailable("killed")
-        return real(self, work)
+        return real(self, work, **more)
 
     monkeypatch.setattr(Store, "atomically", dying)
     for writes in range(60):

@@ -247,7 +247,8 @@ def test_what_is_frozen_already_costs_nothing(conn):
     )
     conn.execute("ANALYZE messages")
     due = {
-        "now": NOW, "frozen_since": NOW - 24 * HOUR, "kept_since": NOW - 401 * 24 * HOUR, "batch": 1000,
+        "now": NOW, "ended_before": NOW - 24 * HOUR, "freeze_after": 24 * HOUR,
+        "kept_since": NOW - 401 * 24 * HOUR, "batch": 1000,
         "source": "reconcile_freeze", "run_id": "r", "accounts": [ACCOUNT], "looked_at": [NOW],
         "is_anywhere": False,
     }  # fmt: skip

@@ -77,7 +77,7 @@ def crowd(world, account=None):
 
 
 def test_a_first_run_looks_back_one_day(world):
-    """What is older is the backfill's; a day is read in pages as large as can be."""
+    """What is older is the backfill's; a day is read in pages as large as can be, once Twilio has told its time."""
     world.account.generate(300, NOW - DAY, NOW)
     world.account.generate(1_500, NOW - 30 * DAY, NOW - DAY - HOUR)
     totals = world.hot()
@@ -85,7 +85,7 @@ def test_a_first_run_looks_back_one_day(world):
     oldest = world.conn.execute("SELECT count(*) FROM messages WHERE date_created >= %s", (NOW - DAY,)).fetchone()
     assert oldest == (300,)
     assert totals.requests == len(world.asked())
-    assert world.asked()[0] == LARGEST
+    assert world.asked()[:2] == ["Calls.json?PageSize=1", LARGEST]
     assert world.cursor()["read_until"] == NOW.isoformat()
     assert world.state()["last_success_at"] is not None
 
@@ -557,7 +557,6 @@ def test_an_ignored_filter_keeps_nobody_from_seeing_what_is_new(world, quick_ret
 @pytest.mark.parametrize(
     ("cursor", "says"),
     [
-        ({"account": ACCOUNT, "read_until": (NOW + HOUR).isoformat()}, "lies in the future"),
         ({"account": ACCOUNT, "read_until": (NOW - 401 * DAY).isoformat()}, "before what Twilio keeps"),
         ({"account": SUBACCOUNT, "read_until": NOW.isoformat()}, "another account"),
         ({"account": ACCOUNT, "read_until": "yesterday"}, "cannot be read"),

@@ -89,7 +89,9 @@ def test_a_completed_call_without_a_price_freezes_at_its_deadline(world):
 
 
 def test_nothing_unfrozen_costs_nothing(world):
-    """An empty database, and one where all is settled."""
+    """An empty database, and one where all is settled; a first run asks for Twilio's time."""
+    world.warm()
+    assert world.asked() == [FIRST]
     assert world.warm().requests == len(world.asked()) == 0
     world.account.generate(50, NOW - 5 * HOUR, NOW - 4 * HOUR)
     world.know()
@@ -278,8 +280,6 @@ def test_a_run_that_is_stopped_goes_on_at_the_next(world):
 @pytest.mark.parametrize(
     ("cursor", "says"),
     [
-        ({"settled_until": (NOW + HOUR).isoformat(), "looked_at": NOW.isoformat()}, "lies in the future"),
-        ({"settled_until": NOW.isoformat(), "looked_at": (NOW + HOUR).isoformat()}, "lies in the future"),
         ({"settled_until": (NOW - 401 * DAY).isoformat(), "looked_at": NOW.isoformat()}, "before what Twilio keeps"),
         ({"settled_until": NOW.isoformat(), "looked_at": NOW.isoformat(), "account": SUBACCOUNT}, "another account"),
         ({"settled_until": NOW.isoformat()}, "cannot be read"),

@@ -181,7 +181,8 @@ WITH decided AS MATERIALIZED (
                 THEN NULL
             WHEN new.status <> 'completed' THEN 'complete'
             WHEN new.price IS NOT NULL AND new.end_time IS NOT NULL AND new.duration IS NOT NULL THEN 'complete'
-            WHEN ended.finalized_at + %(freeze_after)s <= %(now)s THEN 'deadline'
+            -- By Twilio's clock: ours may be ahead, and what freezes too early loses its price for good.
+            WHEN ended.finalized_at + %(freeze_after)s <= least(%(now)s, s.observed_at) THEN 'deadline'
         END AS reason
         OFFSET 0
     ) AS freezing

@@ -128,8 +128,8 @@ recorded AS (
 SELECT twilio_sid FROM gone ORDER BY twilio_sid
 
 -- name: freeze_due
--- Freeze what waited for its price long enough: calls that REST has confirmed or that Twilio has no more, `freeze_after`
--- past their end, and whatever ended before `kept_since`, of which nothing can come. A call known from webhooks alone is
+-- Freeze what waited for its price long enough: calls that REST has confirmed or that Twilio has no more and that ended
+-- at `ended_before` or earlier, and whatever ended before `kept_since`, of which nothing can come. A call known from webhooks alone is
 -- not frozen before that: it has neither price nor true times yet.
 -- Where warm is at work, a call waits until warm has looked past its deadline (`accounts` and `looked_at`): after downtime
 -- the price may be there, and nobody has asked yet. Of accounts that are not among these, warm is at work if
@@ -141,7 +141,7 @@ WITH due AS (
         SELECT twilio_sid, CASE WHEN gone_at IS NULL THEN 'deadline' ELSE 'gone' END AS reason
         FROM messages
         WHERE is_final AND sync_state <> 'frozen' AND (observed_via = 'rest' OR gone_at IS NOT NULL)
-            AND finalized_at <= %(frozen_since)s
+            AND finalized_at <= %(ended_before)s
             AND (
                 gone_at IS NOT NULL
                 OR finalized_at < %(kept_since)s
@@ -152,7 +152,7 @@ WITH due AS (
                         WHERE warm.account_sid = messages.account_sid
                     ),
                     CASE WHEN %(is_anywhere)s THEN '-infinity'::timestamptz ELSE 'infinity' END
-                ) >= finalized_at + (%(now)s - %(frozen_since)s)
+                ) >= finalized_at + %(freeze_after)s
             )
         ORDER BY finalized_at
         LIMIT %(batch)s

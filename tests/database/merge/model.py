@@ -104,7 +104,7 @@ class Call:
         if said.via != "rest" or RANK[row["status"]] < 4:
             return
         complete = row["status"] != "completed" or None not in (row["price"], row["end_time"], row["duration"])
-        if complete or row["finalized_at"] + freeze_after <= now:
+        if complete or row["finalized_at"] + freeze_after <= min(now, said.observed_at):
             row["frozen"] = True
             if unwritten:  # the freeze itself is what this observation changed
                 row["last_event_time"] = max(row["last_event_time"], said.status_at)

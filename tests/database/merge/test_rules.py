@@ -310,7 +310,7 @@ def test_rule_9_a_call_that_is_complete_as_it_lands_is_one_event(merge, conn):
 
 def test_rule_9_a_call_that_lands_past_its_deadline_is_one_event(merge, conn):
     """The price of such a call never came: the reason is the deadline."""
-    assert merge(make_observation(minute=31), now=T0 + timedelta(hours=24, minutes=1)).frozen == 1
+    assert merge(make_observation(minute=24 * 60 + 1), now=T0 + timedelta(hours=24, minutes=1)).frozen == 1
     assert conn.execute("SELECT event_type, payload FROM call_events").fetchall() == [
         ("call.created", {"frozen": "deadline"})
     ]
@@ -349,11 +349,19 @@ def test_freeze_what_was_never_answered_has_no_price_to_wait_for(merge, row, sta
 def test_freeze_a_completed_call_waits_for_its_price(merge, row, conn):
     """Until it comes, or until freeze_after has passed since the end; the event tells which."""
     assert merge(make_observation()).frozen == 0
-    assert merge(make_observation(minute=30), now=T0 + timedelta(hours=24)).frozen == 0
-    assert merge(make_observation(minute=31), now=T0 + timedelta(hours=24, minutes=1)).frozen == 1
+    assert merge(make_observation(minute=24 * 60), now=T0 + timedelta(hours=24)).frozen == 0
+    assert merge(make_observation(minute=24 * 60 + 1), now=T0 + timedelta(hours=24, minutes=1)).frozen == 1
     assert conn.execute("SELECT payload FROM call_events WHERE event_type = 'call.frozen'").fetchall() == [
         ({"reason": "deadline"},)
     ]
+
+
+@pytest.mark.parametrize("ahead", ["ours", "Twilio's"])
+def test_freeze_a_deadline_passes_on_both_clocks(merge, row, ahead):
+    """What freezes because one clock is a day ahead would never get its price."""
+    ours, theirs = (26, 1) if ahead == "ours" else (1, 26)
+    assert merge(make_observation(minute=60 * theirs), now=T0 + timedelta(hours=ours)).frozen == 0
+    assert row()["sync_state"] == "active"
 
 
 def test_freeze_a_webhook_freezes_nothing(merge, row):
