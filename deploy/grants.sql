@@ -40,7 +40,7 @@ GRANT UPDATE (processing_status, processed_at, error) ON twilio_webhook_inbox TO
 
 GRANT SELECT, INSERT, UPDATE ON sync_state, account_days, twilio_budgets TO reconciler;
 
--- What explains lost webhooks is replaced as it is read again, and goes after 90 days.
+-- The evidence for lost webhooks is replaced when it is read again, and deleted after 90 days.
 GRANT SELECT, INSERT, DELETE ON webhook_alerts TO reconciler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON endpoint_faults TO reconciler;
 

@@ -1,7 +1,7 @@
--- 015: what our processes share about Twilio: how many requests of an account may run at once, and who may send them.
+-- 015: the budgets that our processes share: how many requests of an account may run at once, and who may send them.
 --
--- In the field there is no such table; one made by an earlier run is left as it is. UNLOGGED: a budget is of use for
--- seconds, and one that is lost with the server is made anew.
+-- In the field there is no such table. If an earlier run made it, this file changes nothing. UNLOGGED: a budget is
+-- useful for seconds, and one that is lost with the server is made again.
 --
 -- lock: none that a writer could meet
 

@@ -1,6 +1,7 @@
 -- 016: Twilio's alerts on webhooks that failed, counted by hour, error code and URL.
 --
--- In the field there is no such table; one made by an earlier run is left as it is. Rows go after their retention.
+-- In the field there is no such table. If an earlier run made it, this file changes nothing. Rows are deleted after
+-- their retention.
 --
 -- lock: none that a writer could meet
 

@@ -1,6 +1,7 @@
--- 017: numbers, SIP domains and TwiML apps that do not tell us how their calls end.
+-- 017: numbers, SIP domains and TwiML apps that send us no webhook at a call's end.
 --
--- In the field there is no such table; one made by an earlier run is left as it is. Rows go after their retention.
+-- In the field there is no such table. If an earlier run made it, this file changes nothing. Rows are deleted after
+-- their retention.
 --
 -- lock: none that a writer could meet
 

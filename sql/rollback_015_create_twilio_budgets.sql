@@ -1,4 +1,4 @@
--- Undoes 015: each process asks Twilio with a budget of its own again.
+-- Undoes 015: each process then has a budget of its own again.
 --
 -- lock: ACCESS EXCLUSIVE on twilio_budgets
 

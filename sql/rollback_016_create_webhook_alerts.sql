@@ -1,4 +1,4 @@
--- Undoes 016: the alerts go; Twilio keeps them for 30 days, and the next runs read these again.
+-- Undoes 016: drops the alerts. Twilio keeps alerts for 30 days, and the next runs read these again.
 --
 -- lock: ACCESS EXCLUSIVE on webhook_alerts
 -- drops: webhook_alerts

@@ -1,4 +1,4 @@
--- Undoes 017: what was seen at fault goes; the next run looks again.
+-- Undoes 017: drops the endpoints at fault. The next run reads them again.
 --
 -- lock: ACCESS EXCLUSIVE on endpoint_faults
 -- drops: endpoint_faults

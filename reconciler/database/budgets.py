@@ -1,4 +1,4 @@
-"""What processes share about Twilio: one value for each account, revised by one process at a time."""
+"""The budgets of requests to Twilio: one value for each account, which processes share and revise one at a time."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from reconciler.database import connection as db
 from reconciler.errors import ReconcilerError
 
 _SESSION: Final = {
-    # A process that was stopped while it holds a budget must not keep the others from theirs.
+    # A process that is stopped while it holds a budget must not block the others.
     "idle_in_transaction_session_timeout": "2s",
     "lock_timeout": "3s",
-    "synchronous_commit": "off",  # a budget that is lost with the server is made anew
+    "synchronous_commit": "off",  # a budget that is lost with the server is made again
 }
 
 _queries = db.load_queries("budgets")
 
 
 class Budgets:
-    """The budgets of a database, on a connection of its own that is opened when it is needed. For one thread."""
+    """The budgets of a database. They have a connection of their own, opened when needed; for one thread."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._conn: db.Connection | None = None
 
     def revise(self, account_sid: str, change: Callable[[object, datetime], Mapping[str, object]]) -> None:
-        """Replace the value of an account by what `change` makes of it and of the server's time.
+        """Replace the value of an account by the result of `change`, called with it and the server's time.
 
         Raises:
             ReconcilerError: the database is away, or the role may not do this; nothing was changed.

@@ -1,4 +1,4 @@
-"""What explains lost webhooks, as tables: Twilio's alerts, endpoints at fault. See queries/webhook_evidence.sql."""
+"""The evidence for lost webhooks, as tables: Twilio's alerts and endpoints at fault (queries/webhook_evidence.sql)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, Final, NamedTuple
 from reconciler.database.connection import Connection, load_queries
 
 READ_EVERY: Final = timedelta(hours=1)
-FAULT_LASTS: Final = READ_EVERY + timedelta(minutes=30)  # after it was last seen: until the next reading, and its delay
-EXAMPLES: Final = 3  # calls that are named of each cause
+FAULT_LASTS: Final = READ_EVERY + timedelta(minutes=30)  # after it was last seen: until the next reading
+EXAMPLES: Final = 3  # calls that are named for each cause
 
 _queries = load_queries("webhook_evidence")
 _sync_state = load_queries("sync_state")
 
 
 class AlertCount(NamedTuple):
-    """How many webhooks failed in an hour with an error code at a URL, and the calls that are named with them."""
+    """The number of webhooks that failed in an hour with an error code at a URL, and the calls that the alerts name."""
 
     hour: datetime
     error_code: str
@@ -41,7 +41,7 @@ class EndpointFault(NamedTuple):
 
 
 class Alerted(NamedTuple):
-    """Which alerts name a call."""
+    """The alerts that name a call."""
 
     hour: datetime
     error_code: str
@@ -50,15 +50,15 @@ class Alerted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LostCalls:
-    """Calls of an account of which webhooks lost something in the same hour, and what may explain each of them."""
+    """Calls of an account with a gap in the same hour and with the same evidence for its cause."""
 
     account_sid: str | None
     hour: datetime
     is_of_trunk: bool
-    inbox_reason: str | None  # None: none of their webhooks failed in the inbox
+    inbox_reason: str | None  # None if none of their webhooks failed in the inbox
     alert: Alerted | None
     fault: EndpointFault | None
-    is_silent_leg: bool  # child legs of which no webhook told anything
+    is_silent_leg: bool  # child legs without any webhook
     calls: int
     since: datetime
     until: datetime
@@ -66,7 +66,7 @@ class LostCalls:
 
 
 class AlertsOfHour(NamedTuple):
-    """The alerts of an account, as `AlertCount` without the calls."""
+    """The number of an account's alerts in an hour; as `AlertCount`, without the calls."""
 
     account_sid: str
     hour: datetime
@@ -77,7 +77,7 @@ class AlertsOfHour(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossWindow:
-    """Which lost calls are meant: those found from `since` to `until` by jobs with these sources."""
+    """A window of lost calls: those found from `since` to `until` by jobs with these sources."""
 
     since: datetime
     until: datetime
@@ -89,7 +89,7 @@ class LossWindow:
 def replace_alerts(
     conn: Connection, counts: Iterable[AlertCount], *, account_sid: str, since: datetime, kept_since: datetime
 ) -> None:
-    """Put `counts` in the place of all that is known of the account from the hour of `since` on."""
+    """Replace the account's alerts from the hour of `since` on by `counts`."""
     conn.execute(
         _queries["forget_alerts"], {"account_sid": account_sid, "since": since, "kept_since": kept_since}
     )  # fmt: skip
@@ -106,7 +106,7 @@ def replace_alerts(
 def keep_faults(
     conn: Connection, faults: Iterable[EndpointFault], *, account_sid: str, now: datetime, kept_since: datetime
 ) -> None:
-    """Note that these endpoints are at fault now; forget those that were last seen so before `kept_since`."""
+    """Record that these endpoints are at fault now; delete those last seen at fault before `kept_since`."""
     with conn.cursor() as cur:
         cur.executemany(
             _queries["keep_fault"], [{**fault._asdict(), "account_sid": account_sid, "now": now} for fault in faults]
@@ -115,7 +115,7 @@ def keep_faults(
 
 
 def read_lost_calls(conn: Connection, window: LossWindow) -> list[LostCalls]:
-    """The calls of which webhooks lost something, each counted once, with what may explain them."""
+    """Return the lost calls, each counted once, with the evidence for their causes."""
     params = {
         "since": window.since, "now": window.until, "webhook_grace": window.webhook_grace,
         "sources": list(window.sources), "account_sid": window.account_sid, "fault_lasts": FAULT_LASTS,
@@ -127,13 +127,13 @@ def read_lost_calls(conn: Connection, window: LossWindow) -> list[LostCalls]:
 def read_alerts(
     conn: Connection, *, since: datetime, until: datetime, account_sid: str | None = None
 ) -> list[AlertsOfHour]:
-    """The alerts of the hours between two times; of each hour the most frequent first."""
+    """Return the alerts of the hours between two times; within each hour the most frequent first."""
     params = {"since": since, "until": until, "account_sid": account_sid}
     return [AlertsOfHour(*row) for row in conn.execute(_queries["alerts_by_hour"], params)]
 
 
 def read_cursors(conn: Connection) -> list[Any]:
-    """The cursors of the jobs that read the evidence, as JSON."""
+    """Return the cursors of the jobs that read the evidence, as JSON."""
     return [row[0] for row in conn.execute(_sync_state["cursors_of_kind"], {"kind": "webhooks"})]
 
 

@@ -1,10 +1,10 @@
-"""The webhooks job: what explains lost webhooks is read once, while Twilio still tells it.
+"""The webhooks job: it stores the evidence for lost webhooks while Twilio still has it.
 
 Design rules
 - Alerts are counted by hour, error code and URL. An hour is settled when it is over and Twilio has had time to list its
-  alerts; until then each run counts it anew. A run writes whole hours, and the cursor in the same commit.
-- Of endpoints those at fault are kept, with when they were seen so: a fault that was mended explains what it lost.
-- Credentials that may not read one of the two do not fail the run. The log says so once, and the cursor keeps it.
+  alerts. Until then each run counts it again. A run writes whole hours, and the cursor in the same commit.
+- Endpoints at fault are stored with the times when they were seen at fault: a repaired fault still explains old losses.
+- If the credentials may not read one of the two, the run does not fail. This is logged once, and kept in the cursor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from reconciler.twilio.webhook_records import Alert
 
 RETENTION: Final = timedelta(days=90)
 LISTED_WITHIN: Final = timedelta(minutes=10)  # Twilio buffers alerts before it lists them
-CALLS_NAMED: Final = 10_000  # of one count; what more there is explains calls by its number alone
+CALLS_NAMED: Final = 10_000  # for one count; further alerts explain calls by their number only
 
 log = get_logger(__name__)
 
@@ -36,14 +36,14 @@ T = TypeVar("T")
 
 
 def read_webhooks(context: JobContext) -> Counts:
-    """Read the account's alerts since the last run, and which of its endpoints are at fault.
+    """Read the account's alerts since the last run, and its endpoints at fault.
 
-    Twilio shows a subaccount's alerts to its own credentials alone: of other accounts than that of the credentials only
-    endpoints are read.
+    Twilio shows a subaccount's alerts only to its own credentials. For other accounts than that of the credentials,
+    only endpoints are read.
 
     Raises:
-        ConfigError: the cursor is impossible.
-        Retriable: Twilio or the database stayed away; what was read is read again.
+        ConfigError: the cursor cannot be right.
+        Retriable: Twilio or the database did not come back; the next run reads everything again.
         JobHeld: another process runs this job.
 
     """
@@ -68,7 +68,7 @@ def read_webhooks(context: JobContext) -> Counts:
 
 
 class _Reading:
-    """What one run asks of Twilio; `refused` names what it may not read."""
+    """The reading of one run. `refused` names the resources that the credentials may not read."""
 
     def __init__(self, this: Run[Counts], last: WebhooksCursor) -> None:
         self._this = this
@@ -79,19 +79,19 @@ class _Reading:
         self.since = _hour(max(last.settled_until or oldest, oldest))
 
     def alerts(self) -> list[AlertCount] | None:
-        """The alerts of the hours that are not settled; None if they cannot be read."""
+        """Return the alerts of the hours that are not settled; None if they cannot be read."""
         session = self._this.session
         if session.client.account_sid != self._this.account.sid:
             return None
         return self._allowed("alerts", lambda: count_alerts(list_alerts(session, self.since, self.now), self.since))
 
     def faults(self) -> list[EndpointFault] | None:
-        """The endpoints at fault; None if they cannot be read."""
+        """Return the endpoints at fault; None if they cannot be read."""
         this = self._this
         return self._allowed("endpoints", lambda: find_faults(list_endpoints(this.session, this.account.sid)))
 
     def _allowed(self, resource: str, read: Callable[[], T]) -> T | None:
-        """What `read` gives; None if Twilio refuses, which the log says the first time."""
+        """Return the result of `read`; None if Twilio refuses, which is logged the first time."""
         try:
             return read()
         except (Refused, CredentialsDoubted) as exc:
@@ -102,7 +102,7 @@ class _Reading:
 
 
 def count_alerts(alerts: Iterable[Alert], since: datetime) -> list[AlertCount]:
-    """The alerts by hour, error code and URL; those of hours before `since` are settled, and left out."""
+    """Count alerts by hour, error code and URL. Hours before `since` are settled and left out."""
     numbers: dict[tuple[datetime, str, str], int] = defaultdict(int)
     calls: dict[tuple[datetime, str, str], set[str]] = defaultdict(set)
     for alert in alerts:
@@ -117,5 +117,5 @@ def count_alerts(alerts: Iterable[Alert], since: datetime) -> list[AlertCount]:
 
 
 def _hour(moment: datetime) -> datetime:
-    """The beginning of its hour."""
+    """Return the beginning of the hour."""
     return moment.replace(minute=0, second=0, microsecond=0)

@@ -1,18 +1,18 @@
-"""Why webhooks lost something: each lost call beside the one cause that explains it best.
+"""The causes of lost webhooks: each lost call gets the one cause that explains it best.
 
-Which cause explains a call, the first that fits:
+The first cause that fits explains a call:
 
 | cause | it fits if |
 | --- | --- |
-| trunk | it is a call of a SIP trunk: Twilio sends no status callback for these |
-| inbox | one of its webhooks arrived, and failed in the inbox |
+| trunk | the call belongs to a SIP trunk: Twilio sends no status callback for these |
+| inbox | one of the call's webhooks arrived, and failed in the inbox |
 | no_callback | its number, SIP domain or TwiML app has no status callback, or one on another host than the rest |
-| alert | one of Twilio's alerts names it |
-| no_callback | it is a child leg of which no webhook told: without a statusCallback of its own Twilio sends none |
-| alert | more alerts are known of its hour than these calls account for: each of them explains one call |
+| alert | one of Twilio's alerts names the call |
+| no_callback | it is a child leg without any webhook: Twilio sends none without a statusCallback of its own |
+| alert | its hour has more alerts than the calls above account for: each of these explains one call |
 | unexplained | nothing fits |
 
-`decide` is pure. `read_why` asks the database alone: the job `webhooks` reads alerts and endpoints.
+`decide` is pure. `read_why` reads only the database: the job `webhooks` has read alerts and endpoints.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ERROR_PAGE: Final = "https://www.twilio.com/docs/api/errors"
 
 
 class Cause(StrEnum):
-    """Why webhooks lost something of a call; the words are a contract."""
+    """The cause of a lost webhook; the words are a contract."""
 
     TRUNK = "trunk"
     NO_CALLBACK = "no_callback"
@@ -52,7 +52,7 @@ class Cause(StrEnum):
 
 
 class Reason(NamedTuple):
-    """A cause, and what names it: pairs of a field of `detail` and its value."""
+    """A cause with its details: pairs of a field of `detail` and its value."""
 
     cause: Cause
     names: tuple[tuple[str, str], ...] = ()
@@ -60,7 +60,7 @@ class Reason(NamedTuple):
 
 @dataclass(slots=True)
 class Explained:
-    """Lost calls that have one reason: how many, from when to when, and the newest few."""
+    """Lost calls with the same reason: their number, first and last time, and the newest few."""
 
     reason: Reason
     gaps: int = 0
@@ -71,11 +71,11 @@ class Explained:
 
     @property
     def cause(self) -> Cause:
-        """The word for it."""
+        """The cause in the reason."""
         return self.reason.cause
 
     def add(self, lost: LostCalls, calls: int) -> None:
-        """Count `calls` of these."""
+        """Add `calls` of the lost calls."""
         self.gaps += calls
         self.hours[lost.hour] += calls
         self.since = lost.since if self.since is None else min(self.since, lost.since)
@@ -88,9 +88,9 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """The lost calls that were found in a span of time, by their causes, most frequent first.
+    """The lost calls that were found in a span of time, by cause, the most frequent first.
 
-    `unread` says in words what could not be looked at: what is unexplained may have a cause there.
+    `unread` names in words the evidence that could not be read: unexplained calls may have a cause there.
     """
 
     since: datetime
@@ -101,7 +101,7 @@ class Why:
     unread: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape of `--json`; a contract."""
+        """Return the result for `--json`; its shape is a contract."""
         return {
             "since": self.since,
             "until": self.until,
@@ -127,7 +127,7 @@ class Why:
 def read_why(
     conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta, account_sid: str | None = None
 ) -> Why:
-    """Why webhooks lost something of the calls that were found lost since `since`; of all accounts or of one.
+    """Return the causes of the lost calls that were found since `since`, of all accounts or of one.
 
     Raises:
         SchemaError: the database's schema is older than this program's.
@@ -147,7 +147,7 @@ def read_why(
 
 
 def decide(lost: Iterable[LostCalls], alerts: Iterable[AlertsOfHour]) -> list[Explained]:
-    """The causes of all lost calls, most frequent first; each call is counted once."""
+    """Return the causes of all lost calls, the most frequent first; each call counts once."""
     causes: dict[Reason, Explained] = {}
     spare: dict[tuple[str | None, datetime], Counter[tuple[str, str]]] = {}
     for alert in alerts:
@@ -168,7 +168,7 @@ def decide(lost: Iterable[LostCalls], alerts: Iterable[AlertsOfHour]) -> list[Ex
 
 
 def _certain(calls: LostCalls) -> Reason | None:
-    """What is known of these very calls, or of their number; None if nothing is."""
+    """Return the reason that follows from these calls or from their number alone; None if there is none."""
     if calls.is_of_trunk:
         return Reason(Cause.TRUNK)
     if calls.inbox_reason is not None:
@@ -183,7 +183,7 @@ def _certain(calls: LostCalls) -> Reason | None:
 
 
 def _by_hour(calls: int, spare: Counter[tuple[str, str]]) -> Iterator[tuple[Reason, int]]:
-    """Share calls out to the alerts of their hour that explain no other, the most frequent first."""
+    """Assign calls to the remaining alerts of their hour, the most frequent first."""
     for (error_code, url), number in spare.most_common():
         taken = min(calls, number)
         if taken > 0:
@@ -206,7 +206,7 @@ def _fault(fault: EndpointFault) -> Reason:
 
 
 def _unread(cursors: Iterable[Mapping[str, Any]], account_sid: str | None) -> list[str]:
-    """What the job `webhooks` has not read, in words."""
+    """Return in words what the job `webhooks` has not read."""
     known = [cursor for cursor in cursors if account_sid in (None, cursor.get("account"))]
     if not known:
         return ["Twilio's alerts and endpoints were never read: `reconcile once webhooks` reads them"]
@@ -221,7 +221,7 @@ UNREAD: Final = {"alerts": "Twilio's alerts", "endpoints": "numbers, SIP domains
 
 
 def title(explained: Explained) -> str:
-    """What a cause is, in a few words."""
+    """Return the title of a cause."""
     names = dict(explained.reason.names)
     match explained.cause:
         case Cause.TRUNK:
@@ -247,7 +247,7 @@ _SETTERS: Final = {
 
 
 def next_step(explained: Explained) -> str:
-    """What to do about a cause."""
+    """Return what to do about a cause."""
     names = dict(explained.reason.names)
     match explained.cause:
         case Cause.TRUNK:

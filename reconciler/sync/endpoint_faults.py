@@ -1,4 +1,4 @@
-"""Which endpoints do not tell us how their calls end; pure."""
+"""Endpoints that send no webhook at a call's end, or send it to another host; pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from reconciler.twilio.webhook_records import Endpoint
 
 
 def find_faults(endpoints: Sequence[Endpoint]) -> list[EndpointFault]:
-    """The endpoints of one account without a status callback, or with one on another host than most of them.
+    """Return the endpoints of one account without a status callback, or with one on another host than most of them.
 
-    An endpoint that names a TwiML app has the callback of that app. Where no host has more than half of the callbacks,
-    none is another than the rest.
+    An endpoint that names a TwiML app has the callback of that app. If no host has more than half of the callbacks, no
+    endpoint counts as on another host.
     """
     apps = {each.sid: each.status_callback for each in endpoints if each.kind == "application"}
     callbacks = [(each, apps.get(each.application_sid, each.status_callback)) for each in endpoints]
@@ -30,7 +30,7 @@ def find_faults(endpoints: Sequence[Endpoint]) -> list[EndpointFault]:
 
 
 def host_of(url: str) -> str:
-    """The host that a URL names; empty if it names none."""
+    """Return the host of a URL; empty if it has none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

@@ -1,4 +1,4 @@
-"""Alerts and endpoints of an account, asked of Twilio."""
+"""The listings of an account's alerts and endpoints."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from reconciler.twilio.listing import ALERTS_PATH, API_PATH, PAGE_SIZE
 from reconciler.twilio.webhook_records import ENDPOINT_LISTS, Alert, Endpoint, decode_alerts, decode_endpoints
 
 ALERTS_KEPT: Final = timedelta(days=30)  # https://www.twilio.com/docs/usage/monitor-alert
-MOST_ALERTS: Final = 10_000  # of one listing, says the same page
+MOST_ALERTS: Final = 10_000  # in one listing (the same page)
 
 
 def list_alerts(session: Session, since: datetime, until: datetime) -> Iterator[Alert]:
-    """The alerts that were created from `since` to `until`, newest first, each once.
+    """Yield the alerts that were created from `since` to `until`, newest first, each once.
 
-    They are those of the account of the credentials: a subaccount's are shown to its own credentials alone
+    They belong to the account of the credentials: Twilio shows a subaccount's alerts only to its own credentials
     (https://www.twilio.com/docs/iam/api/subaccounts).
     """
     seen: set[str] = set()
@@ -40,7 +40,7 @@ def list_alerts(session: Session, since: datetime, until: datetime) -> Iterator[
 
 
 def list_endpoints(session: Session, account_sid: str) -> list[Endpoint]:
-    """The numbers, SIP domains and TwiML apps of an account that take calls."""
+    """Return the numbers, SIP domains and TwiML apps of an account that receive calls."""
     found: dict[str, Endpoint] = {}
     for kind in ENDPOINT_LISTS:
         path = f"{API_PATH}/{account_sid}/{kind}.json?PageSize={PAGE_SIZE}"

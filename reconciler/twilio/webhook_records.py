@@ -1,4 +1,4 @@
-"""Twilio's wire form of what tells where webhooks go and how they fared, decoded strictly; no I/O.
+"""Twilio's wire form of alerts and endpoints, decoded strictly; no I/O.
 
 Alerts: OpenAPI `monitor.v1.alert`. Numbers, SIP domains and TwiML apps: OpenAPI `api.v2010.account`, the schemas
 `incoming_phone_number`, `sip.sip_domain` and `application`.
@@ -17,7 +17,7 @@ from reconciler.model import CALL_SID
 
 
 class Alert(NamedTuple):
-    """A webhook that failed at `generated`; it is listed by `created`, seconds later. `url` is without its query."""
+    """A webhook that failed at `generated`. Twilio lists it by `created`, seconds later. `url` has no query."""
 
     sid: str
     generated: datetime
@@ -31,10 +31,10 @@ class Alert(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """Where calls arrive: a number, a SIP domain or a TwiML app, and where it tells how they end.
+    """A number, SIP domain or TwiML app that receives calls, and its status callback.
 
-    `address` is what a call to it has as its number: of an app its SID. With an `application_sid` it uses that app's
-    status callback and not its own.
+    `address` is the called number of its calls; for an app it is the SID. With an `application_sid` Twilio uses that
+    app's status callback instead.
     """
 
     sid: str
@@ -74,7 +74,7 @@ class _Number(msgspec.Struct, gc=False):
     capabilities: dict[str, Any] | None = None
 
     def endpoint(self) -> Endpoint | None:
-        """None if it takes no calls that webhooks tell of: a number of a trunk, or one without a voice."""
+        """Return the endpoint; None if webhooks do not report its calls: a trunk's number, or one without voice."""
         if self.trunk_sid or not (self.capabilities or {}).get("voice", True):
             return None
         application_sid = self.voice_application_sid or ""
@@ -96,7 +96,7 @@ class _Application(msgspec.Struct, gc=False):
     voice_url: str | None = None
 
     def endpoint(self) -> Endpoint | None:
-        """None if it is an app for messages alone."""
+        """Return the endpoint; None if the app is for messages only."""
         return Endpoint(self.sid, "application", self.sid, self.status_callback or "") if self.voice_url else None
 
 
@@ -125,7 +125,7 @@ ENDPOINT_LISTS: Final = tuple(_ENDPOINTS)  # under an account's path
 
 
 def decode_alerts(body: bytes) -> tuple[list[Alert], str | None]:
-    """One page of `/v1/Alerts`, and the URL of the page after it, which names Twilio's own host.
+    """Return one page of `/v1/Alerts`, and the URL of the next page, which names Twilio's own host.
 
     Raises:
         Unavailable: this is no such page.
@@ -139,7 +139,7 @@ def decode_alerts(body: bytes) -> tuple[list[Alert], str | None]:
 
 
 def decode_endpoints(kind: str, body: bytes) -> tuple[list[Endpoint], str | None]:
-    """One page of one of ENDPOINT_LISTS, and the URI of the page after it.
+    """Return one page of one of ENDPOINT_LISTS, and the URI of the next page.
 
     Raises:
         Unavailable: this is no such page.

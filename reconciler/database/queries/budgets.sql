@@ -1,4 +1,4 @@
--- What processes share about Twilio, one row an account.
+-- The budgets of requests to Twilio that processes share: one row for each account.
 
 -- name: lock
 SELECT budget, pg_catalog.clock_timestamp() FROM twilio_budgets WHERE account_sid = %(account_sid)s FOR UPDATE

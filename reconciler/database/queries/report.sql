@@ -6,7 +6,7 @@ SELECT
     job_name, coalesce(cursor ->> 'read_until'::text, cursor ->> 'looked_at'::text, cursor ->> 'swept_at'::text),
     last_success_at, last_error_at, last_error
 FROM sync_state
--- What was never run by that name is no job: the leader's word, and the list of accounts that a backfill is done with.
+-- Two rows are left out, because they are no jobs: the leader's note, and the accounts that a backfill has finished.
 WHERE job_name <> 'daemon' AND NOT (last_success_at IS NULL AND last_error_at IS NULL AND job_name = 'backfill')
 ORDER BY job_name
 
@@ -21,7 +21,7 @@ WHERE datname = pg_catalog.current_database() AND pg_catalog.starts_with(applica
 ORDER BY application_name, pid
 
 -- name: lock_holders
--- Who holds which of these advisory locks: the key's halves stand in classid and objid
+-- The holders of these advisory locks: the halves of the key are in classid and objid
 -- (https://www.postgresql.org/docs/current/view-pg-locks.html). Another role's backend_start may be hidden from us.
 SELECT asked.name, l.pid, a.application_name, a.backend_start
 FROM pg_catalog.unnest(%(names)s::text[]) AS asked (name)
@@ -39,7 +39,7 @@ JOIN pg_class AS c ON c.oid = pg_catalog.to_regclass(asked.name)::oid::oid
 ORDER BY asked.place
 
 -- name: account_days
--- What the cold job wrote of each account since a day.
+-- The cold job's proofs of each account since a day.
 --
 -- Cost: steps through account_days_pkey from account to account, and reads the days asked for.
 WITH RECURSIVE accounts AS (

@@ -1,7 +1,7 @@
--- What explains lost webhooks: Twilio's alerts by hour, and endpoints that do not tell how their calls end.
+-- The evidence for lost webhooks: Twilio's alerts by hour, and endpoints that send no webhook at a call's end.
 
 -- name: forget_alerts
--- The hours that were read anew, and those past their retention.
+-- Delete the hours that were read again, and those past their retention.
 --
 -- Cost: reads webhook_alerts_pkey.
 DELETE FROM webhook_alerts
@@ -12,7 +12,7 @@ INSERT INTO webhook_alerts (hour, account_sid, error_code, url, alerts, call_sid
 VALUES (%(hour)s, %(account_sid)s, %(error_code)s, %(url)s, %(alerts)s, %(call_sids)s::text[])
 
 -- name: keep_fault
--- An endpoint that is still at fault is seen once more.
+-- Store an endpoint at fault; one that is there gets a new time.
 INSERT INTO endpoint_faults (account_sid, address, endpoint_sid, kind, fault, url, first_seen, last_seen)
 VALUES (%(account_sid)s, %(address)s, %(endpoint_sid)s, %(kind)s, %(fault)s, %(url)s, %(now)s, %(now)s)
 ON CONFLICT (account_sid, address) DO UPDATE SET
@@ -20,17 +20,17 @@ ON CONFLICT (account_sid, address) DO UPDATE SET
     last_seen = EXCLUDED.last_seen
 
 -- name: forget_faults
--- Endpoints that were seen at fault last before the retention.
+-- Delete endpoints that were last seen at fault before the retention.
 --
 -- Cost: reads endpoint_faults_pkey.
 DELETE FROM endpoint_faults WHERE account_sid = %(account_sid)s AND last_seen < %(kept_since)s
 
 -- name: lost_calls
--- The calls of which webhooks lost something, and of each what may explain it; counted by hour and evidence.
+-- The lost calls, counted by hour and by the evidence for their causes.
 --
--- A call is lost once, whatever was lost of it, in the hour of the last thing that was. What is younger than the grace
--- was no gap; that a price is missing is not the webhooks' fault; events without dedupe_key are not ours. An endpoint at
--- fault explains no call that ended long after the fault was last seen.
+-- A call counts once, in the hour of its last gap. Three things are no gap: a difference younger than the grace, a
+-- missing price (webhooks never carry it), and an event without dedupe_key, which is not ours. An endpoint at fault
+-- explains no call that ended long after the fault was last seen.
 --
 -- Cost: reads idx_call_events_source from `since` on, messages_twilio_sid_key once for each call found,
 -- webhook_inbox_unsettled, which holds no completed row, and webhook_alerts_pkey from the oldest of these calls on.
