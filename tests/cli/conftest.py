@@ -69,7 +69,7 @@ class Command:
         It is told to end (SIGTERM) once all patterns of `end_after` were seen.
 
         Raises:
-            AssertionError: it wrote nothing for PATIENCE seconds and did not end.
+            AssertionError: after PATIENCE seconds it has not ended or not written what it is waited for.
 
         """
         terminal, theirs = pty.openpty()
@@ -79,9 +79,10 @@ class Command:
         )
         os.close(theirs)
         written: list[bytes] = []
+        deadline = time.monotonic() + PATIENCE
         try:
             while True:
-                if not select.select([terminal], [], [], PATIENCE)[0]:
+                if not select.select([terminal], [], [], max(0, deadline - time.monotonic()))[0]:
                     process.kill()
                     raise AssertionError(f"still waiting for {end_after} after:\n{b''.join(written).decode()}")
                 written.append(os.read(terminal, 65_536))

@@ -55,6 +55,13 @@ OWNER = "AC" + 32 * "0"
 PAGE_SIZE = 3  # calls, at most: so that a handful of calls have pages
 SHRINKING_FOR = 60.0  # seconds
 
+# Of a trigger that answers NULL, PostgreSQL and whoever writes hear nothing.
+SILENCE = """
+CREATE FUNCTION a_silence() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER a_silence BEFORE INSERT OR UPDATE ON messages
+FOR EACH ROW WHEN (NEW.twilio_sid = '{}') EXECUTE FUNCTION a_silence()
+"""
+
 
 class Killed(BaseException):
     """The process died here, as far as one that lives on can say so."""
@@ -237,8 +244,11 @@ class World:
         store = self._stores[self._depth]
         self._depth += 1
         began = self.clock.now()
+        if step.hindered:
+            self.watch.hindered.add(step.hindered)
         try:
-            totals = self._run(step, store, {"stop": stop, "on_progress": on_progress})
+            with self._in_the_way(step):
+                totals = self._run(step, store, {"stop": stop, "on_progress": on_progress})
         except Killed:
             store.close()
             self._ground.ran["killed"] += 1
@@ -250,7 +260,7 @@ class World:
             raise Broken(f"{step.kind} raised {type(exc).__name__}", str(exc)) from exc
         else:
             self._ground.ran["stopped"] += totals.outcome is Outcome.INTERRUPTED
-            if totals.problem is not None:
+            if totals.problem is not None and not step.hindered:
                 raise Broken(f"{step.kind} had a problem", totals.problem)
             if totals.outcome is not Outcome.INTERRUPTED and not step.during:
                 self.watch.check_promise(step, began)
@@ -260,6 +270,21 @@ class World:
                     self.watch.check_unwritten(step, before)
         finally:
             self._depth -= 1
+
+    @contextmanager
+    def _in_the_way(self, step: Step) -> Iterator[None]:
+        """What the step says of locks and triggers, for as long as it lasts."""
+        with ExitStack() as stack:
+            if step.locked:
+                other = stack.enter_context(closing(db.connect(self._ground.url, purpose="test")))
+                stack.enter_context(other.transaction(force_rollback=True))
+                row = other.execute("SELECT FROM messages WHERE twilio_sid = %s FOR UPDATE", (step.locked,)).fetchone()
+                self._ground.ran["locked"] += row is not None
+            if step.silenced:
+                self._conn.execute(SILENCE.format(step.silenced).encode())
+                stack.callback(self._conn.execute, "DROP FUNCTION a_silence CASCADE")
+                self._ground.ran["silenced"] += 1
+            yield
 
     def _run(self, step: Step, store: Store, common: dict[str, Any]) -> Counts:
         session = self._client.session(common["stop"], is_bulk=step.kind in ("cold", "backfill"))

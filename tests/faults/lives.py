@@ -55,6 +55,8 @@ class Step:
         during: what happens after so many commits of the run, before it goes on.
         twice: the job is run a second time, and must write nothing.
         tells: the correction is told by a webhook as well.
+        locked: while the run lasts, an idle transaction keeps the row of this call locked.
+        silenced: while the run lasts, a trigger lets no write of this call through and says nothing.
 
     """
 
@@ -68,7 +70,14 @@ class Step:
     sid: str = ""
     status: str = ""
     tells: bool = False
+    locked: str = ""
+    silenced: str = ""
     habits: Habits = Habits()
+
+    @property
+    def hindered(self) -> str:
+        """The call that cannot be written in this run; empty where nothing is in the way."""
+        return self.locked or self.silenced
 
     def __repr__(self) -> str:
         plain = Step(self.kind)
@@ -79,6 +88,8 @@ class Step:
         """With less happening during it."""
         if self.cut is not None:
             yield replace(self, cut=None, dies=False)
+        if self.hindered:
+            yield replace(self, locked="", silenced="")
         for index, (after, steps) in enumerate(self.during):
             yield replace(self, during=self.during[:index] + self.during[index + 1 :])
             for other in _without_one(steps):
@@ -223,6 +234,9 @@ def _step(rng: Random, lives: Sequence[Life], habits: Habits, *, is_alone: bool,
         step = replace(step, cut=_commit(rng))
     elif fate < 0.3:
         step = replace(step, cut=_commit(rng), dies=True)
+    if rng.random() < 0.06:
+        sid, is_locked = rng.choice(lives).sid, rng.random() < 0.5
+        return replace(step, locked=sid if is_locked else "", silenced="" if is_locked else sid, twice=False)
     if depth == 0 and rng.random() < 0.35:
         during = {
             _commit(rng): tuple(

@@ -23,6 +23,7 @@ TOLD = (
     "end_time", "answered_by",
 )  # fmt: skip
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 
 _LONG = {"subresource_uris", "uri", "api_version", "from_formatted", "to_formatted"}
 
@@ -40,13 +41,15 @@ class Broken(Exception):
 class Watch:
     """Looks at the database after each step, and remembers how it was before.
 
-    `ever` are the calls that exist or existed, `corrected` when Twilio corrected one last.
+    `ever` are the calls that exist or existed, `corrected` when Twilio corrected one last. `hindered` are the calls
+    that something kept from being written when a run passed them: cold brings them in the end, and hot does not.
     """
 
     def __init__(
         self, conn: db.Connection, account: SimulatedAccount, clock: Clock, settings: Settings, *, is_alone: bool
     ) -> None:
         self.corrected: dict[str, datetime] = {}
+        self.hindered: set[str] = set()
         self._conn = conn
         self._account = account
         self._clock = clock
@@ -56,6 +59,7 @@ class Watch:
         self._events: dict[int, Row] = {}
         self._frozen_as: dict[str, Mapping[str, Any] | None] = {}  # Twilio's record when it froze, None: if it was gone
         self._first_listed: datetime | None = None
+        self._ended_since: datetime | None = None  # hot has listed the calls that ended since
         self._warm_since: datetime | None = None  # its first look
         self._warm_looked: datetime | None = None
         self.ever = {call.sid for call in account.calls_at(clock.now() + 10 * DAY)}
@@ -142,6 +146,11 @@ class Watch:
         if hot and self._first_listed is None:
             # A first run looks back a day.
             self._first_listed = self._clock.now() - DAY
+        if hot and hot.get("ended_until") and self._ended_since is None:
+            # A first such listing looks back an hour.
+            self._ended_since = datetime.fromisoformat(hot["ended_until"]) - HOUR
+        if hot and hot.get("ended_until"):
+            self._check_ended("hot passes no end of a trunk call", datetime.fromisoformat(hot["ended_until"]), step)
         if hot and "plan" not in hot and self._first_listed is not None:
             read_until = datetime.fromisoformat(hot["read_until"])
             self._check_held("hot's cursor passes what was read", self._first_listed, read_until, step)
@@ -149,10 +158,20 @@ class Watch:
     def _check_held(self, promise: str, since: datetime, until: datetime, step: Step) -> None:
         calls: list[Any] = list(self._account.calls_at(self._clock.now()))
         for call in calls:
-            # A trunk's calls are listed only when they are over.
             created = datetime.fromtimestamp(call.created, UTC)
-            if since <= created < until and not call.is_trunking:
+            # A trunk's calls are listed only when they are over: `_check_ended`.
+            if since <= created < until and not call.is_trunking and call.sid not in self.hindered:
                 _hold(promise, call.sid in self._rows, call, since, until, step)
+
+    def _check_ended(self, promise: str, until: datetime, step: Step) -> None:
+        """Every trunk call that ended since hot began to look for them is held."""
+        assert self._ended_since is not None
+        calls: list[Any] = list(self._account.calls_at(self._clock.now()))
+        for call in calls:
+            if not call.is_trunking or call.sid in self.hindered:
+                continue
+            if self._ended_since <= datetime.fromtimestamp(call.ended, UTC) < until:
+                _hold(promise, call.sid in self._rows, call, self._ended_since, until, step)
 
     # After a job that ran to its end
 
@@ -163,14 +182,18 @@ class Watch:
             Broken: it does not hold.
 
         """
+        has_trunks = any(row["direction"].startswith("trunking-") and row["account_sid"] for row in self._rows.values())
         self.look(step)
         now = self._clock.now()
         match step.kind:
             case "hot":
                 self._check_held("hot: what is new shows up", self._first_listed or now - DAY, now, step)
+                _hold("hot: an account's trunks are noticed", self._ended_since is not None or not has_trunks, step)
+                if self._ended_since is not None:
+                    self._check_ended("hot: what ended on a trunk shows up", now, step)
                 for sid, row in self._rows.items():
                     record = self._account.record(sid, now)
-                    if not row["is_final"] and record is not None and sid in self.ever:
+                    if not row["is_final"] and record is not None and sid in self.ever and sid != step.hindered:
                         _hold("hot: what ended is final", record["status"] not in FINAL, row, record)
             case "warm":
                 if not step.is_scheduled:
@@ -178,7 +201,9 @@ class Watch:
                     ended = [
                         sid
                         for sid, row in self._rows.items()
-                        if row["is_final"] and datetime.fromisoformat(row["finalized_at"]) >= since
+                        if row["is_final"]
+                        and datetime.fromisoformat(row["finalized_at"]) >= since
+                        and sid != step.hindered
                     ]
                     self._check_equal(
                         "warm: what ended is as Twilio says", lambda record: record["sid"] in ended, drift_is_said=False
@@ -188,7 +213,9 @@ class Watch:
                         if record is not None and record["status"] == "completed" and record["price"] is not None:
                             _hold("warm: what is complete is frozen", row["sync_state"] == "frozen", row, record)
             case "freeze":
-                for row in self._rows.values():
+                for sid, row in self._rows.items():
+                    if sid == step.hindered:
+                        continue
                     if row["is_final"] and row["sync_state"] != "frozen" and row["observed_via"] == "rest":
                         due = datetime.fromisoformat(row["finalized_at"]) + self._settings.freeze_after
                         looked_at = self._warm_looked or now
@@ -196,12 +223,12 @@ class Watch:
             case "inbox":
                 self._check_inbox(now)
             case "cold":
-                self._check_window("cold: the window is as Twilio says", now - 3 * DAY, now)
-                self._check_days()
+                self._check_window("cold: the window is as Twilio says", now - 3 * DAY, now, step)
+                if not step.hindered:
+                    self._check_days()
             case "backfill":
-                self._check_window(
-                    "backfill: the window is as Twilio says", began - timedelta(seconds=step.seconds), began
-                )
+                since = began - timedelta(seconds=step.seconds)
+                self._check_window("backfill: the window is as Twilio says", since, began, step)
             case _:
                 raise AssertionError(step.kind)
 
@@ -241,10 +268,11 @@ class Watch:
                 is_known = said is None or any(said.items() <= event.items() for event in self._events.values())
                 _hold("inbox: what a webhook told is an event", is_known, row)
 
-    def _check_window(self, promise: str, since: datetime, until: datetime) -> None:
+    def _check_window(self, promise: str, since: datetime, until: datetime, step: Step) -> None:
         def is_in(record: Row) -> bool:
             row = expected_row(record)
-            return bool(since <= (row["start_time"] or row["date_created"]) < until)
+            is_hindered = record["sid"] == step.hindered
+            return bool(since <= (row["start_time"] or row["date_created"]) < until) and not is_hindered
 
         self._check_equal(promise, is_in)
 

@@ -55,6 +55,10 @@ def complete_without_merging(monkeypatch):
     monkeypatch.setattr(inbox, "_apply", lambda *_: [])
 
 
+def overlook_trunks(monkeypatch):
+    monkeypatch.setattr(hot, "_read_ended", lambda *_: None)
+
+
 def forget_what_ended(monkeypatch):
     monkeypatch.setattr(recheck, "ask_each", lambda *_: [])
 
@@ -70,7 +74,14 @@ def freeze_too_soon(monkeypatch):
 
 @pytest.mark.parametrize(
     "mistake",
-    [lose_an_observation, pass_unread_pages, complete_without_merging, forget_what_ended, freeze_too_soon],
+    [
+        lose_an_observation,
+        pass_unread_pages,
+        complete_without_merging,
+        overlook_trunks,
+        forget_what_ended,
+        freeze_too_soon,
+    ],
     ids=lambda mistake: mistake.__name__,
 )
 def test_a_mistake_is_found(ground, monkeypatch, mistake):
