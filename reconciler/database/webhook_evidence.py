@@ -117,11 +117,15 @@ def keep_faults(
 def read_lost_calls(conn: Connection, window: LossWindow) -> list[LostCalls]:
     """Return the lost calls, each counted once, with the evidence for their causes."""
     params = {
-        "since": window.since, "now": window.until, "webhook_grace": window.webhook_grace,
-        "sources": list(window.sources), "account_sid": window.account_sid, "fault_lasts": FAULT_LASTS,
-        "examples": EXAMPLES,
+        **_params(window), "webhook_grace": window.webhook_grace, "fault_lasts": FAULT_LASTS, "examples": EXAMPLES,
     }  # fmt: skip
     return [_lost_calls(*row) for row in conn.execute(_queries["lost_calls"], params)]
+
+
+def count_imported(conn: Connection, window: LossWindow) -> int:
+    """How many calls were found that were so before anybody looked after their account: nothing of them was lost."""
+    (count,) = conn.execute(_queries["count_imported"], _params(window)).fetchone() or (0,)
+    return int(count)
 
 
 def read_alerts(
@@ -135,6 +139,12 @@ def read_alerts(
 def read_cursors(conn: Connection) -> list[Any]:
     """Return the cursors of the jobs that read the evidence, as JSON."""
     return [row[0] for row in conn.execute(_sync_state["cursors_of_kind"], {"kind": "webhooks"})]
+
+
+def _params(window: LossWindow) -> dict[str, Any]:
+    return {
+        "since": window.since, "now": window.until, "sources": list(window.sources), "account_sid": window.account_sid,
+    }  # fmt: skip
 
 
 def _lost_calls(

@@ -13,7 +13,6 @@ from reconciler.masking import mask
 from reconciler.model import Page
 from reconciler.settings import Settings
 from reconciler.status.check_line import Check, compare_clocks, failed, ok, warn
-from reconciler.status.overview import NAMED
 from reconciler.sync.endpoint_faults import find_faults, host_of
 from reconciler.times import format_duration
 from reconciler.twilio.accounts import find_accounts, named_accounts
@@ -26,6 +25,7 @@ from reconciler.wording import counted
 # A run waits minutes for Twilio to come back. A person who runs a check wants to know at once that it is away.
 PATIENCE: Final = timedelta(seconds=10)
 SAMPLE: Final = 200  # calls from which the volume is estimated
+FEW: Final = 5  # endpoints at fault that are named
 A_PAGE_TAKES: Final = timedelta(seconds=1)  # a generous time to fetch and merge a page
 
 
@@ -137,8 +137,8 @@ def _by_fault(faults: Sequence[EndpointFault]) -> dict[str, list[str]]:
 
 
 def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return f"{', '.join(names[:NAMED])}{more}"
+    more = f" and {len(names) - FEW:,} more" if len(names) > FEW else ""
+    return f"{', '.join(names[:FEW])}{more}"
 
 
 def _volume(page: Page, settings: Settings, *, now: datetime) -> Check:

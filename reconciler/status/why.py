@@ -31,6 +31,7 @@ from reconciler.database.webhook_evidence import (
     EndpointFault,
     LossWindow,
     LostCalls,
+    count_imported,
     read_alerts,
     read_cursors,
     read_lost_calls,
@@ -60,7 +61,7 @@ class Reason(NamedTuple):
 
 @dataclass(slots=True)
 class Explained:
-    """Lost calls with the same reason: their number, first and last time, and the newest few."""
+    """Lost calls that have one reason: how many, from when to when, and a few of the newest."""
 
     reason: Reason
     gaps: int = 0
@@ -79,11 +80,8 @@ class Explained:
         self.gaps += calls
         self.hours[lost.hour] += calls
         self.since = lost.since if self.since is None else min(self.since, lost.since)
-        if self.until is None or lost.until > self.until:
-            self.until = lost.until
-            self.call_sids = (*lost.call_sids, *self.call_sids)[:EXAMPLES]
-        else:
-            self.call_sids = (*self.call_sids, *lost.call_sids)[:EXAMPLES]
+        self.until = lost.until if self.until is None else max(self.until, lost.until)
+        self.call_sids = (*self.call_sids, *lost.call_sids)[:EXAMPLES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +137,12 @@ def read_why(
     )
     with db.translated():
         lost = read_lost_calls(conn, window)
+        imported = count_imported(conn, window)
         first = min((calls.hour for calls in lost), default=now)
         alerts = read_alerts(conn, since=first, until=now, account_sid=account_sid)
         unread = _unread(read_cursors(conn), account_sid)
     causes = decide(lost, alerts)
-    return Why(since, now, sum(cause.gaps for cause in causes), 0, causes, unread)
+    return Why(since, now, sum(cause.gaps for cause in causes), imported, causes, unread)
 
 
 def decide(lost: Iterable[LostCalls], alerts: Iterable[AlertsOfHour]) -> list[Explained]:
@@ -154,14 +153,14 @@ def decide(lost: Iterable[LostCalls], alerts: Iterable[AlertsOfHour]) -> list[Ex
         of_hour = spare.setdefault((alert.account_sid, alert.hour), Counter())
         of_hour[alert.error_code, alert.url] += alert.alerts
     rest = []
-    for calls in lost:
+    for calls in sorted(lost, key=lambda each: (each.hour, each.until), reverse=True):
         if calls.alert is not None and (of_hour := spare.get((calls.account_sid, calls.alert.hour), Counter())):
             of_hour[calls.alert.error_code, calls.alert.url] -= calls.calls
         if (reason := _certain(calls)) is None:
             rest.append(calls)
         else:
             causes.setdefault(reason, Explained(reason)).add(calls, calls.calls)
-    for calls in sorted(rest, key=lambda each: (each.hour, each.since)):
+    for calls in rest:
         for reason, number in _by_hour(calls.calls, spare.get((calls.account_sid, calls.hour), Counter())):
             causes.setdefault(reason, Explained(reason)).add(calls, number)
     return sorted(causes.values(), key=lambda each: (-each.gaps, each.reason))

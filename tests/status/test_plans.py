@@ -74,6 +74,7 @@ USED = [
     ("inbox", "backlog"),
     ("thaw", "thaw"),
     ("webhook_evidence", "lost_calls"),
+    ("webhook_evidence", "count_imported"),
     ("webhook_evidence", "alerts_by_hour"),
 ]
 

@@ -10,6 +10,7 @@ import pytest
 from reconciler.errors import ExitCode, Unavailable
 from reconciler.settings import Settings
 from reconciler.simulator import Clock, Fault, Switches
+from reconciler.simulator.endpoints import STATUS_CALLBACK
 from reconciler.status import check_twilio as checks
 from reconciler.status.check import check, exit_code
 from reconciler.status.check_line import Check, Severity, fail, ok, warn
@@ -52,7 +53,7 @@ def found(ask):
 
 
 def test_all_is_well(ask, account, twilio):
-    """A line each, from two small requests; the failure of another check stops nothing."""
+    """A line each, from a few small requests; the failure of another check stops nothing."""
     settings, database, *lines = ask()
     assert (Severity.OK, Severity.FAIL) == (settings.severity, database.severity)
     names = ["usage records", "alerts", "webhooks", "volume", "clock"]
@@ -126,6 +127,41 @@ def test_a_key_that_may_not_read_usage_records(found, account):
     line = found("usage records", TWILIO_AUTH_TOKEN="", TWILIO_API_KEY=KEY, TWILIO_API_SECRET="its-secret")
     hint = "allow the key in TWILIO_API_KEY to read usage records"
     assert warn("usage records", "cannot be read: days are proven without them", hint) == line
+
+
+# Where webhooks go
+
+
+def test_endpoints_without_a_status_callback_are_a_warning(found, account):
+    """Numbers masked, with the host of those that differ; the first few by name."""
+    for number in range(30):
+        account.endpoints.add_number(f"+120255502{number:02}", status_callback="" if number < 12 else STATUS_CALLBACK)
+    account.endpoints.add_number("+12025550300", status_callback="https://user:secret@old.example.net/status?x=secret")
+    account.endpoints.add_sip_domain("quiet.sip.twilio.com", status_callback="")
+    line = found("webhooks")
+    assert line.severity is Severity.WARN
+    assert line.detail.startswith("without a status callback: ***00, ***01, ")
+    assert line.detail.endswith(" and 8 more; with one on another host than the rest: ***00 (old.example.net)")
+    assert "secret" not in line.detail
+    assert "`reconcile why`" in line.hint
+
+
+def test_endpoints_that_are_well(found, account):
+    """How many there are."""
+    account.endpoints.add_number("+12025550200")
+    account.endpoints.add_application("app")
+    detail = "14 endpoints (numbers, SIP domains and TwiML apps), each with a status callback on one host"
+    assert found("webhooks") == ok("webhooks", detail)
+
+
+def test_a_key_that_may_read_neither_alerts_nor_endpoints(found, account):
+    """Nothing fails: it says what is not known."""
+    account.add_key(KEY, "its-secret", "restricted", ["calls", "usage"])
+    key = {"TWILIO_AUTH_TOKEN": "", "TWILIO_API_KEY": KEY, "TWILIO_API_SECRET": "its-secret"}
+    for name in ("alerts", "webhooks"):
+        line = found(name, **key)
+        assert line.severity is Severity.OK
+        assert "cannot be read with these credentials" in line.detail
 
 
 # How much there is

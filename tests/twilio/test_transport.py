@@ -10,10 +10,14 @@ import threading
 from typing import Any
 
 import pytest
+import requests
 
 from reconciler.errors import ConnectionLost, TwilioAnswerError, Unavailable
+from reconciler.settings import Credentials
 from reconciler.simulator import Fault, SimulatedTwilio
 from reconciler.simulator.messages import Answer
+from reconciler.twilio.client import TwilioClient
+from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.transport import Transport
 
 
@@ -71,6 +75,28 @@ def test_an_address_that_is_not_ours_is_refused(uri):
     with pytest.raises(TwilioAnswerError, match="refused to send credentials"):
         transport.request("GET", uri)
     transport.close()
+
+
+def test_the_credentials_go_to_the_hosts_of_both_apis_and_no_other(monkeypatch):
+    """Calls to one, alerts to the other, by the rule of region and edge; a third host is refused."""
+    asked: list[str] = []
+
+    def request(_: object, method: str, uri: str, **__: object) -> None:
+        asked.append(f"{method} {uri}")
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    client = TwilioClient(Credentials("AC1", "AC1", "token", region="ie1", edge="dublin"), pacer=Pacer(1))
+    for path in ("/2010-04-01/Accounts/AC1/Calls.json", "/v1/Alerts?PageSize=1"):
+        with pytest.raises(ConnectionLost):
+            client.get(path)
+    with pytest.raises(TwilioAnswerError, match=r"refused to send credentials to insights\.twilio\.com"):
+        client._transport.request("GET", "https://insights.twilio.com/v1/Voice")
+    client.close()
+    assert asked == [
+        "GET https://api.dublin.ie1.twilio.com/2010-04-01/Accounts/AC1/Calls.json",
+        "GET https://monitor.dublin.ie1.twilio.com/v1/Alerts?PageSize=1",
+    ]
 
 
 def test_ports_that_go_without_saying_are_the_same():

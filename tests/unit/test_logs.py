@@ -27,7 +27,7 @@ import reconciler
 from reconciler import logs, masking
 from reconciler.jobs.backfill import BackfillCounts
 from reconciler.logs import EVENTS, get_logger
-from reconciler.masking import mask
+from reconciler.masking import bare_url, mask
 
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 NUMBER = "+12025550100"
@@ -337,3 +337,21 @@ def test_a_console_gets_no_control_characters(stream):
     logs.configure(form="json", level="info", pii="masked", stream=stream)
     get_logger("x").error("job.failed", error=words)
     assert not {"\x1b", "\x07", "\x9b"} & {*stream.getvalue()}
+
+
+@pytest.mark.parametrize(
+    ("url", "bare"),
+    [
+        ("https://hooks.example.com/a/b?token=x#rc=2", "https://hooks.example.com/a/b"),
+        ("https://user:password@hooks.example.com:8443/x", "https://hooks.example.com:8443/x"),
+        ("http://HOOKS.example.com", "http://hooks.example.com"),
+        ("", ""),
+        ("not a URL", ""),
+        ("https://[", ""),
+        ("https://host:port/", ""),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_secret(url, bare):
+    """Login, query and fragment go; so does all of what is no URL."""
+    assert bare_url(url) == bare
+    assert len(bare_url(f"https://host/{1000 * 'x'}")) <= 500

@@ -28,9 +28,9 @@ DELETE FROM endpoint_faults WHERE account_sid = %(account_sid)s AND last_seen < 
 -- name: lost_calls
 -- The lost calls, counted by hour and by the evidence for their causes.
 --
--- A call counts once, in the hour of its last gap. Three things are no gap: a difference younger than the grace, a
--- missing price (webhooks never carry it), and an event without dedupe_key, which is not ours. An endpoint at fault
--- explains no call that ended long after the fault was last seen.
+-- A call counts once, in the hour of its last gap. Four things are no gap: a difference younger than the grace, a missing
+-- price (webhooks never carry it), an event without dedupe_key, which is not ours, and what was so before anybody looked
+-- after the account (`imported`). An endpoint at fault explains no call that ended long after the fault was last seen.
 --
 -- Cost: reads idx_call_events_source from `since` on, messages_twilio_sid_key once for each call found,
 -- webhook_inbox_unsettled, which holds no completed row, and webhook_alerts_pkey from the oldest of these calls on.
@@ -42,7 +42,7 @@ WITH found AS MATERIALIZED (
     WHERE source = ANY(%(sources)s::text[]) AND created_at >= %(since)s AND created_at <= %(now)s
         AND dedupe_key IS NOT NULL
         AND event_type IN ('call.created', 'call.status_changed', 'call.corrected')
-        AND created_at - event_time >= %(webhook_grace)s
+        AND created_at - event_time >= %(webhook_grace)s AND NOT payload ? 'imported'::text
     GROUP BY 1
 ),
 lost AS MATERIALIZED (
@@ -89,6 +89,21 @@ LEFT JOIN named AS n ON n.call_sid = l.call_sid AND n.account_sid = l.account_si
 LEFT JOIN endpoint_faults AS e
     ON e.account_sid = l.account_sid AND e.address = l.address AND l.lost_at <= e.last_seen + %(fault_lasts)s::interval
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+
+-- name: count_imported
+-- How many calls were found that were so before anybody looked after their account.
+--
+-- Cost: reads idx_call_events_source from `since` on, and messages_twilio_sid_key once for each call found.
+SELECT pg_catalog.count(*)
+FROM (
+    SELECT DISTINCT call_sid::text AS call_sid
+    FROM call_events
+    WHERE source = ANY(%(sources)s::text[]) AND created_at >= %(since)s AND created_at <= %(now)s
+        AND dedupe_key IS NOT NULL AND payload ? 'imported'::text
+) AS i
+WHERE %(account_sid)s::text IS NULL OR EXISTS (
+    SELECT FROM messages WHERE twilio_sid::text = i.call_sid AND account_sid = %(account_sid)s::text
+)
 
 -- name: alerts_by_hour
 -- Cost: reads webhook_alerts_pkey between the two times.
