@@ -67,6 +67,12 @@ def sum_up(conn: Connection, *, account_sid: str, first: date) -> DaysSummary:
     return DaysSummary(*row) if row else DaysSummary(0, None)
 
 
+def proof_of_day(conn: Connection, *, account_sid: str, day: date) -> DayProof | None:
+    """Return the proof of a day that is kept; None if the day was never proven."""
+    row = conn.execute(_queries["proof_of_day"], {"account_sid": account_sid, "day": day}).fetchone()
+    return DayProof(*row) if row else None
+
+
 def keep_proof(conn: Connection, proof: DayProof) -> None:
     """Write the proof of a day; it replaces an earlier one."""
     conn.execute(_queries["keep_proof"], {**proof._asdict(), "differences": Jsonb(proof.differences)})

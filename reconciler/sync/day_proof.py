@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, Final
 
 from reconciler.database import account_days
-from reconciler.database.account_days import DayProof
+from reconciler.database.account_days import DayProof, HeldDay
 from reconciler.database.calls import KnownCall
 from reconciler.database.transaction import Merged
 from reconciler.logs import get_logger
@@ -101,33 +101,44 @@ class DayProofs:
         day = self._days.pop(slice_.since.date(), None)
         if day is None or day.read_at is None or day.read_at - slice_.until <= PROVEN_AFTER:
             return None
-        window: dict[str, Any] = {"account_sid": self._this.account.sid, "since": slice_.since, "until": slice_.until}
-        held_of_day = partial(account_days.held_of_day, **window)
-        listed = day.sids | day.by_status
-        held = self._this.ask(held_of_day)
-        if held.digest != _digest(listed):
-            if not self._ask_for(self._sids(window) - listed, slice_):
-                return None
-            sids = self._sids(window)
-            listed -= self._held_at_all(day.by_status - day.sids - sids)  # these moved to another day meanwhile
-            day.found["unlisted"] = len(sids - listed)
-            day.found["not_held"] = len(listed - sids)
-            held = self._this.ask(held_of_day)
-        billed = self.billed.get(slice_.since.date())
+        compared = self._compare(day, slice_)
+        if compared is None:
+            return None
+        listed, held = compared
+        date_, digest = slice_.since.date(), _digest(listed)
+        billed = self.billed.get(date_)
+        before = self._this.ask(partial(account_days.proof_of_day, account_sid=self._this.account.sid, day=date_))
         day.found["billed_beyond"] = _beyond(billed, held.completed, age=day.read_at - slice_.until)
         day.found["dead_letters"] = len(day.unreadable)
-        digest = _digest(listed)
+        day.found["shrunk"] = shrinkage(before, len(listed), digest, read_at=day.read_at)
+        is_doubtful = day.nameless or day.found["billed_beyond"] or day.found["shrunk"]
         return DayProof(
             self._this.account.sid,
-            slice_.since.date(),
+            date_,
             len(listed),
             held.calls,
             digest,
             billed,
             dict(+day.found),
-            is_complete=held.digest == digest and not day.nameless and not day.found["billed_beyond"],
+            is_complete=held.digest == digest and not is_doubtful,
             verified_at=day.read_at,
         )
+
+    def _compare(self, day: _Day, slice_: Slice) -> tuple[set[bytes], HeldDay] | None:
+        """Return the calls that Twilio listed of a day, and what we hold; None if Twilio could not be asked for all."""
+        window: dict[str, Any] = {"account_sid": self._this.account.sid, "since": slice_.since, "until": slice_.until}
+        held_of_day = partial(account_days.held_of_day, **window)
+        listed = day.sids | day.by_status
+        held = self._this.ask(held_of_day)
+        if held.digest == _digest(listed):
+            return listed, held
+        if not self._ask_for(self._sids(window) - listed, slice_):
+            return None
+        sids = self._sids(window)
+        listed -= self._held_at_all(day.by_status - day.sids - sids)  # these moved to another day meanwhile
+        day.found["unlisted"] = len(sids - listed)
+        day.found["not_held"] = len(listed - sids)
+        return listed, self._this.ask(held_of_day)
 
     def _note_unreadable(self, letter: DeadLetter, slice_: Slice) -> None:
         """Add an unreadable record to its own day, if its date can be read, else to the day it was listed with."""
@@ -167,6 +178,18 @@ class DayProofs:
             return set()
         call_sids = list(map(_unpack, sids))
         return set(map(_pack, self._this.ask(lambda conn: account_days.held_at_all(conn, call_sids))))
+
+
+def shrinkage(before: DayProof | None, listed: int, digest: str, *, read_at: datetime) -> int:
+    """Return by how many calls Twilio lists fewer of a day than before; 0 once another UTC day has listed the same.
+
+    A wrong region, or a proxy, answers with a list that is too short. The proof of a day does not follow it at once.
+    """
+    if before is None:
+        return 0
+    shrunk = before.differences.get("shrunk", 0)
+    is_confirmed = before.digest == digest and before.verified_at.date() < read_at.date()
+    return 0 if shrunk and is_confirmed else max(0, before.listed + shrunk - listed)
 
 
 def _pack(call_sid: str) -> bytes:

@@ -138,7 +138,7 @@ def test_a_call_that_left_the_queue_on_another_day_is_listed_there(world):
 
 
 def test_a_call_deleted_at_twilio_is_marked_gone_once(busy):
-    """Held, not listed, and unknown when asked for: gone, its status kept; the day is complete without it."""
+    """Held, not listed, and unknown when asked for: gone, its status kept; another day confirms the day without it."""
     busy.cold()
     row = busy.conn.execute(
         "SELECT twilio_sid, status FROM messages WHERE status = 'completed' AND start_time::date = '2026-06-08' LIMIT 1"
@@ -146,7 +146,8 @@ def test_a_call_deleted_at_twilio_is_marked_gone_once(busy):
     busy.account.delete(row[0], NOW)
     busy.twilio.requests.clear()
     totals = busy.cold()
-    assert (totals.gone, totals.days_verified, totals.exit_code) == (1, 3, ExitCode.DONE)
+    assert (totals.gone, totals.days_verified, totals.exit_code) == (1, 2, ExitCode.UNRECONCILED)
+    assert busy.proofs()["2026-06-08"]["differences"] == {"shrunk": 1}
     assert len(singles(busy)) == 1
     assert [{"call_sid": row[0]}] == busy.said("call.gone")
     gone = busy.conn.execute("SELECT status, gone_at FROM messages WHERE twilio_sid = %s", (row[0],)).fetchone()
@@ -175,7 +176,7 @@ def test_a_call_held_and_not_listed_that_twilio_still_has_is_said(busy, monkeypa
     totals = busy.cold()
     assert (totals.gone, totals.days_verified, totals.days_incomplete) == (0, 2, 1)
     assert totals.exit_code is ExitCode.UNRECONCILED
-    assert busy.proofs()["2026-06-09"]["differences"] == {"unlisted": 1}
+    assert busy.proofs()["2026-06-09"]["differences"] == {"unlisted": 1, "shrunk": 1}
     assert not busy.proofs()["2026-06-09"]["is_complete"]
 
 
@@ -193,7 +194,43 @@ def test_of_many_calls_not_listed_so_many_are_asked_for(busy, monkeypatch):
     assert (totals.gone, len(singles(busy)), totals.days_incomplete) == (5, 5, 1)
     assert busy.proofs()["2026-06-08"]["differences"]["unlisted"] == 2
     totals = busy.cold()
-    assert (totals.gone, totals.days_incomplete) == (2, 0)
+    assert (totals.gone, totals.days_incomplete) == (2, 1)
+    assert busy.proofs()["2026-06-08"]["differences"] == {"shrunk": 7}
+    busy.clock.advance(timedelta(days=1))
+    assert busy.cold().days_incomplete == 0
+
+
+def test_one_night_without_calls_takes_no_proof_back(busy):
+    """A wrong region answers with empty lists and 404: the days are incomplete, and all calls return, frozen or not."""
+    busy.cold()
+    proven, rows = busy.proofs(), len(versions(busy.conn))
+    busy.twilio.faults.when(lambda _: True, Fault.nothing_found())
+    totals = busy.cold()
+    assert totals.gone > 300
+    assert busy.conn.execute("SELECT DISTINCT sync_state FROM messages WHERE gone_at IS NOT NULL").fetchall()
+    assert (totals.days_verified, totals.days_incomplete) == (0, 3)
+    said = {line["day"]: line["differences"]["shrunk"] for line in busy.said("day.incomplete")}
+    assert said == {day: row["listed"] for day, row in proven.items()}
+    busy.twilio.faults.clear()
+    busy.clock.advance(timedelta(hours=1))
+    assert busy.cold().days_verified == 3
+    assert busy.differences() == []
+    assert busy.conn.execute("SELECT count(*) FROM messages WHERE gone_at IS NOT NULL").fetchone() == (0,)
+    assert {day: row["digest"] for day, row in busy.proofs().items()} == {d: row["digest"] for d, row in proven.items()}
+    assert len(versions(busy.conn)) == rows
+
+
+def test_fewer_calls_are_believed_when_another_day_lists_the_same(busy):
+    """Not when the same day is read again: one bad answer may last for hours."""
+    busy.cold()
+    (sid,) = busy.conn.execute(
+        "SELECT twilio_sid FROM messages WHERE is_final AND start_time::date = '2026-06-09' LIMIT 1"
+    ).fetchone()
+    busy.account.delete(sid, NOW)
+    for hours, incomplete in ((0, 1), (6, 1), (6, 0), (24, 0)):
+        busy.clock.advance(timedelta(hours=hours))
+        assert busy.cold().days_incomplete == incomplete
+    assert busy.proofs()["2026-06-09"]["differences"] == {}
 
 
 def test_a_record_that_cannot_be_read_leaves_its_day_incomplete(busy):
@@ -284,6 +321,9 @@ def test_a_call_that_was_billed_and_deleted_is_no_alarm(busy):
         busy.account.delete(sid, NOW)
     busy.twilio.faults.when(is_usage, usage_of(len(rows)))
     assert busy.cold().gone == 5
+    assert busy.proofs()["2026-06-08"]["differences"] == {"shrunk": 5}
+    busy.clock.advance(timedelta(days=1))
+    busy.cold()
     row = busy.proofs()["2026-06-08"]
     assert (row["billed"], row["is_complete"], row["differences"]) == (len(rows), True, {})
 

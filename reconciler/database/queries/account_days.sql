@@ -31,6 +31,14 @@ WHERE account_sid = %(account_sid)s
 -- Cost: reads messages_twilio_sid_key.
 SELECT twilio_sid FROM messages WHERE twilio_sid::text = ANY(%(call_sids)s::text[]) AND gone_at IS NULL
 
+-- name: proof_of_day
+-- In the order of account_days.DayProof.
+--
+-- Cost: reads account_days_pkey.
+SELECT account_sid, day, listed, held, digest, billed, differences, is_complete, verified_at
+FROM account_days
+WHERE account_sid = %(account_sid)s AND day = %(day)s
+
 -- name: keep_proof
 INSERT INTO account_days (
     account_sid, day, listed, held, digest, billed, differences, is_complete, verified_at

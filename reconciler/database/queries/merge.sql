@@ -202,7 +202,7 @@ WITH decided AS MATERIALIZED (
         SELECT CASE
             WHEN judged.is_unknown THEN 'insert'                                                    -- rule 1
             WHEN judged.is_frozen AND s.via = 'rest'
-                THEN CASE WHEN differs.in_call THEN 'drift' END                                     -- rule 7
+                THEN CASE WHEN differs.in_call THEN 'drift' WHEN new.gone_at IS DISTINCT FROM m.gone_at THEN 'update' END  -- rules 7, 11
             WHEN judged.is_frozen OR rank.said_rank < rank.old_rank OR (judged.disagrees AND NOT judged.corrects)
                 -- It changes nothing, but what a webhook tells did happen (rule 3).
                 THEN CASE WHEN s.via = 'webhook' AND s.status <> m.status THEN 'late' END
@@ -246,6 +246,14 @@ updated AS (
     FROM decided AS d
     WHERE m.ctid = d.row_ctid AND m.xmin = d.row_xmin AND d.action = 'update' AND %(apply)s
     RETURNING 1
+),
+returned AS (
+    -- A frozen call that Twilio lists again is no longer gone, also where its record disagrees with ours (rule 11). Of
+    -- an 'update' of a frozen row, too, the guard lets nothing through but this.
+    UPDATE messages AS m SET gone_at = NULL, updated_at = %(now)s
+    FROM decided AS d
+    WHERE m.ctid = d.row_ctid AND m.xmin = d.row_xmin AND d.action = 'drift' AND d.gone_at IS NULL
+        AND m.gone_at IS NOT NULL AND %(apply)s
 ),
 recorded AS (
     INSERT INTO call_events (

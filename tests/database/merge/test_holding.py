@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ from reconciler.database.transaction import NOTIFIED_AT_MOST
 from reconciler.errors import JobHeld, Unavailable
 from reconciler.model import JobName, Status
 from tests.harness.contexts import cursor_at
+from tests.harness.names import sid
 from tests.harness.rows import ORIGIN, T0, make_observation, make_webhook
+
+PRICED = Decimal("-0.00850")
 
 LOCKS = (
     "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
@@ -304,6 +308,23 @@ def test_a_call_is_marked_gone_once(listening, row, events):
     assert (row(), row(2)) == (marked, bystander)
     assert events() == [("call.created", "ringing"), ("call.gone", "ringing")]
     assert heard() == [{"calls": [sid]}]
+
+
+@pytest.mark.parametrize("price", [PRICED, 2 * PRICED])
+def test_a_frozen_call_that_twilio_lists_again_is_not_gone(store, row, price):
+    """Nothing else of the row changes, also where the record disagrees with it."""
+    store.commit_page([make_observation(price=PRICED)], origin=ORIGIN, now=T0)
+    frozen = row()
+    _mark_gone(store, sid(1), minute=20)
+    store.commit_page([make_observation(price=price, minute=19)], origin=ORIGIN, now=T0)
+    assert row()["gone_at"] is not None  # read before it was gone
+    merged = store.commit_page([make_observation(price=price, minute=21)], origin=ORIGIN, now=T0)
+    assert merged.drifted == (price != PRICED)
+    changed = {name for name in frozen if row()[name] != frozen[name]}
+    assert changed <= {"updated_at", "version"}
+    back = row()
+    store.commit_page([make_observation(price=price, minute=22)], origin=ORIGIN, now=T0)
+    assert row() == back
 
 
 def test_what_twilio_tells_of_is_not_gone(store, row, events):
