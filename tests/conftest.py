@@ -1,4 +1,4 @@
-"""What all tests share: the harness of `tests/harness`, and logging that no module leaves changed."""
+"""The fixtures of all tests: the harness of `tests/harness`, and logging that no module leaves changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """Whatever the tests of a module make of logging, those of the next one find it as it was."""
+    """Restore logging after each module of tests."""
     root = logging.getLogger()
     before = (root.handlers[:], root.level, warnings.showwarning)
     yield

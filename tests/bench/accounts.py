@@ -32,7 +32,7 @@ _COUNT = "SELECT count(*) FROM messages WHERE is_final"
 
 
 class Minute(NamedTuple):
-    """What one interval of the hot job took."""
+    """The measurements of one interval of the hot job."""
 
     accounts: int
     open_calls: int

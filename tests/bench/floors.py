@@ -1,4 +1,4 @@
-"""What cannot be undercut: all pages over eight connections, and a COPY of each, without any rule.
+"""The lower bounds of any solution: all pages over eight connections, and a COPY of each, without any rule.
 
     DATABASE_URL=… TWILIO_BASE_URL=… TWILIO_ACCOUNT_SID=… TWILIO_AUTH_TOKEN=… python -m tests.bench.floors WHICH DAYS
 
@@ -139,7 +139,7 @@ def _write_rows(conn: psycopg.Connection, page: list[Call]) -> None:
 
 def _copy(conn: psycopg.Connection, statement: str, rows: list[tuple[str | None, ...]]) -> None:
     with conn.cursor().copy(statement) as copy:
-        # What the simulated account says holds no tab, no newline and no backslash.
+        # The simulated account's values have no tab, no newline and no backslash.
         copy.write("".join("\t".join([r"\N" if v is None else v for v in row]) + "\n" for row in rows))
 
 

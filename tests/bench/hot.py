@@ -13,7 +13,7 @@ HOT = (*RECONCILE, "once", "hot", "--json")
 
 
 class Hot(NamedTuple):
-    """What a run took; seconds without the start of the program, as in the daemon."""
+    """The cost of one run; seconds without the start of the program, as in the daemon."""
 
     open_calls: int
     ended: int

@@ -1,4 +1,4 @@
-"""What merging a page of 1,000 calls costs, into a table of some size, with missing, stale and fresh statistics.
+"""The cost of merging a page of 1,000 calls into a table of some size, with missing, stale and fresh statistics.
 
     python -m tests.bench.merge URL ROWS PAGES
 

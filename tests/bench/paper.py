@@ -1,4 +1,4 @@
-"""What was measured, as Markdown with the targets it is held to, and as a chart."""
+"""The measurements as Markdown, with their targets, and as a chart."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Measured(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What is promised, what was measured, and whether it holds."""
+    """One target: the promise, the measurement, and whether it holds."""
 
     promise: str
     measured: str
@@ -53,7 +53,7 @@ class Target(NamedTuple):
 
 
 def conditions(url: str, arguments: Sequence[str]) -> list[str]:
-    """What the numbers depend on, and nothing that names the machine."""
+    """Return the conditions that the numbers depend on, without anything that names the machine."""
     with psycopg.connect(url) as conn:
         version = conn.info.parameter_status("server_version")
         names = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers")

@@ -1,4 +1,4 @@
-"""What one would write in an afternoon: the official SDK's stream, and an upsert of every call it yields.
+"""A simple program for comparison: the official SDK's stream, and an upsert of every call it yields.
 
     DATABASE_URL=… TWILIO_BASE_URL=… TWILIO_ACCOUNT_SID=… TWILIO_AUTH_TOKEN=… python -m tests.bench.plain DAYS
 

@@ -22,7 +22,7 @@ RECONCILE = (sys.executable, "-m", "reconciler")
 
 
 class Ran(NamedTuple):
-    """What a program took from its start to its end, and the JSON it printed, if it did."""
+    """The resources that a program used from start to end, and the JSON that it printed, if it did."""
 
     seconds: float
     peak_mib: float

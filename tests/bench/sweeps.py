@@ -85,7 +85,7 @@ def measure(server: str, *, calls: int, days: int, delay: str, runs: int, tls: b
                 _compare(url)
                 if not more:
                     continue
-                # What autovacuum would do by and by, so that it does not do it in the middle.
+                # Vacuum now, so that autovacuum does not do it during the measurement.
                 _execute(url, "VACUUM ANALYZE messages, call_events, plain_messages")
                 before = _ask(url, "SELECT pg_current_wal_lsn()")
                 again.add(OURS, _run(backfill, environment))
@@ -101,7 +101,7 @@ def measure(server: str, *, calls: int, days: int, delay: str, runs: int, tls: b
 
 
 def _run(command: tuple[str, ...], environment: Environment) -> Ran:
-    # What the one before left to be written is not this one's cost.
+    # Pages that the previous measurement left to write are not part of this one's cost.
     _execute(environment["DATABASE_URL"], "CHECKPOINT")
     return run(command, environment)
 

@@ -136,7 +136,7 @@ def cli(command: Command, twilio: SimulatedTwilio) -> Command:
     """`reconcile` with the settings of the simulated Twilio, and none of a database."""
     command.env |= {
         "TWILIO_BASE_URL": twilio.base_url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN,
-        # Whoever forgets DATABASE_URL in a test must not start a server of the user's.
+        # A test that forgets DATABASE_URL must not start the user's own embedded server.
         "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
     }  # fmt: skip
     return command
@@ -166,7 +166,7 @@ def calls(account: SimulatedAccount) -> SimulatedAccount:
 
 @pytest.fixture
 def not_equal(account: SimulatedAccount, twilio: SimulatedTwilio) -> Callable[[db.Connection], list[str]]:
-    """What in the database is not as Twilio says now."""
+    """Return the differences between the database and Twilio's present records."""
     return lambda conn: differences(conn, records_of(account, twilio.clock.now()))
 
 

@@ -1,4 +1,4 @@
-"""What the command answers before it looks at anything but its arguments."""
+"""The answers of the command that depend on its arguments alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ sys.exit(f"code {{code}}, imported {{sorted(heavy)}}" if code or heavy else 0)
 
 
 def test_help_names_every_command_and_exit_code(command):
-    """Whoever knows nothing yet finds the way from here, also to the demo."""
+    """A newcomer finds every command here, also the demo."""
     done = command.run("--help")
     for word in ("migrate", "rollback", "verify", "check", "demo", "--since", "--dry-run"):
         assert f" {word} " in done.out

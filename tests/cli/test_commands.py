@@ -24,7 +24,7 @@ def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 
 
 def test_every_command_leads_to_a_function_of_its_own():
-    """What the parser names is there to be imported; `inbox` alone only stands before its commands."""
+    """Every function that the parser names can be imported; `inbox` alone has only subcommands."""
     runs = [parser.get_default("run") for parser in _parsers(get_parser()) if parser.prog != "reconcile inbox"]
     assert len(set(runs)) == len(runs) >= 10
 

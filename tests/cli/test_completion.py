@@ -148,7 +148,7 @@ def test_every_option_is_in_every_script(printed, shell):
 
 
 def _completed_by_zsh(home, set_up, typed):
-    """What the line is after a press of the key, in a zsh on a terminal."""
+    """Return the line after a press of the key, in a zsh on a terminal."""
     # ^X says what the line is by now.
     tell = 'tell() { print -rn -- "<<$BUFFER>>"; }; zle -N tell; bindkey "^X" tell'
     (home / ".zshrc").write_text(f"{set_up}\n{tell}\nPS1='ready> '\n", encoding="utf-8")

@@ -40,7 +40,7 @@ HOSTILE = {
 
 
 class Ran(NamedTuple):
-    """What a run said, and what it left in its temporary folder, processes included."""
+    """The output of a run, and the files and processes that it left."""
 
     code: int
     out: str

@@ -25,7 +25,7 @@ from .conftest import COMMAND, Command
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
-# What begins a line of a shell; and why it is parsed and not run. None: it is run.
+# The commands that a shell line begins with, and why each is parsed and not run. None: it is run.
 PROGRAMS = {
     "reconcile": None,
     "psql": None,
@@ -50,7 +50,7 @@ PROGRAMS = {
     "cd": "settings; what follows has those of the test",
 }
 SQL = ("SELECT", "BEGIN", "DELETE", "COMMIT", "UPDATE", "WITH", "INSERT", "EXPLAIN")
-# Of what is run: the commands that other tests run to their end.
+# The commands among them that other tests run to their end.
 ELSEWHERE = {
     "reconcile": "tests/status/test_advice.py",
     'DATABASE_URL="$OWNER_URL" reconcile rollback --to 4 --drop-data': "tests/database/migration",
@@ -77,7 +77,7 @@ class Shown(NamedTuple):
 
 
 def blocks(text: str) -> Iterator[list[str]]:
-    """What is indented by four or more after an empty line, or fenced as sh or sql."""
+    """Yield the blocks that are indented by four or more after an empty line, or fenced as sh or sql."""
     for fenced in re.finditer(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         if fenced[1] in ("sh", "bash", "sql", "console"):
             yield fenced[2].splitlines()
@@ -127,7 +127,7 @@ def is_sql(typed: Shown) -> bool:
 
 
 def without_comment(line: str) -> str:
-    """What is typed of it."""
+    """Return the part of a line that is typed."""
     return re.sub(r"\s+#\s.*", "", line)
 
 
@@ -269,7 +269,7 @@ def test_commands_do_what_they_are_shown_for(
 
 
 def test_sql_is_understood(conn):
-    """What the documents show of it, in one transaction each, undone."""
+    """PostgreSQL runs the documents' SQL, each statement in a transaction that is rolled back."""
     found = [statement for statement in statements() if statement not in ("BEGIN", "COMMIT")]
     assert len(found) > 3
     for statement in found:

@@ -130,7 +130,7 @@ def test_killed_while_it_migrates(cli, calls, field_database_url, connect, table
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_after_the_page_in_hand(run, cli, window, twilio, conn, not_equal, count, number):
-    """130, what was merged stays and is counted, no page of it is asked for again, and the way on is said."""
+    """Exit code 130; merged pages stay and are counted, none is read again, and stderr says how to continue."""
     process = cli.start(*window, "--json")
     wait_for_requests(twilio, 40, process)
     process.send_signal(number)
@@ -166,7 +166,7 @@ def test_a_second_signal_ends_at_once(run, cli, calls, twilio, conn):
 
 
 def test_a_signal_ends_a_wait(run, cli, calls, twilio):
-    """Whoever interrupts does not wait for the next of many repeats."""
+    """Ctrl-C ends the run at once, also during the wait for a repeat."""
     twilio.faults.always(Fault.too_many_requests(retry_after=300))
     process = cli.start("--since", "3d")
     seen = threading.Event()

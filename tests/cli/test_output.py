@@ -1,4 +1,4 @@
-"""What a run prints: results on stdout, logs on stderr, each in a form that a program may rely on."""
+"""The output of a run: results on stdout, logs on stderr, each in a form that programs can rely on."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_reader_who_has_seen_enough(run, cli, calls):
 
 
 def test_a_terminal_sees_a_bar(run, cli, calls):
-    """What it will cost, a bar that comes to its end, log lines on lines of their own, and the table."""
+    """The expected cost, a bar that reaches its end, log lines on lines of their own, and the table."""
     code, seen = cli.on_terminal("--since", "3d", RECONCILER_LOG_LEVEL="info")
     assert code == 0
     assert "9 slices; about 9 requests to Twilio + 1 per 1,000 calls." in ESCAPES.sub("", seen)
@@ -142,7 +142,7 @@ def test_a_terminal_sees_a_bar(run, cli, calls):
 
 
 def test_a_terminal_sees_results_and_no_log(run, cli, calls, empty_database_url):
-    """What a command prints is not said twice; migrations, which may take their time, are told as they are applied."""
+    """Results are not logged as well. Migrations are printed as they are applied, because they may take long."""
     code, seen = cli.on_terminal("--since", "3d", DATABASE_URL=empty_database_url)
     lines = ESCAPES.sub("", seen).splitlines()
     assert code == 0

@@ -166,7 +166,7 @@ def test_a_job_that_another_process_holds(look, shared_database_url, twilio):
 
 
 def test_a_dry_run_needs_no_lock(look, shared_database_url, calls):
-    """What would change can be asked while another process is at it."""
+    """A dry run works while another process runs the backfill."""
     with Store(shared_database_url) as store, store.holding(name_backfill(ACCOUNT)):
         assert look("--since", "3d", "--dry-run").code == 1
 

@@ -19,7 +19,7 @@ def on(cli):
 
 
 def tables(conn):
-    """What is in schema public, and how far the ledger says we are."""
+    """Return the tables in schema public, and the newest version in the ledger."""
     return conn.execute(
         "SELECT relname, xmin::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
     ).fetchall()
@@ -46,7 +46,7 @@ def test_a_new_database(on, empty_database_url, connect):
 
 
 def test_a_database_from_the_field(on, field_database_url):
-    """What the Viewer applied is adopted; a row of the plan is one line in a file, and names the lock."""
+    """The Viewer's own migrations are adopted; a row of the plan is one line in a file, and names the lock."""
     plan = on(field_database_url, "migrate", "--dry-run")
     assert plan.code == 0
     rows = plan.out.splitlines()

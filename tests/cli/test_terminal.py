@@ -1,4 +1,4 @@
-"""What a person at a terminal of 80 columns sees: few lines, and none that the terminal has to break."""
+"""The output on a terminal of 80 columns: few lines, and none that the terminal must wrap."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_the_daemon_tells_few_lines(screen, calls):
     assert not re.search(r"run_id|logger", "".join(lines))
 
 
-def test_migrations_are_told_once(screen, cli, empty_database_url):
-    """What to do before, each when it is applied, and how many at the end."""
+def test_migrations_are_printed_once(screen, cli, empty_database_url):
+    """The advice before, each migration when it is applied, and the number at the end."""
     code, (advice, *lines) = screen("migrate", DATABASE_URL=empty_database_url)
     assert code == 0
     assert advice.startswith("Before you migrate: back up")

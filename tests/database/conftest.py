@@ -1,4 +1,4 @@
-"""What tests of the database share: a role that is nobody's friend."""
+"""Fixtures for tests of the database: a role without any privilege."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_a_folder_of_ours_is_private_and_accepted(temporary: Path) -> None:
 
 @pytest.mark.parametrize("target", ["folder", "nowhere"])
 def test_a_link_that_somebody_laid_is_not_followed(temporary: Path, tmp_path: Path, target: str) -> None:
-    """What it leads to stays as it is; the user's own folder serves."""
+    """The target of the link does not change; the user's own folder is used."""
     victim = tmp_path / "folder"
     victim.mkdir(mode=0o755)
     (temporary / f"reconciler-{os.getuid()}").symlink_to(tmp_path / target)
@@ -67,7 +67,7 @@ def test_a_file_is_no_folder(temporary: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_a_folder_of_another_user_is_left_alone(temporary: Path, tmp_path: Path) -> None:
-    """Whoever owns it could exchange the lock."""
+    """Its owner could exchange the lock."""
     folder = temporary / f"reconciler-{os.getuid()}"
     folder.mkdir(mode=0o777)
     os.chown(folder, 65534, 65534)

@@ -96,7 +96,7 @@ def test_a_refusal_is_sorted_by_its_sqlstate(german, sqlstate, words, kind):
 
 
 def test_a_password_that_is_refused_after_it_was_sent(german):
-    """What libpq traced of it stays where it was."""
+    """The error shows nothing that libpq traced of it."""
     server = german("28P01", "Passwort-Authentifizierung fehlgeschlagen", asks_password=True)
     with pytest.raises(Refused, match="fehlgeschlagen") as refused:
         db.connect(server.url, purpose="test")

@@ -1,4 +1,4 @@
-"""Whoever may create in our schema runs no code as us: each statement means PostgreSQL's functions and operators."""
+"""A stranger who may create objects in our schema runs no code as us: statements use PostgreSQL's own objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every session of ours has set, whatever role, database and server prefer."""
+"""The settings of every session of ours, whatever the defaults of role, database and server."""
 
 from __future__ import annotations
 

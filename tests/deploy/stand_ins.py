@@ -42,7 +42,7 @@ def sudo(words: list[str]) -> int:
 
 
 def as_user(user: str | None) -> list[str]:
-    """What begins a command that another user runs."""
+    """Return the beginning of a command that another user runs."""
     return ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
 
 

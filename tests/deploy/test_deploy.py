@@ -1,4 +1,4 @@
-"""What an administrator installs: the units, as systemd itself judges them, and the settings, as the code has them."""
+"""The files that an administrator installs: the units, as systemd judges them, and the example of the settings."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def test_the_daemon_reads_its_settings_itself(unit):
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_what_only_a_person_can_mend_is_not_tried_again(unit):
-    """What can heal is: away, try again, killed."""
+def test_systemd_restarts_after_errors_that_heal_and_no_others(unit):
+    """Unavailable, try again and killed may heal; refusals and bad settings need a person."""
     (codes,) = values(unit, "RestartPreventExitStatus")
     prevented = {ExitCode(int(code)) for code in codes.split()}
     assert {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.CONFIG} <= prevented

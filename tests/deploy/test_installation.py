@@ -60,7 +60,7 @@ class Shell:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env={"PATH": f"{folder}:/usr/sbin:{os.defpath}", "HOME": "/root", "LOGS": str(self.logs), **environment},
         )  # fmt: skip
-        # What is written to /etc and /opt stays in memory, and goes with the shell.
+        # Files in /etc and /opt stay in memory, and vanish with the shell.
         for line in (
             f"mkdir {folder}/memory && mount -t tmpfs none {folder}/memory",
             f"mkdir -p {folder}/memory/{{etc,opt}}/{{new,work}}",

@@ -1,4 +1,4 @@
-"""What ships for monitoring speaks of what the program has: rules, dashboard, runbook, and the questions to the log."""
+"""The files for monitoring name only what the program has: rules, dashboard, runbook, and queries of the log."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
 ANNOTATIONS = [note["expr"] for note in DASHBOARD["annotations"]["list"] if "expr" in note]
 ALERTMANAGER = (PROMETHEUS / "alertmanager.yml").read_text(encoding="utf-8")
-# Whoever installs the rules puts an address of his own in its place.
+# An administrator replaces it by the runbook's real address.
 RUNBOOK_URL = "https://runbook.example/runbook.md"
 # Rules without their comments, each alert with its text.
 BARE_RULES = re.sub(r"^\s*#.*$", "", RULES, flags=re.MULTILINE)
@@ -309,7 +309,7 @@ def test_every_panel_says_what_it_shows(panel):
 
 
 def test_the_dashboard_shows_every_metric():
-    """What is counted is to be seen."""
+    """Every metric has a panel."""
     shown = {name for expression in EXPRESSIONS for name in names_in(expression)}
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):

@@ -129,7 +129,7 @@ def test_every_metric_that_is_named_exists(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_event_and_module_that_a_document_names_exists(path):
-    """What stands between backquotes with a dot in it is an event, or something in a module of ours."""
+    """A name between backquotes with a dot in it is an event, or something in a module of ours."""
     text = path.read_text(encoding="utf-8")
     wrong = []
     for quoted in re.findall(r"`([a-z_]+\.[A-Za-z_]+)`", text):

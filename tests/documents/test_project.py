@@ -19,7 +19,7 @@ CI_RUN = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TASKS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, flags=re.MULTILINE))
 
-# What stands between four spaces in README and begins with these words, .ci/run runs.
+# .ci/run runs the lines of README that are indented by four spaces and begin with these words.
 TEST_COMMAND = re.search(r"(?m)^    (python3 -m venv \S+ && (?P<install>.+) && (?P<tests>\S+pytest -n 5))$", README)
 
 

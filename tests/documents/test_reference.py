@@ -1,4 +1,4 @@
-"""What docs/reference.md lists is what the code has."""
+"""docs/reference.md lists exactly what the code has."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_jobs_are_the_code():
 
 
 def test_every_command_is_in_the_table_and_has_help():
-    """What the parser knows is what the table lists."""
+    """The table has the commands of the parser."""
     (commands,) = [a for a in get_parser()._actions if isinstance(a, argparse._SubParsersAction)]
     listed = {match[1] for row in _table("command") if (match := re.match(r"`reconcile (\w+)", row[0]))}
     assert listed == set(commands.choices)

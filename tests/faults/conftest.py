@@ -1,4 +1,4 @@
-"""What several of the fault tests need."""
+"""Fixtures for several of the fault tests."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ WHERE call_sid = ANY (%(calls)s) OR %(calls)s IS NULL
 _INBOX = """
 SELECT jsonb_build_array(dedupe_key, processing_status, error, retry_count) FROM twilio_webhook_inbox
 """
-# What differed is what the sweep that proved the day found; of a day begun twice the second one finds less.
+# The differences are those that the proving sweep found. If a day was begun twice, the second sweep finds fewer.
 _DAYS = "SELECT to_jsonb(d) - '{verified_at,differences}'::text[] FROM account_days AS d"
 _JOBS = """
 SELECT jsonb_build_array(
@@ -118,7 +118,7 @@ class Account:
 
     @property
     def commands(self) -> dict[str, list[str]]:
-        """What is killed, by name."""
+        """Return the commands that are killed, by name."""
         window = ["--since", (self.now - 2 * DAY).isoformat(), "--until", self.now.isoformat()]
         return {"backfill": window, **{kind: ["once", kind] for kind in ("hot", "warm", "cold", "freeze", "inbox")}}
 
@@ -180,7 +180,7 @@ class Account:
             return problems
 
     def _state_after(self, command: str, url: str) -> State:
-        """What is in the database; after warm, of the calls that it asks about.
+        """Return the state of the database; after warm, of the calls that warm asks about.
 
         It may ask by listing their day, and merges whatever else is listed. Killed before that page, with fewer left to
         ask about, it need not list the day again.
@@ -216,7 +216,7 @@ class Account:
 
 
 def _reconcile(arguments: list[str], env: dict[str, str]) -> None:
-    """What the processes do."""
+    """Run the command in this process."""
     from reconciler.cli.main import main
 
     os.environ.update(env)
@@ -255,7 +255,7 @@ def _is_written(text: str) -> bool:
 
 
 def state(url: str, calls: list[str] | None = None) -> State:
-    """What is in a database, or as much of it as is about these calls."""
+    """Return the state of a database, or the part of it that is about these calls."""
     with closing(db.connect(url, purpose="test")) as conn:
         return {
             part: Counter(str(row[0]) for row in conn.execute(query.encode(), {"calls": calls}))

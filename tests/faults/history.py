@@ -104,7 +104,7 @@ class Ground:
             SimulatedTwilio([owner], clock=Clock(START)) as twilio,
             closing(db.connect(url, purpose="test")) as conn,
         ):
-            # What is written need not survive a crash of the machine.
+            # The data need not survive a crash of the machine.
             conn.execute(
                 sql.SQL("ALTER DATABASE {} SET synchronous_commit TO off").format(sql.Identifier(conn.info.dbname))
             )

@@ -1,4 +1,4 @@
-"""What a history is made of, drawn from a seed: lives of calls, the road of their webhooks, steps."""
+"""The parts of a history, drawn from a seed: lives of calls, the road of their webhooks, steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ACCOUNTS = (f"AC{number:032x}" for number in count(1))
 
 
 class Road(NamedTuple):
-    """What happens to the webhooks of one call; shares of them, and the seed by which it is drawn which."""
+    """The losses on the way of one call's webhooks, as shares, and the seed that decides."""
 
     seed: int
     loss: float = 0.0

@@ -41,7 +41,7 @@ LOCK = "pg_try_advisory_lock"  # how many attempts there are is a matter of time
 
 
 def to_the_top(url: str) -> None:
-    """What the processes do: migrate to the end."""
+    """Migrate to the newest version; each process does this."""
     with db.connect(url, purpose="migrate") as conn:
         migrate(conn, patience=timedelta(seconds=PATIENCE))
 
@@ -120,7 +120,7 @@ class Worlds:
 
 @dataclass(frozen=True)
 class State:
-    """What is in a database: the catalog, the ledger, the rows that were not ours."""
+    """The state of a database: the catalog, the ledger, and the rows that were there before."""
 
     catalog: dict[str, str]
     ledger: list[tuple[Any, ...]]

@@ -54,7 +54,7 @@ MAY_TAKE = 5  # runs of the same command until all of it is read
 
 @dataclass
 class Outcome:
-    """What became of one seed; `problems` is empty if nothing was lost, doubled or asked for too often."""
+    """The outcome of one seed. `problems` is empty if no call was lost or doubled and the limits were kept."""
 
     seed: int
     runs: int = 0
@@ -64,7 +64,7 @@ class Outcome:
 
 
 class _Sent:
-    """What we let go: for each path when, and the concurrency that was in force then."""
+    """The requests that were let go: by path, when, and the concurrency in force at that time."""
 
     def __init__(self) -> None:
         self.by_path: dict[str, list[tuple[float, int]]] = {}
@@ -253,7 +253,7 @@ def _count(twilio: SimulatedTwilio, outcome: Outcome, undisturbed: int | None) -
 def _too_many_at_once(twilio: SimulatedTwilio, sent: _Sent) -> list[str]:
     """Moments at which Twilio saw more requests of ours than the pacer allowed when the newest of them was let go."""
     problems = [f"{running} let go at once under a limit of {limit}" for running, limit in sent.above]
-    # What hangs has been given up long before the simulator lets go of it.
+    # The client gives a hanging request up long before the simulator releases it.
     entries = [entry for entry in twilio.requests if entry.fault != "hang"]
     for entry in entries:
         assert entry.finished is not None

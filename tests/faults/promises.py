@@ -1,4 +1,4 @@
-"""What must hold after each step of a history, after a run of each job, and at the end; asked in plain SQL."""
+"""The promises after each step of a history, after a run of each job, and at the end; asked in plain SQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Of a frozen row these change no more; the rest is the Viewer's, or says when we wrote.
 FREE = {"conversation_id", "direction", "recording_url", "metadata", "created_at", "updated_at", "gone_at"}
-# What events tell of a row; the account and the date of creation are bookkeeping.
+# The fields of a row that events report; the account and the date of creation are bookkeeping.
 TOLD = (
     "status", "parent_call_sid", "from_number", "to_number", "duration", "price", "price_unit", "start_time",
     "end_time", "answered_by",
@@ -176,7 +176,7 @@ class Watch:
     # After a job that ran to its end
 
     def check_promise(self, step: Step, began: datetime) -> None:
-        """What a run of that job promises.
+        """Check the promise of a run of that job.
 
         Raises:
             Broken: it does not hold.
@@ -394,7 +394,7 @@ def _same(told: Row, held: Row) -> bool:
 
 
 def _said(row: Row) -> dict[str, str] | None:
-    """What must stand in an event when this webhook is done with; None if it says nothing of that kind."""
+    """Return the expected event of a processed webhook; None if it leaves no event of that kind."""
     payload = row["payload"]
     match row["event_type"]:
         case "call-status" | "call-inbound":

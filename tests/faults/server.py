@@ -33,7 +33,7 @@ GUARDED = "guarded"  # the role that needs its password; all others are let in
 
 
 def user() -> str | None:
-    """Whom servers run as."""
+    """Return the user that runs the servers."""
     return "nobody" if os.geteuid() == 0 else None
 
 

@@ -157,7 +157,7 @@ def left_behind(url: str) -> dict[str, list[Any]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(server, account, twilio) -> dict[str, list[Any]]:
-    """What the same work leaves when nothing happens."""
+    """Return the result of the same work without any fault."""
     with server.database() as url:
         Work(twilio, url).do()
         with db.connect(url, purpose="test") as conn:
@@ -377,11 +377,11 @@ def deadlocks(conn: db.Connection) -> int:
     return int(row[0])
 
 
-# What a person has to see to
+# Faults that need a person
 
 
 def test_a_standby_is_named_and_works_once_it_is_promoted(server, url):
-    """Whoever connects to it is told what DATABASE_URL may name; nobody leads there."""
+    """The error names DATABASE_URL; no daemon leads on a standby."""
     with folder() as home, ExitStack() as stack:
         standby = Server(home, standby_of=server)
         stack.callback(standby.stop)
@@ -461,7 +461,7 @@ def test_no_connection_left(server, url, connect):
 
 
 def test_a_changed_password(server, url):
-    """Who is in stays in; who comes anew is told which setting to mend, and gets in with the new one."""
+    """Open sessions stay; new ones are refused with the name of the setting, and succeed with the new password."""
     server.on(f"DROP ROLE IF EXISTS {GUARDED}")
     server.on(f"CREATE ROLE {GUARDED} SUPERUSER LOGIN PASSWORD 'old'")
     login = partial(make_conninfo, url, user=GUARDED)
@@ -509,7 +509,7 @@ def test_a_password_that_is_rotated_in_its_file(server, url, tmp_path):
 
 
 def environment(twilio: SimulatedTwilio, home: Path) -> dict[str, str]:
-    """What a daemon of these tests needs, but for its database."""
+    """Return the environment of a daemon in these tests, except for its database."""
     return {
         **QUIET, "PATH": os.defpath, "HOME": str(home), "TWILIO_ACCOUNT_SID": ACCOUNT,
         "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_BASE_URL": twilio.base_url,

@@ -208,7 +208,7 @@ def posts(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 def received(body: bytes, *, repeated: bool) -> dict[str, Any]:
-    """What a web framework makes of a form: of a repeated name the last value, or all of them in a list.
+    """Return a form as a web framework reads it: of a repeated name the last value, or all of them in a list.
 
     Bytes that are no UTF-8 are replaced; NUL is left out, for jsonb refuses it and the Viewer could not store it.
     """
@@ -221,7 +221,7 @@ def received(body: bytes, *, repeated: bool) -> dict[str, Any]:
 @SETTINGS
 @given(st.lists(posts(), min_size=1, max_size=6), st.booleans())
 def test_every_form_is_an_event_or_nothing_or_a_dead_letter(base, sent, repeated):
-    """What can be read is an event of its call, whatever came before it; the rest is a dead letter that says why."""
+    """A readable form is an event of its call; any other is a dead letter with a reason."""
     store, conn = base
     number = next(_examples)
     expected: dict[str, Observation | str | None] = {}

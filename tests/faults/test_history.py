@@ -26,7 +26,7 @@ def ground(server_url: str, template: str) -> Iterator[Ground]:
 
 @pytest.mark.parametrize("first", range(0, 200, A_GROUP))
 def test_nothing_is_lost_or_doubled_in_any_history(ground, first):
-    """Whatever happens to calls, webhooks and runs, each promise of promises.py is kept."""
+    """In every history of calls, webhooks and runs, each promise of promises.py holds."""
     for seed in range(first, first + A_GROUP):
         broken = ground.live(draw(seed))
         assert broken is None, f"python -m tests.faults.history --histories 1 --seed {seed}\n{broken}"

@@ -46,7 +46,7 @@ def test_eight_at_once(worlds, road):
 
 @pytest.mark.parametrize("road", ["empty", "field"])
 def test_eight_at_once_and_all_are_killed(worlds, road):
-    """Whoever comes next goes on, in whatever order; a ninth one brings it to its end."""
+    """The next process continues, in any order of kills; a ninth process completes the migration."""
     kills = [3, 7, 11, 15, 19, 23, 27, 31]
     assert sum(kills) < len(worlds.statements[road, "up"])  # so none of them can reach the end
     assert eight_at_once(worlds, road, kills) == ({0: 1, -signal.SIGKILL: 8}, [])

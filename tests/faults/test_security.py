@@ -152,7 +152,7 @@ def test_no_error_traceback_or_log_line_holds_a_secret(source, twilio, fault):
 
 
 def test_a_secret_that_twilio_repeats_is_redacted(source, twilio):
-    """What an answer quotes goes into an error, and from there to the log: there it is taken out."""
+    """A secret that Twilio's answer quotes is removed from the error and from the log."""
     twilio.faults.always(FAULTS[-1])
     masking.protect(TOKEN)
     try:
@@ -199,7 +199,7 @@ def test_the_auth_tokens_of_a_listing_of_accounts_are_never_read(source):
 
 
 def test_no_option_takes_a_secret():
-    """What stands in a process's arguments, everybody on the machine may read."""
+    """Everybody on the machine may read a process's arguments."""
     source = "".join(file.read_text(encoding="utf-8") for file in modules())
     options = set(re.findall(r'"(--[a-z][a-z-]+)"', source))
     assert {"--since", "--account"} <= options
@@ -413,7 +413,7 @@ NOT_OF_A_BACKFILL = {"account_days", "webhook_alerts", "endpoint_faults"}
 
 
 def run_everything(url: str, twilio: SimulatedTwilio) -> None:
-    """What the command does: look at the schema, a backfill with a record nobody can read, the inbox, its replay."""
+    """Run the whole command: the schema, a backfill with an unreadable record, the inbox, its replay."""
     clock = twilio.clock.now
     with ExitStack() as stack:
         prepare_schema(url, migrate=True)

@@ -1,4 +1,4 @@
-"""What a process needs in its environment so that `make coverage` measures it as well."""
+"""The environment of a process that `make coverage` measures as well."""
 
 from __future__ import annotations
 

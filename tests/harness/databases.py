@@ -29,7 +29,7 @@ from reconciler.database.migrate import migrate
 
 FIELD = Path(__file__).parents[1] / "database" / "migration" / "field"
 
-# What is written need not survive a crash of the machine.
+# The data need not survive a crash of the machine.
 FAST = ("fsync", "synchronous_commit", "full_page_writes")
 
 Connect = Callable[..., db.Connection]
@@ -131,7 +131,7 @@ FROM pg_database WHERE datname = current_database()
 
 
 def _mark(conn: psycopg.Connection[Any]) -> Mark:
-    """What changes with everything in a database but the rows of its tables."""
+    """Return a value that changes with everything in a database except the rows of its tables."""
     catalogs = [name for (name,) in conn.execute(_CATALOGS)]
     each = [
         sql.SQL("SELECT {}, count(*), max(xmin::text::bigint) FROM {}").format(name, sql.Identifier(name))

@@ -8,7 +8,7 @@ ACCOUNT = "AC" + 32 * "1"
 SUBACCOUNT = "AC" + 32 * "2"
 TOKEN = "token-of-the-account"
 
-# What a simulated clock shows.
+# The time of a simulated clock.
 NOW = datetime(2026, 6, 10, 12, tzinfo=UTC)
 
 

@@ -44,7 +44,7 @@ def singles(world):
     return [r.path for r in world.twilio.requests if "/Calls/CA" in r.path]
 
 
-# What is proven
+# Proofs
 
 
 def test_lost_calls_are_found_and_the_days_are_proven(busy):
@@ -433,7 +433,7 @@ def test_a_killed_sweep_goes_on_with_the_days_it_has_not_proven(busy):
 
 
 def test_a_sweep_left_for_more_than_a_day_is_begun_anew(busy):
-    """What was proven then is proven again: late prices may have come since."""
+    """Proven days are proven again, because late prices may have arrived since."""
     busy.on_progress = lambda: stop_when_proven(busy)
     first = busy.cold(concurrency=1)
     assert first.outcome is Outcome.INTERRUPTED
@@ -537,7 +537,7 @@ def test_a_day_that_twilio_keeps_no_more_is_not_taken_for_empty(busy):
     assert "2026-06-07" not in busy.proofs()
 
 
-# What monitoring and the planner see
+# Metrics and query plans
 
 
 def test_the_metrics_tell_of_incomplete_days_and_of_the_newest_that_is_proven(busy):

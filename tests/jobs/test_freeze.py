@@ -223,7 +223,7 @@ def test_of_many_stuck_calls_each_is_named_in_the_end(world, put, monkeypatch):
     assert [sid(number) for number in range(7)] == sorted(name for names in counts for name in names)
 
 
-# What monitoring and the planner see
+# Metrics and query plans
 
 
 def test_the_gauges_count_what_is_open_stuck_and_unfrozen(world, put):

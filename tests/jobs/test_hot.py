@@ -25,7 +25,7 @@ LARGEST = "Calls.json?PageSize=1000"
 
 
 class Killed(BaseException):
-    """What no code of ours catches."""
+    """An exception that none of our code catches."""
 
 
 @pytest.fixture
@@ -73,11 +73,11 @@ def crowd(world, account=None):
         )
 
 
-# What is new
+# New calls
 
 
 def test_a_first_run_looks_back_one_day(world):
-    """What is older is the backfill's; a day is read in pages as large as can be, once Twilio has told its time."""
+    """Older calls are left to a backfill. The day is read in the largest pages, once Twilio's clock is known."""
     world.account.generate(300, NOW - DAY, NOW)
     world.account.generate(1_500, NOW - 30 * DAY, NOW - DAY - HOUR)
     totals = world.hot()
@@ -113,7 +113,7 @@ def test_an_idle_account_costs_one_request_a_run(world):
 
 @pytest.mark.parametrize(("calls_a_minute", "page_size"), [(1, 200), (20, 350), (30, 500), (200, 1_000)])
 def test_the_page_is_as_large_as_need_be(world, calls_a_minute, page_size):
-    """What a run reads is the overlap and what came since; one page holds it, and half as much again."""
+    """A run reads the overlap and the new calls; one page holds these, and half as many again."""
     for number in range(15 * calls_a_minute):
         world.account.call(NOW - 11 * MINUTE + MINUTE * number / calls_a_minute, talks_for=1, rings_for=1)
     world.know()
@@ -166,7 +166,7 @@ def test_what_was_late_to_be_listed_is_found_by_the_overlap(world):
     assert not all(world.row(sid) for sid in too_late)
 
 
-# What ended
+# Ended calls
 
 
 def test_a_call_that_ended_between_two_runs_is_final_after_the_next(world):
@@ -251,7 +251,7 @@ def test_rows_that_the_viewer_wrote_are_looked_after(world):
     assert not [sid for sid in world.asked_singly() if len(sid) != 34 or not sid.startswith("CA")]
 
 
-# What is gone
+# Gone calls
 
 
 def test_a_call_that_twilio_has_no_more_is_marked_once(world):
@@ -431,7 +431,7 @@ def test_a_sweep_that_was_killed_reads_no_page_again_but_the_one_in_hand(world, 
 
 
 def test_downtime_in_the_middle_of_a_sweep_is_added_to_it(world):
-    """What was begun is finished, and the days since are swept with it."""
+    """The sweep is finished, and the days since are swept with it."""
     world.hot()
     world.account.generate(2_000, NOW, NOW + 12 * DAY)
     world.stop_after_commits(7)
@@ -599,7 +599,7 @@ def test_a_clock_that_is_behind_twilios_makes_no_cursor_in_the_future(world):
 
 
 def test_a_cursor_that_another_process_moved_is_left_alone(world, conn):
-    """Whoever was stopped for so long that another took its place ends, and sets nothing back."""
+    """A process that was stopped while another took over ends, and does not set the cursor back."""
     world.hot()
     world.account.generate(1_500, NOW, NOW + 6 * HOUR)
     moved = {"account": ACCOUNT, "read_until": (NOW + 6 * HOUR).isoformat()}
@@ -735,7 +735,7 @@ def test_where_ends_count_by_day_the_listing_is_rarer(world):
 
 
 def test_an_ended_listing_that_fails_moves_no_cursor(world, quick_retries):
-    """What is new was read; the run says what failed, and the next one reads it."""
+    """New calls are read; the run reports the failure, and the next run reads the ended calls."""
     trunk_call(world, NOW - 5 * MINUTE, lasts=MINUTE)
     world.hot()
     before = world.cursor()["ended_until"]

@@ -1,4 +1,4 @@
-"""warm: what comes after a call's end arrives, what is complete freezes, and what is settled is left alone."""
+"""warm: values that come after a call's end arrive, complete calls freeze, settled calls are not asked about."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def reasons(world, sid):
 
 
 def test_a_price_that_comes_late_arrives_and_the_row_freezes(world):
-    """What is complete is settled, and not asked for again."""
+    """A complete call is settled, and not asked about again."""
     sid = ended(world, price="-0.01400", priced_after=300)
     world.know()
     assert world.row(sid)["sync_state"] == "active"

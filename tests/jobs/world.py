@@ -129,11 +129,11 @@ class World:
         self.on_progress = lambda: None
 
     def differences(self) -> list[str]:
-        """What is not as Twilio says now."""
+        """Return the differences between the database and Twilio's present records."""
         return differences(self.conn, records_of(self.account, self.clock.now()))
 
     def differences_but_prices(self) -> list[str]:
-        """What hot left undone: a price may come later, and is warm's to fetch."""
+        """Return the differences except prices, which warm fetches later."""
         return [line for line in self.differences() if " price: " not in line]
 
     def proofs(self) -> dict[datetime, dict[str, Any]]:
@@ -179,7 +179,7 @@ class World:
         )
 
     def asked(self) -> list[str]:
-        """What the last run asked, in order of arrival."""
+        """Return the requests of the last run, in order of arrival."""
         return [question(entry) for entry in self.twilio.requests]
 
     def asked_singly(self) -> list[str]:
@@ -237,6 +237,6 @@ class World:
 
 
 def question(entry: Entry) -> str:
-    """What a request asked, without the account."""
+    """Return the question of a request, without the account."""
     query = urlencode(entry.params)
     return entry.path.partition("/Accounts/")[2].partition("/")[2] + (f"?{query}" if query else "")

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its DevTools pipe: what a page looks like, how wide it is, what it complains of.
+"""A headless Chromium, driven over its DevTools pipe: a page's picture, its width, and its errors.
 
 The protocol is JSON with a NUL after each message, commands on descriptor 3 and answers on 4
 (https://chromedevtools.github.io/devtools-protocol/), so that no port and no library is needed.
@@ -86,7 +86,7 @@ class Browser:
             self._events.append(self._read())
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression is, as JSON."""
+        """Return the value of a JavaScript expression, as JSON."""
         answer = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")

@@ -39,7 +39,7 @@ TALKING = 60  # minutes after the last call was made, by when all have ended
 
 @dataclass
 class Told:
-    """What came of it."""
+    """The results of the hour."""
 
     calls: int
     webhooks_lost: float

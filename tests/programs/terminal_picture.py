@@ -45,7 +45,7 @@ pre {{ margin: 0; font: 14px/18px "DejaVu Sans Mono", monospace; }}</style><pre>
 
 
 def seen() -> str:
-    """What a terminal shows of the commands, with its colours."""
+    """Return the screen of a terminal after the commands, with its colours."""
     account = SimulatedAccount("AC" + 8 * "4f7a", TOKEN, seed=4)
     now = datetime.now(UTC)
     account.generate(9_000, now - timedelta(days=8), now)

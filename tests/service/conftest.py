@@ -1,4 +1,4 @@
-"""`reconcile run` in a process of its own: what it logs, what it tells systemd, what it answers over HTTP.
+"""`reconcile run` in a process of its own: its log, its messages to systemd, its answers over HTTP.
 
 Every test waits for events (`Daemon.wait_for`, `Systemd.wait_for`, `eventually`), and whatever a daemon logged is
 searched for secrets and phone numbers when its test ends.
@@ -46,7 +46,7 @@ QUIET = {
 
 
 def eventually(look: Callable[[], Any], *, within: float = PATIENCE) -> Any:
-    """What `look` sees as soon as it sees something."""
+    """Return the result of `look` as soon as it is true."""
     deadline = time.monotonic() + within
     while not (seen := look()):
         assert time.monotonic() < deadline, "it never came"
@@ -71,7 +71,7 @@ class Daemon:
 
     @property
     def logs(self) -> list[dict[str, Any]]:
-        """What it logged so far."""
+        """Return the log lines so far."""
         with self._came:
             return [json.loads(line) for line in self.lines if line.startswith("{")]
 
@@ -92,20 +92,20 @@ class Daemon:
         return len(self.said("job.finished", job="hot"))
 
     def wait_for_runs(self, more: int = 1, *, since: int | None = None, within: float = PATIENCE) -> None:
-        """Return once so many more runs of hot have ended."""
+        """Return when that many more runs of hot have ended."""
         self.wait_for("job.finished", job="hot", count=(self.mark() if since is None else since) + more, within=within)
 
     def settle(self) -> None:
-        """Return once each job has run for the first time, so that from now on hot is the only one."""
+        """Return when each job has run once; after that only hot runs during the test."""
         for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks"):
             self.wait_for("job.finished", job=job)
 
     def tell(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the daemon a signal."""
         self.process.send_signal(number)
 
     def wait(self, within: float = PATIENCE) -> int:
-        """Its exit code, once it has ended."""
+        """Wait for the daemon's end and return its exit code."""
         code = self.process.wait(within)
         self._reader.join(PATIENCE)
         return code
@@ -121,7 +121,7 @@ class Daemon:
         return int(self.wait_for("daemon.started")["http_port"])
 
     def get(self, path: str, method: str = "GET") -> tuple[int, str]:
-        """Status and body of an answer."""
+        """Return the status and body of an answer."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
@@ -205,7 +205,7 @@ class Systemd:
 
 
 class Database:
-    """A way to the database that can be cut: a socket that hands on what comes."""
+    """A way to the database that can be cut: a socket that forwards bytes."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.lead_to(url)
@@ -215,14 +215,14 @@ class Database:
         self._open: set[socket.socket] = set()
 
     def lead_to(self, url: str) -> None:
-        """Lead new connections to the server of `url`, as an endpoint does after a failover; the old ones stay."""
+        """Lead new connections to the server of `url`, as an endpoint does after a failover; old ones stay."""
         to = conninfo_to_dict(url)
         host, port = str(to.get("host", "localhost")), int(to.get("port") or 5432)
         self._target: Any = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
         self._family = socket.AF_UNIX if host.startswith("/") else socket.AF_INET
 
     def up(self) -> None:
-        """Let it be reached."""
+        """Make the database reachable."""
         self._path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self._path))
@@ -231,7 +231,7 @@ class Database:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def down(self) -> None:
-        """Cut every connection and take no new one."""
+        """Cut every connection and accept no new one."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.shutdown(socket.SHUT_RDWR)
@@ -273,13 +273,13 @@ class Command:
     env: dict[str, str] = field(default_factory=dict)
 
     def start(self, **env: str) -> Daemon:
-        """A daemon; it is killed with the test at the latest. An empty value takes a name away."""
+        """Start a daemon; it is killed at the end of the test. An empty value removes a variable."""
         daemon = Daemon(self.environment(env), self.home)
         self.stack.callback(daemon.close)
         return daemon
 
     def run(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Another command, to its end."""
+        """Run another command to its end."""
         done = subprocess.run(
             [COMMAND, *args], env=self.environment(env), cwd=self.home, text=True, capture_output=True, timeout=60,
             stdin=subprocess.DEVNULL, check=False,
@@ -289,14 +289,14 @@ class Command:
         return done
 
     def environment(self, env: dict[str, str]) -> dict[str, str]:
-        """PATH, HOME, what all share, and `env`."""
+        """Return PATH, HOME, the common settings, and `env`."""
         made = {"PATH": os.defpath, "HOME": str(self.home), **coverage_environment(), **self.env, **env}
         return {name: value for name, value in made.items() if value}
 
 
 @pytest.fixture
 def clock() -> Clock:
-    """The machine's clock, as commands use it."""
+    """The machine's clock, which commands use."""
     return Clock.running()
 
 
@@ -321,7 +321,7 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def systemd(short_folder: Path, command: Command) -> Iterator[Systemd]:
-    """What systemd hears of the daemons of this test; a watchdog of two seconds."""
+    """The messages to systemd from the daemons of this test, with a watchdog of two seconds."""
     systemd = Systemd(short_folder)
     command.env |= {"NOTIFY_SOCKET": str(systemd.path), "WATCHDOG_USEC": "2000000"}
     yield systemd

@@ -1,4 +1,4 @@
-"""Several accounts: who is looked after, who rests alone, who comes and goes, and what of calls that name none."""
+"""Several accounts: scheduled, refused, new and closed ones, and rows that name no account."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def accounts(account) -> dict[str, Any]:
 
 
 def rows(conn) -> dict[str, str]:
-    """The accounts of the calls we hold."""
+    """Return the accounts of the calls we hold."""
     return dict(conn.execute("SELECT twilio_sid, account_sid FROM messages").fetchall())
 
 
 def jobs(conn, kind: str) -> set[str]:
-    """The jobs of that kind that ever ran."""
+    """Return the jobs of that kind that have ever run."""
     found = conn.execute("SELECT job_name FROM sync_state WHERE job_name LIKE %s", (f"{kind}%",))
     return {name for (name,) in found}
 
@@ -66,8 +66,8 @@ def jobs(conn, kind: str) -> set[str]:
 # Each for itself
 
 
-def test_one_that_is_refused_rests_for_an_hour_and_says_when_it_will_be_asked_again(command, accounts, twilio, conn):
-    """Said once by each job, with the moment; the others run on."""
+def test_a_refused_account_is_paused_for_an_hour_and_the_log_says_until_when(command, accounts, twilio, conn):
+    """Each job logs it once, with the time of its next run; the other accounts continue."""
     twilio.faults.when(lambda request: SECOND in request.path, Fault.forbidden())
     daemon = command.start(RECONCILER_ACCOUNTS="all", RECONCILER_WARM_INTERVAL="1s")
     daemon.wait_for("job.failed", job="hot", account=SECOND)
@@ -81,8 +81,8 @@ def test_one_that_is_refused_rests_for_an_hour_and_says_when_it_will_be_asked_ag
     assert set(rows(conn).values()) == {ACCOUNT, FIRST, THIRD}
 
 
-def test_new_settings_wake_who_rests(command, accounts, twilio, conn):
-    """Whoever mends the credentials does not wait for an hour."""
+def test_a_reload_ends_the_pause_of_a_refused_account(command, accounts, twilio, conn):
+    """With corrected credentials nobody has to wait for an hour."""
     twilio.faults.when(lambda request: SECOND in request.path, Fault.forbidden())
     daemon = command.start(RECONCILER_ACCOUNTS="all")
     daemon.wait_for("job.failed", job="hot", account=SECOND)
@@ -94,7 +94,7 @@ def test_new_settings_wake_who_rests(command, accounts, twilio, conn):
 
 
 def test_each_has_a_lock_of_its_own(command, accounts, twilio):
-    """A run of one account holds up no other."""
+    """A run of one account does not block the others."""
     daemon = command.start(RECONCILER_ACCOUNTS="all")
     for sid in SUBACCOUNTS:
         daemon.wait_for("job.finished", job="hot", account=sid)
@@ -109,7 +109,7 @@ def test_each_has_a_lock_of_its_own(command, accounts, twilio):
 
 
 def test_a_token_that_is_revoked_ends_it_where_only_subaccounts_are_named(command, account, accounts):
-    """77, once not one account is left that it works for; what one of them is refused ends nothing."""
+    """Exit code 77 when no account works any more. The refusal of one account does not end the daemon."""
     daemon = command.start(RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
     for sid in (FIRST, SECOND):
         daemon.wait_for("job.finished", job="hot", account=sid)
@@ -127,7 +127,7 @@ KEY, SECRET = "SK" + 32 * "7", "secret-of-the-key"
 
 @pytest.mark.parametrize("kind", ["main", "standard"])
 def test_a_key_that_cannot_read_subaccounts_is_told_so(command, account, accounts, conn, kind):
-    """Which setting, and what to do; once, and the key's own account is looked after."""
+    """The log names the setting and the remedy, once; the jobs of the key's own account run."""
     account.add_key(KEY, SECRET, kind)
     daemon = command.start(
         RECONCILER_ACCOUNTS="all", TWILIO_AUTH_TOKEN="", TWILIO_API_KEY=KEY, TWILIO_API_SECRET=SECRET
@@ -142,7 +142,7 @@ def test_a_key_that_cannot_read_subaccounts_is_told_so(command, account, account
 
 
 def test_a_key_is_named_where_a_person_named_the_account(command, account, accounts):
-    """77, and the same words."""
+    """Exit code 77, and the same words."""
     account.add_key(KEY, SECRET, "main")
     done = command.run(
         "once", "hot", "--account", FIRST, TWILIO_AUTH_TOKEN="", TWILIO_API_KEY=KEY, TWILIO_API_SECRET=SECRET
@@ -156,7 +156,7 @@ def test_a_key_is_named_where_a_person_named_the_account(command, account, accou
 
 
 class Silent(Notifier):
-    """Tells nobody."""
+    """A notifier that sends nothing."""
 
     def __init__(self) -> None:
         super().__init__(None, None)
@@ -164,7 +164,7 @@ class Silent(Notifier):
 
 @pytest.fixture
 def daemon_of_all(twilio, accounts, database_url, monkeypatch) -> Iterator[SimpleNamespace]:
-    """A daemon in this process that looks after all accounts, and reads them anew each second; with what it logged."""
+    """A daemon in this process with all accounts, which it reads again each second; and its log."""
     monkeypatch.setattr(reconciler.service.daemon, "ACCOUNTS_READ_EVERY", 1.0)
     monkeypatch.setattr(reconciler.service.daemon, "TRIED_AGAIN_AFTER", SOON)
     monkeypatch.setattr(reconciler.service.daemon, "TICK", 0.05)
@@ -197,7 +197,7 @@ def test_a_new_subaccount_is_looked_after_without_a_restart(daemon_of_all, accou
 
 
 def test_a_closed_account_leaves_the_schedule_and_the_metrics(daemon_of_all, accounts, twilio, conn):
-    """Nothing of it is asked any more, and nothing is left that would grow old and alarm somebody."""
+    """No job asks about it, and no metric of it is left that would grow old and raise an alert."""
     eventually(lambda: set(rows(conn).values()) == {ACCOUNT, *SUBACCOUNTS})
 
     def shown() -> list[Any]:
@@ -214,7 +214,7 @@ def test_a_closed_account_leaves_the_schedule_and_the_metrics(daemon_of_all, acc
 
 
 def test_accounts_that_cannot_be_read_are_asked_for_less_and_less(daemon_of_all, twilio):
-    """After twice as long each time; who is known is looked after meanwhile, and once it works all is as before."""
+    """Each wait is twice as long. The known accounts continue, and a success resets the wait."""
     eventually(lambda: twilio.requests.count(path_contains=FIRST))
     twilio.faults.when(lambda request: request.path.endswith("/Accounts.json"), Fault.server_error(503))
     eventually(lambda: len([line for line in daemon_of_all.log if line["event"] == "accounts.failed"]) >= 3)
@@ -229,7 +229,7 @@ def test_accounts_that_cannot_be_read_are_asked_for_less_and_less(daemon_of_all,
 
 
 def test_once_works_for_one_account_after_another(command, accounts, conn):
-    """And prints what it did for each."""
+    """It prints the counts of each account."""
     done = command.run("once", "hot", "--json", RECONCILER_ACCOUNTS="all")
     assert done.returncode == 0, done.stderr
     counted = json.loads(done.stdout)["accounts"]
@@ -241,7 +241,7 @@ def test_once_works_for_one_account_after_another(command, accounts, conn):
 
 
 def test_once_goes_past_an_account_that_is_refused(command, accounts, twilio, conn):
-    """77 at the end, which one and why on stderr."""
+    """Exit code 77 at the end; stderr names the account and the reason."""
     twilio.faults.when(lambda request: FIRST in request.path, Fault.forbidden())
     done = command.run("once", "hot", "--json", RECONCILER_ACCOUNTS="all")
     assert done.returncode == 77
@@ -251,7 +251,7 @@ def test_once_goes_past_an_account_that_is_refused(command, accounts, twilio, co
 
 
 def test_wrong_credentials_are_asked_for_once(command, accounts, twilio):
-    """And not for each account."""
+    """Twilio is not asked again for each account."""
     done = command.run("once", "hot", TWILIO_AUTH_TOKEN="not-the-token", RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
     assert done.returncode == 77
     assert len(twilio.requests) == 1
@@ -261,13 +261,13 @@ def test_wrong_credentials_are_asked_for_once(command, accounts, twilio):
 
 
 def fill(accounts: dict[str, Any], count: int) -> None:
-    """Calls of the last three days in each account."""
+    """Add calls of the last three days to each account."""
     for one in accounts.values():
         one.generate(count, now() - timedelta(days=3), now() - 2 * HOUR)
 
 
 def test_a_backfill_works_through_all_accounts(command, accounts, conn):
-    """Sums, and each account's own; the second writes nothing."""
+    """It prints the sums and each account's counts; a second run writes nothing."""
     fill(accounts, 40)
     done = command.run("--since", "4d", "--json", RECONCILER_ACCOUNTS="all")
     assert done.returncode == 0, done.stderr
@@ -284,7 +284,7 @@ def test_a_backfill_works_through_all_accounts(command, accounts, conn):
 
 
 def test_a_preview_of_several_accounts_is_one_document(command, accounts, conn):
-    """And writes nothing, not even how far it came."""
+    """It writes nothing, not even a cursor."""
     done = command.run("--since", "4d", "--dry-run", "--json", RECONCILER_ACCOUNTS="all")
     assert done.returncode == 1
     result = json.loads(done.stdout)
@@ -300,7 +300,7 @@ def test_one_account_is_named(command, accounts, conn):
 
 
 def test_a_backfill_goes_past_an_account_that_is_refused(command, accounts, twilio, conn):
-    """77 and its name, whole to be copied; the others are done, and the next backfill begins anew."""
+    """Exit code 77 and its whole SID; the others are done, and the next backfill starts again."""
     twilio.faults.when(lambda request: FIRST in request.path, Fault.forbidden())
     done = command.run("--since", "4d", RECONCILER_ACCOUNTS="all")
     assert done.returncode == 77
@@ -317,7 +317,7 @@ def test_a_backfill_goes_past_an_account_that_is_refused(command, accounts, twil
 
 
 def test_a_killed_backfill_reads_no_account_again(command, accounts, twilio, conn):
-    """Of those that were done only what has passed since; of the one in hand what was left."""
+    """Finished accounts are read only from their end on, the interrupted one from its cursor."""
     fill(accounts, 40)
     env = {"RECONCILER_ACCOUNTS": "all"}
     twilio.faults.when(lambda request: SECOND in request.path, Fault.hang())
@@ -342,7 +342,7 @@ def test_a_killed_backfill_reads_no_account_again(command, accounts, twilio, con
 
 
 def as_viewer(conn, sid: str, *, status: str = "in-progress", began: datetime) -> None:
-    """A row as the Viewer's backend writes it, whose account nobody named."""
+    """Insert a row as the Viewer's backend does, without an account."""
     conn.execute(
         "INSERT INTO messages"
         " (twilio_sid, direction, status, from_number, to_number, start_time, created_at, updated_at)"
@@ -352,12 +352,12 @@ def as_viewer(conn, sid: str, *, status: str = "in-progress", began: datetime) -
 
 
 def gone(conn) -> list[str]:
-    """The calls that are marked so."""
+    """Return the calls that are marked as gone."""
     return [sid for (sid,) in conn.execute("SELECT twilio_sid FROM messages WHERE gone_at IS NOT NULL").fetchall()]
 
 
 def test_another_accounts_call_is_not_taken_for_gone(command, accounts, twilio, conn):
-    """The main account's 404 says nothing; the listing of the account it belongs to finds it."""
+    """A 404 of the main account proves nothing; the listing of the call's own account finds it."""
     call = accounts[FIRST].call(now() - 3 * HOUR, talks_for=None)
     as_viewer(conn, call.sid, began=now() - 3 * HOUR)
     env = {"RECONCILER_ACCOUNTS": "all"}
@@ -370,7 +370,7 @@ def test_another_accounts_call_is_not_taken_for_gone(command, accounts, twilio, 
 
 
 def test_it_is_asked_about_less_and_less(command, accounts, twilio, conn):
-    """Each time its row has grown twice as old, or has changed; not each minute."""
+    """hot asks each time the row's age has doubled or the row has changed, not each minute."""
     stray = accounts[ACCOUNT].new_sid()
     as_viewer(conn, stray, began=now() - 3 * HOUR)
     env = {"RECONCILER_ACCOUNTS": f"{ACCOUNT},{FIRST}"}
@@ -387,7 +387,7 @@ def test_it_is_asked_about_less_and_less(command, accounts, twilio, conn):
 
 
 def test_it_is_gone_where_there_is_no_other_account(command, account, conn):
-    """As ever."""
+    """With a single account a 404 means that the call is gone."""
     stray = account.new_sid()
     as_viewer(conn, stray, began=now() - 3 * HOUR)
     command.run("once", "hot")
@@ -395,7 +395,7 @@ def test_it_is_gone_where_there_is_no_other_account(command, account, conn):
 
 
 def test_an_ended_one_is_not_taken_for_gone_either(command, accounts, twilio, conn):
-    """What warm asks about."""
+    """The same holds for the calls that warm asks about."""
     call = accounts[FIRST].call(now() - 3 * HOUR)
     as_viewer(conn, call.sid, status="completed", began=now() - 3 * HOUR)
     stray = accounts[ACCOUNT].new_sid()
@@ -409,7 +409,7 @@ def test_an_ended_one_is_not_taken_for_gone_either(command, accounts, twilio, co
 
 
 def test_where_the_main_account_is_not_named_the_first_one_looks_after_them(command, accounts, twilio, conn):
-    """Somebody must."""
+    """The first named account handles the rows without an account."""
     call = accounts[FIRST].call(now() - timedelta(days=3), talks_for=None)
     as_viewer(conn, call.sid, began=now() - timedelta(days=3))
     command.run("once", "hot", RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")

@@ -1,4 +1,4 @@
-"""What monitoring reads over HTTP."""
+"""The daemon's HTTP server, as monitoring and people use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FINE = Health(is_alive=True, is_ready=True, reason="fine")
 
 
 def test_what_is_served(command, twilio, database):
-    """Each path, HEAD, an unknown path; and all of it also while there is no database to be asked."""
+    """Each path, HEAD and an unknown path, also while the database does not answer."""
     daemon = command.start()
     daemon.settle()
     eventually(lambda: daemon.get("/readyz")[0] == 200)
@@ -65,7 +65,7 @@ def test_an_address_is_taken_once(host):
 
 @pytest.fixture
 def web() -> Iterator[Web]:
-    """What is served to monitoring, without a daemon."""
+    """A server for monitoring, without a daemon."""
     web = Web(("127.0.0.1", 0), health=lambda: FINE, status_page=StatusPage(lambda: "page", "default-src 'none'", str))
     web.start()
     yield web
@@ -73,7 +73,7 @@ def web() -> Iterator[Web]:
 
 
 def get(web: Web, path: str, host: str = "127.0.0.1") -> int:
-    """The status of an answer."""
+    """Return the status of an answer."""
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as sock:
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         with sock.makefile("rb") as answer:
@@ -81,7 +81,7 @@ def get(web: Web, path: str, host: str = "127.0.0.1") -> int:
 
 
 def test_slow_clients_keep_nobody_from_an_answer(web):
-    """200 that send a part of a request and then nothing, or a byte now and then; no thread is theirs."""
+    """200 clients send a part of a request, or a byte now and then; none of them occupies a thread."""
     with ExitStack() as stack:
         slow = [stack.enter_context(socket.create_connection(("127.0.0.1", web.port))) for _ in range(200)]
         for sock in slow:
@@ -102,7 +102,7 @@ def test_slow_clients_keep_nobody_from_an_answer(web):
 
 
 def test_a_request_without_end(web):
-    """Its head is larger than any of ours: closed, unanswered."""
+    """Its head is larger than the limit: the connection is closed without an answer."""
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000)
         with suppress(ConnectionResetError):
@@ -110,7 +110,7 @@ def test_a_request_without_end(web):
 
 
 def test_a_page_that_takes_its_time_keeps_monitoring_from_nothing():
-    """The database is slow: some wait for the page, /metrics is answered all the while."""
+    """With a slow database some clients wait for the page, but /metrics is answered."""
     go_on = threading.Event()
     page = StatusPage(lambda: f"{go_on.wait(20)}", "default-src 'none'", str)
     web = Web(("127.0.0.1", 0), health=lambda: FINE, status_page=page)
@@ -139,12 +139,12 @@ def test_a_page_that_takes_its_time_keeps_monitoring_from_nothing():
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/", "/metrics"])
 def test_a_name_that_is_not_ours(web, host, status, path):
-    """DNS rebinding: a page of the internet whose name leads here reads nothing."""
+    """DNS rebinding: a web page whose own name leads to this machine reads nothing."""
     assert get(web, path, host) == status
 
 
 def test_monitoring_may_ask_by_any_name_from_other_machines():
-    """The name of a service or of a load balancer; the page for people stays closed to it."""
+    """The name of a service or of a load balancer is allowed; the status page is not."""
     web = Web(("0.0.0.0", 0), health=lambda: FINE, status_page=StatusPage(lambda: "page", "default-src 'none'", str))
     web.start()
     try:
@@ -156,7 +156,7 @@ def test_monitoring_may_ask_by_any_name_from_other_machines():
 
 
 def test_a_probe_of_http_1_0_names_no_host(web):
-    """And is answered."""
+    """Its request without a Host header is answered."""
     with socket.create_connection(("127.0.0.1", web.port), timeout=10) as sock:
         sock.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         with sock.makefile("rb") as answer:

@@ -1,4 +1,4 @@
-"""From its start to its end: what systemd hears, what a signal does, with which code it exits."""
+"""The life of a daemon: its messages to systemd, its reaction to signals, its exit codes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIGNALS = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 
 
 def test_ready_means_that_twilio_accepted_the_credentials(command, systemd, twilio):
-    """Not before, however long it takes; until then systemd is asked for time."""
+    """Until then, however long it takes, the daemon asks systemd for more time."""
     twilio.faults.always(Fault.server_error(503))
     daemon = command.start()
     daemon.wait_for("twilio.retried")
@@ -42,7 +42,7 @@ def test_ready_means_that_twilio_accepted_the_credentials(command, systemd, twil
 
 
 def test_ready_means_that_the_database_is_there(command, systemd, database):
-    """Away at the start it is waited for, and said so; then it works without a restart."""
+    """A daemon waits for an absent database, says so, and then works without a restart."""
     database.down()
     daemon = command.start()
     daemon.wait_for("database.awaited")
@@ -57,7 +57,7 @@ def test_ready_means_that_the_database_is_there(command, systemd, database):
 
 
 def test_people_see_a_page(command):
-    """How the daemon is, and what its jobs did, once there is something to see."""
+    """It shows the daemon's state, and the results of its jobs once there are some."""
     daemon = command.start()
     daemon.wait_for("job.finished", job="hot")
     page = eventually(lambda: (seen := daemon.get("/"))[0] == 200 and "✓ working" in seen[1] and seen[1])
@@ -68,7 +68,7 @@ def test_people_see_a_page(command):
 
 
 def test_the_watchdog_is_fed(command, systemd):
-    """Every third of its time, give or take a tick."""
+    """systemd receives WATCHDOG=1 every third of its time, give or take a tick."""
     command.start()
     fed = 0
     for _ in range(3):
@@ -92,7 +92,7 @@ def test_systemd_hears_of_a_reload_and_of_the_end(command, systemd):
 
 
 def test_an_empty_database_is_migrated_before_the_first_run(command, empty_database_url, connect, account):
-    """From nothing to the first calls."""
+    """The daemon creates the schema, and then reads the first calls."""
     account.call(datetime.now(UTC) - HOUR)
     daemon = command.start(DATABASE_URL=empty_database_url)
     daemon.wait_for("job.finished", job="hot", inserted=1)
@@ -118,7 +118,7 @@ def test_two_that_start_at_once_migrate_once(command, empty_database_url):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_page_in_hand_is_finished(command, twilio, account, conn, number):
-    """Nothing is half done, and the next start goes on."""
+    """The page under way is merged whole, and the next start continues after it."""
     now = datetime.now(UTC)
     account.generate(200, now - 20 * HOUR, now - HOUR)
     twilio.page_delay = timedelta(seconds=2)
@@ -139,7 +139,7 @@ def test_the_page_in_hand_is_finished(command, twilio, account, conn, number):
 
 @pytest.mark.slow
 def test_a_page_that_does_not_come_is_not_waited_for_without_end(command, twilio):
-    """After some seconds of grace it goes, and says what it left; within the time that systemd gives."""
+    """After the grace the daemon exits and names the unfinished jobs, within systemd's time."""
     twilio.faults.always(Fault.hang())
     daemon = command.start()
     assert twilio.faults.wait_until_hanging()
@@ -150,7 +150,7 @@ def test_a_page_that_does_not_come_is_not_waited_for_without_end(command, twilio
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_ends_it_at_once(command, twilio, number):
-    """Without grace."""
+    """The daemon does not wait for the grace."""
     twilio.faults.always(Fault.hang())
     daemon = command.start()
     assert twilio.faults.wait_until_hanging()
@@ -163,7 +163,7 @@ def test_a_second_signal_ends_it_at_once(command, twilio, number):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_told_to_stop_while_the_database_is_away(command, systemd, database, number):
-    """There is nothing to finish: it goes at once, and says so."""
+    """No run is under way, so the daemon exits at once, and logs it."""
     database.down()
     daemon = command.start()
     daemon.wait_for("database.awaited")
@@ -174,7 +174,7 @@ def test_told_to_stop_while_the_database_is_away(command, systemd, database, num
 
 
 def test_a_standby_whose_twilio_hangs_can_be_told_to_stop(command, twilio):
-    """Whatever the main thread wants to know, it still watches."""
+    """The main thread goes on watching while it waits for Twilio."""
     first = command.start()
     first.wait_for_runs()
     twilio.faults.always(Fault.hang())
@@ -184,11 +184,11 @@ def test_a_standby_whose_twilio_hangs_can_be_told_to_stop(command, twilio):
     assert second.wait(5) == 0
 
 
-# What does not heal
+# Errors that do not heal
 
 
 def test_a_wrong_token_is_refused_by_name(command, systemd):
-    """77 after three tries, and never ready."""
+    """Exit code 77 after three tries, and never ready."""
     daemon = command.start(TWILIO_AUTH_TOKEN="not-the-token")
     assert daemon.wait() == 77
     assert len(daemon.said("job.failed", job="hot", kind="Refused")) in (3, 4)  # one may be due before the end
@@ -198,7 +198,7 @@ def test_a_wrong_token_is_refused_by_name(command, systemd):
 
 
 def test_a_wrong_token_is_refused_where_only_subaccounts_are_named(command):
-    """The credentials are those of the main account all the same."""
+    """The credentials are still those of the main account."""
     daemon = command.start(TWILIO_AUTH_TOKEN="not-the-token", RECONCILER_ACCOUNTS="AC" + 32 * "2")
     assert daemon.wait(2 * PATIENCE) == 77
     assert [line["wait_seconds"] for line in daemon.said("login.refused")] == [5, 15]
@@ -207,7 +207,7 @@ def test_a_wrong_token_is_refused_where_only_subaccounts_are_named(command):
 
 @pytest.mark.parametrize("fault", [Fault.unauthorized(), Fault.forbidden(20005)])
 def test_a_refusal_at_the_start_that_passes(command, twilio, fault):
-    """Once it is refused, then it works: no person has to start it again."""
+    """After one refusal the login succeeds, and nobody has to restart the daemon."""
     twilio.faults.next(fault)
     daemon = command.start()
     daemon.wait_for("job.failed", kind="Refused")
@@ -216,7 +216,7 @@ def test_a_refusal_at_the_start_that_passes(command, twilio, fault):
 
 
 def test_a_proxy_that_refuses_in_html(command, twilio):
-    """It says nothing about the credentials: waited for like an outage, and named."""
+    """The page says nothing about the credentials: the daemon waits as in an outage, and names the proxy."""
     twilio.faults.always(Fault.proxy(403))
     daemon = command.start()
     assert "HTTP 403 without Twilio's error code" in daemon.wait_for("twilio.retried", count=4)["error"]
@@ -227,7 +227,7 @@ def test_a_proxy_that_refuses_in_html(command, twilio):
 
 @pytest.mark.slow
 def test_a_token_that_is_revoked_ends_it_after_three_runs(command, account):
-    """One 401 may be a passing fault; three runs of them in a row are not."""
+    """One 401 may pass; three refused runs in a row end the daemon."""
     daemon = command.start()
     daemon.wait_for_runs(2)
     account.auth_token = "another"
@@ -240,7 +240,7 @@ def test_a_token_that_is_revoked_ends_it_after_three_runs(command, account):
 
 
 def test_missing_settings_are_all_named(command):
-    """78."""
+    """Exit code 78."""
     daemon = command.start(TWILIO_ACCOUNT_SID="", TWILIO_AUTH_TOKEN="")
     assert daemon.wait() == 78
     said = "".join(daemon.lines)
@@ -249,7 +249,7 @@ def test_missing_settings_are_all_named(command):
 
 
 def test_a_port_in_use(command):
-    """78, and the setting is named."""
+    """Exit code 78, and the error names the setting."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         daemon = command.start(RECONCILER_HTTP_LISTEN=f"127.0.0.1:{taken.getsockname()[1]}")
         assert daemon.wait() == 78
@@ -257,7 +257,7 @@ def test_a_port_in_use(command):
 
 
 def test_a_role_without_privileges(command, database_url, conn):
-    """77, and the privilege is named."""
+    """Exit code 77, and the error names the privilege."""
     role = f"nobody_{conn.info.dbname}"
     conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
     try:
@@ -280,7 +280,7 @@ def settings_file(tmp_path, **settings: str):
 
 
 def test_a_reload_takes_a_new_interval_and_a_new_token(command, account, tmp_path):
-    """Both at once, and without a run that fails."""
+    """Both at once, and no run fails."""
     token = tmp_path / "token"
     token.write_text(TOKEN)
     token.chmod(0o600)
@@ -313,8 +313,8 @@ def test_a_reload_takes_a_new_interval_and_a_new_token(command, account, tmp_pat
         ({"DATABASE_URL": "postgresql:///nowhere?host=/nowhere"}, "the database is unavailable"),
     ],
 )
-def test_what_cannot_be_used_is_refused_and_the_old_stays_at_work(command, systemd, tmp_path, changed, error):
-    """systemd hears that the reload is over all the same."""
+def test_settings_that_cannot_be_used_are_refused_and_the_old_ones_stay(command, systemd, tmp_path, changed, error):
+    """systemd still learns that the reload is over."""
     names = ("RECONCILER_HOT_INTERVAL", "TWILIO_AUTH_TOKEN", "TWILIO_ACCOUNT_SID", "DATABASE_URL")
     good = {name: command.env[name] for name in names}
     config = settings_file(tmp_path, **good)
@@ -330,7 +330,7 @@ def test_what_cannot_be_used_is_refused_and_the_old_stays_at_work(command, syste
 
 
 def test_a_reload_goes_to_another_database(command, tmp_path, empty_database_url, connect, account):
-    """Which is migrated first."""
+    """The new database is migrated first."""
     account.call(datetime.now(UTC) - HOUR)
     good = {"DATABASE_URL": command.env["DATABASE_URL"]}
     config = settings_file(tmp_path, **good)

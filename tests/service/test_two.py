@@ -23,7 +23,7 @@ def now() -> datetime:
 
 @pytest.fixture
 def lives(account):
-    """Calls that ring, talk and end one after the other while the test runs."""
+    """Start calls that ring, talk and end one after another while the test runs."""
     begin = now() - timedelta(seconds=4)
     for second in range(0, 60, 2):
         account.call(begin + timedelta(seconds=second), rings_for=2, talks_for=3, priced_after=2)
@@ -31,7 +31,7 @@ def lives(account):
 
 
 def assert_each_fact_landed_once(conn, account) -> None:
-    """Rows as Twilio says; of each call's events one that made it, each status once and in the order of its life."""
+    """Each call has one created event, and each status once and in the order of its life."""
     assert doubled_events(conn) == []
     told: dict[str, list[str]] = {}
     for sid, kind, status in conn.execute("SELECT call_sid, event_type, event_status FROM call_events ORDER BY id"):
@@ -46,7 +46,7 @@ def assert_each_fact_landed_once(conn, account) -> None:
 
 
 def until_equal(conn, account) -> None:
-    """Return once the database is as Twilio says, at one and the same moment."""
+    """Return when the database equals Twilio at one moment."""
 
     def is_equal() -> bool:
         moment = now()
@@ -56,7 +56,7 @@ def until_equal(conn, account) -> None:
 
 
 def test_the_second_stands_by_and_takes_over_when_the_first_is_killed(command, systemd, lives, conn):
-    """Ready for systemd, but not for whoever asks whether it works, and why."""
+    """The standby is ready for systemd, but /readyz says that it does no work, and why."""
     first = command.start()
     first.wait_for_runs(2)
     second = command.start()
@@ -81,7 +81,7 @@ def test_the_second_stands_by_and_takes_over_when_the_first_is_killed(command, s
 
 
 def test_the_first_hands_over_when_it_is_told_to_stop(command, lives, conn):
-    """At once: its lead ends with its last page."""
+    """The lead ends at once, with the last page."""
     first = command.start()
     first.wait_for_runs(1)
     second = command.start()
@@ -93,7 +93,7 @@ def test_the_first_hands_over_when_it_is_told_to_stop(command, lives, conn):
 
 @pytest.mark.slow
 def test_one_that_was_stopped_loses_the_lead_and_notices(command, lives, conn):
-    """SIGSTOP: the server ends its silent session. SIGCONT: it notices, and stands by."""
+    """SIGSTOP: the server ends its silent session. SIGCONT: the daemon notices, and stands by."""
     first = command.start()
     first.wait_for_runs(2)
     second = command.start()
@@ -117,7 +117,7 @@ def test_one_that_was_stopped_loses_the_lead_and_notices(command, lives, conn):
 
 @pytest.mark.slow
 def test_one_that_was_stopped_within_a_run_loses_the_job(command, twilio, lives, conn):
-    """Its silent session is ended with the job's lock; what it brings home too late, it does not write."""
+    """Its session ends with the job's lock, and its late page is not written."""
     first = command.start()
     first.settle()
     second = command.start()

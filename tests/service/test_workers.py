@@ -1,4 +1,4 @@
-"""Runs that hang, overrun, are late or hold a bug: in this process, with jobs and times of a test's own."""
+"""Runs that hang, overrun, are late or have a bug: in this process, with jobs and times of the test's own."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ Work = Callable[[JobContext], Counts]
 
 @pytest.fixture
 def log() -> Iterator[list[Any]]:
-    """What was logged."""
+    """The log lines."""
     with structlog.testing.capture_logs() as log:
         yield log
 
 
 def said(log: list[Any], event: str) -> list[Any]:
-    """The lines of that event."""
+    """Return the lines of that event."""
     return [line for line in list(log) if line["event"] == event]
 
 
@@ -62,7 +62,7 @@ def setup(twilio, database_url) -> Iterator[Setup]:
 
 @pytest.fixture
 def set_to_work(setup) -> Iterator[Callable[..., list[ReconcilerError]]]:
-    """Starts workers with jobs of a test's own, every second; returns the errors that no waiting heals."""
+    """Start workers with the test's own jobs, every second; return the errors that do not heal."""
     pools: list[WorkerPool] = []
 
     def start(
@@ -81,7 +81,7 @@ def set_to_work(setup) -> Iterator[Callable[..., list[ReconcilerError]]]:
 
 
 def as_run(work: Callable[[Any], None]) -> Work:
-    """A job whose run does that."""
+    """Return a job whose run calls the function."""
 
     def do(context: JobContext) -> Counts:
         with run(context, Counts()) as this:
@@ -92,14 +92,14 @@ def as_run(work: Callable[[Any], None]) -> Work:
 
 
 def state(conn, job: str) -> Any:
-    """Last success and last error of a job."""
+    """Return the last success and the last error of a job."""
     return conn.execute(
         "SELECT last_success_at, last_error FROM sync_state WHERE job_name = %s", (job,)
     ).fetchone() or (None, None)
 
 
 def test_a_run_over_its_time_fails_and_the_next_goes_on(set_to_work, conn, log):
-    """It is stopped between two pages; sync_state says why; the next one is another run."""
+    """It is stopped between two pages; sync_state has the reason; the next run is another one."""
     runs = []
 
     def dawdle(this: Any) -> None:
@@ -114,7 +114,7 @@ def test_a_run_over_its_time_fails_and_the_next_goes_on(set_to_work, conn, log):
 
 
 def test_an_overrun_is_counted(set_to_work, log):
-    """What came due while the run before it was at work."""
+    """A run that is due while the previous one goes on counts as missed."""
     labels = ("freeze", "")
     before = metrics.missed_runs.labels(*labels)._value.get()
     missed = threading.Event()
@@ -133,7 +133,7 @@ def test_an_overrun_is_counted(set_to_work, log):
 
 
 def test_late_runs_are_counted_and_made_up_for_by_one(set_to_work, log, monkeypatch):
-    """The machine slept: one run works through it all, and as many as did not happen are said."""
+    """The machine slept: one run works through everything, and the missed runs are counted."""
     from apscheduler.schedulers import base
 
     runs: list[float] = []
@@ -152,7 +152,7 @@ def test_late_runs_are_counted_and_made_up_for_by_one(set_to_work, log, monkeypa
 
 
 def test_a_bug_in_one_job_ends_no_other(set_to_work, log):
-    """It is logged with its traceback, again and again; the others run on."""
+    """It is logged with its traceback each time; the other jobs continue."""
     ran = []
 
     def fail(_: Any) -> None:
@@ -164,8 +164,8 @@ def test_a_bug_in_one_job_ends_no_other(set_to_work, log):
     assert fatal == []
 
 
-def test_what_no_waiting_heals_is_told_the_third_time_in_a_row(set_to_work):
-    """A failure of another kind in between begins the count anew."""
+def test_an_error_that_does_not_heal_is_reported_the_third_time_in_a_row(set_to_work):
+    """A failure of another kind in between restarts the count."""
     errors = [Refused("one"), Refused("two"), Unavailable("three"), Refused("four"), Refused("five"), Refused("six")]
     left = list(errors)
 
@@ -179,7 +179,7 @@ def test_what_no_waiting_heals_is_told_the_third_time_in_a_row(set_to_work):
 
 
 def test_a_rare_job_that_fails_is_tried_again_soon(set_to_work, log):
-    """What is due once a day does not wait a day because the database was away for a minute."""
+    """A daily job does not wait for a day because the database was away for a minute."""
 
     def fail(_: Any) -> None:
         raise Unavailable("away")
@@ -212,7 +212,7 @@ def daemon(setup, monkeypatch, short_folder, twilio) -> Iterator[Daemon]:
 
 
 class Alive(Notifier):
-    """Counts how often the watchdog was fed."""
+    """A notifier that counts how often the watchdog was fed."""
 
     fed = 0
 
@@ -224,7 +224,7 @@ class Alive(Notifier):
 
 
 def assert_starved_until(daemon: Daemon, release: Callable[[], None]) -> None:
-    """The watchdog starves and /healthz says why, until `release`; then both are as before."""
+    """Until `release` the watchdog is not fed and /healthz says why; afterwards both recover."""
     eventually(lambda: not daemon.health().is_alive)
     assert daemon.health()[:3] == (False, False, "hot makes no progress")
     ticked_at = daemon._ticked_at
@@ -238,7 +238,7 @@ def assert_starved_until(daemon: Daemon, release: Callable[[], None]) -> None:
 
 @pytest.mark.parametrize("seconds", [-3600, -20, 3600])
 def test_a_clock_that_is_set(daemon, log, monkeypatch, twilio, seconds):
-    """The schedule goes on by the interval, whatever the wall clock says; the step is logged and told over HTTP."""
+    """The intervals stay the same; the step of the clock is in the log and in /readyz."""
     from apscheduler.schedulers import base
 
     class Stepped(base.datetime):  # type: ignore[misc]
@@ -261,7 +261,7 @@ def _more_than(count: int, look: Callable[[], Any]) -> bool:
 
 
 def test_a_clock_that_is_fast_for_a_moment(daemon, log, monkeypatch, twilio):
-    """There and back again: both steps are made up for."""
+    """The clock steps forward and back, and the schedule follows both steps."""
     from apscheduler.schedulers import base
 
     off = timedelta(0)
@@ -294,21 +294,21 @@ IS_HANGING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AN
 
 
 def test_a_job_that_hangs_in_the_database_starves_the_watchdog(daemon, conn):
-    """A statement that does not come back."""
+    """Its statement does not return."""
     conn.execute(HANG)
     eventually(lambda: conn.execute(IS_HANGING).fetchall())
     assert_starved_until(daemon, lambda: conn.execute("DELETE FROM hanging") and None)
 
 
 def test_a_job_that_hangs_at_twilio_starves_the_watchdog(daemon, twilio):
-    """No answer, and no word of one."""
+    """Twilio sends no answer."""
     twilio.faults.always(Fault.hang())
     assert twilio.faults.wait_until_hanging()
     assert_starved_until(daemon, twilio.faults.clear)
 
 
 def test_a_bug_in_the_main_thread_ends_it_in_order(setup, monkeypatch, log):
-    """With 70, and not as a daemon whose jobs run on with nobody watching."""
+    """Exit code 70: no job goes on with nobody watching."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     daemon = Daemon(setup, lambda: setup.settings, lambda _: setup.url, Alive())
     monkeypatch.setattr(daemon, "_check_lead", lambda: dict[str, str]()["nothing"])

@@ -1,4 +1,4 @@
-"""What the tests of the simulator share: a clock, an account, a server and a plain HTTP client."""
+"""Fixtures of the simulator's tests: a clock, an account, a server and a plain HTTP client."""
 
 from __future__ import annotations
 

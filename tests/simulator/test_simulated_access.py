@@ -1,4 +1,4 @@
-"""Who may read what; accounts, usage and the other resources."""
+"""The rights of credentials; accounts, usage and the other resources."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def test_the_log_tells_what_was_asked_and_answered(serve, account, plan):
 
 
 def test_another_process_may_ask_what_was_asked_and_lost(serve, account, plan):
-    """Without credentials, faults or an entry in the log; DELETE has it forget what was asked."""
+    """It needs no credentials, meets no faults, and is not in the log; DELETE forgets the requests."""
     twilio, client = serve(faults=plan)
     lost = account.call(NOON - timedelta(hours=1), direction="trunking-terminating")
     Road().deliver(account, NOON - timedelta(days=1), NOON)

@@ -23,7 +23,7 @@ KEYS = {
 
 
 def seen(account: SimulatedAccount, sid: str, after: int) -> tuple[object, ...]:
-    """Status, start, end, duration and price so many seconds after noon; times as seconds after noon."""
+    """Return status, start, end, duration and price so many seconds after noon; times as seconds after noon."""
     record = account.record(sid, NOON + after * SECOND)
     assert record is not None
     offset = {rfc2822(seconds(NOON) + n): n for n in range(200)}
@@ -220,7 +220,7 @@ def test_a_trunking_call_names_its_trunk(account, direction):
 
 @pytest.mark.parametrize("share", [0.0, 0.06, 0.5, 1.0])
 def test_the_share_of_trunking_calls_is_ones_choice(share):
-    """None, the usual few, half or all; with none the other kinds are all still there."""
+    """A share of none, the usual few, half or all; with none all other kinds are still there."""
     account = SimulatedAccount("AC1", "t")
     account.generate(4_000, NOON - timedelta(days=3), NOON - timedelta(days=1), trunk_share=share)
     directions = Counter(call.render(int(NOON.timestamp()))["direction"] for call in account.calls_at(NOON))
@@ -231,7 +231,7 @@ def test_the_share_of_trunking_calls_is_ones_choice(share):
 
 
 def test_fields_of_a_record_can_be_given(account):
-    """What follows no rule is told by the script, and may change."""
+    """A script may set, and change, fields for which there is no rule."""
     call = account.call(NOON, fields={"caller_name": "EXAMPLE, ALICE", "group_sid": "GP1"})
     record = account.record(call.sid, NOON)
     assert ("EXAMPLE, ALICE", "GP1", None) == tuple(record[key] for key in ("caller_name", "group_sid", "annotation"))

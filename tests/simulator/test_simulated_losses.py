@@ -1,4 +1,4 @@
-"""Webhooks lost by order: each cause, the truth about it, and what the Viewer's database holds of it."""
+"""Webhooks lost on purpose: each cause, the journal of losses, and the rows of the Viewer's database."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def day(account):
 
 
 def told(deliveries):
-    """The calls whose end arrived and can be read."""
+    """Return the calls whose end arrived and can be read."""
     return {delivery.webhook.call_sid for delivery in deliveries if delivery.webhook.is_final}
 
 
 def over(account, until):
-    """The calls that are over by then."""
+    """Return the calls that have ended by then."""
     return {call.sid for call in account.calls_at(until) if call.ended is not None and call.ended < seconds(until)}
 
 
-def test_every_call_that_is_not_told_has_one_cause_and_no_other_has_any(day):
-    """All causes at once: the journal names exactly the calls whose end did not arrive."""
+def test_every_call_without_a_webhook_for_its_end_has_one_cause(day):
+    """With all causes at once, the journal names exactly the calls whose end did not arrive."""
     road = Road(Channel(seed=3, loss=0.05, duplicate=0.1), outages=(AT_TWO,), inbox_failures=0.1)
     until = MORNING + 2 * DAY
     arrived = told(road.deliver(day, MORNING, until))
@@ -52,7 +52,7 @@ def test_every_call_that_is_not_told_has_one_cause_and_no_other_has_any(day):
 
 
 def test_windows_one_after_the_other_lose_the_same_as_one(day):
-    """What is delivered hour by hour is delivered once, and so is each loss."""
+    """Delivery hour by hour delivers each webhook once, and records each loss once."""
     road = Road(outages=(AT_TWO,), inbox_failures=0.1)
     at, deliveries = MORNING, []
     while at < MORNING + 2 * DAY:
@@ -66,7 +66,7 @@ def test_windows_one_after_the_other_lose_the_same_as_one(day):
 
 
 def test_a_number_without_a_status_callback_loses_the_ends_of_its_own_calls(day):
-    """The journal names the number; outbound calls from it tell their end all the same."""
+    """The journal names the number; outbound calls from it still send their end."""
     silent = next(iter(day.endpoints.numbers))
     Road().deliver(day, MORNING, MORNING + 2 * DAY)
     lost = [loss for loss in day.losses if loss.cause == "no_callback"]
@@ -110,7 +110,7 @@ def test_the_events_of_a_call_tell_how_the_receiver_failed(account, code, answer
 
 
 def test_an_outage_may_hit_one_url_alone(day):
-    """Say that of recordings, whose callbacks are lost with the recording's SID."""
+    """For example that of recordings; the loss names the recording's SID."""
     day.callbacks = Callbacks(recorded=1, conferences=0.5)
     outage = Outage(MORNING, MORNING + 2 * DAY, "11200", part_of_url="/voice/recording")
     Road(outages=(outage,)).deliver(day, MORNING, MORNING + 2 * DAY)
@@ -122,7 +122,7 @@ def test_an_outage_may_hit_one_url_alone(day):
 
 
 def test_what_fails_in_the_inbox_has_arrived_and_stays_there_as_failed(conn, day):
-    """The Viewer's worker cannot read the status; the row says so and names the call, messages holds no end of it."""
+    """The worker cannot read the status: the row is failed and names the call, and messages has no end."""
     road = Road(Channel(duplicate=0.3), inbox_failures=0.2, child_callbacks=True)
     receive(conn, road.deliver(day, MORNING, MORNING + 2 * DAY))
     work(conn, now=MORNING + 3 * DAY, batch=100_000)

@@ -34,7 +34,7 @@ def postman(account, clock, database_url):
 
 
 def ends(conn):
-    """How many calls the Viewer was told the end of."""
+    """Return for how many calls the Viewer received the end."""
     told = "SELECT count(DISTINCT call_sid) FROM twilio_webhook_inbox WHERE payload->>'CallStatus' = ANY(%s)"
     return conn.execute(told, [sorted(FINAL)]).fetchone()[0]
 
@@ -54,7 +54,7 @@ def test_each_step_delivers_what_was_sent_meanwhile(postman, conn, account, cloc
 
 
 def test_what_is_lost_differs_from_step_to_step(postman, account, clock):
-    """With one call a step, a half is lost, and neither none nor all of them."""
+    """With one call a step, some are lost and some are not."""
     for minute in range(60):
         account.call(NOON + timedelta(minutes=minute), direction="inbound", rings_for=0, talks_for=1)
     some = postman(Road(Channel(loss=0.5)))
@@ -77,13 +77,13 @@ def test_while_the_database_is_away_webhooks_are_lost_and_noted(postman, account
 
 
 def test_a_database_without_an_inbox(postman, empty_database_url, clock):
-    """Named before anything is sent."""
+    """The error comes before anything is sent."""
     with pytest.raises(NoInbox):
         postman(Road(), empty_database_url).prepare()
 
 
 def test_in_the_background_it_goes_on_by_itself(conn, clock, database_url):
-    """What is due is there after the beginning; what the clock brings later comes with the next step."""
+    """Past webhooks are delivered at the begin, later ones with the next step of the clock."""
     account = SimulatedAccount(f"AC{1:032x}", "t")
     account.call(NOON - timedelta(minutes=30), direction="inbound")
     with Postman(database_url, [account], clock=clock, road=Road(), since=NOON - HOUR) as postman:

@@ -39,7 +39,7 @@ def sent(account, *, recorded=None, **options):
 
 
 def told(webhook):
-    """Kind, status and sequence number of a webhook."""
+    """Return kind, status and sequence number of a webhook."""
     return webhook.kind, webhook.params.get("CallStatus"), webhook.params.get("SequenceNumber")
 
 
@@ -170,7 +170,7 @@ def test_a_channel_loses_doubles_delays_and_reorders_the_same_way_every_time(acc
 
 
 def rows(conn):
-    """What the Viewer's table says of each call."""
+    """Return the Viewer's row of each call."""
     return dict(conn.execute("SELECT twilio_sid, status FROM messages ORDER BY 1").fetchall())
 
 
@@ -221,7 +221,7 @@ def by_kind(webhooks_, kind):
 
 
 def test_a_trunk_tells_of_its_recordings_alone(account):
-    """The recording of a trunk call comes as a callback, though the call itself sends none."""
+    """The recording of a trunk call has a callback, although the call itself sends none."""
     call = account.call(NOON, direction="trunking-terminating")
     account.callbacks = Callbacks(recorded_trunks=1)
     (only,) = sent(account)
@@ -280,7 +280,7 @@ def test_a_recording_that_follows_from_no_call_is_told_too(account):
     ],
 )
 def test_an_endpoint_without_a_status_callback_tells_no_end(account, to, configure):
-    """Number, SIP domain and TwiML app: the call asks for TwiML, and its end is told where the URL says, or nowhere."""
+    """The call asks for TwiML; its end goes to the configured URL, or nowhere."""
     account.call(NOON, direction="inbound", to=to)
     kinds = {}
     for name, url in (("none", ""), ("elsewhere", "https://old.example.net/status?tenant=7")):

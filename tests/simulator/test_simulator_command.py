@@ -124,7 +124,7 @@ def test_a_taken_port_is_one_clear_line():
         (["--tls-cert", "/nowhere.pem"], {}, 78, "/nowhere.pem: No such file"),
     ],
 )
-def test_what_it_cannot_run_with_is_named(options, environment, code, words):
+def test_options_that_cannot_be_used_are_named(options, environment, code, words):
     """One line, an exit code, and no password."""
     ended, said = refused("--calls", "1", "--port", "0", *options, **environment)
     assert (code, 1) == (ended, len(said.splitlines())), said
@@ -133,7 +133,7 @@ def test_what_it_cannot_run_with_is_named(options, environment, code, words):
 
 
 def test_a_database_without_an_inbox_is_named(empty_database_url):
-    """`reconcile migrate` makes it."""
+    """The error says that `reconcile migrate` creates it."""
     code, said = refused("--calls", "1", "--port", "0", "--webhooks", DATABASE_URL=empty_database_url)
     assert (78, True) == (code, "reconcile migrate" in said), said
 

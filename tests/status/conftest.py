@@ -107,7 +107,7 @@ def add_day(conn: db.Connection) -> Callable[..., None]:
 
 @pytest.fixture
 def paper(monkeypatch) -> Callable[..., StringIO]:
-    """What is printed for a person from now on, at a given width."""
+    """Print for a person at a given width from now on, and return the output."""
 
     def take(width: int, encoding: str = "utf-8") -> StringIO:
         written = _Paper()
@@ -140,5 +140,5 @@ def events(conn):
 
 @pytest.fixture
 def not_equal(account, twilio, conn):
-    """What in the database is not as Twilio says now."""
+    """Return the differences between the database and Twilio's present records."""
     return lambda: differences(conn, records_of(account, twilio.clock.now()))

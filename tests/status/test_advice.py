@@ -15,7 +15,7 @@ SIGNED = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN}
 
 @pytest.fixture
 def advised(run):
-    """What it says, with credentials: (exit code, situation, step)."""
+    """Return its advice with credentials: (exit code, situation, step)."""
 
     def ask(**env: str) -> tuple[int, str, str]:
         done = run(**{**SIGNED, **env})
@@ -101,7 +101,7 @@ def test_never_run(advised):
 
 
 def test_no_daemon(advised, ran):
-    """What ran was started by somebody."""
+    """Jobs have run only because somebody started them."""
     ran()
     code, _, step = advised()
     assert (code, step) == (1, "start it: `systemctl start reconciler`, or `reconcile run`")

@@ -274,7 +274,7 @@ def test_the_record_wins_whatever_the_clocks_say(signed_in, held, account, conn,
 
 
 def test_thawed_three_times(signed_in, held, account, twilio, events, not_equal):
-    """What came back to an earlier value drifts, is reported and thawed again; each drift is one event."""
+    """A value that returns to an earlier one drifts, is reported and thawed again; each drift is one event."""
     for price in ("-0.05000", "-0.01400", "-0.05000"):
         account.change(held, price=price)
         for is_news in (True, False):
@@ -309,7 +309,7 @@ def test_a_thaw_that_cannot_ask_twilio_changes_nothing(run, held, conn, monkeypa
 
 
 def test_a_thaw_dies_whole(signed_in, held, account, conn, monkeypatch):
-    """Whatever fails in the merge, the row is frozen as before and no event tells of a thaw."""
+    """If the merge fails, the row is still frozen and no event reports a thaw."""
     from reconciler.database.transaction import Transaction
 
     account.change(held, price="-0.05000")
@@ -334,7 +334,7 @@ def test_two_people_at_once(signed_in, held, connect, database_url):
 
 
 def test_the_door_closes_behind_the_thaw(signed_in, held, account, conn, monkeypatch):
-    """What is merged afterwards, in the same transaction, meets the guard of frozen rows again."""
+    """A later merge in the same transaction meets the guard of frozen rows again."""
     from reconciler.database.transaction import Transaction
 
     seen = []

@@ -43,7 +43,7 @@ def repair(signed_in, call):
 
 
 def changed(done) -> dict[str, tuple]:
-    """What was written, before and after, without times."""
+    """Return the written fields, before and after, without times."""
     return {
         change["field"]: (change["before"], change["after"])
         for change in done.result["changes"]

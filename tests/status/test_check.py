@@ -234,7 +234,7 @@ def test_an_outage_is_one_line():
 
 
 def test_each_cause_is_a_line():
-    """What most jobs fail of first; of many causes some."""
+    """The cause of most failures comes first; of many causes some are shown."""
     jobs = failing("warm", error="why") + failing("hot", "cold")
     assert [line.detail for line in lines_of("jobs", jobs=jobs)] == [
         "2 of 3 fail since 11:57: HTTP 503 (cold, hot)", "warm failed 3 min ago: why",

@@ -1,4 +1,4 @@
-"""What is shown costs what it shows: no query reads a whole table that grows."""
+"""The cost of a view depends on what it shows: no query reads a whole table that grows."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ USED = [
 
 @pytest.mark.parametrize(("file", "name"), USED)
 def test_no_query_reads_a_whole_table(full, file, name):
-    """Whatever is scanned in full does not grow with the calls; what is read of the others is what is shown."""
+    """No table that grows with the calls is read whole; of these tables only the shown rows are read."""
     params = {**PARAMS, "source": "reconcile_call", "run_id": "run"}
     query = "EXPLAIN (ANALYZE, FORMAT JSON) " + db.load_queries(file)[name]
     with full.transaction(force_rollback=True):

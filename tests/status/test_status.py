@@ -96,8 +96,8 @@ def test_who_leads_and_what_runs(conn, connect, database_url):
     assert locks.holder_of(conn, "daemon") is None
 
 
-def test_the_word_of_the_leader(conn, connect, database_url, paper):
-    """Whom it waits for and what is due next, as long as the session that wrote it leads; it is no job."""
+def test_the_leaders_note(conn, connect, database_url, paper):
+    """The outage and the next runs are shown while the session that wrote them leads; the note is no job."""
     leadership = Leadership(database_url)
     assert leadership.check()
     waiting = {
@@ -169,7 +169,7 @@ def test_days_of_the_last_five_weeks(conn, add_day):
 
 
 def test_table_sizes_are_estimates(conn, add_call):
-    """What the planner knows, without counting."""
+    """The planner's estimate, without counting."""
     for number in range(10):
         add_call(number)
     assert {size.table: size.rows for size in report.take_snapshot(conn, now=NOW, **RULES).tables}["messages"] in (

@@ -65,7 +65,7 @@ class Page(HTMLParser):
             element[2].append(data)
 
     def texts(self, tag: str, **attributes: str) -> list[str]:
-        """What stands in the elements of a tag with these attributes."""
+        """Return the texts in the elements of a tag with these attributes."""
         return [
             " ".join("".join(text).split())
             for name, attrs, text in self.elements
@@ -92,7 +92,7 @@ def trouble() -> Page:
     return page_of(*troubled(), verdict=Verdict.NOT_WORKING, todo=TODO, letters=LETTERS)
 
 
-# What it shows
+# The page's content
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_stuck_calls_and_tables(trouble):
     assert "Stuck calls" not in page_of().texts("h2")
 
 
-# Who else reads it
+# Other readers than eyes
 
 
 def test_for_a_screen_reader(trouble):
@@ -201,15 +201,15 @@ def test_for_a_screen_reader(trouble):
         *names
     }
     for attrs in trouble.attributes("div"):
-        # What scrolls is reached by the keyboard, and says what it is.
+        # Areas that scroll can be reached by the keyboard, and have a label.
         assert "wide" not in (attrs.get("class") or "") or (attrs["tabindex"] == "0" and attrs["aria-label"])
 
 
-# What must not get in
+# Foreign text
 
 
 def test_nothing_strange_becomes_markup():
-    """Whatever others wrote is text in which numbers are masked, wherever it stands."""
+    """Foreign text stays text with masked numbers, in every place."""
     status = make_status(
         jobs=[make_job(HOSTILE, last_error=HOSTILE, last_error_at=NOW)],
         calls=Calls(1, 1, 0, [StuckCall(HOSTILE, HOSTILE, HOSTILE, NOW)]),

@@ -1,4 +1,4 @@
-"""What follows an error of Twilio's, decided without Twilio."""
+"""The decision after an error of Twilio's, without Twilio."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_of_a_window_that_is_kept_in_part_the_later_days_are_asked_for():
 
 
 def test_a_listing_without_a_window_is_never_outside_retention():
-    """Whoever says so answered another question; nothing was read."""
+    """Such an answer belongs to another request, so the slice has failed."""
     newest = slice_of_newest(ACCOUNT, down_to=MIDNIGHT, page_size=50)
     assert decide(Reading(newest, newest.listing, None), OutsideRetention("20004"), MANY) == Skip()
 

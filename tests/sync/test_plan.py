@@ -92,7 +92,7 @@ def test_there_is_something_to_read_for_each_at_once():
 
 
 def test_a_plan_that_is_extended_again_and_again_stays_small():
-    """What was not begun is asked for once: who lives, and the days up to now."""
+    """A slice that was not begun is there once: the open calls, and the days up to now."""
     plan = Plan.of(ACCOUNT, NOW - 3 * DAY, NOW)
     for minute in range(60):
         plan.extend(NOW + timedelta(minutes=minute))

@@ -29,7 +29,7 @@ def account(account: SimulatedAccount) -> SimulatedAccount:
 
 @pytest.fixture
 def plan(twilio: SimulatedTwilio) -> FaultPlan:
-    """What goes wrong: nothing yet."""
+    """A plan without faults."""
     return twilio.faults
 
 

@@ -1,4 +1,4 @@
-"""What processes that share one budget may send, and what a 429, others and a killed process change."""
+"""The shares of processes in one budget, and the effect of a 429, of other programs and of a killed process."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ REPORTS = st.tuples(
 
 @given(st.lists(REPORTS, max_size=60))
 def test_together_they_never_exceed_the_ceiling(steps):
-    """Whoever comes, goes and reports, in any order; each runs as much as it may."""
+    """Processes come, go and report in any order, and each sends as much as it may."""
     budget, now = Budget(), 0.0
     running: dict[str, Share] = {}
     for name, report, answers, is_throttled, others, pause in steps:
@@ -154,7 +154,7 @@ def test_together_they_never_exceed_the_ceiling(steps):
         )  # fmt: skip
         share = budget.revise(name, said, now)
         assert share.bulk <= share.most <= share.limit <= 16
-        # What was under way ends by and by; as much as may be under way is.
+        # Requests under way end one after another; as many as allowed are under way.
         running[name] = share._replace(most=min(share.most, 16), bulk=share.bulk)
         for other in list(running):  # all of them keep their shares alive
             budget.processes[other].seen_at = now

@@ -60,7 +60,7 @@ def sids(source: Session, listing: Listing) -> list[str]:
             return found
 
 
-# What is asked
+# Requests
 
 
 def test_pages_follow_tokens(source, listing, twilio, account):
@@ -273,7 +273,7 @@ def test_redirects_are_never_followed(source, listing, twilio, plan, elsewhere, 
 
 
 def test_the_transport_refuses_other_hosts_before_sending(source, twilio, elsewhere):
-    """Whoever asks it to: scheme, host and port must be those it was made for."""
+    """Scheme, host and port must be those of the transport."""
     port = twilio.base_url.rpartition(":")[2]
     for uri in (elsewhere.base_url, f"https://127.0.0.1:{port}/", f"http://localhost:{port}/", "http://127.0.0.1/"):
         with pytest.raises(TwilioAnswerError, match="refused to send credentials"):
@@ -595,7 +595,7 @@ def test_a_body_that_stops_arriving_is_a_timeout(make_source, listing, stopped):
     ids=["nothing", "no HTTP", "cut chunk", "bad chunk", "bad gzip", "cut body"],
 )
 def test_what_is_no_http_is_unavailable(make_source, listing, stopped, answer, error):
-    """Whatever stands at the port."""
+    """Another program may listen on the port."""
     with raw_server(answer) as url, pytest.raises(error):
         make_source(url, timeouts=(1, 5), stop=stopped).page(listing)
 

@@ -1,4 +1,4 @@
-"""What could not be read must still fit into the database."""
+"""Records that could not be read must still fit into the database."""
 
 from __future__ import annotations
 

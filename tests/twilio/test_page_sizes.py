@@ -161,7 +161,7 @@ def test_a_burst_of_failures_halves_once():
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 1000)), max_size=300))
 def test_a_page_is_never_smaller_than_twilios_own(events):
-    """Whatever fails and whatever comes."""
+    """In every order of failures and answers."""
     learned = PageSizes()
     for is_answer, size in events:
         (learned.answered if is_answer else learned.failed)(CALLS, size)

@@ -1,4 +1,4 @@
-"""From Twilio's bytes to observations: what is read, what is refused, and that nothing is lost between the two."""
+"""From Twilio's bytes to observations: records that are read, records that are refused, and none that is lost."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_leap_second_is_the_second_after_it(date):
 
 @given(st.integers(10_958, 47_480), st.integers(0, 86_399), st.just(0) | st.integers(-1439, 1439))
 def test_every_date_of_the_century_is_read(day, second, offset):
-    """Whatever the second and the zone, the instant is the one that the standard library means."""
+    """For every second and zone the instant equals that of the standard library."""
     moment = datetime.fromtimestamp(day * 86_400 + second, UTC)
     sign, (hours, minutes) = "-" if offset < 0 else "+", divmod(abs(offset), 60)
     local = (moment + timedelta(minutes=offset)).replace(tzinfo=None)
@@ -357,7 +357,7 @@ def test_a_page_cut_anywhere_is_no_page(cut):
 
 
 def test_the_dedupe_key_depends_on_the_record_alone():
-    """Whatever the order of keys, the place and the reason; another record has another key."""
+    """Order of keys, place and reason do not matter; another record has another key."""
     record = make_record(status="on-hold")
     shuffled = dict(reversed(list(record.items())))
     here, there = decode(record).dead_letters[0], decode(make_record(7), shuffled).dead_letters[0]
@@ -433,6 +433,6 @@ def test_reprs_tell_calls_apart():
 
 @pytest.mark.parametrize("record", [None, 7, "text", [], {}, {"sid": 1}])
 def test_what_is_no_record_is_refused(record):
-    """Whatever type it has."""
+    """A value of any other type."""
     with pytest.raises(BadObservation):
         read_record(record, observed_at=SAID)

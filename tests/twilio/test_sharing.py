@@ -88,7 +88,7 @@ def test_a_429_of_one_lowers_all_within_a_second(make_process, twilio, plan, acc
 
 
 def test_a_share_is_given_back_at_the_end(make_process, account, listing, conn):
-    """Whoever comes next has all at once."""
+    """The next process has the whole budget at once."""
     session = make_process()
     session.page(listing)
     assert 1 == number_of_processes(conn, account.sid)

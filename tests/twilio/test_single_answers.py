@@ -1,4 +1,4 @@
-"""What is asked for by name and not by listing: one call, the accounts, the usage records."""
+"""Requests other than listings of calls: one call, the accounts, the usage records."""
 
 from __future__ import annotations
 

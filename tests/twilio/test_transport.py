@@ -1,4 +1,4 @@
-"""The client under the SDK: what it keeps of an answer, what it sends, and TLS."""
+"""The client under the SDK: the answers it returns, the requests it sends, and TLS."""
 
 from __future__ import annotations
 

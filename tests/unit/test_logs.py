@@ -1,4 +1,4 @@
-"""What monitoring reads: events and their fields, one JSON object a line, no secret and no phone number."""
+"""The log as monitoring reads it: events and their fields, one JSON object a line, no secret and no phone number."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_values_of_any_type_make_a_line(stream):
 
 
 def test_library_lines_take_the_same_road(stream):
-    """What says a warning becomes an object too; INFO lines hold URLs and are left out."""
+    """A library's warning becomes an object too; INFO lines hold URLs and are left out."""
     library = logging.getLogger("urllib3.connectionpool")
     library.info("GET /Calls.json?From=%s", NUMBER)
     library.warning("Retrying %s", f"/Calls.json?From={NUMBER}")
@@ -241,7 +241,7 @@ def test_what_is_no_number_stays(text):
     st.text(" ,;:.=\"'()/<>&?\n\t", max_size=3), st.from_regex(r"\+[1-9]\d{6,14}", fullmatch=True), st.text(max_size=5)
 )
 def test_no_e164_number_survives(before, number, after):
-    """Whatever stands around it, unless that makes it another number."""
+    """In any surroundings, unless these make it another number."""
     if after[:1].isdigit():
         after = f" {after}"
     assert number[1:-2] not in mask(before + number + after)
@@ -249,7 +249,7 @@ def test_no_e164_number_survives(before, number, after):
 
 @given(st.uuids(), st.datetimes(), st.integers(0, 2**128 - 1))
 def test_ids_and_times_survive(run_id, moment, sid):
-    """Whatever their digits."""
+    """With any digits."""
     text = f"{run_id} {moment.isoformat()} CA{sid:032x}"
     assert text == mask(text)
 

@@ -14,7 +14,7 @@ from reconciler import metrics
 REFERENCE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
 METRICS = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
 
-# What the exposition format makes of a name, by kind.
+# The form of a name in the exposition format, by kind.
 SUFFIX = {Counter: "_total", Info: "_info", Gauge: "", Histogram: ""}
 
 

@@ -60,16 +60,16 @@ def test_waits_differ_from_run_to_run():
     ("error", "attempts"),
     [(Unavailable, 10), (RateLimited, 10), (ConnectionLost, 10), (FilterIgnored, 3), (CredentialsDoubted, 4)],
 )
-def test_each_kind_of_error_has_its_own_patience(error, attempts):
-    """The last error comes out as it was."""
+def test_each_kind_of_error_has_its_own_number_of_attempts(error, attempts):
+    """The last error is raised unchanged."""
     waits = Waits(*(error(str(number)) for number in range(1, 20)))
     with pytest.raises(error, match=f"^{attempts}$"):
         waits.run()
     assert attempts - 1 == len(waits.seconds)
 
 
-def test_one_kind_does_not_use_up_the_patience_for_another():
-    """A 401 in the middle of an outage is the first 401, not the fifth failure of credentials."""
+def test_one_kind_does_not_use_up_the_attempts_of_another():
+    """A 401 in the middle of an outage is the first 401, not the fifth."""
     outage = [Unavailable("HTTP 503") for _ in range(4)]
     assert "answer" == Waits(*outage, CredentialsDoubted("HTTP 401"), FilterIgnored("all")).run()
 
@@ -111,7 +111,7 @@ def test_retry_after_is_obeyed_within_reason(said, least, most):
 
 
 def test_nothing_is_repeated_once_stopped():
-    """Whoever wants to leave is not kept by an outage."""
+    """An outage does not delay a stop."""
     stop = threading.Event()
     stop.set()
     waits = Waits(Unavailable("HTTP 503"), stop=stop)

@@ -1,4 +1,4 @@
-"""Settings: where they come from, what is refused, and that no secret shows."""
+"""Settings: their sources, the refused values, and that no secret is shown."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_an_empty_environment_is_a_valid_one():
 
 
 def test_the_environment_is_an_argument(monkeypatch):
-    """What the process has in its own environment is not looked at."""
+    """The environment of the process itself is not read."""
     monkeypatch.setenv("TWILIO_ACCOUNT_SID", ACCOUNT)
     assert None is Settings.read({}).twilio_account_sid
 
@@ -267,8 +267,8 @@ def test_what_is_no_secret_may_be_read_by_everybody(write):
     assert url == Settings.read({"DATABASE_URL_FILE": write("url", url, 0o644)}).database_url
 
 
-def test_a_credentials_directory_that_cannot_be_looked_at_is_told():
-    """And is no crash."""
+def test_an_unreadable_credentials_directory_is_an_error():
+    """The error names it, and there is no crash."""
     [first, *_] = errors_of(CREDENTIALS_DIRECTORY="x" * 5_000)
     assert "DATABASE_URL cannot be read from its file: File name too long" == first
 
@@ -367,7 +367,7 @@ def test_the_databases_password_is_a_secret(url, secrets):
 
 
 def test_all_secrets_are_named_for_the_logs():
-    """What is secret in the table of settings is what the logs keep out."""
+    """The logs leave out every setting that the table marks as a secret."""
     settings = Settings.read({**BASIC, "TWILIO_API_KEY": KEY, "TWILIO_API_SECRET": SECRET})
     assert {TOKEN, SECRET, PASSWORD} == set(settings.secrets())
 
@@ -403,8 +403,8 @@ def test_plain_http_may_stay_on_this_machine(host):
 
 
 @pytest.mark.parametrize("host", ["api.twilio.com", "10.0.0.7:8080", "[fe80::1]", "localhost.example"])
-def test_plain_http_to_another_machine_is_refused_unless_told(host):
-    """The credentials would go in the open; https and an explicit word are free."""
+def test_plain_http_to_another_machine_is_refused_unless_allowed(host):
+    """It would send the credentials unencrypted; https and the explicit setting are allowed."""
     [line] = errors_of(TWILIO_BASE_URL=f"http://{host}")
     assert line.startswith("TWILIO_BASE_URL sends the credentials in the open")
     assert "RECONCILER_PLAIN_HTTP=allowed" in line

@@ -84,7 +84,7 @@ def test_what_is_no_moment_is_told_how_to_write_one(text):
 
 
 def test_midnight_is_that_of_utc():
-    """Whatever zone the moment is told in."""
+    """For a moment in any zone."""
     moment = datetime(2026, 6, 11, 1, 30, 5, 7, tzinfo=timezone(timedelta(hours=2)))
     assert datetime(2026, 6, 10, tzinfo=UTC) == midnight(moment)
 

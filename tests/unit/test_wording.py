@@ -48,6 +48,6 @@ def test_short_sids():
     [(18.2, "next in 18 s"), (0, "trying now"), (-19, "trying now"), (-20, "the next run tries again")],
 )
 def test_waiting(left, when):
-    """What does not answer, what it said, which try that was, and when the next one is."""
+    """The service, the reason, the number of the try, and the time of the next one."""
     said = waiting_for("Twilio", "HTTP 503", attempt=8, seconds_left=left)
     assert said == f"waiting for Twilio: HTTP 503, try 8, {when}"

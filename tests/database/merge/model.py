@@ -23,7 +23,7 @@ BOOKKEEPING = ("account_sid", "date_created")
 
 @dataclass
 class Call:
-    """What the database should hold of one call: its row, and its events as (type, status, time) by their key."""
+    """The expected state of one call: its row, and its events as (type, status, time) by their key."""
 
     row: dict[str, Any] | None = None
     events: dict[object, tuple[str, str, datetime]] = field(default_factory=dict)

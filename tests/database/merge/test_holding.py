@@ -77,7 +77,7 @@ def test_the_lock_ends_with_the_run(database_url, conn):
 
 
 def test_the_lock_ends_with_the_connection(database_url, conn):
-    """Whoever is killed holds nothing."""
+    """A killed process holds no lock."""
     with Store(database_url) as first, Store(database_url) as second, first.holding(JobName("hot")):
         _end_session(conn, first)
         with second.holding(JobName("hot")):

@@ -1,4 +1,4 @@
-"""What a merge costs depends on the page and not on the table: seen in its plan and in what it reads."""
+"""The cost of a merge depends on the page and not on the table, by its plan and by the blocks it reads."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_rule_3_a_lower_rank_changes_nothing(merge, row, events):
 
 
 def test_rule_3_a_late_event_keeps_its_own_time(merge, conn):
-    """What happened late in the inbox did not happen late on the line."""
+    """An event that is late in the inbox keeps the time when it happened."""
     merge(make_observation())
     merge(make_webhook(Status.RINGING, minute=0.5))
     assert conn.execute("SELECT event_time FROM call_events WHERE event_status = 'ringing'").fetchall() == [
@@ -358,7 +358,7 @@ def test_freeze_a_completed_call_waits_for_its_price(merge, row, conn):
 
 @pytest.mark.parametrize("ahead", ["ours", "Twilio's"])
 def test_freeze_a_deadline_passes_on_both_clocks(merge, row, ahead):
-    """What freezes because one clock is a day ahead would never get its price."""
+    """If one clock is a day ahead, the row must not freeze: it would never get its price."""
     ours, theirs = (26, 1) if ahead == "ours" else (1, 26)
     assert merge(make_observation(minute=60 * theirs), now=T0 + timedelta(hours=ours)).frozen == 0
     assert row()["sync_state"] == "active"

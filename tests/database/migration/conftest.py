@@ -1,4 +1,4 @@
-"""What tests of the schema share: psql, a dump of the catalog, and calls with only the fields that matter."""
+"""Fixtures for tests of the schema: psql, a dump of the catalog, and calls with only the fields that matter."""
 
 from __future__ import annotations
 

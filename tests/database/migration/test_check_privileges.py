@@ -43,7 +43,7 @@ def test_a_role_that_may_only_read_is_named_with_what_it_lacks(server_url, datab
 
 
 def test_the_owner_lacks_nothing(database_url):
-    """Whoever migrated may run, and prune."""
+    """The role that migrated may run all jobs, and prune."""
     assert {check.severity for check in look(database_url, prunes_inbox=True)} == {Severity.OK}
 
 

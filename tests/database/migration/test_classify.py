@@ -63,7 +63,7 @@ def test_every_old_row_agrees_afterwards(unclassified: Connection) -> None:
 def test_rows_of_the_first_reconciler_are_set_right(
     sid: str, expected: tuple[object, ...], unclassified: Connection
 ) -> None:
-    """What was sealed by mistake is open again; what is final gets the time it ended, frozen or not."""
+    """Rows sealed by mistake are open again; final rows get the time of their end, frozen or not."""
     unclassified.execute(CLASSIFY)
     row = unclassified.execute(
         "SELECT status, is_final, finalized_at, sync_state FROM messages WHERE twilio_sid = %s", (sid,)
@@ -88,7 +88,7 @@ def test_batches_commit_one_by_one(unclassified: Connection) -> None:
 
 
 def test_second_run_writes_nothing(unclassified: Connection) -> None:
-    """What is right already is not written again."""
+    """Correct rows are not written again."""
     unclassified.execute(CLASSIFY)
     before = unclassified.execute("SELECT ctid::text FROM messages ORDER BY id").fetchall()
     unclassified.execute(CLASSIFY)

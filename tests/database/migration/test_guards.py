@@ -90,7 +90,7 @@ def test_frozen_call_keeps_what_twilio_owns(column: str, add_call: Add, update_c
 def test_frozen_call_leaves_the_viewers_columns_free(
     column: str, value: Any, add_call: Add, update_call: Update, read_call: Read
 ) -> None:
-    """What the Viewer owns it may change at any time."""
+    """The Viewer may change its own columns at any time."""
     call = add_call(**FROZEN)
     update_call(call, **{column: value})
     assert read_call(call, column) == ({"a": 1} if column == "metadata" else value)
@@ -110,7 +110,7 @@ def test_frozen_call_can_be_thawed_through_the_door(
 def test_thaw_door_closes_with_the_transaction(
     conn: Connection, add_call: Add, update_call: Update, read_call: Read
 ) -> None:
-    """Whoever comes next on the same connection finds the call frozen."""
+    """In the next transaction of the same connection the call is frozen again."""
     call = add_call(**FROZEN)
     with conn.transaction():
         conn.execute("SELECT set_config('reconciler.thaw', 'on', true)")
@@ -243,7 +243,7 @@ def test_guards_work_for_a_writer_with_another_search_path(conn: Connection) -> 
     ],
 )
 def test_constraint_holds_without_the_guards(broken: str, conn: Connection, add_call: Add) -> None:
-    """Whoever switches the triggers off still cannot write a row that disagrees with itself."""
+    """With the triggers switched off, a row that contradicts itself still cannot be written."""
     add_call()
     with conn.transaction(force_rollback=True):
         conn.execute("ALTER TABLE messages DISABLE TRIGGER USER")
@@ -252,7 +252,7 @@ def test_constraint_holds_without_the_guards(broken: str, conn: Connection, add_
 
 
 def test_updated_at_moves_with_a_change(add_call: Add, update_call: Update, read_call: Read) -> None:
-    """Whoever polls by updated_at sees every change."""
+    """A program that polls by updated_at sees every change."""
     long_ago = datetime(2020, 1, 1, tzinfo=UTC)
     call = add_call(updated_at=long_ago)
     update_call(call, duration=1)

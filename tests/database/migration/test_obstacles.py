@@ -1,4 +1,4 @@
-"""What keeps a database from being migrated is told before anything is changed."""
+"""Obstacles to a migration are reported before anything is changed."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_bytes_as_they_come_are_room_enough(server_url: str, connect: Connect) -
 def test_a_role_that_sees_only_some_rows(
     table: str, policy: str, database_url: str, connect: Connect, stranger: str
 ) -> None:
-    """Whatever the policy says, and although the role may read the table."""
+    """It is refused for every kind of policy, although the role may read the table."""
     owner = connect(database_url)
     owner.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {stranger}".encode())
     owner.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY".encode())

@@ -129,7 +129,7 @@ def test_a_statement_without_an_index_is_named(damage: str, statement: str, conn
 
 
 def test_unique_keys_have_any_name(conn: Connection) -> None:
-    """What an ORM called the key serves as well."""
+    """A key under an ORM's name serves as well."""
     conn.execute("ALTER TABLE messages RENAME CONSTRAINT messages_twilio_sid_key TO uq_messages_twilio_sid")
     plans, findings = explain(conn)
     assert findings == []

@@ -28,7 +28,7 @@ def test_empty_database_verifies_after_migration(empty_database_url: str, connec
 
 
 def test_field_database_verifies_after_migration(field_database_url: str, connect: Connect) -> None:
-    """What the Viewer's own scripts left becomes what this version needs; what they made counts as adopted."""
+    """The tables of the Viewer's own scripts become what this version needs; their objects count as adopted."""
     conn = connect(field_database_url)
     outcomes = {a.version: a.outcome for a in migrate(conn)}
     assert {version: "adopted" if version <= 4 else "applied" for version in VERSIONS} == outcomes

@@ -1,4 +1,4 @@
-"""What the runner refuses, waits for and survives."""
+"""The migration runner: refusals, waits and crashes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_newer_database_is_refused(conn: db.Connection) -> None:
 
 
 def test_hole_in_the_ledger_is_refused(conn: db.Connection) -> None:
-    """What was applied out of order is not built upon."""
+    """No migration is applied after one that was applied out of order."""
     conn.execute("DELETE FROM reconciler_migrations WHERE version = 3")
     with pytest.raises(SchemaError, match="003 is missing"):
         migrate.migrate(conn)
@@ -455,7 +455,7 @@ def test_rollback_to_an_unknown_version_is_refused(conn: db.Connection) -> None:
 
 
 def test_rollback_without_ledger_does_nothing(field_database_url: str, connect: Connect, dump: Dump) -> None:
-    """What we never migrated we do not undo."""
+    """A database that we never migrated is not rolled back."""
     before = dump(field_database_url)
     assert migrate.rollback(connect(field_database_url), to=-1, drop_data=True) == []
     assert dump(field_database_url) == before

@@ -195,7 +195,7 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("damage", "subject", "problem"), DAMAGE)
 def test_damage_is_found(damage: str, subject: str, problem: str, conn: Connection) -> None:
-    """Whatever differs from what we need is named, though the ledger says that all was applied."""
+    """Every difference from what we need is named, although the ledger says that all was applied."""
     conn.execute(damage.encode())
     assert Finding(subject, problem) in verify(conn)
 
@@ -240,7 +240,7 @@ FREE = [
 
 @pytest.mark.parametrize("change", FREE)
 def test_objects_of_the_viewers_are_none_of_our_business(change: str, conn: Connection) -> None:
-    """Whatever else the Viewer adds to its tables is fine, and so is what it makes of columns that are its own."""
+    """The Viewer may add objects to its tables, and may change columns that are its own."""
     conn.execute(change.encode())
     assert verify(conn) == []
 
@@ -342,7 +342,7 @@ def test_casts_between_text_and_varchar_do_not_count(one: str, other: str) -> No
 
 
 def test_no_two_objects_of_ours_look_alike() -> None:
-    """What evens out casts evens out nothing else: each index, constraint and trigger stays different."""
+    """`normal` removes casts only: each index, constraint and trigger stays different."""
     objects = [e.object for e in expected_objects() if e.object.kind in ("index", "constraint", "trigger", "function")]
     assert len({normal(o.definition) for o in objects}) == len(objects)
 

@@ -85,7 +85,7 @@ class World:
             client.close()
 
     def differences(self) -> list[str]:
-        """What is not as Twilio says now."""
+        """Return the differences between the database and Twilio's present records."""
         return differences(self.conn, records_of(self.account, self.clock.now()))
 
     def cursor(self) -> dict[str, Any]:

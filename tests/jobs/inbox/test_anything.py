@@ -1,4 +1,4 @@
-"""Whatever a stranger posts: no crash, and each row is settled with a reason if it is dead."""
+"""For any payload of a stranger the job does not crash, and each row is settled, a dead one with a reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.harness.names import NOW, sid
 
 from .conftest import GRACE, recording, webhook
 
-# What jsonb can hold: any character but NUL and halves of surrogate pairs.
+# The texts that jsonb can hold: any character but NUL and halves of surrogate pairs.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
 ODD = st.sampled_from([
     "", "\\u0000", "\\ud800", "%00", "queued", "answered", "completed", "cancelled", "-1", "99999999999", "٣", "NaN",

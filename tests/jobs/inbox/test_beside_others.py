@@ -120,7 +120,7 @@ def test_a_killed_worker_leaves_its_rows_pending(work, put, state, conn, connect
 
 
 def _once() -> dict[str, Any]:
-    """What ends a run after its first batch."""
+    """Return an event that ends a run after its first batch."""
     stop = threading.Event()
     steps = count(1)
 

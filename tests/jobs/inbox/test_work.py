@@ -1,4 +1,4 @@
-"""What becomes of the rows of the inbox."""
+"""The inbox job settles the rows of the inbox."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_dial_without_a_leg_says_nothing(work, put, calls, state):
 
 
 def test_a_late_webhook_is_an_event_and_changes_no_row(work, put, calls, events):
-    """What rang before it ended, told afterwards, did happen (rule 3)."""
+    """A ringing that is reported after the end still happened, so it is an event (rule 3)."""
     put(webhook("completed", minute=2), minute=2)
     put(webhook("ringing", minute=1), minute=3)
     work()
@@ -102,8 +102,8 @@ def test_the_same_webhook_under_two_keys_is_one_event(work, put, events):
     assert (work().rows, events()) == (1, [("call.created", "completed")])
 
 
-def test_a_call_is_told_in_the_order_received(work, put, events):
-    """Whatever the order of the rows' numbers; across batches too."""
+def test_a_calls_webhooks_are_merged_in_the_order_received(work, put, events):
+    """The ids of the rows do not matter; the same holds across batches."""
     for minute, status in ((4, "completed"), (2, "ringing"), (1, "initiated"), (3, "in-progress")):
         put(webhook(status, minute=minute), minute=minute)
     work(batch=1)
@@ -384,8 +384,8 @@ def test_a_recording_that_is_not_ready_is_no_event(work, put, events, state, sta
     assert (events(), state(id_)) == ([], "completed")
 
 
-def test_stop_is_heard_between_batches(work, put, conn):
-    """What was begun is finished, the rest stays for the next run."""
+def test_a_stop_takes_effect_between_batches(work, put, conn):
+    """The batch under way is finished, the rest is left to the next run."""
     for n in range(1, 6):
         put(webhook(call=n))
     stop = threading.Event()
