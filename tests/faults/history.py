@@ -273,7 +273,7 @@ class World:
 
     @contextmanager
     def _in_the_way(self, step: Step) -> Iterator[None]:
-        """What the step says of locks and triggers, for as long as it lasts."""
+        """Hold the locks and create the triggers of the step, for as long as it lasts."""
         with ExitStack() as stack:
             if step.locked:
                 other = stack.enter_context(closing(db.connect(self._ground.url, purpose="test")))

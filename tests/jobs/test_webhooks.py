@@ -34,7 +34,7 @@ WORDS = {"chance": "unexplained", "child_leg": "no_callback"}
 
 
 def why(world: World, **more: Any) -> Why:
-    """What is known of the last two days."""
+    """Return the causes of the last two days."""
     now = world.now()
     return read_why(world.conn, since=now - 2 * DAY, now=now, webhook_grace=GRACE, **more)
 
@@ -60,7 +60,7 @@ def faults(world: World) -> dict[str, tuple[str, str]]:
     return {address: (fault, url) for address, fault, url in rows}
 
 
-# What explains a day
+# The causes of a day
 
 
 @pytest.fixture

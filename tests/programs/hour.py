@@ -2,7 +2,7 @@
 
 The clock is simulated, everything else is real: Twilio's API over HTTP, PostgreSQL, the jobs as the daemon runs them.
 A third of the webhooks is lost, others are doubled, late or out of order, and the Viewer's own worker makes rows of
-what arrives. Prints how long lost endings waited for their repair, what was asked of Twilio, and whether all is equal.
+the rest. Prints how long lost endings waited for their repair, the requests to Twilio, and whether all is equal.
 """
 
 from __future__ import annotations

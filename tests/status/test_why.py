@@ -76,7 +76,7 @@ def test_an_alert_that_names_a_lost_call_explains_no_other() -> None:
 
 
 def test_each_call_is_counted_once() -> None:
-    """Whatever there is to explain it."""
+    """However many causes could explain it."""
     found = [lost(7, is_of_trunk=True), lost(5, alert=ALERT), lost(11), lost(2, is_silent_leg=True)]
     assert sum(causes(found, [of_hour(100), of_hour(50, code="11200")]).values()) == 25
 
@@ -92,7 +92,7 @@ def test_causes_come_most_frequent_first_each_by_its_name() -> None:
     assert found[1].call_sids == (sid(4), sid(2))
 
 
-# What it shows
+# Output
 
 
 def why(*found: LostCalls, alerts: list[AlertsOfHour] | None = None, **more: Any) -> Why:

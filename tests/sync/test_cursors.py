@@ -151,7 +151,7 @@ def test_what_a_clock_that_was_ahead_wrote_is_not_believed(kind):
 
 
 def certain(kind, whole, ahead):
-    """Return a cursor without its field `ahead` if that is in the future."""
+    """Return the cursor that counts although its field `ahead` is in the future; None if all of it is refused."""
     if kind is not HotCursor or ahead == "read_until":
         return None
     return HotCursor(account=ACCOUNT, read_until=datetime.fromisoformat(whole["read_until"]))

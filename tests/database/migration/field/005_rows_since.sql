@@ -1,4 +1,4 @@
--- What the Viewer's backend and its first reconciler did after that.
+-- The rows that the Viewer's backend and its first reconciler wrote after that.
 
 -- Sealed although it rings: the webhook's time was compared with date_created, and the truth was refused.
 INSERT INTO messages (twilio_sid, direction, status, from_number, to_number, start_time, is_final, finalized_at, sync_state)
