@@ -10,7 +10,7 @@ Design rules
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
@@ -24,7 +24,7 @@ from reconciler.sync.cursors import WebhooksCursor
 from reconciler.sync.endpoint_faults import find_faults
 from reconciler.sync.run import Run, run
 from reconciler.twilio.webhook_listings import ALERTS_KEPT, list_alerts, list_endpoints
-from reconciler.twilio.webhook_records import Alert
+from reconciler.twilio.webhook_records import ENDPOINT_LISTS, Alert, Endpoint
 
 RETENTION: Final = timedelta(days=90)
 LISTED_WITHIN: Final = timedelta(minutes=10)  # Twilio buffers alerts before it lists them
@@ -51,6 +51,8 @@ def read_webhooks(context: JobContext) -> Counts:
         last = this.read_cursor(WebhooksCursor) or WebhooksCursor(account=this.account.sid)
         reading = _Reading(this, last)
         alerts, faults = reading.alerts(), reading.faults()
+        if this.stop.is_set():
+            return this.counts
         cursor = WebhooksCursor(account=last.account, settled_until=last.settled_until, refused=reading.refused)
         if alerts is not None:
             cursor.settled_until = max(reading.since, _hour(reading.now - LISTED_WITHIN))
@@ -75,20 +77,39 @@ class _Reading:
         self._refused_before = last.refused
         self.refused: list[str] = []
         self.now = this.now()
-        oldest = self.now - ALERTS_KEPT
-        self.since = _hour(max(last.settled_until or oldest, oldest))
+        oldest = _hour(self.now - ALERTS_KEPT) + timedelta(hours=1)
+        self.since = max(_hour(last.settled_until or oldest), oldest)
 
     def alerts(self) -> list[AlertCount] | None:
         """Return the alerts of the hours that are not settled; None if they cannot be read."""
         session = self._this.session
         if session.client.account_sid != self._this.account.sid:
             return None
-        return self._allowed("alerts", lambda: count_alerts(list_alerts(session, self.since, self.now), self.since))
+
+        def read() -> list[AlertCount]:
+            return count_alerts(self._until_stopped(list_alerts(session, self.since, self.now)), self.since)
+
+        return self._allowed("alerts", read)
 
     def faults(self) -> list[EndpointFault] | None:
         """Return the endpoints at fault; None if they cannot be read."""
         this = self._this
-        return self._allowed("endpoints", lambda: find_faults(list_endpoints(this.session, this.account.sid)))
+
+        def read() -> list[EndpointFault]:
+            endpoints: list[Endpoint] = []
+            for kind in ENDPOINT_LISTS:
+                endpoints += self._until_stopped(list_endpoints(this.session, this.account.sid, kind))
+            return find_faults(endpoints)
+
+        return self._allowed("endpoints", read)
+
+    def _until_stopped(self, items: Iterator[T]) -> Iterator[T]:
+        """Yield `items` while the run may go on; what is not yielded is not asked for."""
+        while not self._this.stop.is_set():
+            try:
+                yield next(items)
+            except StopIteration:
+                return
 
     def _allowed(self, resource: str, read: Callable[[], T]) -> T | None:
         """Return the result of `read`; None if Twilio refuses, which is logged the first time."""

@@ -20,6 +20,7 @@ from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import PAGE_SIZE, Listing
 from reconciler.twilio.webhook_listings import list_alerts, list_endpoints
+from reconciler.twilio.webhook_records import ENDPOINT_LISTS
 from reconciler.wording import counted
 
 # A run waits minutes for Twilio to come back. A person who runs a check wants to know at once that it is away.
@@ -113,7 +114,7 @@ def _endpoints(source: Session, accounts: Sequence[str]) -> Check:
     what, endpoints, faults = "numbers, SIP domains and TwiML apps", 0, list[EndpointFault]()
     for account_sid in accounts:
         try:
-            found = list_endpoints(source, account_sid)
+            found = [each for kind in ENDPOINT_LISTS for each in list_endpoints(source, account_sid, kind)]
         except Refused:
             return ok("webhooks", f"{what} cannot be read with these credentials: nobody knows which lack a callback")
         except ReconcilerError as exc:

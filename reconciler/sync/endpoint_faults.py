@@ -17,6 +17,7 @@ def find_faults(endpoints: Sequence[Endpoint]) -> list[EndpointFault]:
     An endpoint that names a TwiML app has the callback of that app. If no host has more than half of the callbacks, no
     endpoint counts as on another host.
     """
+    endpoints = list({each.sid: each for each in endpoints}.values())  # a page asked for again may repeat some
     apps = {each.sid: each.status_callback for each in endpoints if each.kind == "application"}
     callbacks = [(each, apps.get(each.application_sid, each.status_callback)) for each in endpoints]
     hosts = Counter(host_of(url) for _, url in callbacks if url)

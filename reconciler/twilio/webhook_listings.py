@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from reconciler.twilio.client import Session
 from reconciler.twilio.listing import ALERTS_PATH, API_PATH, PAGE_SIZE
-from reconciler.twilio.webhook_records import ENDPOINT_LISTS, Alert, Endpoint, decode_alerts, decode_endpoints
+from reconciler.twilio.webhook_records import Alert, Endpoint, decode_alerts, decode_endpoints
 
 ALERTS_KEPT: Final = timedelta(days=30)  # https://www.twilio.com/docs/usage/monitor-alert
 MOST_ALERTS: Final = 10_000  # in one listing (the same page)
@@ -26,26 +26,24 @@ def list_alerts(session: Session, since: datetime, until: datetime) -> Iterator[
     while True:
         query = {"StartDate": _iso(since), "EndDate": _iso(until), "PageSize": str(PAGE_SIZE)}
         oldest, listed, before = until, 0, seen
-        seen = set()
+        seen, finds_more = set(), False
         for alert in session.records(f"{ALERTS_PATH}?{urlencode(query)}", decode_alerts):
             listed += 1
             oldest = min(oldest, alert.created)
             if alert.sid not in before and alert.sid not in seen:
+                finds_more = True
                 yield alert
             seen.add(alert.sid)
-        if listed < MOST_ALERTS:
+        if listed < MOST_ALERTS or not finds_more:
             return
         # The listing ends before its window does. Bounds are whole seconds, and both are inclusive.
         until = oldest if oldest < until else until - timedelta(seconds=1)
 
 
-def list_endpoints(session: Session, account_sid: str) -> list[Endpoint]:
-    """Return the numbers, SIP domains and TwiML apps of an account that receive calls."""
-    found: dict[str, Endpoint] = {}
-    for kind in ENDPOINT_LISTS:
-        path = f"{API_PATH}/{account_sid}/{kind}.json?PageSize={PAGE_SIZE}"
-        found |= {each.sid: each for each in session.records(path, partial(decode_endpoints, kind))}
-    return list(found.values())
+def list_endpoints(session: Session, account_sid: str, kind: str) -> Iterator[Endpoint]:
+    """Yield the endpoints of an account that receive calls, of one of ENDPOINT_LISTS."""
+    path = f"{API_PATH}/{account_sid}/{kind}.json?PageSize={PAGE_SIZE}"
+    return session.records(path, partial(decode_endpoints, kind))
 
 
 def _iso(moment: datetime) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.database.webhook_evidence import AlertCount
 from reconciler.jobs import webhooks
 from reconciler.simulator import Outage, Road, monitor
 from reconciler.simulator.road import causes_of_gaps
@@ -173,6 +174,27 @@ def test_the_pages_of_alerts_stay_on_our_host(world: World, monkeypatch) -> None
     world.webhooks()
     assert sum(row[3] for row in alerts(world)) == 25
     assert [entry.path for entry in world.twilio.requests].count("/v1/Alerts") == 3
+
+
+def test_a_run_that_is_stopped_asks_no_more_and_keeps_nothing(world: World, monkeypatch) -> None:
+    """The next run reads all of it."""
+    count = webhooks.count_alerts
+
+    def count_and_stop(*args: Any) -> list[AlertCount]:
+        counted = count(*args)
+        world.stop.set()
+        return counted
+
+    world.account.raise_alert(NOW - HOUR, "11205", URL, resource_sid=None)
+    world.account.endpoints.add_number("+12025550177", status_callback="")
+    monkeypatch.setattr(webhooks, "count_alerts", count_and_stop)
+    assert world.webhooks().outcome is Outcome.INTERRUPTED
+    monkeypatch.undo()
+    assert len(world.twilio.requests) == 1
+    assert (alerts(world), faults(world), world.cursor("webhooks")) == ([], {}, {})
+    world.go_on()
+    world.webhooks()
+    assert (len(alerts(world)), len(faults(world))) == (1, 1)
 
 
 def test_a_subaccounts_alerts_are_not_asked_for(world: World) -> None:
