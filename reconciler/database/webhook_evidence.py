@@ -123,7 +123,7 @@ def read_lost_calls(conn: Connection, window: LossWindow) -> list[LostCalls]:
 
 
 def count_imported(conn: Connection, window: LossWindow) -> int:
-    """How many calls were found that were so before anybody looked after their account: nothing of them was lost."""
+    """Return the number of found calls that ended before any job ran for their account: no webhook of them was lost."""
     (count,) = conn.execute(_queries["count_imported"], _params(window)).fetchone() or (0,)
     return int(count)
 

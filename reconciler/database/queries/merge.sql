@@ -1,7 +1,7 @@
 -- Staging and merge: observations in, rows and events out. The rules are numbered as in docs/architecture.md.
 
 -- name: create_staging
--- One row an observation, in the order of model.Observation. Each commit empties it.
+-- One row for each observation, with the fields of model.Observation in order. Each commit empties the table.
 CREATE TEMPORARY TABLE IF NOT EXISTS staged_observations (
     call_sid        text        NOT NULL,
     account_sid     text,
@@ -10,7 +10,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS staged_observations (
     status          text        NOT NULL,
     from_number     text,
     to_number       text,
-    duration        bigint,  -- binary COPY cuts what is too wide for an integer, in silence; messages refuses it
+    duration        bigint,  -- binary COPY silently truncates a value too wide for an integer; messages refuses it
     price           numeric,
     price_unit      text,
     start_time      timestamptz,
@@ -23,14 +23,14 @@ CREATE TEMPORARY TABLE IF NOT EXISTS staged_observations (
 ) ON COMMIT DELETE ROWS
 
 -- name: empty_staging
--- Between two merges of one transaction.
+-- Empty the staging table between two merges of one transaction.
 DELETE FROM staged_observations
 
 -- name: copy_into_staging
 COPY staged_observations FROM STDIN (FORMAT BINARY)
 
 -- name: look_up
--- How merge_staged finds a call; `reconcile verify --explain` asks the planner about it.
+-- The look-up of a call in merge_staged, alone, so that `reconcile verify --explain` can ask the planner about it.
 --
 -- Cost: reads messages_twilio_sid_key.
 SELECT ctid FROM messages WHERE twilio_sid::text = %(call_sid)s
@@ -38,16 +38,16 @@ SELECT ctid FROM messages WHERE twilio_sid::text = %(call_sid)s
 -- name: merge_staged
 -- Apply the staged observations, at most one for each call, to messages and call_events.
 --
--- Cost: each staged row looks its call up once in the unique index; an unchanged call is compared and nothing
--- more: no lock, no row version, no WAL (rule 8). The lookup is LATERAL with OFFSET 0, which PostgreSQL can only
--- run as one probe a row: without statistics it would turn a plain join into a scan of all of messages. The other
--- OFFSET 0 keep the planner from copying an expression into each place that names it.
+-- Cost: each staged row looks its call up once in the unique index. An unchanged call is only compared: no lock, no
+-- row version, no WAL (rule 8). The look-up is LATERAL with OFFSET 0, which PostgreSQL can only run as one probe for
+-- each row. Without statistics it would turn a plain join into a scan of all of messages. The other OFFSET 0 keep the
+-- planner from copying an expression into each place that names it.
 --
--- Concurrency: the decision is taken on the row as this statement's snapshot sees it, and the UPDATE writes only
--- if the row is still that very version (ctid and xmin); an INSERT yields to whoever was first. `written` tells
--- how many rows were written; if it is not as many as decided, the caller rolls back and merges again.
+-- Concurrency: the statement decides on its snapshot's version of the row. The UPDATE writes only if the row still has
+-- that version (ctid and xmin), and an INSERT does nothing if another writer was first. `written` is the number of rows
+-- written. If it differs from the number decided, the caller rolls back and merges again.
 --
--- Returns one row for each observation that was not simply known: the columns of transaction.Decision, then `written`.
+-- Returns one row for each observation that holds something new: the columns of transaction.Decision, then `written`.
 WITH decided AS MATERIALIZED (
     SELECT
         s.call_sid, s.via, s.direction, s.status AS said_status, s.status_at, s.observed_at AS said_at,
@@ -62,7 +62,7 @@ WITH decided AS MATERIALIZED (
             WHEN differs.in_call THEN 'call.enriched'
         END AS event_type,
         CASE
-            -- Younger than the grace, the webhook may still be on its way; and a webhook fills no gap.
+            -- No gap: within the grace the webhook may still be on its way, and a webhook fills no gap.
             WHEN s.via <> 'rest' OR s.observed_at - s.status_at < %(webhook_grace)s THEN NULL
             WHEN verdict.action = 'insert' THEN 'missing'
             WHEN verdict.action <> 'update' THEN NULL
@@ -76,7 +76,7 @@ WITH decided AS MATERIALIZED (
         END AS gap,
         CASE
             WHEN verdict.action = 'late' THEN pg_catalog.jsonb_build_object('status', s.status)
-            -- A call that is frozen as it lands is one short event (rule 9): the row holds the rest and stays as it is.
+            -- A call inserted as frozen gets a short event (rule 9): the row holds the rest and does not change.
             WHEN verdict.action = 'insert' AND freezing.reason IS NOT NULL AND NOT %(explain)s
                 THEN pg_catalog.jsonb_build_object('frozen', freezing.reason)
             ELSE pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
@@ -117,8 +117,8 @@ WITH decided AS MATERIALIZED (
             rank.said_rank, rank.old_rank,
             m.twilio_sid IS NULL AS is_unknown,
             m.sync_state IS NOT DISTINCT FROM 'frozen' AS is_frozen,
-            -- A call cannot go back, so a higher rank speaks of a later moment whatever the clocks say (rule 2);
-            -- within a rank the later observation is the newer one, and at a tie REST beats a webhook (rule 4).
+            -- A call cannot go back, so a higher rank is of a later moment, whatever the clocks say (rule 2).
+            -- Within a rank the later observation is the newer one, and at a tie REST beats a webhook (rule 4).
             -- Against a frozen row everything counts as newer, so that every disagreement shows (rule 7).
             m.twilio_sid IS NULL OR m.sync_state = 'frozen'
                 OR (rank.said_rank, s.observed_at, s.via = 'rest')
@@ -129,7 +129,7 @@ WITH decided AS MATERIALIZED (
         OFFSET 0
     ) AS judged
     CROSS JOIN LATERAL (
-        -- Null never replaces a value; the newer observation replaces what is there, an older one fills it (rule 5).
+        -- Null never replaces a value. A newer observation replaces values, an older one fills nulls (rule 5).
         SELECT
             CASE WHEN judged.is_newer THEN s.status ELSE m.status END AS status,
             coalesce(CASE WHEN judged.is_newer THEN s.account_sid END, m.account_sid, s.account_sid) AS account_sid,
@@ -145,7 +145,7 @@ WITH decided AS MATERIALIZED (
             coalesce(CASE WHEN judged.is_newer THEN s.date_created END, m.date_created, s.date_created) AS date_created,
             CASE WHEN judged.is_newer THEN s.observed_at ELSE m.observed_at END AS observed_at,
             CASE WHEN judged.is_newer THEN s.via ELSE m.observed_via END AS observed_via,
-            -- What Twilio lists is not gone (rule 11); a page from before it was is no sign of life.
+            -- A call that Twilio lists is not gone (rule 11), unless the page is older than gone_at.
             CASE WHEN s.via = 'rest' AND s.observed_at > m.gone_at THEN NULL ELSE m.gone_at END AS gone_at,
             greatest(m.last_event_time, s.status_at) AS last_event_time
         OFFSET 0
@@ -161,12 +161,12 @@ WITH decided AS MATERIALIZED (
         OFFSET 0
     ) AS ended
     CROSS JOIN LATERAL (
-        -- Only REST can say that nothing more is to come: webhooks carry neither price nor true times. Busy,
-        -- no-answer, canceled and failed calls have no price to wait for.
+        -- Only a REST record can freeze a row: webhooks carry neither price nor true times. Busy, no-answer,
+        -- canceled and failed calls have no price to wait for.
         SELECT CASE
             WHEN s.via <> 'rest' OR ended.finalized_at IS NULL OR judged.is_frozen THEN NULL
-            -- Dates have whole seconds, so of two answers of one second nobody knows which is the newer one. Where they
-            -- disagree, the row holds something of each: the next answer decides, and then it freezes.
+            -- Dates have whole seconds, so the order of two answers within one second is unknown. If they disagree,
+            -- the row holds values of both. The next answer decides, and then the row freezes.
             WHEN NOT judged.is_newer
                 AND (
                     coalesce(s.parent_call_sid, new.parent_call_sid), coalesce(s.from_number, new.from_number),
@@ -181,7 +181,7 @@ WITH decided AS MATERIALIZED (
                 THEN NULL
             WHEN new.status <> 'completed' THEN 'complete'
             WHEN new.price IS NOT NULL AND new.end_time IS NOT NULL AND new.duration IS NOT NULL THEN 'complete'
-            -- By Twilio's clock: ours may be ahead, and what freezes too early loses its price for good.
+            -- Twilio's clock counts: ours may be ahead, and a row that freezes too early loses its price for good.
             WHEN ended.finalized_at + %(freeze_after)s <= least(%(now)s, s.observed_at) THEN 'deadline'
         END AS reason
         OFFSET 0
@@ -204,7 +204,7 @@ WITH decided AS MATERIALIZED (
             WHEN judged.is_frozen AND s.via = 'rest'
                 THEN CASE WHEN differs.in_call THEN 'drift' WHEN new.gone_at IS DISTINCT FROM m.gone_at THEN 'update' END  -- rules 7, 11
             WHEN judged.is_frozen OR rank.said_rank < rank.old_rank OR (judged.disagrees AND NOT judged.corrects)
-                -- It changes nothing, but what a webhook tells did happen (rule 3).
+                -- The row does not change, but the webhook's status did happen (rule 3).
                 THEN CASE WHEN s.via = 'webhook' AND s.status <> m.status THEN 'late' END
             WHEN differs.in_call OR differs.in_bookkeeping OR freezing.reason IS NOT NULL THEN 'update'
         END AS action                                                                               -- rule 8
@@ -248,8 +248,8 @@ updated AS (
     RETURNING 1
 ),
 returned AS (
-    -- A frozen call that Twilio lists again is no longer gone, also where its record disagrees with ours (rule 11). Of
-    -- an 'update' of a frozen row, too, the guard lets nothing through but this.
+    -- A frozen call that Twilio lists again is no longer gone, even if its record disagrees with ours (rule 11). The
+    -- guard of frozen rows lets nothing else of this update through.
     UPDATE messages AS m SET gone_at = NULL, updated_at = %(now)s
     FROM decided AS d
     WHERE m.ctid = d.row_ctid AND m.xmin = d.row_xmin AND d.action = 'drift' AND d.gone_at IS NULL
@@ -266,13 +266,13 @@ recorded AS (
         d.call_sid || ':' || CASE d.event_type
             WHEN 'call.created' THEN 'created'
             WHEN 'call.status_changed' THEN 'status:' || CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END
-            -- Once for each disagreement with what was frozen; thawed and frozen anew, it is another row.
+            -- One event for each disagreement with a frozen state; a row that was thawed and frozen again has another.
             WHEN 'call.frozen_drift' THEN 'drift:' || pg_catalog.md5(d.held_since::text || d.payload::text)
             ELSE pg_catalog.substr(d.event_type, 6) || ':' || extract(epoch FROM d.said_at)::text || ':' || pg_catalog.md5(d.payload::text)
         END
     FROM decided AS d
     WHERE d.event_type IS NOT NULL AND %(apply)s
-        -- The status a call was created with is known by call.created already.
+        -- call.created already holds the first status of a call.
         AND NOT (d.action = 'late' AND EXISTS (
             SELECT FROM call_events AS e
             WHERE e.dedupe_key = d.call_sid || ':created' AND e.event_status = d.said_status

@@ -1,12 +1,14 @@
--- The calls we know: which of them a job has to look at again, and what it notes about them.
+-- The calls we hold: the reads of the jobs, and the writes besides the merge.
 
 -- name: open_calls
--- The calls of an account that are not final, as far as they can be asked for: the Viewer also makes SIDs of its own.
--- A row that its backend wrote and no REST record has confirmed names no account; the main account looks after these.
--- Where it is not the only account, such a call may be another one's, whose listing will tell: it is asked about when
--- its row has changed, and each time it has then grown twice as old since the last look.
+-- The open calls of an account that Twilio can be asked about; the Viewer also makes SIDs of its own.
 --
--- Cost: reads messages_open, which holds open rows alone.
+-- A row that the Viewer's backend wrote and that no REST record has confirmed names no account. The jobs of the main
+-- account handle these rows. If there are other accounts, such a call may belong to one of them, whose listing will
+-- show it. The main account then asks about it when its row has changed, and each time its age has doubled since the
+-- last run.
+--
+-- Cost: reads messages_open, which holds only open rows.
 SELECT
     twilio_sid,
     -- No call began later than now, and Python has no infinity and no year 20000.
@@ -44,13 +46,15 @@ WHERE NOT is_final AND gone_at IS NULL AND account_sid IS NULL AND %(owns_unassi
     )
 
 -- name: unfrozen_calls
--- The final calls of an account that something is still expected of, and that are worth asking about now: what REST
--- has not confirmed, and what has grown twice as old, or past its deadline, since the last look (what ended since has
--- grown from nothing). A price comes within a minute or, rarely, much later; asking at each interval until the deadline
--- would cost a hundred requests. What REST has not confirmed and names no account may be another account's, see
--- open_calls: it is asked about no more often than the others.
+-- The calls of an account that ended, are not frozen, and are due now. A call is due in two cases:
+-- - REST has not confirmed it;
+-- - since the last run its age has doubled or its deadline has passed (a call that ended since counts as doubled).
 --
--- Cost: reads messages_unfrozen from `confirmed_since` on, which is before `since` for a first look alone.
+-- A price comes within a minute or, rarely, much later. To ask at each interval until the deadline would cost a hundred
+-- requests. A call that REST has not confirmed and that names no account may be another account's, see open_calls: it
+-- is due no more often than the others.
+--
+-- Cost: reads messages_unfrozen from `confirmed_since` on, which is before `since` only in a first run.
 SELECT
     twilio_sid,
     -- No call began later than now, and Python has no infinity and no year 20000.
@@ -65,7 +69,7 @@ SELECT
 FROM messages
 WHERE is_final AND sync_state <> 'frozen' AND gone_at IS NULL
     AND finalized_at >= %(confirmed_since)s AND finalized_at < 'infinity'
-    -- What REST has confirmed and left open, freeze would seal without its price, however old it is.
+    -- Calls of any age that REST has confirmed: freeze would otherwise freeze them without their price.
     AND (finalized_at >= %(since)s OR observed_via = 'rest')
     AND (account_sid = %(account_sid)s OR (account_sid IS NULL AND %(owns_unassigned)s))
     AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
@@ -81,7 +85,7 @@ WHERE is_final AND sync_state <> 'frozen' AND gone_at IS NULL
     )
 
 -- name: count_calls
--- How many calls of an account we hold in a window: about as many as a listing of it will have.
+-- The number of calls of an account that we hold in a window; its listing will have about as many.
 --
 -- Cost: reads messages_account_time between the two times.
 SELECT pg_catalog.count(*)
@@ -91,8 +95,8 @@ WHERE account_sid = %(account_sid)s
     AND coalesce(start_time AT TIME ZONE 'UTC', date_created) < %(until)s
 
 -- name: has_trunk_calls
--- Whether the newest calls of an account that we hold, those since `since`, include one of a SIP trunk. `direction` of a
--- row is the Viewer's; a trunk sends it no webhook, so it was this program that wrote the row.
+-- Whether a call of a SIP trunk is among the newest calls of an account since `since`. The column `direction` belongs
+-- to the Viewer, but a trunk sends no webhook, so this program wrote the row.
 --
 -- Cost: reads messages_account_time backwards, at most `limit` rows.
 SELECT EXISTS (
@@ -107,7 +111,8 @@ SELECT EXISTS (
 )
 
 -- name: mark_gone
--- Twilio said that it has no such call. That is no status (rule 11): the row stays as it is and is asked for no more.
+-- Mark calls that Twilio does not know. Gone is no status (rule 11): nothing else of the row changes, and no job asks
+-- about it again.
 --
 -- Cost: reads messages_twilio_sid_key.
 WITH gone AS (
@@ -128,12 +133,13 @@ recorded AS (
 SELECT twilio_sid FROM gone ORDER BY twilio_sid
 
 -- name: freeze_due
--- Freeze what waited for its price long enough: calls that REST has confirmed or that Twilio has no more and that ended
--- at `ended_before` or earlier, and whatever ended before `kept_since`, of which nothing can come. A call known from webhooks alone is
--- not frozen before that: it has neither price nor true times yet.
--- Where warm is at work, a call waits until warm has looked past its deadline (`accounts` and `looked_at`): after downtime
--- the price may be there, and nobody has asked yet. Of accounts that are not among these, warm is at work if
--- `is_anywhere`.
+-- Freeze calls that have waited for their price long enough. There are two kinds:
+-- - calls that REST has confirmed or that are gone, and that ended at `ended_before` or earlier;
+-- - calls that ended before `kept_since`, which Twilio no longer keeps. Only then does a call freeze that webhooks
+--   alone have reported: it has neither price nor true times.
+--
+-- If warm covers an account, a call waits until warm has run past the call's deadline (`accounts` and `looked_at`):
+-- after downtime the price may be there, but nobody has asked yet. `is_anywhere`: warm covers all other accounts too.
 --
 -- Cost: the first part reads messages_freezable, the second messages_unfrozen; both lose the rows that freeze.
 WITH due AS (
@@ -168,7 +174,7 @@ WITH due AS (
     )
 ),
 chosen AS MATERIALIZED (
-    -- In the order of all our writes, so that two of them wait for one another instead of deadlocking.
+    -- All our writes use this order, so that two of them wait for one another instead of deadlocking.
     SELECT m.twilio_sid, due.reason
     FROM due JOIN messages AS m ON m.twilio_sid::text = due.twilio_sid::text
     WHERE m.is_final AND m.sync_state <> 'frozen'
@@ -195,8 +201,8 @@ recorded AS (
 SELECT twilio_sid FROM frozen
 
 -- name: stuck_calls
--- Open calls that grew older than `stuck_after` since they were named last; each is named once. A SID that the Viewer
--- made itself is no call of Twilio's: nobody can ask about it, so it is neither open nor stuck.
+-- The open calls that became older than `stuck_after` since the last log, so that each is logged once. A SID that the
+-- Viewer made is no call of Twilio's: nobody can ask about it, so it counts neither as open nor as stuck.
 --
 -- Cost: reads messages_open.
 SELECT
@@ -215,7 +221,7 @@ ORDER BY began_at
 LIMIT %(batch)s
 
 -- name: count_open
--- Open, stuck and unfrozen calls of Twilio's; reads messages_open and messages_unfrozen.
+-- The numbers of open, stuck and unfrozen calls of Twilio's; reads messages_open and messages_unfrozen.
 SELECT
     (
         SELECT pg_catalog.count(*) FROM messages

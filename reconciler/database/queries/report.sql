@@ -1,7 +1,7 @@
--- What `reconcile status`, `report` and `call` show. Read only; the cost follows what is shown, not the size of the tables.
+-- The facts of `reconcile status`, `report` and `call`. Read only; the cost depends on the output, not on the tables.
 
 -- name: jobs
--- Each job's place and outcome. What else a cursor holds (the plan of a sweep) may be long, and is not fetched.
+-- Each job's cursor and outcome. The other parts of a cursor (the plan of a sweep) may be long, and are not fetched.
 SELECT
     job_name, coalesce(cursor ->> 'read_until'::text, cursor ->> 'looked_at'::text, cursor ->> 'swept_at'::text),
     last_success_at, last_error_at, last_error
@@ -14,7 +14,7 @@ ORDER BY job_name
 SELECT cursor FROM sync_state WHERE job_name = %(job)s
 
 -- name: daemons
--- Each daemon that is connected, by the name of its connection. Another role's backend_start may be hidden from us.
+-- The connected daemons, by the names of their connections. Another role's backend_start may be hidden from us.
 SELECT pid, application_name, backend_start
 FROM pg_stat_activity
 WHERE datname = pg_catalog.current_database() AND pg_catalog.starts_with(application_name, %(prefix)s)
@@ -59,9 +59,9 @@ WHERE a.account_sid IS NOT NULL
 ORDER BY d.account_sid, d.day
 
 -- name: gaps_found
--- Gaps by the UTC day or hour they were found in and the job that found them, and in a last row without one how many calls
--- since then had one that is the webhooks' fault: that a price is missing is not, for no webhook carries it. What is
--- younger than the grace was no gap; events without dedupe_key are not ours.
+-- The gaps by UTC day or hour and by the job that found them. A last row, without a day, has the number of calls with a
+-- gap. Three things are no gap: a missing price (webhooks never carry it), a difference younger than the grace, and an
+-- event without dedupe_key, which is not ours.
 --
 -- Cost: reads idx_call_events_source from `since` on.
 WITH found AS (
@@ -95,7 +95,7 @@ GROUP BY GROUPING SETS ((found_in, source, kind), ())
 ORDER BY found_in NULLS LAST, source, kind
 
 -- name: count_calls
--- How many calls of all accounts we hold since a moment.
+-- The number of calls of all accounts that we hold since a moment.
 --
 -- Cost: steps through messages_account_time from account to account, and reads the window.
 WITH RECURSIVE accounts AS (
@@ -118,7 +118,7 @@ CROSS JOIN LATERAL (
 WHERE a.account_sid IS NOT NULL
 
 -- name: find_call
--- One row as JSON: it writes ISO times, and survives an infinite one.
+-- One row as JSON, which has ISO times and accepts an infinite one.
 --
 -- Cost: reads messages_twilio_sid_key.
 SELECT pg_catalog.json_build_object(
@@ -134,7 +134,7 @@ FROM messages
 WHERE twilio_sid::text = %(call_sid)s
 
 -- name: events_of_call
--- The newest ones. A payload comes as text: another writer's may be nested deeper than JSON can be read.
+-- The newest events of a call. A payload is read as text: another writer's may be nested too deep for a JSON reader.
 --
 -- Cost: reads idx_call_events_call_sid.
 SELECT

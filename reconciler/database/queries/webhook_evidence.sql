@@ -91,7 +91,7 @@ LEFT JOIN endpoint_faults AS e
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
 
 -- name: count_imported
--- How many calls were found that were so before anybody looked after their account.
+-- The number of calls that were found, but that ended before any job ran for their account.
 --
 -- Cost: reads idx_call_events_source from `since` on, and messages_twilio_sid_key once for each call found.
 SELECT pg_catalog.count(*)
