@@ -12,6 +12,7 @@
     │   └── Contended        75  another writer was in the way; nothing was committed
     ├── OutsideRetention      1  the window is older than Twilio's retention
     ├── JobHeld              75  another process holds the job
+    ├── TableFault           75  a table takes no row at all: a person must mend it, and then the next run goes on
     ├── SchemaError          78  this version cannot work with the database's schema
     ├── TwilioAnswerError    75  an answer that Twilio should never give: 400, a redirect, a page that leads back
     └── BadObservation        1  one record cannot be read: it becomes a dead letter, and the run goes on
@@ -98,6 +99,12 @@ class NotFound(Refused):
 
 class LoginRefused(Refused):
     """The database refused the login. The refusal may pass, so the daemon tries a few times more."""
+
+
+class TableFault(ReconcilerError):
+    """A table takes no row at all, or none of a page: no single row is to blame. Nothing was committed."""
+
+    exit_code = ExitCode.TRY_AGAIN
 
 
 class SchemaError(ReconcilerError):

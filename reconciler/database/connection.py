@@ -33,6 +33,7 @@ from reconciler.errors import (
     ReconcilerError,
     Refused,
     SchemaError,
+    TableFault,
     Unavailable,
 )
 from reconciler.masking import mask
@@ -206,6 +207,9 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
             return Contended(f"another writer was in the way: {reason}")
         case pg.ReadOnlySqlTransaction():
             return ReadOnlyDatabase(f"the database takes no writes: {reason}", hint=STANDBY_HINT)
+        case pg.SequenceGeneratorLimitExceeded():
+            hint = "no new row can be written; `reconcile check` names the column: change it and its sequence to bigint"
+            return TableFault(f"the numbers of an id column are used up: {reason}", hint=hint)
         case pg.ProgramLimitExceeded():
             # By its class it is an OperationalError, but waiting does not make a row smaller.
             return ReconcilerError(f"the database answered: {reason}")
@@ -226,7 +230,7 @@ def refusal(exc: psycopg.Error) -> str | None:
     """Return why PostgreSQL refuses a row, without the row's values; None if the error is not about a row."""
     if exc.sqlstate is None:
         return "the driver cannot write it" if isinstance(exc, psycopg.DataError) else None
-    if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW:
+    if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW or isinstance(exc, pg.SequenceGeneratorLimitExceeded):
         return None
     diag = exc.diag
     names = (diag.schema_name, diag.table_name, diag.column_name, diag.constraint_name, diag.datatype_name)

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Self, TypeVar
@@ -21,8 +22,8 @@ import psycopg
 
 from reconciler.database import connection as db
 from reconciler.database import locks
-from reconciler.database.transaction import Cursor, Merged, Origin, Rules, Transaction
-from reconciler.errors import Contended, JobHeld, Outpaced, ReadOnlyDatabase, ReconcilerError, Unavailable
+from reconciler.database.transaction import Cursor, Decision, Merged, Origin, Rules, Transaction
+from reconciler.errors import Contended, JobHeld, Outpaced, ReadOnlyDatabase, ReconcilerError, TableFault, Unavailable
 from reconciler.logs import get_logger
 from reconciler.model import DeadLetter, JobName, Observation
 
@@ -131,41 +132,23 @@ class Store:
         - PostgreSQL may refuse an observation, because the Viewer may have constraints and triggers of its own.
           `refuse` makes a dead letter of it, and the others are merged.
         - A call whose row another session keeps locked goes to the inbox, which tries it again.
+        - If PostgreSQL refuses all observations of a page for the same reason, the table is to blame: the page fails.
         - Without `refuse` the whole page fails.
 
         Raises:
             Unavailable: another writer interfered in every attempt.
+            TableFault: a table takes no row at all.
 
         """
-        write = partial(Transaction.apply, origin=origin, now=now)
-
-        def work(transaction: Transaction, *, sets_aside: bool | None = None) -> Merged:
-            refused: list[DeadLetter] = []
-            held: list[DeadLetter] = []
-            if sets_aside is not None and refuse is not None:
-                found = transaction.bisect_refused(observations, partial(write, transaction), sets_aside=sets_aside)
-                decisions = found.written
-                refused, held = [refuse(*why) for why in found.refused], [refuse(*why) for why in found.held]
-            else:
-                decisions = write(transaction, observations)
-            transaction.inbox.keep_dead_letters([*dead_letters, *refused], now=now)
-            transaction.inbox.keep_for_retry(held, now=now)
-            if cursor is not None:
-                transaction.move_cursor(cursor, now=now)
-            return Merged.of(
-                _count(observations), decisions, dead_letters=len(dead_letters), refused=refused, held=held
-            )
-
+        page = _Page(observations, origin, now, cursor, dead_letters)
         try:
-            return self.atomically(work, attempts=MERGE_ATTEMPTS if refuse is None else PAGE_ATTEMPTS)
-        except Outpaced:
-            if refuse is None:
-                raise
-            return self.atomically(partial(work, sets_aside=True))
+            return self.atomically(page.write, attempts=MERGE_ATTEMPTS if refuse is None else PAGE_ATTEMPTS)
         except ReconcilerError as exc:
-            if refuse is None or not isinstance(exc.__cause__, psycopg.Error) or db.refusal(exc.__cause__) is None:
+            is_outpaced = isinstance(exc, Outpaced)
+            is_of_a_row = isinstance(exc.__cause__, psycopg.Error) and db.refusal(exc.__cause__) is not None
+            if refuse is None or not (is_outpaced or is_of_a_row):
                 raise
-        return self.atomically(partial(work, sets_aside=False))
+        return self.atomically(partial(page.write_apart, refuse=refuse, sets_aside=is_outpaced))
 
     def atomically(self, work: Callable[[Transaction], T], *, attempts: int = MERGE_ATTEMPTS) -> T:
         """Run `work` in one transaction and return its result; begin again if another writer interfered.
@@ -270,6 +253,58 @@ class Store:
             raise JobHeld(f"another process is running {job}", hint="wait for it, or stop it")
         self._locked_by = pid
         db.name_connection(conn, purpose=str(job))
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What `commit_page` writes in one transaction."""
+
+    observations: Sequence[Observation]
+    origin: Origin
+    now: datetime
+    cursor: Cursor | None
+    dead_letters: Sequence[DeadLetter]
+
+    def write(self, transaction: Transaction) -> Merged:
+        """Write all observations."""
+        return self._finish(transaction, self._apply(transaction, self.observations), [], [])
+
+    def write_apart(
+        self, transaction: Transaction, *, refuse: Callable[[Observation, str], DeadLetter], sets_aside: bool
+    ) -> Merged:
+        """Write what can be written. The rest become dead letters, or with `sets_aside` wait in the inbox.
+
+        Raises:
+            TableFault: all observations were refused for the same reason.
+
+        """
+        found = transaction.bisect_refused(self.observations, partial(self._apply, transaction), sets_aside=sets_aside)
+        reasons = {reason for _, reason in found.refused}
+        if len(found.refused) == len(self.observations) > 1 and len(reasons) == 1:
+            raise TableFault(
+                f"the database refuses every call of a page alike: {reasons.pop()}",
+                hint="look at the constraints and triggers of messages; the next run reads the page again",
+            )
+        refused, held = [refuse(*why) for why in found.refused], [refuse(*why) for why in found.held]
+        return self._finish(transaction, found.written, refused, held)
+
+    def _apply(self, transaction: Transaction, observations: Sequence[Observation]) -> list[Decision]:
+        return transaction.apply(observations, origin=self.origin, now=self.now)
+
+    def _finish(
+        self,
+        transaction: Transaction,
+        decisions: list[Decision],
+        refused: list[DeadLetter],
+        held: list[DeadLetter],
+    ) -> Merged:
+        """Keep the dead letters, move the cursor, and count."""
+        transaction.inbox.keep_dead_letters([*self.dead_letters, *refused], now=self.now)
+        transaction.inbox.keep_for_retry(held, now=self.now)
+        if self.cursor is not None:
+            transaction.move_cursor(self.cursor, now=self.now)
+        seen = _count(self.observations)
+        return Merged.of(seen, decisions, dead_letters=len(self.dead_letters), refused=refused, held=held)
 
 
 def _count(observations: Sequence[Observation]) -> int:

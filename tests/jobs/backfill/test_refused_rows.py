@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from reconciler.database.store import Store
-from reconciler.errors import ExitCode
+from reconciler.errors import ExitCode, TableFault
 from reconciler.twilio.records import bury_observation, read_record
 from tests.harness.contexts import run_inbox, run_replay
 from tests.harness.equality import records_of
@@ -50,6 +50,32 @@ def test_one_refused_row_stops_nothing(world, conn, how):
     )
     with Store(world.database_url) as store:
         assert run_replay(store, clock=world.clock.now).dead_letters == 0
+    assert world.differences() == []
+
+
+FAULTS_OF_A_TABLE = {
+    "sequence": ("ALTER SEQUENCE messages_id_seq MAXVALUE 2", "ALTER SEQUENCE messages_id_seq MAXVALUE 1000000"),
+    "column": ("ALTER TABLE messages ADD COLUMN tenant int NOT NULL", "ALTER TABLE messages DROP COLUMN tenant"),
+    "constraint": (
+        "ALTER TABLE messages ADD CONSTRAINT viewers CHECK (conversation_id > 0 AND conversation_id IS NOT NULL)",
+        "ALTER TABLE messages DROP CONSTRAINT viewers",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", FAULTS_OF_A_TABLE)
+def test_a_table_that_takes_no_row_makes_no_dead_letters(world, conn, how):
+    """The run fails and says why, the cursor stays; once the table is mended, the same command reads the rest."""
+    breaks, mends = FAULTS_OF_A_TABLE[how]
+    conn.execute(breaks.encode())
+    with pytest.raises(TableFault) as failed:
+        world.backfill(days=8, concurrency=1)
+    assert failed.value.exit_code is ExitCode.TRY_AGAIN
+    assert {"sequence": "messages_id_seq", "column": "tenant", "constraint": "viewers"}[how] in str(failed.value)
+    assert failed.value.hint
+    assert conn.execute("SELECT count(*) FROM twilio_webhook_inbox").fetchone() == (0,)
+    conn.execute(mends.encode())
+    assert world.backfill(days=8).exit_code is ExitCode.DONE
     assert world.differences() == []
 
 
