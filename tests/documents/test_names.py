@@ -173,6 +173,6 @@ def test_everything_in_a_module_that_a_comment_names_exists(folder):
 
 def test_a_name_that_is_gone_is_found():
     """The tests above can fail."""
-    assert dotted("as store.Decision says, see https://a.store.Decision and merge.sql") == [("store", "Decision")]
-    assert not exists("store", "Decision")
+    assert dotted("as store.Session says, see https://a.store.Session and merge.sql") == [("store", "Session")]
+    assert not exists("store", "Session")
     assert exists("store", "Store")
