@@ -155,6 +155,10 @@ class Outpaced(Unavailable):
     """Another writer interfered in every attempt, with its locks or by changing rows. Nothing was committed."""
 
 
+class TimeIgnored(ReconcilerError):
+    """A listing of some hours was answered by the date alone. The whole day is to be asked for."""
+
+
 class FilterIgnored(Retriable):
     """A listing holds calls that its filter excludes: Twilio ignored the filter. There are few repeats."""
 

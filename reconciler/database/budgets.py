@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from reconciler.database import connection as db
 from reconciler.errors import ReconcilerError
@@ -20,6 +20,15 @@ _SESSION: Final = {
 _queries = db.load_queries("budgets")
 
 
+class Kept(NamedTuple):
+    """The value of an account, as it was kept, and who is there: our session and all sessions of the database."""
+
+    value: object
+    now: datetime
+    session: int
+    sessions: Sequence[int]
+
+
 class Budgets:
     """The budgets of a database. They have a connection of their own, opened when needed; for one thread."""
 
@@ -27,8 +36,8 @@ class Budgets:
         self._url = url
         self._conn: db.Connection | None = None
 
-    def revise(self, account_sid: str, change: Callable[[object, datetime], Mapping[str, object]]) -> None:
-        """Replace the value of an account by the result of `change`, called with it and the server's time.
+    def revise(self, account_sid: str, change: Callable[[Kept], Mapping[str, object]]) -> None:
+        """Replace the value of an account by the result of `change`, called with what was kept.
 
         Raises:
             ReconcilerError: the database is away, or the role may not do this; nothing was changed.
@@ -47,7 +56,7 @@ class Budgets:
         if conn is not None:
             conn.close()
 
-    def _revise(self, account_sid: str, change: Callable[[object, datetime], Mapping[str, object]]) -> None:
+    def _revise(self, account_sid: str, change: Callable[[Kept], Mapping[str, object]]) -> None:
         if self._conn is None or not db.is_alive(self._conn):
             self.close()
             self._conn = db.connect(self._url, purpose="budget", settings=_SESSION)
@@ -58,5 +67,5 @@ class Budgets:
                 conn.execute(_queries["create"], params)
                 row = conn.execute(_queries["lock"], params).fetchone()
             assert row is not None
-            budget = json.dumps(change(*row))
+            budget = json.dumps(change(Kept(*row)))
             conn.execute(_queries["keep"], {**params, "budget": budget})

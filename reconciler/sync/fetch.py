@@ -1,8 +1,9 @@
 """The reading of slices from Twilio: several at once, with each page handed to the caller as it arrives.
 
 Design rules
-- Slices in `first` are read to their end before any other begins. A sweep reads open calls first. A call whose start
-  moves to another day during the sweep was open when the sweep began, so no order of the days can lose it.
+- Slices in `first` are read to their end before others begin. A sweep reads open calls first. A call whose start moves
+  to another day during the sweep was open when the sweep began, so no order of the days can lose it. Days long past
+  hold no such call, and do not wait.
 - At most one page of a slice is under way. A page is handed to the caller before the next page of its slice is
   requested. After a kill only the pages that were under way are read again.
 - `decide`, which is pure, decides what follows an error. The loop only does it.
@@ -11,6 +12,7 @@ Design rules
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
@@ -23,12 +25,13 @@ from reconciler.errors import (
     OutsideRetention,
     ReconcilerError,
     Retriable,
+    TimeIgnored,
     TwilioAnswerError,
     Unavailable,
 )
 from reconciler.logs import get_logger
 from reconciler.model import Page
-from reconciler.sync.slices import Slice, dates_created, is_newest_first
+from reconciler.sync.slices import Slice, dates_created, is_newest_first, slice_of_days
 from reconciler.times import midnight
 from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing
@@ -44,6 +47,7 @@ class Fetched(NamedTuple):
     - `next_uri`: the next page; None if the slice is done.
     - `is_first`: the page is the first of its listing.
     - `in_order`: the calls of this page and of the one before it are in order, newest first.
+    - `hours`: the slices that are read instead of this one; they bring the calls of the page again.
     """
 
     slice: Slice
@@ -51,6 +55,10 @@ class Fetched(NamedTuple):
     next_uri: str | None
     is_first: bool = True
     in_order: bool = True
+    hours: tuple[Slice, ...] = ()
+
+
+Cut = Callable[[Fetched], tuple[Slice, ...]]
 
 
 class Failed(NamedTuple):
@@ -113,6 +121,9 @@ def decide(reading: Reading, error: ReconcilerError, tally: Tally) -> Retry | No
         # Twilio gives this error also if only a part of the window is too old: it may still have the later days.
         later = midnight(listing.since) + timedelta(days=1)
         return Retry(replace(listing, since=later), begun_anew=False) if later < reading.slice.until else Nothing()
+    if isinstance(error, TimeIgnored):  # the hours are read from the days around them
+        days = slice_of_days(listing.account_sid, reading.slice.since, reading.slice.until)
+        return Retry(days.listing, begun_anew=True)
     # A page token names a call, and may be useless once that is deleted. And if Twilio ignored a filter once, the next
     # pages may be those of the whole log. In both cases the slice can still be read from its first page.
     is_of_page = isinstance(error, TwilioAnswerError | FilterIgnored)
@@ -131,6 +142,8 @@ def fetch(
     *,
     first: Sequence[Slice] = (),
     resume_at: Mapping[str, str | None] | None = None,
+    is_independent: Callable[[Slice], bool] = lambda _: False,
+    cut: Cut = lambda _: (),
     make_executor: Callable[[int], Executor],
     stop: threading.Event,
 ) -> Iterator[Fetched | Failed]:
@@ -138,6 +151,8 @@ def fetch(
 
     - `resume_at` maps a slice's name to the page at which to continue.
     - A slice is taken from `slices` when there is room for it. While the caller works on a page, others are fetched.
+    - A slice that `is_independent` does not wait for `first`.
+    - `cut` is called with the first of several pages of a slice. The slices that it returns are read instead.
     - When `stop` is set, the reading ends early, between two pages.
     - A slice that fails is yielded as Failed, and the others continue. If as many fail in a row as run at once, the
       remaining ones are Failed without a try. So are all `slices`, if Twilio was away for all of `first`.
@@ -146,14 +161,9 @@ def fetch(
         Refused: credentials or permissions do not suffice; no other slice would succeed.
 
     """
-    at_once = session.concurrency
-    with make_executor(at_once) as pool:
-        loop = _Loop(session, pool, resume_at or {}, at_once, stop)
-        yield from loop.read(first)
-        if loop.away is None:
-            yield from loop.read(slices)
-        else:
-            yield from (Failed(untried, loop.away) for untried in slices)
+    order = _Order(first, slices, is_independent, at_once=session.concurrency)
+    with make_executor(session.concurrency) as pool:
+        yield from _Loop(session, pool, resume_at or {}, stop, order, cut).read()
 
 
 def fetch_in_order(
@@ -201,31 +211,78 @@ def _received(reading: Reading, page: Page) -> Fetched:
     return Fetched(slice_, slice_.keep(page), next_uri, is_first, in_order)
 
 
+class _Order:
+    """Which slice is begun next: `first`, then the others; while `first` is under way, those that are independent."""
+
+    def __init__(
+        self, first: Sequence[Slice], others: Iterable[Slice], is_independent: Callable[[Slice], bool], *, at_once: int
+    ) -> None:
+        self._first = deque(first)
+        self._first_left = {slice_.name for slice_ in first}
+        self._others = iter(others)
+        self._next: deque[Slice] = deque()  # drawn from the others, and not begun yet
+        self._is_independent = is_independent
+        self._at_once = at_once
+
+    def draw(self) -> Slice | None:
+        """The next slice; None if there is none, or none that may begin yet."""
+        if self._first:
+            return self._first.popleft()
+        if not self._first_left:
+            return self._next.popleft() if self._next else next(self._others, None)
+        while len(self._next) < self._at_once and (slice_ := next(self._others, None)) is not None:
+            if self._is_independent(slice_):
+                return slice_
+            self._next.append(slice_)
+        return None
+
+    def insert(self, slices: Sequence[Slice]) -> None:
+        """Begin these before any other that was not begun."""
+        self._next.extendleft(reversed(slices))
+
+    def is_first(self, slice_: Slice) -> bool:
+        """Whether the slice is one of those that the others wait for."""
+        return slice_.name in self._first_left
+
+    def end(self, slice_: Slice) -> bool:
+        """Note that a slice was read, or failed; True if it was the last that the others waited for."""
+        was_first = self.is_first(slice_)
+        self._first_left.discard(slice_.name)
+        return was_first and not self._first_left
+
+    def rest(self) -> Iterator[Slice]:
+        """All that was not begun."""
+        waiting = [*self._first, *self._next]
+        self._first.clear()
+        self._next.clear()
+        yield from waiting
+        yield from self._others
+
+
 class _Loop:
-    """The reading loop for `tally.at_once` slices at once. `away`: the error, if it gave up on an absent Twilio."""
+    """The reading loop, for as many slices at once as the tally says."""
 
     def __init__(
         self,
         session: Session,
         pool: Executor,
         resume_at: Mapping[str, str | None],
-        at_once: int,
         stop: threading.Event,
+        order: _Order,
+        cut: Cut,
     ) -> None:
         self._session = session
         self._pool = pool
         self._resume_at = resume_at
         self._stop = stop
+        self._order = order
+        self._cut = cut
         self._arrived: SimpleQueue[tuple[Reading, Future[Page]]] = SimpleQueue()
-        self._waiting: Iterator[Slice] = iter(())
-        self._tally = Tally(at_once)
+        self._tally = Tally(session.concurrency)
         self._under_way = 0
-        self.away: Unavailable | None = None
 
-    def read(self, slices: Iterable[Slice]) -> Iterator[Fetched | Failed]:
-        """Yield the pages of `slices` as they arrive."""
-        self._waiting = iter(slices)
-        self._tally = Tally(self._tally.at_once, failures_in_a_row=self._tally.failures_in_a_row)
+    def read(self) -> Iterator[Fetched | Failed]:
+        """Yield the pages as they arrive."""
         while True:
             self._begin_slices()
             if not self._under_way:
@@ -237,21 +294,29 @@ class _Loop:
                 yield from self._obey(reading, exc)
                 continue
             self._tally.failures_in_a_row = 0
+            if item.is_first and item.next_uri is not None and (hours := self._cut(item)):
+                item = item._replace(next_uri=None, hours=hours)
+                self._order.insert(hours)
             yield item
             if item.next_uri is not None and not self._stop.is_set():
                 self._ask(reading)
             else:
-                self._under_way -= 1
+                self._end(reading)
 
     def _begin_slices(self) -> None:
         while self._under_way < self._tally.at_once and not self._stop.is_set():
-            slice_ = next(self._waiting, None)
+            slice_ = self._order.draw()
             if slice_ is None:
-                self._tally.are_all_begun = True
+                self._tally.are_all_begun = True  # of those that may begin by now
                 return
             self._tally.begun += 1
             self._under_way += 1
             self._ask(Reading(slice_, slice_.listing, self._resume_at.get(slice_.name)))
+
+    def _end(self, reading: Reading) -> None:
+        self._under_way -= 1
+        if self._order.end(reading.slice):
+            self._tally.are_all_begun = False
 
     def _ask(self, reading: Reading) -> None:
         asked = self._pool.submit(self._session.page, reading.listing, reading.path)
@@ -266,18 +331,19 @@ class _Loop:
             case Nothing():
                 _log_failed(reading.slice.name, error)
                 self._tally.failures_in_a_row = 0
-                self._under_way -= 1
+                self._end(reading)
                 yield Fetched(reading.slice, Page([], [], None, reading.slice.until), None)
             case step:
-                self._under_way -= 1
+                is_first = self._order.is_first(reading.slice)
+                self._end(reading)
                 self._tally.failures_in_a_row += 1
                 if not self._stop.is_set():
                     log.error("slice.failed", slice=reading.slice.name, error=str(error), kind=type(error).__name__)
                 yield Failed(reading.slice, error)
-                if isinstance(step, GiveUp) and not self._stop.is_set():
-                    if isinstance(error, Unavailable) and not self._under_way:
-                        self.away = error
-                    yield from (Failed(untried, error) for untried in self._waiting)
+                # What Twilio cannot tell of open calls, it may tell of the days.
+                gives_up = isinstance(step, GiveUp) and (not is_first or isinstance(error, Unavailable))
+                if gives_up and not self._stop.is_set():
+                    yield from (Failed(untried, error) for untried in self._order.rest())
 
 
 def _log_failed(name: str, error: ReconcilerError) -> None:

@@ -123,6 +123,10 @@ class Plan:
     def move(self, item: Fetched) -> None:
         """Record that `item` is about to be merged."""
         name = item.slice.name
+        if item.hours:
+            del self.state.begun[name]
+            self.state.begun |= dict.fromkeys(hours.name for hours in item.hours)
+            return
         self._seen[name] += len(item.page.observations)
         if item.next_uri is not None:
             self.state.begun[name] = item.next_uri

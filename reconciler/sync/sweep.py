@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from reconciler.database.transaction import Merged
 from reconciler.sync import telemetry
 from reconciler.sync.cursors import JobCursor
-from reconciler.sync.fetch import Failed, Fetched, fetch, fetch_in_order
+from reconciler.sync.fetch import Cut, Failed, Fetched, fetch, fetch_in_order
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run
-from reconciler.sync.slices import Slice
+from reconciler.sync.slices import Slice, cut
+
+# A start moves while a call waits for its answer: minutes, not days.
+_STARTS_MOVE_FOR: Final = timedelta(days=1)
 
 CursorAfter = Callable[[Fetched], JobCursor | None]
 OnPage = Callable[[Fetched, Merged], None]
@@ -40,6 +44,8 @@ def read(
     on_failed: Callable[[Slice], None] = _ignore_failure,
     preview: Callable[[Fetched], Merged] | None = None,
     is_bulk: bool = False,
+    is_independent: Callable[[Slice], bool] = lambda _: False,
+    cut: Cut = lambda _: (),
 ) -> list[Failed]:
     """Read and merge `first`, then `slices`, until the run is stopped; return the slices that failed. See `fetch`.
 
@@ -57,6 +63,8 @@ def read(
         slices,
         first=first,
         resume_at=resume_at,
+        is_independent=is_independent,
+        cut=cut,
         make_executor=this.context.make_executor,
         stop=this.stop,
     )
@@ -67,7 +75,9 @@ def read(
             on_failed(item.slice)
             continue
         merged = _merge(this, item, cursor_after, preview, is_bulk=is_bulk)
-        if is_bulk and item.next_uri is None:
+        if is_bulk and item.hours:
+            this.counts.slices += len(item.hours) - len(item.slice.parts)
+        elif is_bulk and item.next_uri is None:
             this.counts.slices_done += len(item.slice.parts) or 1
         on_page(item, merged)
         if is_bulk:
@@ -100,6 +110,13 @@ def read_plan(
         plan.move(item)
         return cursor
 
+    settled = this.now() - _STARTS_MOVE_FOR
+
+    def cut_day(item: Fetched) -> tuple[Slice, ...]:
+        # A preview would tell the calls of the first page twice.
+        hours = () if preview is not None else cut(item.slice, item.page, at_once=this.session.concurrency)
+        return hours if hours and this.session.counts_time(item.slice.listing.account_sid, item.page) else ()
+
     return read(
         this,
         plan.others(this.session.concurrency, this.session.page_size),
@@ -110,6 +127,8 @@ def read_plan(
         on_failed=plan.split,
         preview=preview,
         is_bulk=True,
+        is_independent=lambda slice_: slice_.listing.status is None and slice_.until <= settled,
+        cut=cut_day,
     )
 
 
@@ -131,6 +150,8 @@ def _merge(
 ) -> Merged:
     # In a sweep an open call that has started is also in one of the days, and counted there.
     seen = item.slice.count(item.page) if is_bulk else None
+    if item.hours:  # the page is read again, and counted then
+        seen = 0
     cursor = cursor_after(item)
     if preview is None:
         return this.merge_page(item.page, cursor=cursor, seen=seen, is_bulk=is_bulk)

@@ -15,13 +15,14 @@ Design rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 
 START: Final = 8  # requests at once, before anything is known about the limit
-GONE_AFTER: Final = 10.0  # seconds without a report: the process was killed or hangs, and its share becomes free
+GONE_AFTER: Final = 10.0  # seconds without a report: the process hangs, and its share becomes free
+REMEMBERED_FOR: Final = 3600.0  # seconds after the last report in which a limit is still believed
 HOT_EXPECTED_FOR: Final = 3600.0  # seconds after hot's last request in which a daemon is expected to send more
 WARY_ROUNDS: Final = 16  # rounds without a 429 before a refused limit is tried again
 
@@ -34,6 +35,7 @@ class Process(msgspec.Struct):
     is_hot: bool
     is_bulk: bool
     seen_at: float
+    session: int  # of the process with the database; when it ended, the process was killed
     ceiling: int  # the limit for all processes in this process's settings; the smallest one counts
 
 
@@ -72,16 +74,18 @@ class Budget(msgspec.Struct):
     answers: int = 0  # since the last change of the limit
     refused_at: int | None = None  # the limit at the last 429
     others: int = 0  # concurrent requests of other programs
+    revised_at: float | None = None  # the last report
     hot_at: float | None = None  # hot's last request
     processes: dict[str, Process] = {}
 
-    def revise(self, name: str, report: Report, now: float) -> Share:
+    def revise(self, name: str, report: Report, now: float, *, session: int = 0) -> Share:
         """Enter the report of the process `name`, and return its share; `now` is in seconds, on one clock for all."""
         self._forget(now)
         self._note(name, report, now)
         ceiling = min(process.ceiling for process in self.processes.values())
         limit = max(1, min(self.limit, ceiling - self.others))
         mine = self.processes[name]
+        mine.session = session
         others = [process for other, process in self.processes.items() if other != name]
         for_bulk = limit - self._reserve(limit, now)
         bulk_parts = self._parts(for_bulk, [known for known, process in self.processes.items() if process.is_bulk])
@@ -99,6 +103,11 @@ class Budget(msgspec.Struct):
         mine.most, mine.bulk = max(most, report.running), max(bulk, report.running_in_bulk)
         return Share(limit, self.lowerings, most, bulk)
 
+    def forget_all_but(self, sessions: Collection[int]) -> None:
+        """Take back the shares of processes whose session ended."""
+        for name in [name for name, process in self.processes.items() if process.session not in sessions]:
+            del self.processes[name]
+
     def leave(self, name: str) -> None:
         """Remove the share of a process that sends no more requests."""
         self.processes.pop(name, None)
@@ -107,10 +116,15 @@ class Budget(msgspec.Struct):
         for name in [name for name, process in self.processes.items() if now - process.seen_at > GONE_AFTER]:
             del self.processes[name]
         if not self.processes:
-            self.limit, self.answers, self.others = min(self.limit, START), 0, 0
+            self.answers, self.others = 0, 0
+            if self.revised_at is None or now - self.revised_at > REMEMBERED_FOR:
+                self.limit = min(self.limit, START)
+        self.revised_at = now
 
     def _note(self, name: str, report: Report, now: float) -> None:
-        mine = self.processes.setdefault(name, Process(0, 0, is_hot=False, is_bulk=False, seen_at=now, ceiling=1))
+        mine = self.processes.setdefault(
+            name, Process(0, 0, is_hot=False, is_bulk=False, seen_at=now, session=0, ceiling=1)
+        )
         mine.is_hot, mine.is_bulk, mine.seen_at, mine.ceiling = report.is_hot, report.is_bulk, now, report.ceiling
         if report.is_hot:
             self.hot_at = now

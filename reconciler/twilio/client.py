@@ -36,7 +36,7 @@ from reconciler.errors import (
     Unavailable,
 )
 from reconciler.logs import get_logger
-from reconciler.model import Page
+from reconciler.model import ACCOUNT_SID, Page
 from reconciler.retry import retrying
 from reconciler.settings import Credentials, Settings
 from reconciler.twilio.account_records import Account, decode_accounts, decode_usage
@@ -56,6 +56,7 @@ from reconciler.twilio.outage import Outage
 from reconciler.twilio.page_sizes import PageSizes
 from reconciler.twilio.records import decode_call, decode_page
 from reconciler.twilio.server_clock import ServerClock
+from reconciler.twilio.time_filters import TimeFilters
 from reconciler.twilio.transport import Answer, Transport
 
 _API: Final = "https://api.twilio.com"
@@ -96,6 +97,7 @@ class TwilioClient:
         self.server_clock = ServerClock(clock)
         self.outage = Outage()
         self._has_worked = threading.Event()
+        self.time_filters = TimeFilters()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> TwilioClient:
@@ -137,8 +139,8 @@ class TwilioClient:
 
     def gate(self, path: str) -> Gate:
         """Return the gate of the account that `path` is about."""
-        account_sid, _, resource = path.removeprefix(f"{API_PATH}/").partition("/")
-        return self.pacer.gate(account_sid if resource else self.account_sid)
+        account_sid = path.removeprefix(f"{API_PATH}/").partition("/")[0]
+        return self.pacer.gate(account_sid if ACCOUNT_SID.fullmatch(account_sid) else self.account_sid)
 
     def get(self, path: str) -> Answer:
         """Send one request, without repeats, and return the answer, whatever its status.
@@ -221,14 +223,20 @@ class Session:
 
         def read(answer: Answer, sent: str) -> Page:
             page = decode_page(answer.body, observed_at=self.client.said_at(answer))
-            if not listing.holds(page.observations):
+            if not listing.is_exact and not listing.holds(page.observations):
                 raise FilterIgnored("Twilio's answer holds calls that were not asked for: a filter was ignored")
             return page._replace(next_uri=listing.next_path(page.next_uri, after=sent)) if page.next_uri else page
 
         page = self._fetch(path or replace(listing, page_size=wanted).path, read, wanted=wanted)
+        if listing.is_exact:
+            self.client.time_filters.check(listing, page, self.page)
         if path is not None and page.is_empty and page.next_uri is None and not self._is_end(listing, path):
             raise TwilioAnswerError("a promised page came empty, and the call that it continues after is gone")
         return page
+
+    def counts_time(self, account_sid: str, page: Page) -> bool:
+        """Whether Twilio counts the time in StartTime filters; asks once for each account, if `page` can prove it."""
+        return self.client.time_filters.count(account_sid, page, self.page)
 
     def _is_end(self, listing: Listing, path: str) -> bool:
         """Whether an empty page is the true end of its listing: Twilio promises a page after a full last page.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol
@@ -23,11 +23,31 @@ CLOSED_WITHIN: Final = 1.0  # seconds; a share that is not given back is free af
 log = get_logger(__name__)
 
 
+class Kept(Protocol):
+    """A budget as it was kept, and who is there."""
+
+    @property
+    def value(self) -> object:
+        """The budget."""
+
+    @property
+    def now(self) -> datetime:
+        """The time, by one clock for all."""
+
+    @property
+    def session(self) -> int:
+        """Our session with the ledger."""
+
+    @property
+    def sessions(self) -> Sequence[int]:
+        """All sessions with it."""
+
+
 class Ledger(Protocol):
     """The store through which processes share their budgets; see `database.budgets`."""
 
-    def revise(self, account_sid: str, change: Callable[[object, datetime], Mapping[str, object]]) -> None:
-        """Replace the value of an account by the result of `change`, called with the value and the time."""
+    def revise(self, account_sid: str, change: Callable[[Kept], Mapping[str, object]]) -> None:
+        """Replace the value of an account by the result of `change`, called with what was kept."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -158,14 +178,15 @@ class Gate:
             if leaves:  # no request passes from here on
                 self._share = share._replace(most=0, bulk=0)
 
-        def change(value: object, now: datetime) -> Mapping[str, object]:
+        def change(kept: Kept) -> Mapping[str, object]:
             nonlocal share
-            budget = load(value)
+            budget = load(kept.value)
+            budget.forget_all_but(kept.sessions)
             if leaves:
                 budget.leave(self._name)
                 share = Share(budget.limit, budget.lowerings, 0, 0)
             else:
-                share = budget.revise(self._name, report, now.timestamp())
+                share = budget.revise(self._name, report, kept.now.timestamp(), session=kept.session)
             return dump(budget)
 
         try:

@@ -21,6 +21,7 @@ API_PATH: Final = "/2010-04-01/Accounts"
 ALERTS_PATH: Final = "/v1/Alerts"  # on another host, and of the account of the credentials
 
 _ONE_DAY: Final = timedelta(days=1)
+_ONE_SECOND: Final = timedelta(seconds=1)
 _PAGE_SIZE: Final = re.compile(r"(?<=[?&]PageSize=)[1-9][0-9]{0,3}(?=&|$)")
 _PAGE: Final = re.compile(r"(?<=[?&]Page=)[0-9]{1,9}(?=&|$)")
 _TOKEN: Final = re.compile(r"[?&]PageToken=([^&]+)")
@@ -42,6 +43,7 @@ class Listing:
     status: Status | None = None
     ended_since: datetime | None = None
     page_size: int = PAGE_SIZE
+    is_exact: bool = False  # Twilio counts the times of the bounds, as `Session.counts_time` proved
 
     @property
     def path(self) -> str:
@@ -75,8 +77,9 @@ class Listing:
         if self.ended_since is not None:
             day = midnight(self.ended_since)
             return all(observation.end_time is None or observation.end_time >= day for observation in observations)
-        oldest = midnight(self.since) if self.since else None
-        newest = midnight(self.until) + 2 * _ONE_DAY if self.until else None
+        oldest, newest = self.since, self.until and self.until + _ONE_SECOND  # `<` may include its instant
+        if not self.is_exact:
+            oldest, newest = oldest and midnight(oldest), self.until and midnight(self.until) + 2 * _ONE_DAY
         return all(
             (oldest is None or observation.start_time >= oldest) and (newest is None or observation.start_time < newest)
             for observation in observations

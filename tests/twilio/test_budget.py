@@ -16,7 +16,8 @@ BOTH = Report(16, is_hot=True, is_bulk=True)
 def grown(limit: int = 16) -> Budget:
     """A budget that grew to its ceiling, with nobody about."""
     return Budget(
-        limit=limit, processes={"somebody": Process(0, 0, is_hot=False, is_bulk=False, seen_at=0, ceiling=16)}
+        limit=limit,
+        processes={"somebody": Process(0, 0, is_hot=False, is_bulk=False, seen_at=0, session=0, ceiling=16)},
     )
 
 
@@ -26,6 +27,16 @@ def test_a_budget_begins_small_and_grows_with_the_answers():
     assert START == budget.revise("a", BACKFILL, 0).limit
     assert START + 1 == budget.revise("a", BACKFILL._replace(answers=START), 1).limit
     assert 16 == budget.revise("a", BACKFILL._replace(answers=10_000), 2).limit
+
+
+def test_a_limit_is_remembered_for_an_hour():
+    """Then the account may be another one's as much as ours, and the search begins anew."""
+    budget = grown()
+    budget.revise("a", BACKFILL, 0)
+    budget.leave("a")
+    assert 16 == budget.revise("b", BACKFILL, 3600).limit
+    budget.leave("b")
+    assert START == budget.revise("c", BACKFILL, 7201).limit
 
 
 def test_two_backfills_share_alike():
@@ -44,8 +55,8 @@ def test_hot_finds_a_place_beside_a_backfill_at_once():
     budget = grown()
     budget.revise("daemon", HOT, 0)
     budget.leave("daemon")
-    assert Share(8, 0, 6, 6) == budget.revise("a", BACKFILL, 60)
-    assert 2 == budget.revise("daemon", HOT, 61).most
+    assert Share(16, 0, 12, 12) == budget.revise("a", BACKFILL, 60)
+    assert 4 == budget.revise("daemon", HOT, 61).most
 
 
 def test_a_backfill_finds_a_place_beside_hot():
@@ -99,12 +110,15 @@ def test_what_others_have_under_way_is_left_to_them():
 
 
 def test_the_share_of_a_killed_process_is_free_again():
-    """It said nothing for some seconds."""
+    """At once where its session ended, and else when it said nothing for some seconds."""
     budget = grown()
     budget.revise("killed", BACKFILL, 0)
     budget.revise("a", BACKFILL, 1)
     assert 0 == budget.revise("a", BACKFILL, GONE_AFTER).most
     assert 16 == budget.revise("a", BACKFILL, GONE_AFTER + 1).most
+    budget.revise("killed", BACKFILL, GONE_AFTER + 2, session=1)
+    budget.forget_all_but([0])
+    assert ["a"] == list(budget.processes)
 
 
 def test_the_smallest_ceiling_counts():

@@ -744,3 +744,12 @@ def test_counts_are_right_from_many_threads(make_source, twilio, plan, listing):
         list(pool.map(lambda _: source.page(listing), range(40)))
     assert (50, 10) == (source.requests, source.retries)
     assert 50 == len(twilio.requests)
+
+
+def test_each_request_is_charged_to_the_account_that_it_is_about(make_source, twilio, account):
+    """Lists that name no account are charged to the account of the credentials."""
+    client = make_source(twilio.base_url).client
+    other = "AC" + 32 * "2"
+    for path in ("/2010-04-01/Accounts.json?PageSize=50", "/v1/Alerts?PageSize=50"):
+        assert client.gate(path) is client.pacer.gate(account.sid)
+    assert client.gate(f"/2010-04-01/Accounts/{other}/Calls.json") is client.pacer.gate(other)

@@ -156,3 +156,16 @@ def number_of_processes(conn: psycopg.Connection, account_sid: str) -> int:
 def row_version(conn: psycopg.Connection) -> list[tuple[object, ...]]:
     """Changes with each write."""
     return conn.execute("SELECT xmin::text, ctid::text FROM twilio_budgets").fetchall()
+
+
+def test_the_share_of_a_killed_process_is_free_at_once(make_process, twilio, account, listing, conn):
+    """Its session with the database ended with it."""
+    twilio.page_delay = timedelta(seconds=0.05)
+    killed, other = make_process(is_bulk=True), make_process(is_bulk=True)
+    killed.page(listing)
+    gate = killed.client.pacer.gate(account.sid)
+    gate.revise = lambda _: None  # it says nothing more
+    conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'reconciler: budget'")
+    began = time.monotonic()
+    other.page(listing)
+    assert time.monotonic() - began < 5

@@ -1,0 +1,103 @@
+"""A day with many calls is read by its hours, several at once, where Twilio counts the time in its filters."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from reconciler.simulator import Fault
+from reconciler.simulator.switches import Switches
+from tests.harness.equality import doubled_events
+from tests.harness.names import NOW
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def busy(world):
+    """A world whose calls are mostly those of yesterday: sixty pages of them."""
+    noon = datetime(NOW.year, NOW.month, NOW.day, tzinfo=UTC) - DAY / 2
+    world.account.generate(1_500, noon - DAY / 4, noon + DAY / 4)
+    world.page_size = 25
+    return world
+
+
+def hours_asked(busy) -> set[tuple[str, str]]:
+    """The windows asked for that begin and end within a day."""
+    found = set()
+    for entry in busy.twilio.requests:
+        params = dict(entry.params)
+        window = params.get("StartTime>", ""), params.get("StartTime<", "")
+        if not any(moment[11:] in ("", "00:00:00Z", "00:10:00Z") for moment in window):
+            found.add(window)
+    return found
+
+
+def test_a_busy_day_is_read_by_its_hours(busy):
+    """And every call of it lands once."""
+    counts = busy.backfill(days=3, since="3d")
+    assert len(hours_asked(busy)) > 4
+    assert counts.slices == counts.slices_done
+    assert counts.seen == counts.inserted
+    busy.backfill()
+    assert busy.differences() == []
+    assert doubled_events(busy.conn) == []
+
+
+def test_where_only_dates_count_a_day_is_read_as_a_whole(busy):
+    """One question shows it, and is not asked again."""
+    busy.twilio.switches = Switches(time_filters="day")
+    counts = busy.backfill()
+    assert len(hours_asked(busy)) == 1
+    assert counts.seen == counts.inserted
+    assert busy.differences() == []
+
+
+def test_where_dates_begin_to_count_in_the_middle_nothing_is_lost(busy):
+    """Each answer is checked; hours that cannot be asked for are read from the whole day."""
+
+    def change() -> None:
+        if len(hours_asked(busy)) > 2:
+            busy.twilio.switches = Switches(time_filters="day")
+
+    busy.watched.on_page = change
+    busy.backfill()
+    assert busy.cursor()["cursor"]["finished"]
+    assert busy.differences() == []
+
+
+def test_a_backfill_that_was_stopped_goes_on_with_the_hours(busy):
+    """Their names stand in the cursor, and what was read of them is not read again."""
+
+    def stop() -> None:
+        if any(name.startswith("hours@") for name in busy.cursor()["cursor"]["open"]):
+            busy.stop.set()
+
+    busy.watched.on_page = stop
+    busy.backfill()
+    begun = busy.cursor()["cursor"]["open"]
+    assert any(name.startswith("hours@") for name in begun)
+    busy.stop.clear()
+    busy.watched.on_page = lambda: None
+    assert busy.backfill().resumed
+    assert busy.differences() == []
+    assert doubled_events(busy.conn) == []
+
+
+def test_a_dry_run_tells_each_call_once(busy):
+    """So it reads a busy day as a whole: the first page of hours would be told twice."""
+    counts = busy.backfill(dry_run=True)
+    told = [decision.call_sid for decision in busy.watched.decisions]
+    assert len(told) == len(set(told)) == counts.inserted
+    assert not hours_asked(busy)
+
+
+def test_a_question_that_fails_leaves_the_day_whole(busy):
+    """The proof is worth a question, not a run."""
+    busy.twilio.faults.when(
+        lambda request: "StartTime<" in dict(request.params) and request.param("StartTime<")[11:] not in
+        ("00:00:00Z", "00:10:00Z"), Fault.server_error(400),
+    )  # fmt: skip
+    assert busy.backfill().seen
+    assert busy.differences() == []
