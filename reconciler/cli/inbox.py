@@ -80,9 +80,14 @@ def replay(args: argparse.Namespace) -> int:
         )
         worked = inbox.replay(context)
     if args.json:
-        print_json({"replayed": worked.rows, "completed": worked.completed, "dead_letters": worked.dead_letters})
+        counts = {"completed": worked.completed, "dead_letters": worked.dead_letters, "put_off": worked.put_off}
+        print_json({"replayed": worked.rows, **counts})
     else:
-        print(f"{worked.completed} completed, {worked.dead_letters} could still not be read.")
+        put_off = f" {worked.put_off} are locked by another session: the inbox job tries them again."
+        print(
+            f"{worked.completed} completed, {worked.dead_letters} could still not be read."
+            f"{put_off if worked.put_off else ''}"
+        )
     return int(worked.exit_code)
 
 

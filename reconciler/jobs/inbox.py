@@ -57,7 +57,7 @@ class InboxCounts(Counts):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for `--json`; its shape is a contract."""
-        return {"rows": self.rows, "completed": self.completed, **self.counts()}
+        return {"rows": self.rows, "completed": self.completed, "put_off": self.put_off, **self.counts()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

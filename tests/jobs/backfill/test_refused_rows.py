@@ -85,10 +85,19 @@ SILENT = """
     CREATE TRIGGER a_viewers BEFORE INSERT OR UPDATE ON messages FOR EACH ROW EXECUTE FUNCTION viewers()"""
 
 
-def test_a_write_that_writes_no_row_stops_nothing(world, conn):
+@pytest.mark.parametrize("is_held", [False, True], ids=["insert", "update"])
+def test_a_write_that_writes_no_row_stops_nothing(world, conn, is_held):
     """A trigger of the Viewer's returns NULL: the one call is a dead letter, and all others land."""
     sids = sorted(record["sid"] for record in records_of(world.account, NOW))
     conn.execute(SILENT.format(sid=sids[500]).encode())
+    if is_held:
+        conn.execute("ALTER TABLE messages DISABLE TRIGGER a_viewers")
+        conn.execute(
+            "INSERT INTO messages (twilio_sid, direction, status, from_number, to_number)"
+            " VALUES (%s, 'inbound', 'ringing', '', '')",
+            (sids[500],),
+        )
+        conn.execute("ALTER TABLE messages ENABLE TRIGGER a_viewers")
     summary = world.backfill(days=8)
     assert (summary.exit_code, summary.dead_letters) == (ExitCode.UNRECONCILED, 1)
     assert {line.split()[0] for line in world.differences()} == {sids[500]}

@@ -170,11 +170,25 @@ def test_replay_ends_in_1_if_one_stays(run, put):
     """And counts."""
     good, bad = put(webhook(), **DEAD), put(webhook("exploded"), **DEAD)
     code, out, err = run("replay", str(good), "--json")
-    assert (code, json.loads(out)) == (0, {"replayed": 1, "completed": 1, "dead_letters": 0})
+    assert (code, json.loads(out)) == (0, {"replayed": 1, "completed": 1, "dead_letters": 0, "put_off": 0})
     code, out, err = run("replay", "--all")
     assert (code, out) == (1, "0 completed, 1 could still not be read.\n")
     assert "record.dead_lettered" in err
     assert run("replay", str(bad), str(bad), "--json")[0] == 1
+
+
+def test_replay_counts_what_another_session_locks(run, put, conn, connect, database_url):
+    """It is neither completed nor a dead letter: the inbox job tries it again."""
+    run("replay", str(put(webhook("ringing"), **DEAD)))
+    locked = put(webhook(), **DEAD)
+    holder = connect(database_url)
+    with holder.transaction():
+        holder.execute("SELECT FROM messages FOR UPDATE")
+        _, out, _ = run("replay", str(locked), "--json")
+    assert json.loads(out) == {"replayed": 1, "completed": 0, "dead_letters": 0, "put_off": 1}
+    assert conn.execute("SELECT processing_status FROM twilio_webhook_inbox WHERE id = %s", (locked,)).fetchone() == (
+        "failed",
+    )
 
 
 @pytest.mark.parametrize(
