@@ -67,7 +67,8 @@ SELECT jsonb_build_array(dedupe_key, processing_status, error, retry_count) FROM
 _DAYS = "SELECT to_jsonb(d) - '{verified_at,differences}'::text[] FROM account_days AS d"
 _JOBS = """
 SELECT jsonb_build_array(
-    job_name, cursor - '{read_until,looked_at,settled_until,swept_at,begun_at,since,until,done,asked}'::text[],
+    job_name,
+    cursor - '{read_until,ended_until,looked_at,settled_until,swept_at,begun_at,since,until,done,asked}'::text[],
     last_success_at IS NOT NULL)
 FROM sync_state
 """
