@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from pprint import pformat
 from typing import Any
@@ -37,7 +37,7 @@ from reconciler.jobs.backfill import Window
 from reconciler.jobs.registry import KINDS
 from reconciler.model import JobName
 from reconciler.settings import Credentials, Settings
-from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, listing, viewer
+from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, listing, viewer
 from reconciler.simulator.webhooks import Delivery, Webhook
 from reconciler.sync.context import Account, JobContext, Options
 from reconciler.sync.counts import Counts, Outcome
@@ -142,10 +142,11 @@ class World:
         self._settings = Settings.read({})
         self._stores: list[Store] = []
         self._depth = 0
+        self._ahead = timedelta(0)  # our clock, compared with Twilio's
         self._arriving = deliveries(account, history.lives)
         self.watch = Watch(ground.conn, account, self.clock, self._settings, is_alone=history.is_alone)
         credentials = Credentials(account.sid, account.sid, TOKEN, base_url=ground.twilio.base_url)
-        self._client = TwilioClient(credentials, pacer=Pacer(3), clock=self.clock.now)
+        self._client = TwilioClient(credentials, pacer=Pacer(3), clock=self._our_time)
         stack.callback(self._client.close)
 
     def live(self) -> None:
@@ -195,9 +196,12 @@ class World:
                 self._work(step)
         self.watch.look(step)
 
+    def _our_time(self) -> datetime:
+        return self.clock.now() + self._ahead
+
     def _wait(self, seconds: float) -> None:
         now = self.clock.advance(timedelta(seconds=seconds))
-        self._client.server_clock = ServerClock(self.clock.now)  # the machine's ticks know nothing of simulated time
+        self._client.server_clock = ServerClock(self._our_time)  # the machine's ticks know nothing of simulated time
         here = [delivery for delivery in self._arriving if delivery.received_at <= now]
         del self._arriving[: len(here)]
         viewer.receive(self._conn, here)
@@ -244,8 +248,7 @@ class World:
         store = self._stores[self._depth]
         self._depth += 1
         began = self.clock.now()
-        if step.hindered:
-            self.watch.hindered.add(step.hindered)
+        self.watch.hinder(step)
         try:
             with self._in_the_way(step):
                 totals = self._run(step, store, {"stop": stop, "on_progress": on_progress})
@@ -260,9 +263,9 @@ class World:
             raise Broken(f"{step.kind} raised {type(exc).__name__}", str(exc)) from exc
         else:
             self._ground.ran["stopped"] += totals.outcome is Outcome.INTERRUPTED
-            if totals.problem is not None and not step.hindered:
+            if totals.problem is not None and not step.hindered and not step.is_misled:
                 raise Broken(f"{step.kind} had a problem", totals.problem)
-            if totals.outcome is not Outcome.INTERRUPTED and not step.during:
+            if totals.outcome is not Outcome.INTERRUPTED and not step.during and not step.is_misled:
                 self.watch.check_promise(step, began)
                 if step.twice:
                     before = self.watch.versions()
@@ -273,8 +276,16 @@ class World:
 
     @contextmanager
     def _in_the_way(self, step: Step) -> Iterator[None]:
-        """Hold the locks and create the triggers of the step, for as long as it lasts."""
+        """Set the clock, hold the locks and create the triggers of the step, for as long as it lasts."""
         with ExitStack() as stack:
+            if step.ahead:
+                self._ahead = timedelta(hours=step.ahead)
+                stack.callback(setattr, self, "_ahead", timedelta(0))
+                self._ground.ran["ahead"] += 1
+            if step.finds_nothing:
+                self._ground.twilio.faults.always(Fault.nothing_found())
+                stack.callback(self._ground.twilio.faults.clear)
+                self._ground.ran["nothing found"] += 1
             if step.locked:
                 other = stack.enter_context(closing(db.connect(self._ground.url, purpose="test")))
                 stack.enter_context(other.transaction(force_rollback=True))
@@ -288,9 +299,9 @@ class World:
 
     def _run(self, step: Step, store: Store, common: dict[str, Any]) -> Counts:
         session = self._client.session(common["stop"], is_bulk=step.kind in ("cold", "backfill"))
-        common = {"clock": self.clock.now, "make_executor": Inline, **common}
+        common = {"clock": self._our_time, "make_executor": Inline, **common}
         if step.kind == "backfill":
-            now = self.clock.now()
+            now = self._our_time()
             since = now - timedelta(seconds=step.seconds)
             window = Window(since, now, {"since": str(step.seconds), "until": None})
             return run_backfill(self.account.sid, window, session=session, store=store, **common)

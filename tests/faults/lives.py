@@ -55,6 +55,8 @@ class Step:
         during: what happens after so many commits of the run, before it goes on.
         twice: the job is run a second time, and must write nothing.
         tells: the correction is told by a webhook as well.
+        ahead: while the run lasts, our clock is so many hours ahead of Twilio's; less than 0: behind.
+        finds_nothing: while the run lasts, Twilio answers with empty lists and 404, as a wrong region does.
         locked: while the run lasts, an idle transaction keeps the row of this call locked.
         silenced: while the run lasts, a trigger lets no write of this call through and says nothing.
 
@@ -70,6 +72,8 @@ class Step:
     sid: str = ""
     status: str = ""
     tells: bool = False
+    ahead: float = 0
+    finds_nothing: bool = False
     locked: str = ""
     silenced: str = ""
     habits: Habits = Habits()
@@ -78,6 +82,11 @@ class Step:
     def hindered(self) -> str:
         """The call that cannot be written in this run; empty where nothing is in the way."""
         return self.locked or self.silenced
+
+    @property
+    def is_misled(self) -> bool:
+        """Whether this run is told the wrong time or a wrong answer: later runs mend what it does."""
+        return self.ahead != 0 or self.finds_nothing
 
     def __repr__(self) -> str:
         plain = Step(self.kind)
@@ -90,6 +99,10 @@ class Step:
             yield replace(self, cut=None, dies=False)
         if self.hindered:
             yield replace(self, locked="", silenced="")
+        if self.ahead:
+            yield replace(self, ahead=0)
+        if self.finds_nothing:
+            yield replace(self, finds_nothing=False)
         for index, (after, steps) in enumerate(self.during):
             yield replace(self, during=self.during[:index] + self.during[index + 1 :])
             for other in _without_one(steps):
@@ -234,6 +247,10 @@ def _step(rng: Random, lives: Sequence[Life], habits: Habits, *, is_alone: bool,
         step = replace(step, cut=_commit(rng))
     elif fate < 0.3:
         step = replace(step, cut=_commit(rng), dies=True)
+    if rng.random() < 0.06:
+        return replace(step, ahead=rng.choice((25, 25, -1)), twice=False)
+    if rng.random() < 0.03:
+        return replace(step, finds_nothing=True, twice=False)
     if rng.random() < 0.06:
         sid, is_locked = rng.choice(lives).sid, rng.random() < 0.5
         return replace(step, locked=sid if is_locked else "", silenced="" if is_locked else sid, twice=False)

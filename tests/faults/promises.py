@@ -64,6 +64,13 @@ class Watch:
         self._warm_looked: datetime | None = None
         self.ever = {call.sid for call in account.calls_at(clock.now() + 10 * DAY)}
 
+    def hinder(self, step: Step) -> None:
+        """Note which calls the run of this step may pass without writing them."""
+        if step.hindered:
+            self.hindered.add(step.hindered)
+        if step.finds_nothing:
+            self.hindered.update(self.ever - self._rows.keys())
+
     # After each step
 
     def look(self, step: Step) -> None:
@@ -312,6 +319,7 @@ class Watch:
             else:
                 is_settled = row["gone_at"] is not None if record is None else record["status"] not in FINAL
             _hold("settled at the end", is_settled, row, record)
+            _hold("what Twilio has is not gone", record is None or row["gone_at"] is None, row, record)
 
     def _check_equal(self, promise: str, concerns: Callable[[Row], bool], *, drift_is_said: bool = True) -> None:
         now = self._clock.now()

@@ -408,8 +408,8 @@ SELECT a.privilege_type, 'DATABASE ' || d.datname,
 FROM pg_database AS d, aclexplode(d.datacl) AS a
 WHERE d.datname = current_database() AND a.grantee = %(role)s::regrole
 """
-# Those of the cold job and the webhooks job alone.
-NOT_OF_A_BACKFILL = {"account_days", "webhook_alerts", "endpoint_faults"}
+# Those of the cold job and the webhooks job, and of commands that share a budget.
+NOT_OF_A_BACKFILL = {"account_days", "webhook_alerts", "endpoint_faults", "twilio_budgets"}
 
 
 def run_everything(url: str, twilio: SimulatedTwilio) -> None:

@@ -12,6 +12,7 @@ import pytest
 from reconciler.database import locks
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin
+from reconciler.jobs.hot import SMALLEST_PAGE
 from reconciler.simulator import Fault
 from reconciler.twilio.records import read_record
 from tests.harness.equality import differences, doubled_events, records_of
@@ -153,14 +154,14 @@ def test_once_prints_a_table_for_a_person(command, account):
 
 def test_once_reads_from_a_given_moment_on(command, account):
     """`--from` ignores the cursor."""
-    account.generate(120, now() - 20 * HOUR, now() - HOUR)
+    account.generate(300, now() - 20 * HOUR, now() - HOUR)
 
     def seen(*args: str) -> int:
         done = command.run("once", "hot", "--json", *args)
         assert done.returncode == 0, done.stderr
         return int(json.loads(done.stdout)["calls_seen"])
 
-    assert (seen(), seen(), seen("--from", "1d")) == (120, 50, 120)
+    assert (seen(), seen(), seen("--from", "1d")) == (300, SMALLEST_PAGE, 300)
 
 
 def test_once_works_for_a_subaccount(command, subaccounts, conn):

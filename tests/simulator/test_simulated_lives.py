@@ -126,7 +126,7 @@ def test_a_call_can_be_rewritten_hung_up_and_deleted(account):
 def test_two_calls_of_one_sid_are_refused(account):
     """A SID names one call."""
     call = account.call(NOON)
-    with pytest.raises(ValueError, match="one SID"):
+    with pytest.raises(ValueError, match="same SID"):
         account.call(NOON, sid=call.sid)
 
 
