@@ -232,17 +232,14 @@ def backfill_accounts(
         Retriable: the database did not come back.
 
     """
-    batch = BatchCursor(asked=window.asked, begun_at=window.until, done={})
-    if store is not None:
-        batch = _read_batch(store, window) or batch
+    batch = _Batch(store, window)
     done: dict[str, BackfillCounts] = {}
     unread: dict[str, ReconcilerError] = {}
     numbers = count(1)
 
     def read_one(account_sid: str) -> BackfillCounts:
         watcher.turned_to(account_sid, next(numbers), len(accounts))
-        since = batch.done.get(account_sid, window.since)
-        return work(account_sid, window._replace(since=max(window.since, since)))
+        return work(account_sid, batch.left_of(account_sid))
 
     for account_sid, result in for_each_account(accounts, read_one, has_worked=has_worked):
         if isinstance(result, ReconcilerError):
@@ -251,12 +248,37 @@ def backfill_accounts(
         done[account_sid] = result
         if stop.is_set() or result.exit_code is ExitCode.UNAVAILABLE:
             return _sum_up(done, unread, interrupted=stop.is_set())
-        if store is not None and not result.failed:
-            batch.done[account_sid] = window.until
-            store.commit_cursor(Cursor(_SEVERAL, encode(batch)), now=window.until)
-    if store is not None:
-        store.commit_cursor(Cursor(_SEVERAL, "{}"), now=window.until)
+        if not result.failed:
+            batch.note(account_sid)
+    batch.end()
     return _sum_up(done, unread, interrupted=False)
+
+
+class _Batch:
+    """The accounts that a backfill of several has read; kept in the database if there is a `store`."""
+
+    def __init__(self, store: Store | None, window: Window) -> None:
+        self._store = store
+        self._window = window
+        self._cursor = BatchCursor(asked=window.asked, begun_at=window.until, done={})
+        if store is not None:
+            self._cursor = _read_batch(store, window) or self._cursor
+
+    def left_of(self, account_sid: str) -> Window:
+        """Return what is left to read of an account: all, or what came since the killed command had read it."""
+        since = self._cursor.done.get(account_sid, self._window.since)
+        return self._window._replace(since=max(self._window.since, since))
+
+    def note(self, account_sid: str) -> None:
+        """Note that an account was read."""
+        if self._store is not None:
+            self._cursor.done[account_sid] = self._window.until
+            self._store.commit_cursor(Cursor(_SEVERAL, encode(self._cursor)), now=self._window.until)
+
+    def end(self) -> None:
+        """Forget the batch: the same command begins anew."""
+        if self._store is not None:
+            self._store.commit_cursor(Cursor(_SEVERAL, "{}"), now=self._window.until)
 
 
 def _read_batch(store: Store, window: Window) -> BatchCursor | None:

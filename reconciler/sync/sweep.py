@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from reconciler.database.transaction import Merged
 from reconciler.sync import telemetry
+from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import JobCursor
 from reconciler.sync.fetch import Cut, Failed, Fetched, fetch, fetch_in_order
 from reconciler.sync.plan import Plan
@@ -73,15 +74,10 @@ def read(
         if isinstance(item, Failed):
             failed.append(item)
             on_failed(item.slice)
-            continue
-        merged = _merge(this, item, cursor_after, preview, is_bulk=is_bulk)
-        if is_bulk and item.hours:
-            this.counts.slices += len(item.hours) - len(item.slice.parts)
-        elif is_bulk and item.next_uri is None:
-            this.counts.slices_done += len(item.slice.parts) or 1
-        on_page(item, merged)
-        if is_bulk:
-            this.tell_progress()
+        else:
+            on_page(item, _merge(this, item, cursor_after, preview, is_bulk=is_bulk))
+            if is_bulk:
+                this.tell_progress()
     return failed
 
 
@@ -154,8 +150,18 @@ def _merge(
         seen = 0
     cursor = cursor_after(item)
     if preview is None:
-        return this.merge_page(item.page, cursor=cursor, seen=seen, is_bulk=is_bulk)
-    merged = preview(item)
-    this.counts.count_page(merged, seen=seen)
-    telemetry.report_page(merged, item.page.dead_letters, is_bulk=is_bulk)
+        merged = this.merge_page(item.page, cursor=cursor, seen=seen, is_bulk=is_bulk)
+    else:
+        merged = preview(item)
+        this.counts.count_page(merged, seen=seen)
+        telemetry.report_page(merged, item.page.dead_letters, is_bulk=is_bulk)
+    if is_bulk:
+        _count_slices(this.counts, item)
     return merged
+
+
+def _count_slices(counts: Counts, item: Fetched) -> None:
+    if item.hours:
+        counts.slices += len(item.hours) - len(item.slice.parts)
+    elif item.next_uri is None:
+        counts.slices_done += len(item.slice.parts) or 1
