@@ -43,7 +43,7 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "job.progressed": ("calls_seen", "slices_done", "slices"),
     "job.finished": (
         "calls_seen", "requests", "retries", "inserted", "updated", "unchanged", "gaps_missing", "gaps_stale",
-        "gaps_incomplete", "gaps_conflict", "frozen", "drifted", "gone", "dead_letters", "lag_seconds",
+        "gaps_incomplete", "gaps_conflict", "imported", "frozen", "drifted", "gone", "dead_letters", "lag_seconds",
         "duration_seconds",
     ),
     "job.failed": ("error", "kind", "will_retry_at"),

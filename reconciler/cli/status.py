@@ -186,6 +186,11 @@ def show_report(report: reports.Report) -> None:
             f"Of {report.calls:,} calls since then, webhooks lost something of {report.calls_with_losses:,} "
             f"({report.share_lost:.1%}): the call, a status or how it ended."
         )
+    if report.imported:
+        _say(
+            f"{counted(report.imported, 'call')} {'was' if report.imported == 1 else 'were'} imported: "
+            f"{'it is' if report.imported == 1 else 'they are'} older than the first look after their account."
+        )
 
 
 def _show_causes(why: Why) -> None:

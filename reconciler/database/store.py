@@ -53,6 +53,8 @@ _MERGE_SESSION: Final = {
     "lock_timeout": "200ms",
 }
 
+_FIRST_SOURCES: Final = ("reconcile_hot", "reconcile_warm", "reconcile_cold", "reconcile_backfill")
+
 _IDLE: Final = 10.0  # seconds; a connection that was idle for longer is tested before it is used
 
 log = get_logger(__name__)
@@ -186,6 +188,24 @@ class Store:
             row = conn.execute(_sync_state["read_cursor"], {"job": str(job)}).fetchone()
         self._cursors[job] = row[1] if row else None
         return row[0] if row else None
+
+    def first_look(self, note: JobName, *, begins: bool, now: datetime) -> Any:
+        """The note of when this installation first looked after an account, as JSON; None if it never did.
+
+        If it never did and `begins`, it does from `now` on.
+        """
+        with self.session() as conn:
+            found = conn.execute(_sync_state["read_cursor"], {"job": str(note)}).fetchone()
+            if found is None and begins:
+                params = {
+                    "job": str(note),
+                    "account_sid": note.account_sid,
+                    "sources": list(_FIRST_SOURCES),
+                    "now": now,
+                }
+                conn.execute(_sync_state["note_first_look"], params)
+                found = conn.execute(_sync_state["read_cursor"], {"job": str(note)}).fetchone()
+        return found[0] if found else None
 
     def read_cursors(self, kind: str) -> list[Any]:
         """Return the cursors of all jobs of a kind, as JSON."""

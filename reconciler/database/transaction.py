@@ -63,10 +63,14 @@ class Rules(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The origin of observations: `source`, as in call_events, and the run."""
+    """The origin of observations: `source`, as in call_events, and the run.
+
+    A status that was reached before `imported_before` is imported, not lost: nobody looked after the account then.
+    """
 
     source: str
     run_id: str
+    imported_before: datetime | None = None
 
 
 class Cursor(NamedTuple):
@@ -87,6 +91,7 @@ class Decision(NamedTuple):
     call_sid: str
     action: str  # insert, update, late (an event only) or drift (a frozen row that Twilio disagrees with)
     gap: Gap | None
+    is_imported: bool  # it would be a gap, but it was so before anybody looked after the account
     from_status: str | None
     to_status: str
     late_seconds: float
@@ -104,6 +109,7 @@ class Merged:
     inserted: int = 0
     updated: int = 0
     late: int = 0
+    imported: int = 0
     frozen: int = 0
     drifted: int = 0
     dead_letters: int = 0
@@ -129,6 +135,7 @@ class Merged:
             inserted=actions["insert"],
             updated=actions["update"],
             late=actions["late"],
+            imported=sum(decision.is_imported for decision in decisions),
             frozen=sum(decision.freezes and decision.action in _WRITES for decision in decisions),
             drifted=actions["drift"],
             dead_letters=dead_letters + len(refused),

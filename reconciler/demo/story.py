@@ -29,6 +29,7 @@ from reconciler.database import connection as db
 from reconciler.database import embedded
 from reconciler.database import migrate as runner
 from reconciler.database.store import Store
+from reconciler.database.transaction import Cursor
 from reconciler.demo.compare import Comparison, Road, Row, describe_road, examine
 from reconciler.demo.show import Show
 from reconciler.errors import ConfigError, ExitCode
@@ -37,6 +38,7 @@ from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.sync.context import Account
+from reconciler.sync.cursors import AccountCursor, encode, name_account
 from reconciler.terminal import progress as terminal
 from reconciler.times import midnight
 from reconciler.twilio.client import TwilioClient
@@ -87,6 +89,10 @@ def _play(show: Show, stack: ExitStack) -> bool:
         step.result = f"PostgreSQL {conn.info.server_version // 10_000} runs in a temporary folder"
     with show.step("Creating the schema") as step:
         step.result = f"{len(runner.migrate(conn))} migrations applied"
+    with closing(Store(url)) as store:
+        # In the story somebody has looked after the account all week: what webhooks did not tell was lost.
+        note = Cursor(name_account(ACCOUNT_SID), encode(AccountCursor(since=midnight(datetime.now(UTC)) - WEEK)))
+        store.commit_cursor(note, now=datetime.now(UTC))
 
     until = midnight(datetime.now(UTC))
     clock = Clock(until)

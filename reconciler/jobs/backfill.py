@@ -40,8 +40,8 @@ from reconciler.twilio.listing import RETENTION
 _STALE: Final = timedelta(days=1)
 
 _SUMS: Final = (
-    "seen", "inserted", "updated", "frozen", "drifted", "gone", "dead_letters", "requests", "retries", "seconds",
-    "pages", "slices", "slices_done",
+    "seen", "inserted", "updated", "imported", "frozen", "drifted", "gone", "dead_letters", "requests", "retries",
+    "seconds", "pages", "slices", "slices_done",
 )  # fmt: skip
 
 _SEVERAL: Final = JobName("backfill")  # of several accounts

@@ -6,7 +6,7 @@ Only this module can change a frozen row, and only if a person asks for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from reconciler.database.calls import KnownCall
 from reconciler.database.transaction import Decision, Merged, Transaction
@@ -40,6 +40,8 @@ class RepairCounts(Counts):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairContext(JobContext):
     """The context of a repair. `held`: our row, None if there is none. `thaws`: whether to open a frozen row."""
+
+    looks_after: ClassVar[bool] = False
 
     call_sid: str
     held: KnownCall | None

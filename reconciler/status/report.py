@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
@@ -20,7 +22,10 @@ _FINDERS: Final = ("hot", "warm", "cold", "backfill", "call")
 _SOURCE: Final = "reconcile_"
 GAP_SOURCES: Final = tuple(_SOURCE + job for job in _FINDERS)
 
+_IMPORTED: Final = "imported"  # no gap: it was so before anybody looked after the account
+
 _queries = db.load_queries("report")
+_notes = db.load_queries("sync_state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,9 @@ class GapsOfHour:
 class Report:
     """The completeness and the gaps of a span of time.
 
-    `calls` is the number of our calls in that time. For `calls_with_losses` of them a webhook was lost.
+    - `calls` is the number of our calls in that time, of each account since its first look.
+    - `calls_with_losses`: for so many of them a webhook was lost.
+    - `imported`: so many calls are older than the first look after their account. They are no loss.
     """
 
     since: datetime
@@ -54,6 +61,7 @@ class Report:
     calls: int
     calls_with_losses: int
     share_lost: float | None
+    imported: int
 
 
 def read_report(conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta) -> Report:
@@ -69,17 +77,21 @@ def read_report(conn: db.Connection, *, since: datetime, now: datetime, webhook_
     with db.translated():
         days = account_days(conn, since=since.date())
         found = _gaps_found(conn, window, "day", webhook_grace)
-        (calls,) = conn.execute(_queries["count_calls"], window).fetchone() or (0,)
-    lost = min(found[-1][-1], calls)  # the row for all days; some of its calls began earlier
+        of_accounts = {**window, "first_looks": json.dumps(_first_looks(conn))}
+        (calls,) = conn.execute(_queries["count_calls"], of_accounts).fetchone() or (0,)
+    *_, lost, imported = found[-1]  # the row for all days
+    lost = min(lost, calls)  # some of its calls began earlier
     gaps: dict[date, GapsOfDay] = {}
-    for found_in, source, kind, count, _ in found[:-1]:
+    for found_in, source, kind, count, *_ in found[:-1]:
+        if kind == _IMPORTED:
+            continue
         day = found_in.date()
         of_day = gaps.setdefault(day, GapsOfDay(day, {gap.value: 0 for gap in Gap}, {}))
         job = source.removeprefix(_SOURCE)
         of_day.kinds[kind] += count
         of_day.jobs[job] = of_day.jobs.get(job, 0) + count
     share = round(lost / calls, 6) if calls else None
-    return Report(since, now, days, list(gaps.values()), calls, lost, share)
+    return Report(since, now, days, list(gaps.values()), calls, lost, share, imported)
 
 
 def read_gaps_by_hour(
@@ -94,7 +106,9 @@ def read_gaps_by_hour(
     """
     hours: dict[datetime, GapsOfHour] = {}
     with db.translated():
-        for hour, _, kind, count, _ in _gaps_found(conn, {"since": since, "now": now}, "hour", webhook_grace)[:-1]:
+        for hour, _, kind, count, *_ in _gaps_found(conn, {"since": since, "now": now}, "hour", webhook_grace)[:-1]:
+            if kind == _IMPORTED:
+                continue
             kinds = hours.setdefault(hour, GapsOfHour(hour, {gap.value: 0 for gap in Gap})).kinds
             kinds[kind] += count
     return list(hours.values())
@@ -105,3 +119,12 @@ def _gaps_found(
 ) -> list[tuple[Any, ...]]:
     params = {**window, "unit": unit, "sources": list(GAP_SOURCES), "webhook_grace": webhook_grace}
     return conn.execute(_queries["gaps_found"], params).fetchall()
+
+
+def _first_looks(conn: db.Connection) -> dict[str, str]:
+    """Since when which account is looked after; a note that cannot be read is the jobs' to complain of."""
+    looks = {}
+    for account_sid, cursor in conn.execute(_notes["first_looks"]):
+        with suppress(KeyError, TypeError, ValueError):
+            looks[account_sid] = datetime.fromisoformat(cursor["since"]).isoformat()
+    return looks

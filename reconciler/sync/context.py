@@ -8,7 +8,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import ClassVar, Final
 
 from reconciler.database.store import Store
 from reconciler.model import JobName
@@ -54,6 +54,8 @@ class JobContext:
     - `session` and `account` are set for jobs that ask Twilio.
     - If there is a `time_limit`, `stop` must belong to this run alone, because the limit sets it.
     """
+
+    looks_after: ClassVar[bool] = True  # a run of it means that this installation looks after the account
 
     job: JobName
     settings: Settings

@@ -35,6 +35,7 @@ class Counts:
     gone: int = 0
     dead_letters: int = 0
     gaps: Counter[Gap] = field(default_factory=Counter)
+    imported: int = 0  # what would be a gap, but is older than the first look after the account
     requests: int = 0
     retries: int = 0
     lag: timedelta = timedelta(0)  # from the newest time that the run covered to the run's end
@@ -53,6 +54,7 @@ class Counts:
         self.drifted += merged.drifted
         self.dead_letters += merged.dead_letters
         self.gaps.update(merged.gaps)
+        self.imported += merged.imported
 
     @property
     def unchanged(self) -> int:
@@ -82,6 +84,7 @@ class Counts:
             "updated": self.updated,
             "unchanged": self.unchanged,
             **{f"gaps_{gap.value}": self.gaps[gap] for gap in Gap},
+            "imported": self.imported,
             "frozen": self.frozen,
             "drifted": self.drifted,
             "gone": self.gone,

@@ -46,6 +46,12 @@ class JobCursor(msgspec.Struct, kw_only=True):
         return None
 
 
+class AccountCursor(JobCursor, kw_only=True):
+    """This installation looks after an account since then: no cursor that moves, but the date of its first run."""
+
+    since: Moment
+
+
 class PlanCursor(JobCursor, kw_only=True):
     """The state of a plan for the window `[since, until)`. All times are whole seconds, as in the names of slices.
 
@@ -157,6 +163,11 @@ class BatchCursor(JobCursor, kw_only=True):
 
 
 C = TypeVar("C", bound=JobCursor)
+
+
+def name_account(account_sid: str) -> JobName:
+    """The row of `sync_state` that notes since when this installation looks after an account."""
+    return JobName("account", account_sid)
 
 
 def encode(cursor: JobCursor) -> str:

@@ -85,6 +85,8 @@ class DayProofs:
                 continue
             if decision.gap is not None:
                 day.found[decision.gap.value] += 1
+            elif decision.is_imported:
+                day.found["imported"] += 1
             elif decision.action == "drift":
                 day.found["drift"] += 1
 

@@ -23,7 +23,7 @@ from reconciler.retry import retrying
 from reconciler.sync import telemetry
 from reconciler.sync.context import Account, JobContext
 from reconciler.sync.counts import Counts, Outcome
-from reconciler.sync.cursors import JobCursor, encode, load
+from reconciler.sync.cursors import AccountCursor, JobCursor, decode, encode, is_ahead, load, name_account
 from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing
 from reconciler.twilio.records import bury_observation
@@ -156,11 +156,12 @@ class Run(Generic[C]):
                 refuse=bury_observation,
             )
         )
+        told = self.counts.gaps.total()
         self.counts.count_page(merged, seen=seen)
         for decision in merged.decisions:
-            if decision.to_status in FINAL and decision.from_status not in FINAL:
+            if decision.to_status in FINAL and decision.from_status not in FINAL and not decision.is_imported:
                 metrics.repair_seconds.observe(decision.late_seconds)
-        telemetry.report_page(merged, [*page.dead_letters, *merged.refused], is_bulk=is_bulk)
+        telemetry.report_page(merged, [*page.dead_letters, *merged.refused], told=told, is_bulk=is_bulk)
         return merged
 
     def mark_gone(self, call_sids: Sequence[str]) -> None:
@@ -253,6 +254,7 @@ def run(context: JobContext, counts: C) -> Iterator[Run[C]]:
     with bound_contextvars(**telemetry.log_fields(context.job, account_sid), run_id=this.origin.run_id):
         try:
             with nullcontext() if context.dry_run else context.store.holding(context.job), _deadline(this):
+                this.origin = this.origin._replace(imported_before=_looked_after_since(this))
                 yield this
                 this.conclude()
                 if not context.dry_run:
@@ -271,6 +273,28 @@ def run(context: JobContext, counts: C) -> Iterator[Run[C]]:
         if counts.problem is not None:
             telemetry.log_failure(counts.problem, "Unfinished", retry_at=context.retry_at())
         log.info("job.finished", **counts.counts())
+
+
+def _looked_after_since(this: Run[Any]) -> datetime | None:
+    """When this installation first looked after the run's account; None if the run is not about one.
+
+    Raises:
+        ConfigError: the note of it cannot be read.
+
+    """
+    context = this.context
+    if context.account is None:
+        return None
+    note = name_account(context.account.sid)
+    begins = context.looks_after and not context.dry_run
+    value = this.persist(lambda: context.store.first_look(note, begins=begins, now=this.now()))
+    cursor, now = decode(note, value, AccountCursor), this.now()
+    if cursor is not None and is_ahead(cursor, now):  # a clock that was ahead wrote it
+        cursor = AccountCursor(since=now)
+        if begins:
+            moved = Cursor(note, encode(cursor))
+            this.persist(lambda: context.store.commit_cursor(moved, now=now))
+    return now if cursor is None else cursor.since
 
 
 @contextmanager

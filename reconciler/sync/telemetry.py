@@ -13,6 +13,8 @@ from reconciler.logs import get_logger
 from reconciler.model import DeadLetter, Gap, JobName
 from reconciler.sync.counts import Counts, Outcome
 
+GAPS_NAMED: Final = 5  # of each run; job.finished counts them all
+
 log = get_logger(__name__)
 
 
@@ -31,21 +33,28 @@ def log_fields(job: JobName, account_sid: str | None) -> dict[str, str]:
     return {"job": job.kind} if account_sid is None else {"job": job.kind, "account": account_sid}
 
 
-def report_page(merged: Merged, dead_letters: Sequence[DeadLetter] = (), *, is_bulk: bool = False) -> None:
-    """Log the results of a page. Bulk work finds many gaps, so it logs them at level debug."""
+def report_page(
+    merged: Merged, dead_letters: Sequence[DeadLetter] = (), *, told: int = 0, is_bulk: bool = False
+) -> None:
+    """Log the results of a page, after `told` gaps of this run.
+
+    A run names its first few gaps. The others, and all those of bulk work, are logged at level debug.
+    """
     for letter in dead_letters:
         log.warning("record.dead_lettered", call_sid=letter.call_sid, reason=letter.reason)
     for letter in merged.held:
         log.warning("record.deferred", call_sid=letter.call_sid, reason=letter.reason)
-    are_gaps_logged = not is_bulk or log.is_enabled_for(logging.DEBUG)
+    names_left = 0 if is_bulk else max(0, GAPS_NAMED - told)
+    is_debugging = log.is_enabled_for(logging.DEBUG)
     for decision in merged.decisions:
         if decision.action == "drift" and decision.is_news:
             log.warning("call.frozen_drift", call_sid=decision.call_sid, fields=sorted(decision.theirs or ()))
-        elif decision.gap is not None and are_gaps_logged:
-            _log_gap(decision, decision.gap, is_bulk=is_bulk)
+        elif decision.gap is not None and (names_left or is_debugging):
+            _log_gap(decision, decision.gap, is_named=names_left > 0)
+            names_left = max(0, names_left - 1)
 
 
-def _log_gap(decision: Decision, gap: Gap, *, is_bulk: bool) -> None:
+def _log_gap(decision: Decision, gap: Gap, *, is_named: bool) -> None:
     fields = {
         "call_sid": decision.call_sid,
         "kind": gap.value,
@@ -53,10 +62,10 @@ def _log_gap(decision: Decision, gap: Gap, *, is_bulk: bool) -> None:
         "to_status": decision.to_status,
         "late_seconds": decision.late_seconds,
     }
-    if is_bulk:
-        log.debug("gap.filled", **fields)
-    else:
+    if is_named:
         log.info("gap.filled", **fields)
+    else:
+        log.debug("gap.filled", **fields)
 
 
 def log_failure(error: str, kind: str, *, retry_at: datetime | None) -> None:

@@ -5,8 +5,7 @@
 Design rules
 - Programs read JSON. These lines are for people, and may change. A warning or an error keeps the name of its event,
   because the runbook uses that name.
-- If a run fills many gaps, a few are named and the rest is counted: the first run of hot fills thousands. Days that are
-  proven complete are counted too.
+- The last line of a run counts the gaps that the run did not name, and the days that it proved complete.
 - Lines are wrapped between words, so a SID is never split.
 """
 
@@ -21,15 +20,15 @@ from structlog import DropEvent
 
 from reconciler.wording import byte_size, counted, rough, short_sids
 
-GAPS_NAMED: Final = 5  # of each run
 _LONG: Final = 10.0  # seconds: below this, tenths are shown
 
 _SIGNS: Final = {"warning": ("! ", "\x1b[33m"), "error": ("✗ ", "\x1b[31m"), "critical": ("✗ ", "\x1b[31m")}
 _DIM, _BOLD, _RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 # The counts of a run, the most interesting first; counts of 0 are left out.
 _COUNTS: Final = (
-    ("calls_seen", "read"), ("inserted", "inserted"), ("updated", "updated"), ("frozen", "frozen"), ("gone", "gone"),
-    ("drifted", "drifted"), ("dead_letters", "dead letters"), ("retries", "requests repeated"),
+    ("calls_seen", "read"), ("inserted", "inserted"), ("imported", "imported"), ("updated", "updated"),
+    ("frozen", "frozen"), ("gone", "gone"), ("drifted", "drifted"), ("dead_letters", "dead letters"),
+    ("retries", "requests repeated"),
 )  # fmt: skip
 # Fields that are in the head of the line, or shown in another way.
 _SHOWN_ELSEWHERE: Final = frozenset((
@@ -45,7 +44,7 @@ class LogLines:
     def __init__(self, *, width: Callable[[], int | None], colours: bool) -> None:
         self._width = width
         self._colours = colours
-        self._gaps: Counter[str] = Counter()  # filled by each run that is at work
+        self._gaps: Counter[str] = Counter()  # named by each run that is at work
         self._days: Counter[str] = Counter()  # proven by each
 
     def __call__(self, _logger: object, _method: str, event: Mapping[str, Any]) -> str:
@@ -89,10 +88,11 @@ class LogLines:
 
     def _finished(self, event: Mapping[str, Any]) -> str:
         run = str(event.get("run_id"))
-        gaps, days = self._gaps.pop(run, 0), self._days.pop(run, 0)
+        named, days = self._gaps.pop(run, 0), self._days.pop(run, 0)
+        gaps = sum(int(value or 0) for name, value in event.items() if name.startswith("gaps_"))
         parts = [f"{event[name]:,} {word}" for name, word in _COUNTS if event.get(name)]
-        if gaps > GAPS_NAMED:
-            parts.append(f"{gaps - GAPS_NAMED:,} more gaps filled")
+        if gaps > named:
+            parts.append(f"{gaps - named:,} more gaps filled" if named else f"{counted(gaps, 'gap')} filled")
         if days:
             parts.append(f"{counted(days, 'day')} proven complete")
         if not parts and event.get("job") in _QUIET:
@@ -102,10 +102,7 @@ class LogLines:
         return f"{', '.join(parts)}, {f'{seconds:.1f} s' if seconds < _LONG else rough(seconds)}"
 
     def _gap(self, event: Mapping[str, Any]) -> str:
-        run = str(event.get("run_id"))
-        self._gaps[run] += 1
-        if self._gaps[run] > GAPS_NAMED:
-            raise DropEvent
+        self._gaps[str(event.get("run_id"))] += 1
         became = f"{event.get('from_status') or 'no row'} → {event.get('to_status')}"
         return f"{event['kind']} call {short_sids(str(event['call_sid']))} filled, {became}"
 

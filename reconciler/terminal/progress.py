@@ -135,6 +135,7 @@ class _Tables(Watcher):
             f"{would}updated": summary.updated,
             "unchanged": summary.unchanged,
             **{f"gaps: {gap.value}": summary.gaps[gap] for gap in Gap},
+            "imported": summary.imported,
             f"{would}frozen": summary.frozen,
             "requests": summary.requests,
             "retries": summary.retries,

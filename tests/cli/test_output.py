@@ -15,7 +15,7 @@ from .conftest import COMMAND
 
 COUNTS = {
     "calls_seen", "inserted", "updated", "unchanged", "gaps_missing", "gaps_stale", "gaps_incomplete", "gaps_conflict",
-    "frozen", "drifted", "gone", "dead_letters", "requests", "retries", "lag_seconds", "duration_seconds",
+    "imported", "frozen", "drifted", "gone", "dead_letters", "requests", "retries", "lag_seconds", "duration_seconds",
 }  # fmt: skip
 RESULT = COUNTS | {"slices", "slices_done", "slices_failed", "resumed", "interrupted"}
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

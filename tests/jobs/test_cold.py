@@ -68,8 +68,7 @@ def test_lost_calls_are_found_and_the_days_are_proven(busy):
         assert row["digest"] == hashlib.sha256("".join(sids).encode()).hexdigest()
         assert row["is_complete"]
         assert row["verified_at"] == "2026-06-10T12:00:00+00:00"
-        assert row["differences"]["missing"] == len(sids)
-        assert row["differences"].keys() <= {"missing"}
+        assert row["differences"] == {"imported": len(sids)}
         assert 0 < row["billed"] < len(sids)
     assert {"2026-06-07", "2026-06-08", "2026-06-09"} == {line["day"] for line in busy.said("day.verified")}
     assert busy.state("cold")["cursor"] == {"account": ACCOUNT, "swept_at": NOW.isoformat(), "deep_at": None}

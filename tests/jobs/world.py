@@ -114,7 +114,7 @@ class World:
 
     def stop_after_commits(self, count: int) -> None:
         """Stop the next run when it has used the database so many times since it read its cursor."""
-        left = [count + 1]
+        left = [count + 2]  # the note of the first look, and the cursor
 
         def count_down() -> None:
             left[0] -= 1

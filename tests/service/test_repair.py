@@ -167,7 +167,10 @@ def test_once_reads_from_a_given_moment_on(command, account):
 def test_once_works_for_a_subaccount(command, subaccounts, conn):
     """`--account` runs a job with a name of its own."""
     assert json.loads(command.run("once", "hot", "--account", FIRST, "--json").stdout)["inserted"] == 1
-    assert conn.execute("SELECT job_name FROM sync_state").fetchall() == [(f"hot:{FIRST}",)]
+    assert conn.execute("SELECT job_name FROM sync_state ORDER BY 1").fetchall() == [
+        (f"account:{FIRST}",),
+        (f"hot:{FIRST}",),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def make_status(**fields: Any) -> Snapshot:
 
 def make_report(*days: AccountDay) -> Report:
     """Completeness of those days."""
-    return Report(NOW - timedelta(days=35), NOW, list(days), [], 4_210, 0, 0.0)
+    return Report(NOW - timedelta(days=35), NOW, list(days), [], 4_210, 0, 0.0, 0)
 
 
 def troubled() -> tuple[Snapshot, Report, list[GapsOfHour]]:

@@ -64,7 +64,7 @@ PARAMS = {
     "limit": 201, "names": ["daemon", "hot"], "prefix": "reconciler:", "tables": ["messages", "call_events"],
     "stuck_since": NOW - timedelta(days=1), "named_since": None, "batch": 20, "kept_since": NOW - RETENTION,
     "pending_before": NOW, "stuck_before": NOW, "account_sid": ACCOUNT, "job": "daemon", "until": NOW, "examples": 3,
-    "fault_lasts": timedelta(hours=1),
+    "fault_lasts": timedelta(hours=1), "first_looks": f'{{"{ACCOUNT}": "2025-01-01T00:00:00+00:00"}}',
 }  # fmt: skip
 USED = [
     *(("report", name) for name in db.load_queries("report")),
@@ -76,6 +76,8 @@ USED = [
     ("webhook_evidence", "lost_calls"),
     ("webhook_evidence", "count_imported"),
     ("webhook_evidence", "alerts_by_hour"),
+    ("sync_state", "note_first_look"),
+    ("sync_state", "first_looks"),
 ]
 
 

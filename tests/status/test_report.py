@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import pytest
@@ -122,7 +122,7 @@ def test_the_json_is_a_contract(run, add_day, add_event):
     done = run("report", "--since", "2026-05-11", "--json")
     assert (done.code, done.err) == (0, "")
     result = done.result
-    assert list(result) == ["since", "until", "days", "gaps", "calls", "calls_with_losses", "share_lost"]
+    assert list(result) == ["since", "until", "days", "gaps", "calls", "calls_with_losses", "share_lost", "imported"]
     assert result["since"] == "2026-05-11T00:00:00+00:00"
     assert result["days"] == [
         {
@@ -132,6 +132,19 @@ def test_the_json_is_a_contract(run, add_day, add_event):
     ]  # fmt: skip
     assert result["gaps"] == [{"day": "2026-06-10", "kinds": NONE | {"missing": 1}, "jobs": {"hot": 1}}]
     assert (result["calls"], result["share_lost"]) == (0, None)
+
+
+def test_a_first_import_lost_nothing(signed_in, account):
+    """No gap and no share: in words, in JSON and on the page the calls are imported."""
+    account.generate(40, datetime.now(UTC) - timedelta(days=2), datetime.now(UTC) - timedelta(hours=1))
+    assert signed_in("--since", "3d").code == 0
+    result = signed_in("report", "--json").result
+    assert (result["gaps"], result["calls_with_losses"], result["share_lost"], result["imported"]) == ([], 0, None, 40)
+    told = signed_in("report").out
+    assert "None was found." in told
+    assert "40 calls were imported: they are older than the first look after their account." in " ".join(told.split())
+    assert "webhooks lost something" not in told
+    assert "None was found." in signed_in("report", "--html", "-").out
 
 
 @pytest.mark.parametrize(("encoding", "shapes"), [("utf-8", "█░·"), ("latin-1", "#-.")])

@@ -74,6 +74,8 @@ WITH decided AS MATERIALIZED (
                 OR (m.price IS NULL AND new.price IS NOT NULL)
             ) THEN 'incomplete'
         END AS gap,
+        -- What was so before anybody looked after the account was not lost on our watch.
+        coalesce(s.via = 'rest' AND s.status_at < %(imported_before)s::timestamptz, false) AS is_old,
         CASE
             WHEN verdict.action = 'late' THEN pg_catalog.jsonb_build_object('status', s.status)
             -- A call inserted as frozen gets a short event (rule 9): the row holds the rest and does not change.
@@ -262,7 +264,10 @@ recorded AS (
     SELECT
         d.call_sid, d.event_type, CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END,
         CASE WHEN d.event_type IN ('call.enriched', 'call.frozen_drift') THEN d.said_at ELSE d.status_at END,
-        %(now)s, %(source)s, %(run_id)s, d.payload,
+        %(now)s, %(source)s, %(run_id)s,
+        CASE WHEN d.is_old AND (d.gap IS NOT NULL OR d.action = 'insert')
+            THEN d.payload || '{"imported": true}'::jsonb ELSE d.payload
+        END,
         d.call_sid || ':' || CASE d.event_type
             WHEN 'call.created' THEN 'created'
             WHEN 'call.status_changed' THEN 'status:' || CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END
@@ -286,7 +291,8 @@ recorded AS (
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
 )
 SELECT
-    d.call_sid, d.action, d.gap, d.old_status,
+    d.call_sid, d.action, CASE WHEN NOT d.is_old THEN d.gap END AS gap,
+    d.is_old AND (d.gap IS NOT NULL OR d.action = 'insert') AS is_imported, d.old_status,
     CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END AS to_status,
     extract(epoch FROM d.said_at - d.status_at)::double precision AS late_seconds,
     d.freeze_reason IS NOT NULL AS freezes,

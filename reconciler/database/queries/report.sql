@@ -6,8 +6,10 @@ SELECT
     job_name, coalesce(cursor ->> 'read_until'::text, cursor ->> 'looked_at'::text, cursor ->> 'swept_at'::text),
     last_success_at, last_error_at, last_error
 FROM sync_state
--- Two rows are left out, because they are no jobs: the leader's note, and the accounts that a backfill has finished.
-WHERE job_name <> 'daemon' AND NOT (last_success_at IS NULL AND last_error_at IS NULL AND job_name = 'backfill')
+-- Three kinds of rows are left out, because they are no jobs: the leader's note, the notes of each account's first look,
+-- and the accounts that a backfill has finished.
+WHERE job_name <> 'daemon' AND NOT pg_catalog.starts_with(job_name, 'account:')
+    AND NOT (last_success_at IS NULL AND last_error_at IS NULL AND job_name = 'backfill')
 ORDER BY job_name
 
 -- name: leaders_word
@@ -60,17 +62,19 @@ ORDER BY d.account_sid, d.day
 
 -- name: gaps_found
 -- The gaps by UTC day or hour and by the job that found them. A last row, without a day, has the number of calls with a
--- gap. Three things are no gap: a missing price (webhooks never carry it), a difference younger than the grace, and an
--- event without dedupe_key, which is not ours.
+-- gap, and the number of imported calls. Four things are no gap: a missing price (webhooks never carry it), a difference
+-- younger than the grace, an event without dedupe_key, which is not ours, and an imported call. A call is imported if it
+-- ended before any job ran for its account.
 --
 -- Cost: reads idx_call_events_source from `since` on.
 WITH found AS (
     SELECT
         pg_catalog.date_trunc(%(unit)s, created_at AT TIME ZONE 'UTC') AS found_in, source, call_sid, event_time,
-        CASE event_type
-            WHEN 'call.created' THEN 'missing'
-            WHEN 'call.status_changed' THEN 'stale'
-            WHEN 'call.corrected' THEN 'conflict'
+        CASE
+            WHEN payload ? 'imported'::text THEN 'imported'
+            WHEN event_type = 'call.created' THEN 'missing'
+            WHEN event_type = 'call.status_changed' THEN 'stale'
+            WHEN event_type = 'call.corrected' THEN 'conflict'
             ELSE 'incomplete'
         END AS kind
     FROM call_events
@@ -89,13 +93,16 @@ WITH found AS (
 )
 SELECT
     found_in AT TIME ZONE 'UTC', source, kind, pg_catalog.count(*),
-    pg_catalog.count(DISTINCT call_sid) FILTER (WHERE kind <> 'incomplete' AND event_time >= %(since)s)
+    pg_catalog.count(DISTINCT call_sid) FILTER (
+        WHERE kind NOT IN ('incomplete', 'imported') AND event_time >= %(since)s
+    ),
+    pg_catalog.count(DISTINCT call_sid) FILTER (WHERE kind = 'imported')
 FROM found
 GROUP BY GROUPING SETS ((found_in, source, kind), ())
 ORDER BY found_in NULLS LAST, source, kind
 
 -- name: count_calls
--- The number of calls of all accounts that we hold since a moment.
+-- The number of calls of all accounts that we hold since a moment, of each account since its first look.
 --
 -- Cost: steps through messages_account_time from account to account, and reads the window.
 WITH RECURSIVE accounts AS (
@@ -111,7 +118,7 @@ CROSS JOIN LATERAL (
     SELECT pg_catalog.count(*) AS calls
     FROM messages
     WHERE account_sid = a.account_sid
-        AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
+        AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= greatest(%(since)s, (%(first_looks)s::jsonb ->> a.account_sid)::timestamptz)
         AND coalesce(start_time AT TIME ZONE 'UTC', date_created) <= %(now)s
     OFFSET 0
 ) AS held

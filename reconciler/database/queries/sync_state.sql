@@ -35,6 +35,32 @@ ON CONFLICT (job_name) DO UPDATE SET
     last_error_at = EXCLUDED.last_error_at, last_error = EXCLUDED.last_error, updated_at = EXCLUDED.updated_at
 RETURNING last_success_at
 
+-- name: note_first_look
+-- Since when this installation looks after an account: written by the first run, and never again. An older version
+-- left no such note: where it worked for the account, its first event tells. Twilio's times are whole seconds.
+--
+-- Cost: reads idx_call_events_source, once for each source.
+INSERT INTO sync_state (job_name, cursor, updated_at)
+SELECT
+    %(job)s,
+    pg_catalog.jsonb_build_object('since', pg_catalog.date_trunc('second', coalesce((
+        SELECT pg_catalog.min(e.created_at)
+        FROM pg_catalog.unnest(%(sources)s::text[]) AS s (source)
+        CROSS JOIN LATERAL (
+            SELECT created_at FROM call_events WHERE source = s.source ORDER BY created_at LIMIT 1
+        ) AS e
+        WHERE EXISTS (
+            SELECT FROM sync_state
+            WHERE cursor ->> 'account'::text = %(account_sid)s OR job_name = 'backfill:' || %(account_sid)s::text
+        )
+    ), %(now)s))),
+    %(now)s
+ON CONFLICT (job_name) DO NOTHING
+
+-- name: first_looks
+-- Since when which account is looked after.
+SELECT pg_catalog.split_part(job_name, ':', 2), cursor FROM sync_state WHERE pg_catalog.split_part(job_name, ':', 1) = 'account'
+
 -- name: keep_leaders_word
 -- Save the leader's note: the outage it waits out, and when its jobs run next. The note is valid only while the server
 -- process `backend` holds the leader's lock.
