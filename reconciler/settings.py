@@ -238,6 +238,14 @@ class Settings:
         """Return every setting that decides about logins to Twilio and the database."""
         return self.twilio_auth_token, self.twilio_api_key, self.twilio_api_secret, self.database_url
 
+    def changed_since(self, before: Settings) -> list[str]:
+        """Return the names, as in the environment, of the settings that differ from `before`."""
+        return [
+            str(field.metadata["name"])
+            for field in dataclasses.fields(self)
+            if getattr(before, field.name) != getattr(self, field.name)
+        ]
+
     def secrets(self) -> list[str]:
         """Return every secret value, for the logs to leave out. Of the database's URL only the password is secret."""
         values = [self.twilio_auth_token, self.twilio_api_secret]

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
@@ -53,6 +53,7 @@ TRIED_AGAIN_AFTER: Final = 5.0  # seconds after a question of the main thread th
 STEP_SHOWN_FOR: Final = 600.0  # seconds for which /readyz mentions a step of the clock
 ACCOUNTS_WAIT_GROWS: Final = 2.0  # factor, each time the accounts could not be read
 SYSTEMD_WAITS: Final = timedelta(minutes=5)  # the extension asked of systemd, renewed long before it is over
+SET_BY_RESTART: Final = ("TWILIO_ACCOUNT_SID", "RECONCILER_HTTP_LISTEN")  # settings that a reload cannot change
 _ONCE: Final = threading.Event()  # the `stop` of a session that repeats nothing: the next tick asks again
 _ONCE.set()
 
@@ -313,9 +314,9 @@ class Daemon:
             if only_other_logins and settings.logins() == before.settings.logins():
                 return False
             settings.credentials()
-            for name in ("twilio_account_sid", "http_listen"):
-                if getattr(settings, name) != getattr(before.settings, name):
-                    raise ConfigError(f"{_name_of(name)} has changed", hint="only a restart can change it")
+            for name in settings.changed_since(before.settings):
+                if name in SET_BY_RESTART:
+                    raise ConfigError(f"{name} has changed", hint="only a restart can change it")
             client = TwilioClient.from_settings(settings)
             with suppress(Retriable):  # a Twilio that is away does not mean that the credentials are wrong
                 self._await(lambda: _try_credentials(client, before.accounts.main))
@@ -341,7 +342,7 @@ class Daemon:
         self._workers.clear_failures()
         for login in (self._database_login, self._twilio_login):
             login.reset()
-        log.info("configuration.reloaded", changed=_changed(before.settings, settings))
+        log.info("configuration.reloaded", changed=settings.changed_since(before.settings))
         if url != before.url:
             self._workers.pause()
             self._lead.resign()
@@ -388,15 +389,3 @@ class Daemon:
 def _try_credentials(client: TwilioClient, account_sid: str) -> None:
     """Try the credentials with one request; raise the error that Twilio's answer means."""
     client.session(_ONCE).page(Listing(account_sid, page_size=1))
-
-
-def _name_of(field_name: str) -> str:
-    """Return the setting's name in the environment."""
-    return next(str(field.metadata["name"]) for field in fields(Settings) if field.name == field_name)
-
-
-def _changed(before: Settings, after: Settings) -> list[str]:
-    """Return the names of the settings that differ."""
-    return [
-        _name_of(field.name) for field in fields(Settings) if getattr(before, field.name) != getattr(after, field.name)
-    ]
