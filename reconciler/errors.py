@@ -14,6 +14,7 @@
     ├── JobHeld              75  another process holds the job
     ├── TableFault           75  a table takes no row at all: a person must mend it, and then the next run goes on
     ├── SchemaError          78  this version cannot work with the database's schema
+    ├── TimeIgnored          70  a listing of some hours was answered by the date alone: sync reads the whole day
     ├── TwilioAnswerError    75  an answer that Twilio should never give: 400, a redirect, a page that leads back
     └── BadObservation        1  one record cannot be read: it becomes a dead letter, and the run goes on
 

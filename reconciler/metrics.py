@@ -101,6 +101,11 @@ day_verified: Final = Gauge(
 )
 
 open_calls: Final = Gauge("reconciler_open_calls", "Calls that have not ended.", registry=REGISTRY)
+oldest_open_call: Final = Gauge(
+    "reconciler_oldest_open_call_seconds",
+    "Age of the call that has been open for the longest time; 0 if none is open.",
+    registry=REGISTRY,
+)
 stuck_calls: Final = Gauge(
     "reconciler_stuck_calls", "Calls open for longer than RECONCILER_STUCK_AFTER.", registry=REGISTRY
 )

@@ -26,6 +26,7 @@ from reconciler.sync.counts import Outcome
 from reconciler.terminal.printing import complain
 from reconciler.terminal.progress import watching
 from reconciler.twilio.client import TwilioClient
+from reconciler.twilio.listing import RETENTION
 
 
 def backfill_window(args: argparse.Namespace) -> int:
@@ -65,7 +66,8 @@ def _window(args: argparse.Namespace, asked_at: datetime) -> tuple[datetime, dat
     """Return the moments that --since and --until name.
 
     Raises:
-        UsageError: a moment cannot be read or is in the future, or they are in the wrong order.
+        UsageError: a moment cannot be read or is in the future; the moments are in the wrong order; or the whole window
+            lies before Twilio's retention.
 
     """
     since, until = read_moment(args.since, "--since", asked_at), asked_at
@@ -73,6 +75,11 @@ def _window(args: argparse.Namespace, asked_at: datetime) -> tuple[datetime, dat
         until = read_moment(args.until, "--until", asked_at)
     if until > asked_at:
         raise UsageError(f"--until {args.until} lies in the future", hint="leave --until out to read up to now")
+    if until <= asked_at - RETENTION:
+        raise UsageError(
+            f"the window ends before the {RETENTION.days} days that Twilio keeps",
+            hint="Twilio's Bulk Export has older calls",
+        )
     if since >= until:
         end = "now" if args.until is None else f"--until {args.until}"
         raise UsageError(f"--since {args.since} is not before {end}")

@@ -28,11 +28,12 @@ class StuckCall(NamedTuple):
 
 
 class OpenCounts(NamedTuple):
-    """The numbers of open, stuck and unfrozen calls."""
+    """The numbers of open, stuck and unfrozen calls, and how long the oldest open call has been open."""
 
     open: int
     stuck: int
     unfrozen: int
+    oldest_seconds: float
 
 
 def open_calls(
@@ -114,7 +115,8 @@ def stuck_calls(
     return [StuckCall(*row) for row in conn.execute(_queries["stuck_calls"], params)]
 
 
-def count_open(conn: Connection, *, stuck_since: datetime, kept_since: datetime) -> OpenCounts:
+def count_open(conn: Connection, *, stuck_since: datetime, kept_since: datetime, now: datetime) -> OpenCounts:
     """Return the numbers of open, stuck and unfrozen calls; unfrozen calls count if they ended since `kept_since`."""
-    row = conn.execute(_queries["count_open"], {"stuck_since": stuck_since, "kept_since": kept_since}).fetchone()
-    return OpenCounts(*row) if row else OpenCounts(0, 0, 0)
+    params = {"stuck_since": stuck_since, "kept_since": kept_since, "now": now}
+    [row] = conn.execute(_queries["count_open"], params)
+    return OpenCounts(*row)

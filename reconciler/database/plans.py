@@ -202,7 +202,7 @@ def _values(now: datetime, account_sid: str) -> dict[str, Any]:
         "account_sid": account_sid, "accounts": [account_sid], "all_looked_at": [now], "batch": 100,
         "call_sid": sids[0], "call_sids": sids, "confirmed_since": now - 400 * day, "day": now.date() - day,
         "examples": 3,
-        "fault_lasts": day / 24, "first": 0,
+        "fault_lasts": day / 24, "first": 0, "first_looks": "{}", "job": "account:" + account_sid,
         "first_day": now.date() - 35 * day,
         "freeze_after": day, "ended_before": now - day, "ids": [1], "interval": timedelta(minutes=5),
         "is_only_account": True, "is_anywhere": True, "owns_unassigned": True, "kept_since": now - 400 * day,

@@ -60,8 +60,9 @@ def freeze(context: JobContext) -> Counts:
         stuck_since = now - context.settings.stuck_after
         _freeze_due(this, kept_since, heard_at, now)
         _name_stuck(this, stuck_since, now)
-        counts = this.ask(partial(count_open, stuck_since=stuck_since, kept_since=kept_since))
+        counts = this.ask(partial(count_open, stuck_since=stuck_since, kept_since=kept_since, now=now))
         metrics.open_calls.set(counts.open)
+        metrics.oldest_open_call.set(counts.oldest_seconds)
         metrics.stuck_calls.set(counts.stuck)
         metrics.unfrozen_calls.set(counts.unfrozen)
     return this.counts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from reconciler import metrics
 from reconciler.database.tables import measure
@@ -17,7 +18,20 @@ PRUNE_BATCH: Final = 1000  # rows in one commit
 log = get_logger(__name__)
 
 
-def keep_house(context: JobContext) -> Counts:
+@dataclass(slots=True)
+class HousekeepingCounts(Counts):
+    """The counts of housekeeping: the size of each table in bytes, and the webhooks that it deleted."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    webhooks_deleted: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result for `--json`; its shape is a contract."""
+        sizes = {measured_field(table): size for table, size in self.sizes.items()}
+        return {**sizes, "webhooks_deleted": self.webhooks_deleted, **self.counts()}
+
+
+def keep_house(context: JobContext) -> HousekeepingCounts:
     """Measure our tables; delete completed webhooks older than `inbox_retention`, if that is set, oldest first.
 
     Dead letters and unsettled rows stay, at any age. Each batch is a commit of its own.
@@ -28,15 +42,15 @@ def keep_house(context: JobContext) -> Counts:
         JobHeld: another process runs this job.
 
     """
-    with run(context, Counts()) as this:
+    with run(context, HousekeepingCounts()) as this:
         _measure(this)
         if (retention := context.settings.inbox_retention) is not None:
             _prune(this, this.now() - retention)
     return this.counts
 
 
-def _measure(this: Run[Counts]) -> None:
-    sizes = this.ask(measure)
+def _measure(this: Run[HousekeepingCounts]) -> None:
+    sizes = this.counts.sizes = this.ask(measure)
     log.info("tables.measured", **{measured_field(table): size for table, size in sizes.items()})
     for table, size in sizes.items():
         metrics.table_bytes.labels(table).set(size)
@@ -47,12 +61,11 @@ def measured_field(table: str) -> str:
     return f"{table.removeprefix('twilio_webhook_')}_bytes"
 
 
-def _prune(this: Run[Counts], received_before: datetime) -> None:
+def _prune(this: Run[HousekeepingCounts], received_before: datetime) -> None:
     batch = this.context.options.batch_size or PRUNE_BATCH
-    rows = 0
     gone = batch
     while gone >= batch and not this.stop.is_set():
         gone = this.commit(lambda transaction: transaction.inbox.prune(received_before=received_before, limit=batch))
-        rows += gone
-    if rows:
-        log.info("inbox.pruned", rows=rows)
+        this.counts.webhooks_deleted += gone
+    if this.counts.webhooks_deleted:
+        log.info("inbox.pruned", rows=this.counts.webhooks_deleted)

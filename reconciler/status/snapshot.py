@@ -238,9 +238,9 @@ def _word_of(conn: db.Connection, leader: Daemon | None) -> tuple[Waiting | None
 
 def _calls(conn: db.Connection, now: datetime, stuck_after: timedelta) -> Calls:
     stuck_since = now - stuck_after
-    counts = count_open(conn, stuck_since=stuck_since, kept_since=now - RETENTION)
+    counts = count_open(conn, stuck_since=stuck_since, kept_since=now - RETENTION, now=now)
     named = stuck_calls(conn, stuck_since=stuck_since, named_since=None, limit=STUCK_NAMED)
-    return Calls(*counts, [StuckCall(*call) for call in named])
+    return Calls(counts.open, counts.stuck, counts.unfrozen, [StuckCall(*call) for call in named])
 
 
 def _unsettled(conn: db.Connection, now: datetime, grace: timedelta) -> Inbox:

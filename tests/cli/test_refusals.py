@@ -127,6 +127,12 @@ def test_settings_that_are_wrong(cli):
     assert "hush-hush" not in done.err
 
 
+def test_a_window_that_twilio_no_longer_keeps(cli):
+    """64 if all of the window lies before Twilio's retention: the command would ask for nothing and end with 0."""
+    done = cli.run("--since", "450d", "--until", "420d", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert (done.code, done.said[0]) == (64, "reconcile: the window ends before the 400 days that Twilio keeps")
+
+
 def test_twilio_that_cannot_be_reached(cli, database_url):
     """69 after the repeats, with the address that was asked; the days are not tried when the living all failed."""
     nowhere = "http://127.0.0.1:1"
@@ -147,7 +153,9 @@ def test_slices_that_fail(run, calls, twilio, conn):
     assert done.said[0].startswith("reconcile: 1 of 9 slices could not be read: ")
     assert "the same command" in done.said[1]
     assert len(done.result["slices_failed"]) == 1
-    (succeeded, failed) = conn.execute("SELECT last_success_at, last_error FROM sync_state").fetchone()
+    (succeeded, failed) = conn.execute(
+        "SELECT last_success_at, last_error FROM sync_state WHERE job_name LIKE 'backfill:%'"
+    ).fetchone()
     assert succeeded is None
     assert "1 slices were not read" in failed
     twilio.faults.clear()

@@ -55,7 +55,8 @@ BOOLEAN = {"=", "<>", "<", "<=", ">", ">=", "~", "~~", "?", "?|"}
 EXTRA = {
     "answers": ["human"], "apply": True, "billed": 1, "column": "status", "cursor": "{}", "day": "2026-01-01",
     "dedupe_key": "x", "differences": "{}", "digest": "x", "error": "x", "event_times": [datetime.now(UTC)],
-    "expected": "{}", "explain": False, "functions": ["x"], "held": 1, "is_complete": True, "job": "hot", "kind": "hot",
+    "expected": "{}", "explain": False, "functions": ["x"], "held": 1,
+    "imported_before": "2026-01-01", "is_complete": True, "job": "hot", "kind": "hot",
     "listed": 1,
     "name": "reconciler.thaw", "names": ["x"], "payloads": ["{}"], "prefix": "x", "prunes_inbox": True, "reason": "x",
     "reasons": ["x"], "record": "{}", "recording_sids": ["RE"], "said_ats": [datetime.now(UTC)], "table": "messages",

@@ -54,10 +54,10 @@ def test_eight_at_once_and_all_are_killed(worlds, road):
 
 @pytest.mark.parametrize("version", [m.version for m in load_migrations()])
 def test_a_file_that_was_tampered_with_is_refused(version, shared_database_url, connect, monkeypatch):
-    """One character more in a file that was applied: it is named, and nothing runs, in neither direction."""
+    """A file that has gained a statement since it was applied is named, and nothing runs, in neither direction."""
     files = list(load_migrations())
     file = files[version].up
-    files[version] = replace(files[version], up=Script(file.filename, file.text + " "))
+    files[version] = replace(files[version], up=Script(file.filename, file.text + "\nSELECT 1;\n"))
     monkeypatch.setattr(runner, "load_migrations", lambda: tuple(files))
     conn = connect(shared_database_url)
     for attempt in (runner.behind, runner.plan, runner.migrate, lambda conn: runner.rollback(conn, to=-1)):

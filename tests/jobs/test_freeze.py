@@ -235,6 +235,7 @@ def test_the_gauges_count_what_is_open_stuck_and_unfrozen(world, put):
     world.freeze()
     names = ("reconciler_open_calls", "reconciler_stuck_calls", "reconciler_unfrozen_calls")
     assert [2, 1, 1] == [REGISTRY.get_sample_value(name) for name in names]
+    assert (25 * HOUR).total_seconds() == REGISTRY.get_sample_value("reconciler_oldest_open_call_seconds")
 
 
 def test_what_is_frozen_already_costs_nothing(conn):

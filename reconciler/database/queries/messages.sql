@@ -221,19 +221,29 @@ ORDER BY began_at
 LIMIT %(batch)s
 
 -- name: count_open
--- The numbers of open, stuck and unfrozen calls of Twilio's; reads messages_open and messages_unfrozen.
+-- The numbers of open, stuck and unfrozen calls of Twilio's, and the seconds for which the oldest call has been open.
+--
+-- The Viewer may write an infinite time, which has no age: an age ends at `kept_since`, and begins at `now`.
+--
+-- Cost: reads messages_open and messages_unfrozen.
 SELECT
-    (
-        SELECT pg_catalog.count(*) FROM messages
-        WHERE NOT is_final AND gone_at IS NULL AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
-    ),
-    (
-        SELECT pg_catalog.count(*) FROM messages
-        WHERE NOT is_final AND gone_at IS NULL AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
-            AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') <= %(stuck_since)s
-    ),
+    open.calls, open.stuck,
     (
         SELECT pg_catalog.count(*) FROM messages
         WHERE is_final AND sync_state <> 'frozen' AND finalized_at >= %(kept_since)s
             AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
-    )
+    ),
+    coalesce(
+        extract(epoch FROM %(now)s - least(greatest(open.oldest, %(kept_since)s), %(now)s)), 0
+    )::double precision
+FROM (
+    SELECT
+        pg_catalog.count(*) AS calls,
+        pg_catalog.count(*) FILTER (WHERE began_at <= %(stuck_since)s) AS stuck,
+        pg_catalog.min(began_at) AS oldest
+    FROM (
+        SELECT coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') AS began_at
+        FROM messages
+        WHERE NOT is_final AND gone_at IS NULL AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
+    ) AS began
+) AS open

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -48,9 +49,12 @@ def test_the_merge_probes_the_unique_index_and_scans_no_table(connect, database_
         params = {**Rules()._asdict(), **ORIGIN._asdict(), "now": now, "apply": True, "explain": False}
         (plan,) = merging.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + MERGE["merge_staged"], params).fetchone()
     on_messages = [node for node in _nodes(plan[0]["Plan"]) if node.get("Relation Name") == "messages"]
-    probes = {node["Node Type"]: node["Actual Loops"] for node in on_messages}
-    # Each staged call is looked up once, and each that has a row is updated once.
-    assert probes == {"Index Scan": len(page), "Tid Scan": 99, "ModifyTable": 1}
+    probes: Counter[str] = Counter()
+    for node in on_messages:
+        probes[node["Node Type"]] += node["Actual Loops"]
+    # Each staged call is looked up once, and each that has a row is updated once. Three statements write: an
+    # INSERT, and an UPDATE each for calls that changed and for frozen calls that are listed again.
+    assert probes == {"Index Scan": len(page), "Tid Scan": 99, "ModifyTable": 3}
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
