@@ -54,7 +54,7 @@ def make_probe(account_sid: str, page: Page) -> Probe | None:
 
 
 class TimeFilters:
-    """What was learned of each account: the probe that proved that times count, or None if they do not."""
+    """By account the probe that proved that times count, or None if they do not."""
 
     def __init__(self) -> None:
         self._probes: dict[str, Probe | None] = {}

@@ -1,4 +1,4 @@
-"""What ended before this installation first looked after an account is imported: nothing of it was lost."""
+"""A call that ended before this installation first looked after its account is imported, not lost."""
 
 from __future__ import annotations
 
