@@ -15,14 +15,13 @@ _PHONE: Final = re.compile(r"(?:\+|%2B)\d{5,17}(?!\d)|(?<![\w.+-])\d{10,15}(?!\w
 
 _ADDRESS: Final = re.compile(r"\b((?:sips?|client)(?::|%3A))[^\s\"'<>,;&]+", re.IGNORECASE)
 
-
-_secrets: set[str] = set()
+secrets: Final[set[str]] = set()  # of the whole process: whatever is shown passes through `redact`
 
 
 def protect(secret: str) -> None:
     """Make `redact` remove `secret` from now on; one of fewer than four characters is ignored."""
     if len(secret) >= 4:
-        _secrets.add(secret)
+        secrets.add(secret)
 
 
 def mask(text: str) -> str:
@@ -38,7 +37,7 @@ def printable(text: str) -> str:
 
 def redact(text: str) -> str:
     """Return `text` without the secrets given to `protect`."""
-    for secret in sorted(_secrets, key=len, reverse=True):  # one may be part of another
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be part of another
         text = text.replace(secret, "[secret]")
     return text
 

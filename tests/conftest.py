@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from reconciler import masking
+
 pytest_plugins = ["tests.harness.databases", "tests.harness.twilio"]
 
 
@@ -17,6 +19,12 @@ def pytest_configure() -> None:
     """Hear SIGINT: a shell that starts tests in the background ignores it, and every child would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_secret_of_another_test() -> None:
+    """Begin without secrets: one that an earlier test made known would be removed from what this test prints."""
+    masking.secrets.clear()
 
 
 @pytest.fixture(scope="module", autouse=True)

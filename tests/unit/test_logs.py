@@ -35,9 +35,8 @@ SECRET = "0123456789abcdef-auth-token"
 
 
 @pytest.fixture
-def stream(monkeypatch) -> Iterator[io.StringIO]:
+def stream() -> Iterator[io.StringIO]:
     """Logging set up as for a service; what it wrote. All is put back afterwards."""
-    monkeypatch.setattr(masking, "_secrets", set())
     logging.captureWarnings(False)  # another test may have left it on
     root = logging.getLogger()
     before = (root.handlers[:], root.level, warnings.showwarning)
