@@ -19,8 +19,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from reconciler.cli.main import get_parser
 from reconciler.database import connection as db
-
-from .conftest import COMMAND, Command
+from tests.harness.commands import Command
+from tests.harness.processes import COMMAND
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import threading
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
@@ -12,10 +13,9 @@ import pytest
 
 from reconciler.database import connection as db
 from reconciler.database.migration_files import load_migrations
-from reconciler.simulator import Fault, listing
+from reconciler.simulator import Fault, SimulatedTwilio, listing
+from tests.harness.commands import PATIENCE
 from tests.harness.equality import doubled_events, versions
-
-from .conftest import PATIENCE, wait_for_requests
 
 KILLS = 3
 PAGES = 80
@@ -41,6 +41,15 @@ def window(account, twilio, monkeypatch, count):
     monkeypatch.setattr(listing, "MAX_PAGE_SIZE", count // PAGES)
     twilio.page_delay = timedelta(milliseconds=5)
     return "--since", since.isoformat(), "--until", until.isoformat()
+
+
+def wait_for_requests(twilio: SimulatedTwilio, count: int, process: subprocess.Popen[str]) -> None:
+    """Return once Twilio has seen so many requests."""
+    deadline = time.monotonic() + PATIENCE
+    while len(twilio.requests) < count:
+        assert process.poll() is None, f"it ended after {len(twilio.requests)} requests"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def asked(twilio):

@@ -10,8 +10,7 @@ from reconciler.database.migration_files import load_migrations
 from reconciler.jobs.backfill import BackfillCounts
 from tests.harness.equality import versions
 from tests.harness.names import ACCOUNT
-
-from .conftest import COMMAND
+from tests.harness.processes import COMMAND
 
 COUNTS = {
     "calls_seen", "inserted", "updated", "unchanged", "gaps_missing", "gaps_stale", "gaps_incomplete", "gaps_conflict",

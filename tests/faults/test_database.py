@@ -44,10 +44,11 @@ from reconciler.twilio.concurrency import Pacer
 from tests.faults.proxy import Moment, Proxy
 from tests.faults.server import GUARDED, Server, folder
 from tests.harness.contexts import run_backfill
+from tests.harness.daemons import QUIET, Daemon, eventually
 from tests.harness.equality import differences, doubled_events, records_of
+from tests.harness.link import Link
 from tests.harness.names import ACCOUNT, NOW, TOKEN
 from tests.harness.rows import ORIGIN, T0, make_observation
-from tests.service.conftest import QUIET, Daemon, Database, eventually
 
 OURS = (
     "datname = current_database() AND application_name LIKE 'reconciler: %' AND application_name <> 'reconciler: test'"
@@ -421,7 +422,7 @@ def test_a_failover_under_a_daemon(server, url, tmp_path, connect):
         new.on("CREATE DATABASE {}", name)
         there = make_conninfo(new.url, dbname=name)
         migrate(connect(there))
-        endpoint = Database(url, entrance)
+        endpoint = Link(url, entrance)
         endpoint.up()
         stack.callback(endpoint.down)
         account = SimulatedAccount(ACCOUNT, TOKEN, seed=5)

@@ -27,10 +27,10 @@ from reconciler.twilio.accounts import named_accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.wording import short_sids
+from tests.harness.daemons import eventually
 from tests.harness.equality import differences, doubled_events, records_of
 from tests.harness.names import ACCOUNT, TOKEN
-
-from .conftest import COMMAND, eventually
+from tests.harness.processes import COMMAND
 
 HOUR = timedelta(hours=1)
 FIRST, SECOND, THIRD = ("AC" + 32 * digit for digit in "234")
@@ -69,7 +69,7 @@ def jobs(conn, kind: str) -> set[str]:
 def test_a_refused_account_is_paused_for_an_hour_and_the_log_says_until_when(command, accounts, twilio, conn):
     """Each job logs it once, with the time of its next run; the other accounts continue."""
     twilio.faults.when(lambda request: SECOND in request.path, Fault.forbidden())
-    daemon = command.start(RECONCILER_ACCOUNTS="all", RECONCILER_WARM_INTERVAL="1s")
+    daemon = command.daemon(RECONCILER_ACCOUNTS="all", RECONCILER_WARM_INTERVAL="1s")
     daemon.wait_for("job.failed", job="hot", account=SECOND)
     daemon.wait_for("job.finished", job="hot", account=THIRD, count=4)
     (failed,) = daemon.said("job.failed", job="hot", account=SECOND)
@@ -84,7 +84,7 @@ def test_a_refused_account_is_paused_for_an_hour_and_the_log_says_until_when(com
 def test_a_reload_ends_the_pause_of_a_refused_account(command, accounts, twilio, conn):
     """With corrected credentials nobody has to wait for an hour."""
     twilio.faults.when(lambda request: SECOND in request.path, Fault.forbidden())
-    daemon = command.start(RECONCILER_ACCOUNTS="all")
+    daemon = command.daemon(RECONCILER_ACCOUNTS="all")
     daemon.wait_for("job.failed", job="hot", account=SECOND)
     twilio.faults.clear()
     daemon.tell(signal.SIGHUP)
@@ -95,13 +95,13 @@ def test_a_reload_ends_the_pause_of_a_refused_account(command, accounts, twilio,
 
 def test_each_has_a_lock_of_its_own(command, accounts, twilio):
     """A run of one account does not block the others."""
-    daemon = command.start(RECONCILER_ACCOUNTS="all")
+    daemon = command.daemon(RECONCILER_ACCOUNTS="all")
     for sid in SUBACCOUNTS:
         daemon.wait_for("job.finished", job="hot", account=sid)
     twilio.faults.when(lambda request: FIRST in request.path, Fault.hang())
     assert twilio.faults.wait_until_hanging()
     held = command.run("once", "hot", "--account", FIRST)
-    assert (held.returncode, f"another process is running hot:{FIRST}" in held.stderr) == (75, True)
+    assert (held.code, f"another process is running hot:{FIRST}" in held.err) == (75, True)
     assert daemon.metric("reconciler_leading") == 1
     daemon.wait_for(
         "job.finished", job="hot", account=SECOND, count=len(daemon.said("job.finished", account=SECOND)) + 2
@@ -110,7 +110,7 @@ def test_each_has_a_lock_of_its_own(command, accounts, twilio):
 
 def test_a_token_that_is_revoked_ends_it_where_only_subaccounts_are_named(command, account, accounts):
     """Exit code 77 when no account works any more. The refusal of one account does not end the daemon."""
-    daemon = command.start(RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
+    daemon = command.daemon(RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
     for sid in (FIRST, SECOND):
         daemon.wait_for("job.finished", job="hot", account=sid)
     account.auth_token = "another"
@@ -129,7 +129,7 @@ KEY, SECRET = "SK" + 32 * "7", "secret-of-the-key"
 def test_a_key_that_cannot_read_subaccounts_is_told_so(command, account, accounts, conn, kind):
     """The log names the setting and the remedy, once; the jobs of the key's own account run."""
     account.add_key(KEY, SECRET, kind)
-    daemon = command.start(
+    daemon = command.daemon(
         RECONCILER_ACCOUNTS="all", TWILIO_AUTH_TOKEN="", TWILIO_API_KEY=KEY, TWILIO_API_SECRET=SECRET
     )
     failed = daemon.wait_for("accounts.failed")
@@ -147,9 +147,9 @@ def test_a_key_is_named_where_a_person_named_the_account(command, account, accou
     done = command.run(
         "once", "hot", "--account", FIRST, TWILIO_AUTH_TOKEN="", TWILIO_API_KEY=KEY, TWILIO_API_SECRET=SECRET
     )
-    assert done.returncode == 77
-    assert "set TWILIO_AUTH_TOKEN instead" in done.stderr
-    assert "never does" in done.stderr
+    assert done.code == 77
+    assert "set TWILIO_AUTH_TOKEN instead" in done.err
+    assert "never does" in done.err
 
 
 # Coming and going
@@ -231,12 +231,12 @@ def test_accounts_that_cannot_be_read_are_asked_for_less_and_less(daemon_of_all,
 def test_once_works_for_one_account_after_another(command, accounts, conn):
     """It prints the counts of each account."""
     done = command.run("once", "hot", "--json", RECONCILER_ACCOUNTS="all")
-    assert done.returncode == 0, done.stderr
-    counted = json.loads(done.stdout)["accounts"]
+    assert done.code == 0, done.err
+    counted = done.result["accounts"]
     assert {sid: counts["inserted"] for sid, counts in counted.items()} == dict.fromkeys(accounts, 1)
     assert jobs(conn, "hot") == {"hot", *(f"hot:{sid}" for sid in SUBACCOUNTS)}
     table = command.run("once", "cold", RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
-    shown = [line.split()[0] for line in table.stdout.splitlines()]
+    shown = [line.split()[0] for line in table.out.splitlines()]
     assert shown == ["account", short_sids(FIRST), short_sids(SECOND)]
 
 
@@ -244,16 +244,16 @@ def test_once_goes_past_an_account_that_is_refused(command, accounts, twilio, co
     """Exit code 77 at the end; stderr names the account and the reason."""
     twilio.faults.when(lambda request: FIRST in request.path, Fault.forbidden())
     done = command.run("once", "hot", "--json", RECONCILER_ACCOUNTS="all")
-    assert done.returncode == 77
-    assert f"{FIRST}: Twilio does not allow this" in done.stderr
-    assert "error" in json.loads(done.stdout)["accounts"][FIRST]
+    assert done.code == 77
+    assert f"{FIRST}: Twilio does not allow this" in done.err
+    assert "error" in done.result["accounts"][FIRST]
     assert set(rows(conn).values()) == {ACCOUNT, SECOND, THIRD}
 
 
 def test_wrong_credentials_are_asked_for_once(command, accounts, twilio):
     """Twilio is not asked again for each account."""
     done = command.run("once", "hot", TWILIO_AUTH_TOKEN="not-the-token", RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
-    assert done.returncode == 77
+    assert done.code == 77
     assert len(twilio.requests) == 1
 
 
@@ -270,8 +270,8 @@ def test_a_backfill_works_through_all_accounts(command, accounts, conn):
     """It prints the sums and each account's counts; a second run writes nothing."""
     fill(accounts, 40)
     done = command.run("--since", "4d", "--json", RECONCILER_ACCOUNTS="all")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    result = done.result
     assert result["inserted"] == len(rows(conn)) == sum(one.call_count for one in accounts.values())
     assert result["accounts"].keys() == accounts.keys()
     for sid, one in result["accounts"].items():
@@ -279,15 +279,15 @@ def test_a_backfill_works_through_all_accounts(command, accounts, conn):
         assert one["slices_done"] == one["slices"]
     assert jobs(conn, "backfill:") == {f"backfill:{sid}" for sid in accounts}
     assert differences(conn, chain.from_iterable(records_of(one, now()) for one in accounts.values())) == []
-    again = json.loads(command.run("--since", "4d", "--json", RECONCILER_ACCOUNTS="all").stdout)
+    again = json.loads(command.run("--since", "4d", "--json", RECONCILER_ACCOUNTS="all").out)
     assert (again["inserted"], again["updated"], again["calls_seen"]) == (0, 0, result["inserted"])
 
 
 def test_a_preview_of_several_accounts_is_one_document(command, accounts, conn):
     """It writes nothing, not even a cursor."""
     done = command.run("--since", "4d", "--dry-run", "--json", RECONCILER_ACCOUNTS="all")
-    assert done.returncode == 1
-    result = json.loads(done.stdout)
+    assert done.code == 1
+    result = done.result
     assert len(result["differences"]) == result["inserted"] == 4
     assert (rows(conn), jobs(conn, "")) == ({}, set())
 
@@ -295,7 +295,7 @@ def test_a_preview_of_several_accounts_is_one_document(command, accounts, conn):
 def test_one_account_is_named(command, accounts, conn):
     """`--account` wins over RECONCILER_ACCOUNTS."""
     done = command.run("--since", "4d", "--json", "--account", SECOND, RECONCILER_ACCOUNTS="all")
-    assert "accounts" not in json.loads(done.stdout)
+    assert "accounts" not in done.result
     assert set(rows(conn).values()) == {SECOND}
 
 
@@ -303,15 +303,15 @@ def test_a_backfill_goes_past_an_account_that_is_refused(command, accounts, twil
     """Exit code 77 and its whole SID; the others are done, and the next backfill starts again."""
     twilio.faults.when(lambda request: FIRST in request.path, Fault.forbidden())
     done = command.run("--since", "4d", RECONCILER_ACCOUNTS="all")
-    assert done.returncode == 77
-    assert f"{FIRST}: Twilio does not allow this" in done.stderr
-    shown = {line.split()[0]: line.split()[1:3] for line in done.stdout.splitlines() if line.startswith("AC")}
+    assert done.code == 77
+    assert f"{FIRST}: Twilio does not allow this" in done.err
+    shown = {line.split()[0]: line.split()[1:3] for line in done.out.splitlines() if line.startswith("AC")}
     assert shown.keys() == set(map(short_sids, accounts))
     assert (shown[short_sids(SECOND)], shown[short_sids(FIRST)]) == (["1", "1"], ["-", "-"])
     assert set(rows(conn).values()) == {ACCOUNT, SECOND, THIRD}
     twilio.faults.clear()
     twilio.requests.clear()
-    assert command.run("--since", "4d", RECONCILER_ACCOUNTS="all").returncode == 0
+    assert command.run("--since", "4d", RECONCILER_ACCOUNTS="all").code == 0
     assert twilio.requests.count(path_contains=ACCOUNT) > 5
     assert FIRST in rows(conn).values()
 
@@ -331,8 +331,8 @@ def test_a_killed_backfill_reads_no_account_again(command, accounts, twilio, con
     twilio.faults.clear()
     twilio.requests.clear()
     done = command.run("--since", "4d", "--json", **env)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    result = done.result
     assert len(rows(conn)) == sum(one.call_count for one in accounts.values())
     assert result["accounts"][ACCOUNT]["slices"] < result["accounts"][SECOND]["slices"]
     assert doubled_events(conn) == []
@@ -377,7 +377,7 @@ def test_it_is_asked_about_less_and_less(command, accounts, twilio, conn):
 
     def asked() -> int:
         twilio.requests.clear()
-        assert command.run("once", "hot", **env).returncode == 0
+        assert command.run("once", "hot", **env).code == 0
         return twilio.requests.count(path_contains=stray)
 
     assert [asked(), asked(), asked()] == [1, 0, 0]

@@ -13,16 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reconciler.errors import ConfigError
 from reconciler.service.http_server import Health, StatusPage, Web
+from tests.harness.daemons import eventually
 from tests.harness.names import ACCOUNT
-
-from .conftest import eventually
 
 FINE = Health(is_alive=True, is_ready=True, reason="fine")
 
 
 def test_what_is_served(command, twilio, database):
     """Each path, HEAD and an unknown path, also while the database does not answer."""
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.settle()
     eventually(lambda: daemon.get("/readyz")[0] == 200)
     assert daemon.get("/readyz")[1].startswith("leading, hot ")
@@ -45,7 +44,7 @@ def test_what_is_served(command, twilio, database):
 
 def test_without_the_setting_nothing_is_served(command):
     """Off by default."""
-    daemon = command.start(RECONCILER_HTTP_LISTEN="")
+    daemon = command.daemon(RECONCILER_HTTP_LISTEN="")
     assert daemon.wait_for("daemon.started")["http_port"] is None
     daemon.wait_for_runs()
 

@@ -13,10 +13,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from reconciler.simulator import Fault
+from tests.harness.daemons import PATIENCE, eventually
 from tests.harness.equality import differences, doubled_events, records_of
 from tests.harness.names import TOKEN
-
-from .conftest import PATIENCE, eventually
 
 HOUR = timedelta(hours=1)
 SIGNALS = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
@@ -28,7 +27,7 @@ SIGNALS = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 def test_ready_means_that_twilio_accepted_the_credentials(command, systemd, twilio):
     """Until then, however long it takes, the daemon asks systemd for more time."""
     twilio.faults.always(Fault.server_error(503))
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.wait_for("twilio.retried")
     systemd.wait_for("EXTEND_TIMEOUT_USEC", "300000000")
     status, text = daemon.get("/readyz")
@@ -46,7 +45,7 @@ def test_ready_means_that_twilio_accepted_the_credentials(command, systemd, twil
 def test_ready_means_that_the_database_is_there(command, systemd, database):
     """A daemon waits for an absent database, says so, and then works without a restart."""
     database.down()
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.wait_for("database.awaited")
     systemd.wait_for("EXTEND_TIMEOUT_USEC")
     systemd.wait_for("STATUS", "waiting for the database")
@@ -62,7 +61,7 @@ def test_ready_means_that_the_database_is_there(command, systemd, database):
 
 def test_people_see_a_page(command):
     """It shows the daemon's state, and the results of its jobs once there are some."""
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.wait_for("job.finished", job="hot")
     page = eventually(lambda: (seen := daemon.get("/"))[0] == 200 and "✓ working" in seen[1] and seen[1])
     assert "leading, hot" in page
@@ -73,7 +72,7 @@ def test_people_see_a_page(command):
 
 def test_the_watchdog_is_fed(command, systemd):
     """systemd receives WATCHDOG=1 every third of its time, give or take a tick."""
-    command.start()
+    command.daemon()
     fed = 0
     for _ in range(3):
         fed = systemd.wait_for("WATCHDOG", "1", after=fed) + 1
@@ -81,7 +80,7 @@ def test_the_watchdog_is_fed(command, systemd):
 
 def test_systemd_hears_of_a_reload_and_of_the_end(command, systemd):
     """RELOADING with its time on the monotonic clock, READY; STOPPING."""
-    daemon = command.start()
+    daemon = command.daemon()
     ready = systemd.wait_for("READY")
     before = time.monotonic_ns() // 1000
     daemon.tell(signal.SIGHUP)
@@ -98,7 +97,7 @@ def test_systemd_hears_of_a_reload_and_of_the_end(command, systemd):
 def test_an_empty_database_is_migrated_before_the_first_run(command, empty_database_url, connect, account):
     """The daemon creates the schema, and then reads the first calls."""
     account.call(datetime.now(UTC) - HOUR)
-    daemon = command.start(DATABASE_URL=empty_database_url)
+    daemon = command.daemon(DATABASE_URL=empty_database_url)
     daemon.wait_for("job.finished", job="hot", inserted=1)
     order = [
         line["event"] for line in daemon.logs if line["event"] in ("migration.applied", "job.finished", "lead.acquired")
@@ -109,7 +108,7 @@ def test_an_empty_database_is_migrated_before_the_first_run(command, empty_datab
 
 def test_two_that_start_at_once_migrate_once(command, empty_database_url):
     """The second waits, finds nothing to do, and stands by."""
-    daemons = [command.start(DATABASE_URL=empty_database_url) for _ in range(2)]
+    daemons = [command.daemon(DATABASE_URL=empty_database_url) for _ in range(2)]
     for daemon in daemons:
         daemon.wait_for("daemon.readied")
     versions = [line["version"] for daemon in daemons for line in daemon.said("migration.applied")]
@@ -126,7 +125,7 @@ def test_the_page_in_hand_is_finished(command, twilio, account, conn, number):
     now = datetime.now(UTC)
     account.generate(200, now - 20 * HOUR, now - HOUR)
     twilio.page_delay = timedelta(seconds=2)
-    daemon = command.start()
+    daemon = command.daemon()
     eventually(lambda: len(twilio.requests))
     daemon.tell(number)
     assert daemon.wait(10) == 0
@@ -136,7 +135,7 @@ def test_the_page_in_hand_is_finished(command, twilio, account, conn, number):
     (rows,) = conn.execute("SELECT count(*) FROM messages").fetchone()
     assert rows in (50, 200)  # a whole page, as its cursor says
     twilio.page_delay = timedelta(0)
-    command.start().wait_for_runs(2)
+    command.daemon().wait_for_runs(2)
     assert differences(conn, records_of(account, datetime.now(UTC))) == []
     assert doubled_events(conn) == []
 
@@ -145,7 +144,7 @@ def test_the_page_in_hand_is_finished(command, twilio, account, conn, number):
 def test_a_page_that_does_not_come_is_not_waited_for_without_end(command, twilio):
     """After the grace the daemon exits and names the unfinished jobs, within systemd's time."""
     twilio.faults.always(Fault.hang())
-    daemon = command.start()
+    daemon = command.daemon()
     assert twilio.faults.wait_until_hanging()
     daemon.tell(signal.SIGTERM)
     assert daemon.wait(10) == 0
@@ -156,7 +155,7 @@ def test_a_page_that_does_not_come_is_not_waited_for_without_end(command, twilio
 def test_a_second_signal_ends_it_at_once(command, twilio, number):
     """The daemon does not wait for the grace."""
     twilio.faults.always(Fault.hang())
-    daemon = command.start()
+    daemon = command.daemon()
     assert twilio.faults.wait_until_hanging()
     daemon.tell(number)
     daemon.wait_for("daemon.stopping")
@@ -169,7 +168,7 @@ def test_a_second_signal_ends_it_at_once(command, twilio, number):
 def test_told_to_stop_while_the_database_is_away(command, systemd, database, number):
     """No run is under way, so the daemon exits at once, and logs it."""
     database.down()
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.wait_for("database.awaited")
     daemon.tell(number)
     assert daemon.wait(5) == 0
@@ -179,11 +178,11 @@ def test_told_to_stop_while_the_database_is_away(command, systemd, database, num
 
 def test_a_standby_whose_twilio_hangs_can_be_told_to_stop(command, twilio):
     """The main thread goes on watching while it waits for Twilio."""
-    first = command.start()
+    first = command.daemon()
     first.wait_for_runs()
     twilio.faults.always(Fault.hang())
     twilio.requests.clear()  # the first daemon asked the same when it started
-    second = command.start()
+    second = command.daemon()
     eventually(lambda: twilio.requests.count(PageSize="1"))
     second.tell(signal.SIGTERM)
     assert second.wait(5) == 0
@@ -194,7 +193,7 @@ def test_a_standby_whose_twilio_hangs_can_be_told_to_stop(command, twilio):
 
 def test_a_wrong_token_is_refused_by_name(command, systemd):
     """Exit code 77 after three tries, and never ready."""
-    daemon = command.start(TWILIO_AUTH_TOKEN="not-the-token")
+    daemon = command.daemon(TWILIO_AUTH_TOKEN="not-the-token")
     assert daemon.wait() == 77
     assert len(daemon.said("job.failed", job="hot", kind="Refused")) in (3, 4)  # one may be due before the end
     assert "TWILIO_AUTH_TOKEN" in daemon.wait_for("daemon.failed", kind="Refused")["hint"]
@@ -204,7 +203,7 @@ def test_a_wrong_token_is_refused_by_name(command, systemd):
 
 def test_a_wrong_token_is_refused_where_only_subaccounts_are_named(command):
     """The credentials are still those of the main account."""
-    daemon = command.start(TWILIO_AUTH_TOKEN="not-the-token", RECONCILER_ACCOUNTS="AC" + 32 * "2")
+    daemon = command.daemon(TWILIO_AUTH_TOKEN="not-the-token", RECONCILER_ACCOUNTS="AC" + 32 * "2")
     assert daemon.wait(2 * PATIENCE) == 77
     assert [line["wait_seconds"] for line in daemon.said("login.refused")] == [5, 15]
     daemon.wait_for("daemon.failed", kind="Refused")
@@ -214,7 +213,7 @@ def test_a_wrong_token_is_refused_where_only_subaccounts_are_named(command):
 def test_a_refusal_at_the_start_that_passes(command, twilio, fault):
     """After one refusal the login succeeds, and nobody has to restart the daemon."""
     twilio.faults.next(fault)
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.wait_for("job.failed", kind="Refused")
     daemon.wait_for("daemon.readied")
     assert daemon.process.poll() is None
@@ -223,7 +222,7 @@ def test_a_refusal_at_the_start_that_passes(command, twilio, fault):
 def test_a_proxy_that_refuses_in_html(command, twilio):
     """The page says nothing about the credentials: the daemon waits as in an outage, and names the proxy."""
     twilio.faults.always(Fault.proxy(403))
-    daemon = command.start()
+    daemon = command.daemon()
     assert "HTTP 403 without Twilio's error code" in daemon.wait_for("twilio.retried", count=4)["error"]
     twilio.faults.clear()
     daemon.wait_for("daemon.readied")
@@ -233,7 +232,7 @@ def test_a_proxy_that_refuses_in_html(command, twilio):
 @pytest.mark.slow
 def test_a_token_that_is_revoked_ends_it_after_three_runs(command, account):
     """One 401 may pass; three refused runs in a row end the daemon."""
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.wait_for_runs(2)
     account.auth_token = "another"
     assert daemon.wait(60) == 77
@@ -246,7 +245,7 @@ def test_a_token_that_is_revoked_ends_it_after_three_runs(command, account):
 
 def test_missing_settings_are_all_named(command):
     """Exit code 78."""
-    daemon = command.start(TWILIO_ACCOUNT_SID="", TWILIO_AUTH_TOKEN="")
+    daemon = command.daemon(TWILIO_ACCOUNT_SID="", TWILIO_AUTH_TOKEN="")
     assert daemon.wait() == 78
     said = "".join(daemon.lines)
     assert "TWILIO_ACCOUNT_SID is not set" in said
@@ -256,7 +255,7 @@ def test_missing_settings_are_all_named(command):
 def test_a_port_in_use(command):
     """Exit code 78, and the error names the setting."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        daemon = command.start(RECONCILER_HTTP_LISTEN=f"127.0.0.1:{taken.getsockname()[1]}")
+        daemon = command.daemon(RECONCILER_HTTP_LISTEN=f"127.0.0.1:{taken.getsockname()[1]}")
         assert daemon.wait() == 78
     assert "RECONCILER_HTTP_LISTEN" in "".join(daemon.lines)
 
@@ -266,7 +265,7 @@ def test_a_role_without_privileges(command, database_url, conn):
     role = f"nobody_{conn.info.dbname}"
     conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
     try:
-        daemon = command.start(DATABASE_URL=make_conninfo(database_url, user=role))
+        daemon = command.daemon(DATABASE_URL=make_conninfo(database_url, user=role))
         assert daemon.wait() == 77
         assert "DATABASE_URL" in "".join(daemon.lines)
     finally:
@@ -290,7 +289,7 @@ def test_a_reload_takes_a_new_interval_and_a_new_token(command, account, tmp_pat
     token.write_text(TOKEN)
     token.chmod(0o600)
     config = settings_file(tmp_path, RECONCILER_HOT_INTERVAL="1h")
-    daemon = command.start(
+    daemon = command.daemon(
         RECONCILER_HOT_INTERVAL="",
         TWILIO_AUTH_TOKEN="",
         TWILIO_AUTH_TOKEN_FILE=str(token),
@@ -323,7 +322,7 @@ def test_settings_that_cannot_be_used_are_refused_and_the_old_ones_stay(command,
     names = ("RECONCILER_HOT_INTERVAL", "TWILIO_AUTH_TOKEN", "TWILIO_ACCOUNT_SID", "DATABASE_URL")
     good = {name: command.env[name] for name in names}
     config = settings_file(tmp_path, **good)
-    daemon = command.start(**dict.fromkeys(names, ""), RECONCILER_CONFIG=str(config))
+    daemon = command.daemon(**dict.fromkeys(names, ""), RECONCILER_CONFIG=str(config))
     daemon.wait_for_runs(1, since=0)
     settings_file(tmp_path, **(good | changed))
     daemon.tell(signal.SIGHUP)
@@ -339,7 +338,7 @@ def test_a_reload_goes_to_another_database(command, tmp_path, empty_database_url
     account.call(datetime.now(UTC) - HOUR)
     good = {"DATABASE_URL": command.env["DATABASE_URL"]}
     config = settings_file(tmp_path, **good)
-    daemon = command.start(DATABASE_URL="", RECONCILER_CONFIG=str(config))
+    daemon = command.daemon(DATABASE_URL="", RECONCILER_CONFIG=str(config))
     daemon.wait_for("job.finished", job="hot", inserted=1)
     settings_file(tmp_path, DATABASE_URL=empty_database_url)
     daemon.tell(signal.SIGHUP)
@@ -351,7 +350,7 @@ def test_a_reload_goes_to_another_database(command, tmp_path, empty_database_url
 @pytest.mark.slow
 def test_without_a_database_url_nothing_is_left_behind(command):
     """The embedded server ends with the daemon."""
-    daemon = command.start(DATABASE_URL="")
+    daemon = command.daemon(DATABASE_URL="")
     daemon.wait_for("job.finished", job="hot", within=60)
     (pid_file,) = command.home.rglob("postmaster.pid")
     assert daemon.stop() == 0

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.simulator import Fault
+from tests.harness.daemons import eventually
 from tests.harness.equality import differences, doubled_events, records_of
-
-from .conftest import eventually
 
 OURS = (
     "application_name LIKE 'reconciler: %' AND application_name <> 'reconciler: test' AND datname = current_database()"
@@ -28,7 +27,7 @@ def _has_landed(conn, sid: str) -> bool:
 
 def test_backends_that_are_ended_are_replaced(command, account, conn):
     """All sessions end during a run: the daemon takes the lead again, and hot continues within ten seconds."""
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.wait_for_runs()
     for _ in range(2):
         (ended,) = conn.execute(
@@ -45,7 +44,7 @@ def test_backends_that_are_ended_are_replaced(command, account, conn):
 def test_a_database_that_is_away_is_waited_for(command, systemd, database, account, conn):
     """HTTP and systemd show it, the watchdog is fed, and afterwards the work is the same as without it."""
     account.generate(50, datetime.now(UTC) - timedelta(hours=9), datetime.now(UTC) - timedelta(hours=1))
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.wait_for_runs(2)
     eventually(lambda: daemon.get("/readyz")[0] == 200)
     database.down()
@@ -68,7 +67,7 @@ def test_a_database_that_is_away_is_waited_for(command, systemd, database, accou
 
 def test_a_twilio_that_is_away_is_waited_for(command, twilio, account, conn):
     """The runs report the reason and repeat; the daemon does not end."""
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.wait_for_runs(2)
     twilio.faults.always(Fault.server_error(503, html=True))
     daemon.wait_for("twilio.retried", count=2)
@@ -91,7 +90,7 @@ def test_a_server_that_is_restarted(command, account, connect):
 
         server = get_server(Path(folder) / "data", cleanup_mode="delete")
         try:
-            daemon = command.start(DATABASE_URL=server.get_uri())
+            daemon = command.daemon(DATABASE_URL=server.get_uri())
             daemon.wait_for_runs(2)
             for number in (1, 2):
                 server.stop() if number == 1 else os.kill(server.get_pid(), signal.SIGQUIT)

@@ -15,10 +15,9 @@ from reconciler.database.transaction import Origin
 from reconciler.jobs.hot import SMALLEST_PAGE
 from reconciler.simulator import Fault
 from reconciler.twilio.records import read_record
+from tests.harness.daemons import PATIENCE, eventually
 from tests.harness.equality import differences, doubled_events, records_of
 from tests.harness.names import ACCOUNT
-
-from .conftest import PATIENCE, eventually
 
 HOUR = timedelta(hours=1)
 FIRST, SECOND, CLOSED = ("AC" + 32 * digit for digit in "234")
@@ -37,7 +36,7 @@ def status_of(conn, sid: str) -> tuple[str, bool]:
 def test_a_lost_completed_is_repaired_within_one_interval(command, account, conn):
     """No webhook reported the end: the first run that begins after the end repairs it."""
     call = account.call(now() - 2 * HOUR, talks_for=None)
-    daemon = command.start(RECONCILER_HOT_INTERVAL="2s")
+    daemon = command.daemon(RECONCILER_HOT_INTERVAL="2s")
     daemon.settle()
     assert status_of(conn, call.sid) == ("in-progress", False)
     account.hang_up(call.sid, now())
@@ -56,7 +55,7 @@ def test_a_price_that_came_before_the_daemon_was_there_is_not_sealed_out(command
     with Store(database_url) as store:
         said = read_record(account.record(call.sid, seen_at), observed_at=seen_at)
         store.commit_page([said], origin=Origin("reconcile_backfill", "before"), now=seen_at)
-    daemon = command.start()
+    daemon = command.daemon()
     for job in ("freeze", "warm"):
         daemon.wait_for("job.finished", job=job)
     row = conn.execute("SELECT price, sync_state FROM messages WHERE twilio_sid = %s", (call.sid,)).fetchone()
@@ -67,7 +66,7 @@ def test_a_listener_is_notified_of_changed_calls(command, account, connect, data
     """On RECONCILER_NOTIFY_CHANNEL, at the commit."""
     listener = connect(database_url)
     listener.execute("LISTEN calls_changed")
-    daemon = command.start(RECONCILER_NOTIFY_CHANNEL="calls_changed")
+    daemon = command.daemon(RECONCILER_NOTIFY_CHANNEL="calls_changed")
     daemon.wait_for_runs()
     sids = sorted(account.call(now() - HOUR / 60).sid for _ in range(2))
     heard: set[str] = set()
@@ -94,7 +93,7 @@ def test_a_refused_account_is_paused_and_the_others_continue(command, account, s
     """403 for a suspended account: one failure, in sync_state under its own name."""
     account.call(now() - HOUR)
     twilio.faults.when(lambda request: SECOND in request.path, Fault.forbidden())
-    daemon = command.start(RECONCILER_ACCOUNTS="all")
+    daemon = command.daemon(RECONCILER_ACCOUNTS="all")
     for sid in (ACCOUNT, FIRST):
         daemon.wait_for("job.finished", job="hot", account=sid, count=4)
     assert len(daemon.said("job.failed", job="hot", account=SECOND, kind="Refused")) == 1
@@ -112,7 +111,7 @@ def test_a_refused_account_is_paused_and_the_others_continue(command, account, s
 def test_named_accounts_are_looked_after_and_no_other(command, account, subaccounts, twilio, conn):
     """Also without the main account, which only tries the credentials."""
     account.call(now() - HOUR)
-    daemon = command.start(RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
+    daemon = command.daemon(RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
     for sid in (FIRST, SECOND):
         daemon.wait_for("job.finished", job="hot", account=sid, count=2)
     daemon.wait_for("daemon.readied")
@@ -125,7 +124,7 @@ def test_named_accounts_are_looked_after_and_no_other(command, account, subaccou
 def test_accounts_that_could_not_be_read_are_read_soon(command, subaccounts, twilio):
     """A short outage of Twilio at the start leaves no subaccount out for an hour."""
     twilio.faults.when(lambda request: request.path.endswith("/Accounts.json"), Fault.server_error(503), times=1)
-    daemon = command.start(RECONCILER_ACCOUNTS="all")
+    daemon = command.daemon(RECONCILER_ACCOUNTS="all")
     daemon.wait_for("accounts.failed")
     daemon.wait_for("job.finished", job="hot", account=FIRST)
 
@@ -138,8 +137,8 @@ def test_once_runs_each_job(command, account, conn):
     account.generate(20, now() - 5 * HOUR, now() - HOUR)
     for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks"):
         done = command.run("once", job, "--json")
-        assert done.returncode == 0, done.stderr
-        counts = json.loads(done.stdout)
+        assert done.code == 0, done.err
+        counts = done.result
         assert counts["calls_seen"] >= 20 if job in ("hot", "cold") else True, job
     assert differences(conn, records_of(account, now())) == []
 
@@ -148,8 +147,8 @@ def test_once_prints_a_table_for_a_person(command, account):
     """The same counts."""
     account.call(now() - HOUR)
     done = command.run("once", "hot")
-    assert done.returncode == 0
-    assert any(line.split() == ["inserted", "1"] for line in done.stdout.splitlines()), done.stdout
+    assert done.code == 0
+    assert any(line.split() == ["inserted", "1"] for line in done.out.splitlines()), done.out
 
 
 def test_once_reads_from_a_given_moment_on(command, account):
@@ -158,15 +157,15 @@ def test_once_reads_from_a_given_moment_on(command, account):
 
     def seen(*args: str) -> int:
         done = command.run("once", "hot", "--json", *args)
-        assert done.returncode == 0, done.stderr
-        return int(json.loads(done.stdout)["calls_seen"])
+        assert done.code == 0, done.err
+        return int(done.result["calls_seen"])
 
     assert (seen(), seen(), seen("--from", "1d")) == (300, SMALLEST_PAGE, 300)
 
 
 def test_once_works_for_a_subaccount(command, subaccounts, conn):
     """`--account` runs a job with a name of its own."""
-    assert json.loads(command.run("once", "hot", "--account", FIRST, "--json").stdout)["inserted"] == 1
+    assert json.loads(command.run("once", "hot", "--account", FIRST, "--json").out)["inserted"] == 1
     assert conn.execute("SELECT job_name FROM sync_state ORDER BY 1").fetchall() == [
         (f"account:{FIRST}",),
         (f"hot:{FIRST}",),
@@ -189,25 +188,25 @@ def test_once_works_for_a_subaccount(command, subaccounts, conn):
 def test_what_does_not_go_together_is_a_usage_error(command, args, word):
     """Exit code 64, before anything is done."""
     done = command.run("once", *args)
-    assert done.returncode == 64, done.stderr
-    assert word in done.stderr
+    assert done.code == 64, done.err
+    assert word in done.err
 
 
 def test_a_job_that_the_daemon_runs_is_held(command, twilio):
     """Exit code 75."""
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.settle()
     twilio.page_delay = timedelta(seconds=5)
     asked = len(twilio.requests)
     eventually(lambda: len(twilio.requests) > asked)
     done = command.run("once", "hot")
-    assert done.returncode == 75, done.stderr
-    assert "another process is running hot" in done.stderr
+    assert done.code == 75, done.err
+    assert "another process is running hot" in done.err
 
 
 def test_the_daemon_skips_a_job_that_another_runs(command, conn):
     """The skipped run is no failure, and the next run continues."""
-    daemon = command.start()
+    daemon = command.daemon()
     daemon.settle()
     eventually(lambda: locks.try_advisory_lock(conn, "hot"))
     skipped = daemon.wait_for("job.skipped", job="hot", account=ACCOUNT)
@@ -224,7 +223,7 @@ def test_the_daemon_skips_a_job_that_another_runs(command, conn):
 def test_a_backfill_keeps_hot_from_none_of_its_runs(command, account, twilio, conn):
     """hot runs while Twilio withholds a page from a backfill; together they keep both limits."""
     account.generate(3000, now() - timedelta(days=29), now() - 30 * HOUR)
-    daemon = command.start(RECONCILER_MAX_CONCURRENCY="2")
+    daemon = command.daemon(RECONCILER_MAX_CONCURRENCY="2")
     daemon.settle()
     last_week = f"{now() - timedelta(days=7):%FT%TZ}"
     twilio.faults.when(lambda request: (request.param("StartTime>") or last_week) < last_week, Fault.hang(), times=1)
@@ -237,7 +236,7 @@ def test_a_backfill_keeps_hot_from_none_of_its_runs(command, account, twilio, co
         assert not backfill.done()
         twilio.faults.release()
         done = backfill.result()
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert daemon.said("job.skipped") == []
     assert twilio.requests.max_in_flight <= 6
     assert differences(conn, records_of(account, now())) == []

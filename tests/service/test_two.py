@@ -10,9 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.harness.daemons import eventually
 from tests.harness.equality import differences, doubled_events, records_of
-
-from .conftest import eventually
 
 LIFE = ["queued", "ringing", "in-progress", "completed"]
 
@@ -57,9 +56,9 @@ def until_equal(conn, account) -> None:
 
 def test_the_second_stands_by_and_takes_over_when_the_first_is_killed(command, systemd, lives, conn):
     """The standby is ready for systemd, but /readyz says that it does no work, and why."""
-    first = command.start()
+    first = command.daemon()
     first.wait_for_runs(2)
-    second = command.start()
+    second = command.daemon()
     second.wait_for("daemon.readied", leads=False)
     standing_by = f"standing by: {socket.gethostname()[:30]}/{first.process.pid} leads"
     assert second.get("/readyz") == (503, f"{standing_by}\n")
@@ -82,9 +81,9 @@ def test_the_second_stands_by_and_takes_over_when_the_first_is_killed(command, s
 
 def test_the_first_hands_over_when_it_is_told_to_stop(command, lives, conn):
     """The lead ends at once, with the last page."""
-    first = command.start()
+    first = command.daemon()
     first.wait_for_runs(1)
-    second = command.start()
+    second = command.daemon()
     second.wait_for("daemon.readied")
     assert first.stop() == 0
     second.wait_for_runs(2)
@@ -94,9 +93,9 @@ def test_the_first_hands_over_when_it_is_told_to_stop(command, lives, conn):
 @pytest.mark.slow
 def test_one_that_was_stopped_loses_the_lead_and_notices(command, lives, conn):
     """SIGSTOP: the server ends its silent session. SIGCONT: the daemon notices, and stands by."""
-    first = command.start()
+    first = command.daemon()
     first.wait_for_runs(2)
-    second = command.start()
+    second = command.daemon()
     second.wait_for("daemon.readied")
     stopped = time.monotonic()
     first.tell(signal.SIGSTOP)
@@ -118,9 +117,9 @@ def test_one_that_was_stopped_loses_the_lead_and_notices(command, lives, conn):
 @pytest.mark.slow
 def test_one_that_was_stopped_within_a_run_loses_the_job(command, twilio, lives, conn):
     """Its session ends with the job's lock, and its late page is not written."""
-    first = command.start()
+    first = command.daemon()
     first.settle()
-    second = command.start()
+    second = command.daemon()
     second.wait_for("daemon.readied")
     twilio.page_delay = timedelta(seconds=3)
     asked = len(twilio.requests)

@@ -28,9 +28,8 @@ from reconciler.sync.run import run
 from reconciler.twilio.accounts import Accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
+from tests.harness.daemons import eventually
 from tests.harness.names import ACCOUNT, TOKEN
-
-from .conftest import eventually
 
 Work = Callable[[JobContext], Counts]
 

@@ -19,8 +19,8 @@ from reconciler.service.leadership import Leadership
 from reconciler.settings import Settings
 from reconciler.status import snapshot as report
 from reconciler.status.check_work import check_work
+from tests.harness.daemons import eventually
 from tests.harness.names import ACCOUNT, NOW, sid
-from tests.service.conftest import eventually
 
 from .conftest import RULES
 from .pages import make_job, make_status
