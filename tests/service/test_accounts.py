@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -382,6 +383,9 @@ def test_it_is_asked_about_less_and_less(command, accounts, twilio, conn):
 
     assert [asked(), asked(), asked()] == [1, 0, 0]
     conn.execute("UPDATE messages SET status = 'ringing', from_number = '+12025550101' WHERE twilio_sid = %s", (stray,))
+    time.sleep(
+        1 - time.time() % 1
+    )  # Twilio's Date has whole seconds: an answer of this second may be older than the change
     assert [asked(), asked()] == [1, 0]
     assert gone(conn) == []
 
