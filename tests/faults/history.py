@@ -35,11 +35,10 @@ from reconciler.database.transaction import Rules
 from reconciler.errors import JobHeld
 from reconciler.jobs.backfill import Window
 from reconciler.jobs.registry import KINDS
-from reconciler.model import JobName
-from reconciler.settings import Credentials, Settings
+from reconciler.settings import Credentials
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, listing, viewer
 from reconciler.simulator.webhooks import Delivery, Webhook
-from reconciler.sync.context import Account, JobContext, Options
+from reconciler.sync.context import Account, Options
 from reconciler.sync.counts import Counts, Outcome
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
@@ -47,7 +46,7 @@ from reconciler.twilio.server_clock import ServerClock
 from tests.bench.servers import database
 from tests.faults.lives import ACCOUNTS, SPAN, START, History, Step, deliveries, draw
 from tests.faults.promises import Broken, Watch
-from tests.harness.contexts import run_backfill
+from tests.harness.contexts import SETTINGS, make_context, run_backfill
 from tests.harness.names import TOKEN
 
 SEEDS = Path(__file__).with_name("seeds.txt")
@@ -121,7 +120,7 @@ class Ground:
         account = self.owner.add_subaccount(next(self.numbers), TOKEN)
         try:
             with structlog.testing.capture_logs(), ExitStack() as stack:
-                World(self, account, history, stack).live()
+                Play(self, account, history, stack).live()
         except Broken as broken:
             return broken
         finally:
@@ -129,7 +128,7 @@ class Ground:
         return None
 
 
-class World:
+class Play:
     """One history while it happens."""
 
     def __init__(self, ground: Ground, account: SimulatedAccount, history: History, stack: ExitStack) -> None:
@@ -139,12 +138,11 @@ class World:
         self._conn = ground.conn
         self._history = history
         self._stack = stack
-        self._settings = Settings.read({})
         self._stores: list[Store] = []
         self._depth = 0
         self._ahead = timedelta(0)  # our clock, compared with Twilio's
         self._arriving = deliveries(account, history.lives)
-        self.watch = Watch(ground.conn, account, self.clock, self._settings, is_alone=history.is_alone)
+        self.watch = Watch(ground.conn, account, self.clock, SETTINGS, is_alone=history.is_alone)
         credentials = Credentials(account.sid, account.sid, TOKEN, base_url=ground.twilio.base_url)
         self._client = TwilioClient(credentials, pacer=Pacer(3), clock=self._our_time)
         stack.callback(self._client.close)
@@ -305,10 +303,9 @@ class World:
             since = now - timedelta(seconds=step.seconds)
             window = Window(since, now, {"since": str(step.seconds), "until": None})
             return run_backfill(self.account.sid, window, session=session, store=store, **common)
-        context = JobContext(
-            job=JobName(step.kind),
-            settings=self._settings,
-            store=store,
+        context = make_context(
+            step.kind,
+            store,
             session=session if KINDS[step.kind].asks_twilio else None,
             account=Account(self.account.sid) if KINDS[step.kind].asks_twilio else None,
             options=Options(deep=False, is_scheduled=step.is_scheduled),

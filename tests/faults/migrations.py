@@ -89,7 +89,7 @@ def through(proxy: Proxy, work: Work) -> Iterator[BaseProcess]:
 
 
 @dataclass
-class Worlds:
+class Roads:
     """Databases to begin with, and how they end when nothing disturbs."""
 
     server_url: str
@@ -150,9 +150,9 @@ def work_of(road: Road, way: str) -> Work:
     return partial(to_the_bottom, to=-1 if road == "empty" else LAST_OF_THE_VIEWER)
 
 
-def killed_at(worlds: Worlds, road: Road, way: str, at: int, moment: Moment) -> list[str]:
+def killed_at(roads: Roads, road: Road, way: str, at: int, moment: Moment) -> list[str]:
     """Kill a process at its `at`-th statement, let another one finish, and say what is not as it should be."""
-    with worlds.database(road) as url:
+    with roads.database(road) as url:
         if way == "down":
             to_the_top(url)
         proxy = Proxy(url, at=at, moment=moment, uncounted=LOCK)
@@ -166,7 +166,7 @@ def killed_at(worlds: Worlds, road: Road, way: str, at: int, moment: Moment) -> 
         for again in ways:
             if (code := finish(start(work_of(road, again), url))) != 0:
                 return [f"{where}: the next run {again} ended with {code}"]
-        end = worlds.ends[road, way]
+        end = roads.ends[road, way]
         found = state(url)
         return [
             f"{where}: {part} differ"
@@ -175,19 +175,19 @@ def killed_at(worlds: Worlds, road: Road, way: str, at: int, moment: Moment) -> 
         ]
 
 
-def eight_at_once(worlds: Worlds, road: Road, kills: list[int]) -> tuple[Counter[int], list[str]]:
+def eight_at_once(roads: Roads, road: Road, kills: list[int]) -> tuple[Counter[int], list[str]]:
     """Start eight processes together and kill as many as there are `kills`, each at its so many-th statement.
 
     Returns how they ended, and what is not as it should be after one more.
     """
-    with worlds.database(road) as url, ExitStack() as stack:
+    with roads.database(road) as url, ExitStack() as stack:
         at: list[int | None] = [*kills, *[None] * (8 - len(kills))]
         moments: list[Moment] = ["before", "behind"]
         proxies = [Proxy(url, at=n, moment=moments[i % 2], uncounted=LOCK) for i, n in enumerate(at)]
         processes = [stack.enter_context(through(proxy, to_the_top)) for proxy in proxies]
         codes = Counter(map(finish, processes))
         codes[finish(start(to_the_top, url))] += 1
-        found, end = state(url), worlds.ends[road, "up"]
+        found, end = state(url), roads.ends[road, "up"]
         return codes, [
             f"{road}, eight at once, killed at {kills}: {part} differ"
             for part in ("catalog", "ledger", "rows")
@@ -212,21 +212,21 @@ def main() -> int:
     problems: list[str] = []
     kills = Counter[str]()
     with server() as server_url, field_template(server_url) as name:
-        worlds = Worlds(server_url, {"empty": "template0", "field": name})
-        worlds.learn()
-        for (road, way), statements in worlds.statements.items():
+        roads = Roads(server_url, {"empty": "template0", "field": name})
+        roads.learn()
+        for (road, way), statements in roads.statements.items():
             moments: tuple[Moment, ...] = ("before", "behind")
             for at in range(1, len(statements) + 1, args.every):
                 for moment in moments:
                     kills[f"{road} {way}"] += 1
-                    for problem in killed_at(worlds, road, way, at, moment):
+                    for problem in killed_at(roads, road, way, at, moment):
                         problems.append(problem)
                         print(problem, flush=True)
             print(f"{road} {way}: {kills[f'{road} {way}']} killed, {len(problems)} problems", flush=True)
-        longest = {road: len(worlds.statements[road, "up"]) for road in worlds.templates}
+        longest = {road: len(roads.statements[road, "up"]) for road in roads.templates}
         for road, length in longest.items():
             for first in range(1, length + 1, 8 * args.every):
-                ended, found = eight_at_once(worlds, road, [first + n for n in range(8)])
+                ended, found = eight_at_once(roads, road, [first + n for n in range(8)])
                 kills[f"{road}, of eight"] += ended[-signal.SIGKILL]
                 if set(ended) - {0, -signal.SIGKILL}:
                     found.append(f"{road}, eight at once: ended with {ended}")

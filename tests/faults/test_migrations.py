@@ -16,40 +16,40 @@ from reconciler.database import migration_files as migrations
 from reconciler.database.migration_files import Script, load_migrations
 from reconciler.database.verify import verify
 from reconciler.errors import SchemaError
-from tests.faults.migrations import Worlds, eight_at_once, killed_at
+from tests.faults.migrations import Roads, eight_at_once, killed_at
 
 
 @pytest.fixture(scope="module")
-def worlds(server_url: str, field_template: str) -> Worlds:
+def roads(server_url: str, field_template: str) -> Roads:
     """An empty database and one from the field, and how each ends undisturbed."""
-    worlds = Worlds(server_url, {"empty": "template0", "field": field_template})
-    worlds.learn()
-    return worlds
+    roads = Roads(server_url, {"empty": "template0", "field": field_template})
+    roads.learn()
+    return roads
 
 
 @pytest.mark.parametrize("moment", ["before", "behind"])
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("road", ["empty", "field"])
 @pytest.mark.parametrize("part", [0.13, 0.61])
-def test_killed_at_a_statement_the_next_process_finishes(worlds, road, way, moment, part):
+def test_killed_at_a_statement_the_next_process_finishes(roads, road, way, moment, part):
     """On the way up and on the way down: catalog, ledger and rows end as undisturbed."""
-    statements = len(worlds.statements[road, way])
+    statements = len(roads.statements[road, way])
     assert statements > 50
-    assert killed_at(worlds, road, way, int(statements * part), moment) == []
+    assert killed_at(roads, road, way, int(statements * part), moment) == []
 
 
 @pytest.mark.parametrize("road", ["empty", "field"])
-def test_eight_at_once(worlds, road):
+def test_eight_at_once(roads, road):
     """One migrates, the others wait and find nothing left to do; each migration is in the ledger once."""
-    assert eight_at_once(worlds, road, []) == ({0: 9}, [])
+    assert eight_at_once(roads, road, []) == ({0: 9}, [])
 
 
 @pytest.mark.parametrize("road", ["empty", "field"])
-def test_eight_at_once_and_all_are_killed(worlds, road):
+def test_eight_at_once_and_all_are_killed(roads, road):
     """The next process continues, in any order of kills; a ninth process completes the migration."""
     kills = [3, 7, 11, 15, 19, 23, 27, 31]
-    assert sum(kills) < len(worlds.statements[road, "up"])  # so none of them can reach the end
-    assert eight_at_once(worlds, road, kills) == ({0: 1, -signal.SIGKILL: 8}, [])
+    assert sum(kills) < len(roads.statements[road, "up"])  # so none of them can reach the end
+    assert eight_at_once(roads, road, kills) == ({0: 1, -signal.SIGKILL: 8}, [])
 
 
 @pytest.mark.parametrize("version", [m.version for m in load_migrations()])

@@ -7,8 +7,7 @@ from datetime import timedelta
 import pytest
 
 from tests.harness.names import ACCOUNT, NOW
-
-from .world import MINUTE
+from tests.harness.world import MINUTE
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)

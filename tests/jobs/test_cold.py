@@ -18,8 +18,7 @@ from reconciler.sync import day_proof as proof
 from reconciler.sync.counts import Outcome
 from tests.harness.equality import records_of, versions
 from tests.harness.names import ACCOUNT, NOW
-
-from .world import day
+from tests.harness.world import day
 
 DAYS = ["2026-06-07", "2026-06-08", "2026-06-09"]
 

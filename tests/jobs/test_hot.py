@@ -15,8 +15,7 @@ from reconciler.simulator import Fault
 from reconciler.sync.counts import Outcome
 from tests.harness.equality import doubled_events, versions
 from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN
-
-from .world import MINUTE
+from tests.harness.world import MINUTE
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)

@@ -10,8 +10,7 @@ from reconciler import metrics
 from reconciler.status.report import Report, read_gaps_by_hour, read_report
 from reconciler.status.why import read_why
 from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN
-
-from .world import MINUTE, World
+from tests.harness.world import MINUTE, World
 
 HOUR = timedelta(hours=1)
 WEBHOOK_GRACE = timedelta(minutes=1)

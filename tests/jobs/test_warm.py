@@ -11,8 +11,7 @@ from reconciler.simulator import Fault
 from reconciler.sync.counts import Outcome
 from tests.harness.equality import versions
 from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN
-
-from .world import FREEZE_AFTER, MINUTE
+from tests.harness.world import FREEZE_AFTER, MINUTE
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)

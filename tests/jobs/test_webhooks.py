@@ -19,7 +19,7 @@ from reconciler.sync.counts import Outcome
 from reconciler.twilio import webhook_listings
 from reconciler.twilio.webhook_records import Alert
 from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN, sid
-from tests.jobs.world import World, day
+from tests.harness.world import World, day
 
 GRACE = timedelta(seconds=60)
 HOUR = timedelta(hours=1)

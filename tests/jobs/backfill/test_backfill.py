@@ -22,8 +22,7 @@ from reconciler.sync.slices import slice_of_days
 from reconciler.times import next_midnight
 from tests.harness.equality import differences, doubled_events, expected_row, records_of, versions
 from tests.harness.names import ACCOUNT, NOW
-
-from .conftest import World
+from tests.harness.world import BACKFILL, World
 
 REAL = Path(__file__).parents[2] / "data" / "real_calls.jsonl"
 
@@ -34,7 +33,7 @@ def test_an_empty_database_becomes_equal(world):
     assert world.differences() == []
     assert (summary.seen, summary.inserted) == (3_000, 3_000)
     assert summary.exit_code is ExitCode.DONE
-    assert world.cursor()["last_success_at"] is not None
+    assert world.state(BACKFILL)["last_success_at"] is not None
 
 
 def test_the_same_again_writes_nothing(world):
@@ -145,8 +144,8 @@ def test_an_ignored_filter_is_noticed(world, quick_retries):
     world.twilio.switches = replace(world.twilio.switches, ignore_filters=True)
     summary = world.backfill(days=8)
     assert summary.exit_code is ExitCode.TRY_AGAIN
-    assert "filter" in world.cursor()["last_error"]
-    assert world.cursor()["last_success_at"] is None
+    assert "filter" in world.state(BACKFILL)["last_error"]
+    assert world.state(BACKFILL)["last_success_at"] is None
 
 
 def test_a_bad_network_changes_nothing_but_the_time(world, quick_retries):
@@ -206,11 +205,11 @@ def test_a_dry_run_tells_and_writes_nothing(world):
     """The differences come out field by field; rows, events and cursors stay."""
     world.backfill(days=3)
     world.account.call(NOW - timedelta(hours=1), status="completed", rings_for=2, talks_for=60)
-    before = versions(world.conn), world.cursor()
+    before = versions(world.conn), world.state(BACKFILL)
     summary = world.backfill(days=8, dry_run=True)
     assert summary.inserted == len([d for d in world.watched.decisions if d.action == "insert" and d.theirs])
     assert summary.inserted > 0
-    assert (versions(world.conn), world.cursor()) == before
+    assert (versions(world.conn), world.state(BACKFILL)) == before
 
 
 def test_a_dry_run_tells_each_call_once(world, account):
@@ -302,7 +301,7 @@ def test_a_window_before_retention_is_no_failure(world):
 def test_the_backfill_names_its_account(world):
     """Cursor and lock carry the account, so that two accounts do not meet."""
     world.backfill(days=8)
-    assert world.cursor()["job_name"] == f"backfill:{ACCOUNT}"
+    assert world.state(BACKFILL)["job_name"] == f"backfill:{ACCOUNT}"
 
 
 @pytest.fixture

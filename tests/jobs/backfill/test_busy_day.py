@@ -10,6 +10,7 @@ from reconciler.simulator import Fault
 from reconciler.simulator.switches import Switches
 from tests.harness.equality import doubled_events
 from tests.harness.names import NOW
+from tests.harness.world import BACKFILL
 
 DAY = timedelta(days=1)
 
@@ -63,7 +64,7 @@ def test_where_dates_begin_to_count_in_the_middle_nothing_is_lost(busy):
 
     busy.watched.on_page = change
     busy.backfill()
-    assert busy.cursor()["cursor"]["finished"]
+    assert busy.state(BACKFILL)["cursor"]["finished"]
     assert busy.differences() == []
 
 
@@ -71,12 +72,12 @@ def test_a_backfill_that_was_stopped_goes_on_with_the_hours(busy):
     """Their names stand in the cursor, and what was read of them is not read again."""
 
     def stop() -> None:
-        if any(name.startswith("hours@") for name in busy.cursor()["cursor"]["open"]):
+        if any(name.startswith("hours@") for name in busy.state(BACKFILL)["cursor"]["open"]):
             busy.stop.set()
 
     busy.watched.on_page = stop
     busy.backfill()
-    begun = busy.cursor()["cursor"]["open"]
+    begun = busy.state(BACKFILL)["cursor"]["open"]
     assert any(name.startswith("hours@") for name in begun)
     busy.stop.clear()
     busy.watched.on_page = lambda: None

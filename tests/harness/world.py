@@ -1,20 +1,24 @@
-"""A simulated Twilio, a database, and the jobs that run between them at a time we set."""
+"""A simulated Twilio, a database, and the jobs that run between them at a time that the test sets."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+import pytest
+import structlog
+
 from reconciler.database import connection as db
 from reconciler.database.store import Store
-from reconciler.database.transaction import Origin, Rules
+from reconciler.database.transaction import Decision, Origin, Rules
 from reconciler.jobs.accounts import name_job
+from reconciler.jobs.backfill import BackfillCounts, Watcher, Window, name_backfill
 from reconciler.jobs.cold import ColdCounts, cold
 from reconciler.jobs.freeze import freeze
 from reconciler.jobs.hot import hot
@@ -30,13 +34,16 @@ from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import PAGE_SIZE
 from reconciler.twilio.records import read_record
-from tests.harness.contexts import make_context
-from tests.harness.equality import differences, records_of
-from tests.harness.names import ACCOUNT, TOKEN
+from reconciler.twilio.transport import Transport
+
+from .contexts import make_context, run_backfill
+from .equality import differences, records_of
+from .names import ACCOUNT, NOW, TOKEN
 
 MINUTE = timedelta(minutes=1)
 OVERLAP = timedelta(minutes=10)
 FREEZE_AFTER = timedelta(hours=24)
+BACKFILL = str(name_backfill(ACCOUNT))
 
 
 def day(days_ago: float) -> datetime:
@@ -45,17 +52,39 @@ def day(days_ago: float) -> datetime:
 
 
 @dataclass
+class Watched(Watcher):
+    """Remembers the reports of a backfill; may act on each page."""
+
+    slices: int = 0
+    remaining: int = 0
+    pages: int = 0
+    on_page: Callable[[], None] = lambda: None
+    decisions: list[Decision] = field(default_factory=list)
+
+    def planned(self, slices: int, remaining: int) -> None:
+        """Remember the numbers of slices."""
+        self.slices, self.remaining = slices, remaining
+
+    def merged(self, summary: BackfillCounts, decisions: Sequence[Decision]) -> None:
+        """Count the page."""
+        self.pages += 1
+        self.decisions += decisions
+        self.on_page()
+
+
+@dataclass
 class World:
-    """A Twilio, a database, and the jobs between them, all on one clock; `log` is what they said."""
+    """A Twilio, a database, and the jobs between them, all on one clock; `log` has their log events."""
 
     clock: Clock
     account: SimulatedAccount
     twilio: SimulatedTwilio
     database_url: str
     conn: db.Connection
-    log: list[Any]
+    log: list[Any] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
-    on_progress: Callable[[], None] = lambda: None  # told after each commit
+    on_progress: Callable[[], None] = lambda: None  # called after each commit
+    watched: Watched = field(default_factory=Watched)
     page_size: int = PAGE_SIZE
     behind: timedelta = timedelta(0)  # our clock, compared with Twilio's
 
@@ -85,6 +114,21 @@ class World:
         """One run of the webhooks job of an account; the journal is that of this run afterwards."""
         with self._asking("webhooks", account_sid, key=key, is_bulk=True) as context:
             return read_webhooks(context)
+
+    def backfill(self, since: str = "7d", *, days: float = 7, concurrency: int = 4, until: datetime | None = None,
+                 dry_run: bool = False, read_timeout: float = 30.0, **rules: Any) -> BackfillCounts:  # fmt: skip
+        """One `reconcile --since` of the simulated present; the journal goes on."""
+        now = self.now()
+        window = Window(now - timedelta(days=days), until or now, {"since": since, "until": None})
+        transport = Transport(self.twilio.base_url, connections=concurrency, read_timeout=read_timeout)
+        with (
+            closing(self._client(concurrency, transport=transport, key=(self.account.sid, TOKEN))) as client,
+            Store(self.database_url, rules=Rules(**rules)) as store,
+        ):
+            return run_backfill(
+                self.account.sid, window, session=client.session(self.stop), store=store, watcher=self.watched,
+                dry_run=dry_run, **self._common(),
+            )  # fmt: skip
 
     def freeze(self, *, scheduled_accounts: tuple[str, ...] | None = (), batch: int = 1000) -> Counts:
         """One run of the freeze job."""
@@ -220,23 +264,37 @@ class World:
         **more: Any,
     ) -> Iterator[JobContext]:
         self.twilio.requests.clear()
-        credentials = Credentials(ACCOUNT, *key, base_url=self.twilio.base_url)
-        client = TwilioClient(credentials, pacer=Pacer(concurrency), clock=self.now, page_size=self.page_size)
-        try:
-            with Store(self.database_url, rules=Rules(freeze_after=FREEZE_AFTER)) as store:
-                yield make_context(
-                    name_job(kind, account_sid, main=ACCOUNT),
-                    store,
-                    session=client.session(self.stop, is_bulk=is_bulk),
-                    account=Account(account_sid, owns_unassigned=account_sid == ACCOUNT),
-                    **more,
-                    **self._common(),
-                )
-        finally:
-            client.close()
+        with (
+            closing(self._client(concurrency, key=key)) as client,
+            Store(self.database_url, rules=Rules(freeze_after=FREEZE_AFTER)) as store,
+        ):
+            yield make_context(
+                name_job(kind, account_sid, main=ACCOUNT),
+                store,
+                session=client.session(self.stop, is_bulk=is_bulk),
+                account=Account(account_sid, owns_unassigned=account_sid == ACCOUNT),
+                **more,
+                **self._common(),
+            )
+
+    def _client(
+        self, concurrency: int, *, key: tuple[str, str] = (ACCOUNT, TOKEN), transport: Transport | None = None
+    ) -> TwilioClient:
+        credentials = Credentials(self.account.sid, *key, base_url=self.twilio.base_url)
+        return TwilioClient(
+            credentials, pacer=Pacer(concurrency), transport=transport, clock=self.now, page_size=self.page_size
+        )
 
 
 def question(entry: Entry) -> str:
     """Return the question of a request, without the account."""
     query = urlencode(entry.params)
     return entry.path.partition("/Accounts/")[2].partition("/")[2] + (f"?{query}" if query else "")
+
+
+@pytest.fixture
+def world(account: SimulatedAccount, database_url: str, conn: db.Connection) -> Iterator[World]:
+    """An account without calls, and nothing in the database; the time is NOW."""
+    clock = Clock(NOW)
+    with SimulatedTwilio([account], clock=clock) as twilio, structlog.testing.capture_logs() as log:
+        yield World(clock, account, twilio, database_url, conn, log)
