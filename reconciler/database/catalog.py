@@ -23,6 +23,9 @@ from reconciler.database.migration_files import TABLES
 
 _QUERIES = load_queries("catalog")
 
+# An index that a new database has, and those that serve the same statements in an older database (migration 018).
+OLDER_INDEXES: Final = {"call_events_created_at": ("idx_call_events_source", "idx_call_events_created_at")}
+
 _TEXT_CAST: Final = re.compile(r"::(?:text|character varying)(?:\(\d+\))?(?:\[\])?")
 _ALONE: Final = re.compile(r"(?<!\w)\(([\w.]+|'[^']*')\)")  # (status), where it is no argument
 _TWICE: Final = re.compile(r"\((\([^()]*\))\)|\((ARRAY\[[^\]]*\])\)(?=\))")

@@ -25,7 +25,7 @@ from typing import Any, Final, LiteralString, NamedTuple
 from psycopg import errors as pg
 from psycopg import sql
 
-from reconciler.database.catalog import expected_objects
+from reconciler.database.catalog import OLDER_INDEXES, expected_objects
 from reconciler.database.connection import Connection, load_queries, translated
 from reconciler.database.migration_files import TABLES
 from reconciler.database.verify import Finding
@@ -140,6 +140,7 @@ def _plan(
     uses = {node["Index Name"] for node in _nodes(root) if "Index Name" in node}
     # A unique key may have another name in the field. It counts as used unless its table is read whole.
     unused = {index for index in statement.indexes - uses if index not in _KEYS or _KEYS[index] in whole}
+    unused -= {index for index, older in OLDER_INDEXES.items() if not uses.isdisjoint(older)}
     rows = root.get("Actual Rows", root["Plan Rows"])
     spent = round(float(answer["Planning Time"] + answer["Execution Time"]), 3) if statement.only_reads else None
     return Plan(statement.name, sorted(uses), sorted(unused), sorted(whole), int(rows), spent), scans

@@ -91,7 +91,7 @@ def test_no_query_reads_a_whole_table(full, file, name):
     read = [
         (node["Relation Name"], node["Node Type"], node["Actual Rows"] * node["Actual Loops"])
         for node in _nodes(plan[0]["Plan"])
-        if node.get("Relation Name") in GROWING and "Scan" in node["Node Type"]
+        if node.get("Relation Name") in GROWING and "Scan" in node["Node Type"] and node["Actual Loops"]
     ]
     assert [scan for scan in read if scan[1] == "Seq Scan"] == []
     assert max((rows for *_, rows in read), default=0) < ROWS / 4

@@ -66,7 +66,7 @@ ORDER BY d.account_sid, d.day
 -- younger than the grace, an event without dedupe_key, which is not ours, and an imported call. A call is imported if it
 -- ended before any job ran for its account.
 --
--- Cost: reads idx_call_events_source from `since` on.
+-- Cost: reads the events since `since` by call_events_created_at.
 WITH found AS (
     SELECT
         pg_catalog.date_trunc(%(unit)s, created_at AT TIME ZONE 'UTC') AS found_in, source, call_sid, event_time,

@@ -32,7 +32,7 @@ DELETE FROM endpoint_faults WHERE account_sid = %(account_sid)s AND last_seen < 
 -- price (webhooks never carry it), an event without dedupe_key, which is not ours, and what was so before anybody looked
 -- after the account (`imported`). An endpoint at fault explains no call that ended long after the fault was last seen.
 --
--- Cost: reads idx_call_events_source from `since` on, messages_twilio_sid_key once for each call found,
+-- Cost: reads the events since `since` by call_events_created_at, messages_twilio_sid_key once for each call found,
 -- webhook_inbox_unsettled, which holds no completed row, and webhook_alerts_pkey from the oldest of these calls on.
 WITH found AS MATERIALIZED (
     SELECT
@@ -93,7 +93,7 @@ GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
 -- name: count_imported
 -- The number of calls that were found, but that ended before any job ran for their account.
 --
--- Cost: reads idx_call_events_source from `since` on, and messages_twilio_sid_key once for each call found.
+-- Cost: reads the events since `since` by call_events_created_at, and messages_twilio_sid_key once for each call found.
 SELECT pg_catalog.count(*)
 FROM (
     SELECT DISTINCT call_sid::text AS call_sid

@@ -37,7 +37,10 @@ DOCUMENTED_ROLLBACKS = [
 def test_every_file_twice_makes_the_runners_schema(
     empty_database_url: str, database_url: str, connect: Connect, dump: Dump, psql: Psql
 ) -> None:
-    """By hand, each file twice, the schema is the one that the runner makes; the runner's own round changes nothing."""
+    """By hand, each file twice, the schema is the one that the runner makes; the runner's own round changes nothing.
+
+    Only the runner knows that the tables are new, and replaces indexes of call_events (018).
+    """
     for file in MIGRATIONS:
         psql(empty_database_url, file)
         psql(empty_database_url, file)
@@ -46,7 +49,12 @@ def test_every_file_twice_makes_the_runners_schema(
     assert {a.version: a.outcome for a in migrate(conn)} == {
         version: "adopted" if version <= 4 else "applied" for version in range(len(MIGRATIONS))
     }
-    assert dump(empty_database_url) == dump(database_url)
+    by_hand, by_runner = dump(empty_database_url), dump(database_url)
+    assert {name.rpartition(" ")[2] for name in by_hand.keys() - by_runner.keys()} == {
+        "idx_call_events_event_type", "idx_call_events_created_at", "idx_call_events_source"
+    }  # fmt: skip
+    assert {name.rpartition(" ")[2] for name in by_runner.keys() - by_hand.keys()} == {"call_events_created_at"}
+    assert all(by_runner[name] == by_hand[name] for name in by_runner.keys() & by_hand.keys())
 
 
 def test_all_files_again_in_a_second_round(database_url: str, dump: Dump, psql: Psql) -> None:

@@ -77,6 +77,19 @@ DAMAGE = [
     ),
     ("DROP INDEX messages_open", "index messages.messages_open", "is missing; migration 010 makes it"),
     (
+        "DROP INDEX call_events_created_at",
+        "index call_events.call_events_created_at",
+        "is missing; migration 018 makes it",
+    ),
+    (
+        "DROP INDEX call_events_created_at; CREATE INDEX call_events_created_at ON call_events (created_at)",
+        "index call_events.call_events_created_at",
+        (
+            "is CREATE INDEX call_events_created_at ON call_events USING btree (created_at), not CREATE INDEX"
+            " call_events_created_at ON call_events USING brin (created_at) WITH (autosummarize='on')"
+        ),
+    ),
+    (
         "DROP INDEX messages_unfrozen; CREATE INDEX messages_unfrozen ON messages (end_time)",
         "index messages.messages_unfrozen",
         (
