@@ -200,7 +200,9 @@ class Watch:
                     self._check_ended("hot: what ended on a trunk shows up", now, step)
                 for sid, row in self._rows.items():
                     record = self._account.record(sid, now)
-                    if not row["is_final"] and record is not None and sid in self.ever and sid != step.hindered:
+                    # A run to which Twilio answered 404 marked an open call as gone. hot does not ask again; cold does.
+                    is_asked = not row["is_final"] and row["gone_at"] is None
+                    if is_asked and record is not None and sid in self.ever and sid != step.hindered:
                         _hold("hot: what ended is final", record["status"] not in FINAL, row, record)
             case "warm":
                 if not step.is_scheduled:
