@@ -33,6 +33,7 @@ from reconciler.jobs.registry import Kind
 from reconciler.logs import get_logger
 from reconciler.masking import mask, redact
 from reconciler.service.clock import ClockWatch
+from reconciler.service.database_outage import DatabaseOutage
 from reconciler.service.http_server import Health
 from reconciler.service.leadership import Leadership
 from reconciler.service.login_attempts import LoginAttempts
@@ -90,6 +91,7 @@ class Daemon:
         # Refusals from any thread, with the seconds until the next try; None if that was the last one.
         self._refusals: SimpleQueue[tuple[ReconcilerError, float | None]] = SimpleQueue()
         self._database_login, self._twilio_login = LoginAttempts(), LoginAttempts()
+        self._database_outage = DatabaseOutage()
         self._lead_due = 0.0
         self._clock = ClockWatch()
         self._step, self._stepped_at = timedelta(0), -math.inf
@@ -202,8 +204,10 @@ class Daemon:
         try:
             leads = self._lead.check()
             self._database_login.reset()
+            self._database_outage.is_over()
         except Retriable as exc:
             leads, self._lead_trouble = False, str(exc)
+            self._database_outage.lasts(exc)
         except LoginRefused as exc:
             leads, self._lead_trouble = False, str(exc)
             pause = self._database_login.count_refusal()

@@ -16,6 +16,7 @@ from reconciler.database.budgets import Budgets
 from reconciler.errors import ExitCode, LoginRefused, ReconcilerError, Retriable, Unavailable
 from reconciler.logs import get_logger
 from reconciler.service.daemon import SYSTEMD_WAITS, Daemon
+from reconciler.service.database_outage import DatabaseOutage
 from reconciler.service.http_server import Health, StatusPage, Web
 from reconciler.service.login_attempts import LoginAttempts
 from reconciler.service.systemd import Notifier
@@ -116,13 +117,13 @@ def _until_prepared(
         LoginRefused: all tries were refused.
 
     """
-    attempts = LoginAttempts()
+    attempts, outage = LoginAttempts(), DatabaseOutage()
     while True:
         try:
-            return settings, prepare(settings)
+            url = prepare(settings)
         except Retriable as exc:
             notifier.status(f"waiting for the database: {exc}")
-            log.warning("database.awaited", error=str(exc))
+            outage.lasts(exc)
             time.sleep(2)
         except LoginRefused as exc:
             wait = attempts.count_refusal()
@@ -132,3 +133,6 @@ def _until_prepared(
             log.warning("login.refused", error=str(exc), hint=exc.hint, wait_seconds=wait)
             time.sleep(wait)
             settings = read_settings()
+        else:
+            outage.is_over()
+            return settings, url

@@ -15,7 +15,6 @@ import pytest
 from reconciler.simulator import Fault
 from tests.harness.daemons import eventually
 from tests.harness.equality import differences, doubled_events, records_of
-from tests.harness.present import present
 
 OURS = (
     "application_name LIKE 'reconciler: %' AND application_name <> 'reconciler: test' AND datname = current_database()"
@@ -50,6 +49,7 @@ def test_a_database_that_is_away_is_waited_for(command, systemd, database, accou
     eventually(lambda: daemon.get("/readyz")[0] == 200)
     database.down()
     assert "the database is unavailable" in daemon.wait_for("lead.dropped")["error"]
+    daemon.wait_for("database.awaited")
     code, reason = daemon.get("/readyz")
     assert (code, "the database is unavailable" in reason) == (503, True)
     assert daemon.get("/healthz") == (200, "alive\n")
@@ -60,6 +60,8 @@ def test_a_database_that_is_away_is_waited_for(command, systemd, database, accou
     call = account.call(datetime.now(UTC) - timedelta(seconds=20))
     database.up()
     daemon.wait_for("lead.acquired", count=2)
+    daemon.wait_for("database.reconnected", logger="reconciler.service.database_outage")
+    assert len(daemon.said("database.awaited")) == 1, "a line for each try"
     eventually(lambda: conn.execute("SELECT 1 FROM messages WHERE twilio_sid = %s", (call.sid,)).fetchone(), within=10)
     eventually(lambda: daemon.get("/readyz")[0] == 200)
     assert doubled_events(conn) == []
@@ -82,6 +84,17 @@ def test_a_twilio_that_is_away_is_waited_for(command, twilio, account, conn):
     eventually(lambda: daemon.get("/readyz")[1].startswith("leading, hot "))
 
 
+def test_a_standby_says_that_the_database_is_away(command, database):
+    """It would say nothing else: it has no run that could fail."""
+    command.daemon().wait_for("lead.acquired")
+    standby = command.daemon()
+    standby.wait_for("daemon.readied", leads=False)
+    database.down()
+    assert "the database is unavailable" in standby.wait_for("database.awaited")["error"]
+    database.up()
+    standby.wait_for("database.reconnected")
+
+
 @pytest.mark.slow
 def test_a_server_that_is_restarted(command, account, connect):
     """A real server is stopped in order, then at once, and started again."""
@@ -94,7 +107,7 @@ def test_a_server_that_is_restarted(command, account, connect):
             daemon = command.daemon(DATABASE_URL=server.get_uri())
             daemon.wait_for_runs(2)
             for number in (1, 2):
-                server.stop() if number == 1 else os.kill(present(server.get_pid()), signal.SIGQUIT)
+                server.stop() if number == 1 else os.kill(server.get_pid(), signal.SIGQUIT)
                 daemon.wait_for("lead.dropped", count=number)
                 server.start()
                 account.call(datetime.now(UTC) - timedelta(seconds=20))

@@ -125,10 +125,11 @@ def test_a_socket_that_vanishes_makes_nothing_fail(manager):
     tell_all(notifier)
 
 
-def test_a_manager_that_does_not_read_makes_nothing_fail(manager):
+def test_a_manager_that_does_not_read_makes_nothing_fail(manager, monkeypatch):
     """After a short wait for a full socket the message is dropped."""
     sock, address = manager
-    notifier = Notifier(address, None, send_timeout=timedelta(milliseconds=1))
+    monkeypatch.setattr("reconciler.service.systemd._SEND_TIMEOUT", timedelta(milliseconds=1))
+    notifier = Notifier(address, None)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
         filler.setblocking(False)
         filler.connect(sock.getsockname())
