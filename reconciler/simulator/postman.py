@@ -38,6 +38,7 @@ class Postman:
 
     Attributes:
         delivered: number of webhooks that have arrived.
+        loss: share of webhooks that are lost by chance; may be changed at any time.
 
     """
 
@@ -45,6 +46,7 @@ class Postman:
         self, database_url: str, accounts: Sequence[SimulatedAccount], *, clock: Clock, road: Road, since: datetime
     ) -> None:
         self.delivered = 0
+        self.loss = road.channel.loss
         self._database_url = database_url
         self._accounts = accounts
         self._clock = clock
@@ -59,10 +61,11 @@ class Postman:
     def step(self) -> None:
         """Send the webhooks up to now, deliver those that are due, and let the Viewer process them."""
         now = self._clock.now()
+        # Each step has a seed of its own. With one seed the first webhook of every second would meet the same fate.
+        channel = self._road.channel
+        self._road = replace(self._road, channel=replace(channel, seed=channel.seed + 1, loss=self.loss))
         for account in all_accounts(self._accounts).values():
             self._under_way += self._road.deliver(account, self._sent_until, now)
-        # Each step has a seed of its own. With one seed the first webhook of every second would meet the same fate.
-        self._road = replace(self._road, channel=replace(self._road.channel, seed=self._road.channel.seed + 1))
         self._sent_until = now
         due = [delivery for delivery in self._under_way if delivery.received_at <= now]
         self._under_way = [delivery for delivery in self._under_way if delivery.received_at > now]

@@ -64,6 +64,18 @@ def test_what_is_lost_differs_from_step_to_step(postman, account, clock):
     assert 15 < len(causes_of_gaps(account)) < 45
 
 
+def test_the_share_that_is_lost_can_be_changed(postman, account, clock):
+    """From the next step on."""
+    for minute in range(3):
+        account.call(NOON + timedelta(minutes=minute), direction="inbound", rings_for=0, talks_for=1)
+    lossy = postman(Road())
+    for loss, ends_lost in ((0.0, 0), (1.0, 1), (0.0, 1)):
+        lossy.loss = loss
+        clock.advance(timedelta(minutes=1))
+        lossy.step()
+        assert ends_lost == len(causes_of_gaps(account))
+
+
 def test_while_the_database_is_away_webhooks_are_lost_and_noted(postman, account, clock):
     """11200 for each: the receiver answered 500, and Twilio tries no second time."""
     account.call(NOON, rings_for=1, talks_for=1)

@@ -13,7 +13,6 @@ import pytest
 import requests
 
 from reconciler.simulator.__main__ import duration, main, share
-from tests.harness.present import present
 
 SIMULATOR = [sys.executable, "-m", "reconciler.simulator"]
 
@@ -26,7 +25,7 @@ def running(*options, lines=3, **environment):
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **environment}
     ) as process:
         try:
-            said = [present(process.stdout).readline().strip() for _ in range(lines)]
+            said = [process.stdout.readline().strip() for _ in range(lines)]
             yield process, dict(line.removeprefix("export ").split("=", 1) for line in said)
         finally:
             process.kill()
