@@ -34,6 +34,12 @@ _COUNTS: Final = (
 _SHOWN_ELSEWHERE: Final = frozenset((
     "timestamp", "level", "event", "logger", "run_id", "job", "account", "exception", "twilio_request_id",
 ))  # fmt: skip
+# Events of a daemon that are told in words. The others show their name and fields.
+_IN_WORDS: Final = {
+    "daemon.started": "reconciler {version} starts", "daemon.readied": "ready: database and Twilio answer",
+    "lead.acquired": "this daemon leads", "daemon.stopping": "stops: finishes the pages in hand",
+    "daemon.stopped": "stopped", "database.reconnected": "the database answers again",
+}  # fmt: skip
 # Jobs whose runs are not shown if they found nothing to do.
 _QUIET: Final = frozenset(("inbox", "freeze", "warm"))
 
@@ -82,6 +88,10 @@ class LogLines:
             case "day.verified":
                 self._days[str(event.get("run_id"))] += 1
                 raise DropEvent
+            case "daemon.started" if event.get("http_port"):
+                return f"reconciler {event['version']} starts; status page on port {event['http_port']}"
+            case name if name in _IN_WORDS:
+                return _IN_WORDS[name].format(**event)
             case name:
                 fields = ", ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in _rest(event).items())
                 return f"{name} {fields}".rstrip()
@@ -104,6 +114,8 @@ class LogLines:
     def _gap(self, event: Mapping[str, Any]) -> str:
         self._gaps[str(event.get("run_id"))] += 1
         became = f"{event.get('from_status') or 'no row'} → {event.get('to_status')}"
+        if event.get("from_status") == event.get("to_status"):
+            became = str(event.get("to_status"))
         return f"{event['kind']} call {short_sids(str(event['call_sid']))} filled, {became}"
 
     def _wrapped(self, line: str) -> str:
