@@ -262,7 +262,9 @@ COMMANDS: Final = (
         argument("--account", metavar="AC…", help="ask this account (default: the row's, else TWILIO_ACCOUNT_SID)"),
         _JSON,
     )),
-    Command("demo", _demo, "see everything at once: an embedded database and a simulated Twilio that loses webhooks"),
+    Command("demo", _demo, "see everything at once: an embedded database and a simulated Twilio that loses webhooks", (
+        argument("--live", action="store_true", help="until Ctrl-C: the daemon, its page, keys that break things"),
+    )),
     Command("files", _files, "write units, environment, grants, alert rules, dashboard and runbook into a folder", (
         argument("folder", metavar="DIR", help="the folder; files in it that differ are not overwritten"),
     )),

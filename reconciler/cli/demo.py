@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from reconciler.demo import run
+from reconciler.demo import run, run_live
 
 
-def show(_: argparse.Namespace) -> int:
-    """Run the demonstration."""
-    return int(run())
+def show(args: argparse.Namespace) -> int:
+    """Run the demonstration: the story of a week, or the live one."""
+    return run_live() if args.live else run()

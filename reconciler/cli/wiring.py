@@ -60,7 +60,7 @@ def _log_lines(stream: TextIO) -> LogLines:
 
 def database_url(settings: Settings) -> str:
     """Return the URL of the database; without DATABASE_URL start the embedded one."""
-    return settings.database_url or embedded.start()
+    return settings.database_url or embedded.start().url
 
 
 def connect(settings: Settings, *, purpose: str) -> closing[db.Connection]:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from reconciler.errors import ConfigError, Unavailable
 
@@ -25,8 +25,26 @@ def data_folder() -> Path:
     return Path(platformdirs.user_data_dir("reconciler", appauthor=False)) / "postgresql"
 
 
-def start(folder: Path | None = None, *, keep: bool = True) -> str:
-    """Start the server, or join the one that another process started; return its URL. It stops with its last user.
+class EmbeddedServer:
+    """A server that runs until its last user ends. `url` stays the same when it is stopped and started again."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self.url: str = server.get_uri()
+
+    def stop(self) -> None:
+        """Stop the server for everybody, as an administrator does; the processes that use it lose their sessions."""
+        with _surroundings():
+            self._server.stop()
+
+    def start_again(self) -> None:
+        """Start the server after `stop`; nothing happens while it runs."""
+        with _surroundings():
+            self._server.ensure_postgres_running()
+
+
+def start(folder: Path | None = None, *, keep: bool = True) -> EmbeddedServer:
+    """Start the server, or join the one that another process started. It stops with its last user.
 
     `keep=False` deletes the folder at the end. If root starts the server, it runs as a user of its own. The library
     then makes every folder above `folder` searchable for that user.
@@ -48,8 +66,7 @@ def start(folder: Path | None = None, *, keep: bool = True) -> str:
             server = get_server(folder, cleanup_mode="stop" if keep else "delete")
         except Exception as exc:  # the library passes on every error of initdb, pg_ctl and the file system
             raise Unavailable(f"the embedded PostgreSQL did not start in {folder}: {exc}", hint=_HINT) from exc
-    url: str = server.get_uri()
-    return url
+    return EmbeddedServer(server)
 
 
 @contextmanager

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from reconciler.demo.compare import Compared, Comparison, Road, Row, State
+from reconciler.errors import ExitCode
 from reconciler.jobs.backfill import BackfillCounts
 from reconciler.masking import mask
 from reconciler.model import Gap
@@ -49,6 +50,18 @@ _NEXT: Final = (
 )
 
 
+class Signs(NamedTuple):
+    """Signs for what is well, for what is not, and for a line across."""
+
+    tick: str
+    cross: str
+    rule: str
+
+
+_SIGNS: Final = Signs("✓", "✗", "─")
+_PLAIN_SIGNS: Final = Signs("*", "x", "-")
+
+
 @dataclass(slots=True)
 class Step:
     """One step of the demonstration; `result` is the text shown when it is done."""
@@ -57,25 +70,43 @@ class Step:
 
 
 class Show:
-    """Prints each part of the demonstration."""
+    """Prints each part of the demonstration. `out` is 80 columns wide at most; `signs` fit its encoding."""
 
     def __init__(self) -> None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # an old locale must cost a character, not the demonstration
-        self._out = Console(highlight=False)
-        self._out.width = min(self._out.width, WIDTH)
-        is_modern = self._out.encoding.startswith("utf")
-        self._shapes = _SHAPES if is_modern else _PLAIN_SHAPES
-        self._tick = "✓" if is_modern else "*"
+        self.out = Console(highlight=False)
+        self.out.width = min(self.out.width, WIDTH)
+        is_plain = console.is_plain(self.out)
+        self._shapes = _PLAIN_SHAPES if is_plain else _SHAPES
+        self.signs = _PLAIN_SIGNS if is_plain else _SIGNS
 
     def opening(self) -> None:
         """Say what the demonstration is."""
-        self._out.print(
+        self.out.print(
             Text.assemble(
                 ("reconcile demo", "bold"), ": a week of calls, a lossy road, and everything brought back.\n",
                 ("Nothing of yours is touched: Twilio is simulated, the database is temporary.\n", "dim"),
             )
         )  # fmt: skip
+
+    def opening_live(self) -> None:
+        """Say what the live demonstration is."""
+        self.out.print(
+            Text.assemble(
+                ("reconcile demo --live", "bold"), ": a living account, lost webhooks, and the daemon.\n",
+                ("Nothing of yours is touched: Twilio is simulated, the database is temporary.\n", "dim"),
+            )
+        )  # fmt: skip
+
+    def closing_live(self, code: ExitCode) -> None:
+        """Say that everything is gone again, and what to type next."""
+        if code is not ExitCode.DONE:
+            self.out.print("The daemon has ended by itself: its last lines say why.", style="bold red")
+            return
+        self.out.print("The daemon, the simulated account and the database are gone again.\n")
+        self.out.print(Text("Now with your own calls:", "bold"))
+        self._next()
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
@@ -87,23 +118,23 @@ class Show:
 
     def before(self, road: Road, comparison: Comparison) -> None:
         """Show the rows as the webhooks left them."""
-        self._out.print(
+        self.out.print(
             f"    {road.lost:,} lost · {road.doubled:,} doubled · {road.late:,} late by minutes · "
             f"{road.overtaken:,} in the wrong order",
             style="dim",
         )
         self._headline("What the webhooks left behind")
-        self._out.print("  They carry no price and no true times; child legs and SIP trunks send none.\n", style="dim")
-        self._out.print(self._states([comparison]))
-        self._out.print()
-        self._out.print(self._days([comparison]))
-        self._out.print(self._legend())
+        self.out.print("  They carry no price and no true times; child legs and SIP trunks send none.\n", style="dim")
+        self.out.print(self._states([comparison]))
+        self.out.print()
+        self.out.print(self._days([comparison]))
+        self.out.print(self._legend())
         self._headline("For example")
-        self._out.print(_examples(comparison))
+        self.out.print(_examples(comparison))
 
     def command(self, line: str) -> None:
         """Show the command that a user would type for the next step."""
-        self._out.print(Text.assemble("\n", ("$ ", "dim"), (line, "bold")))
+        self.out.print(Text.assemble("\n", ("$ ", "dim"), (line, "bold")))
 
     def backfilled(self, summary: BackfillCounts) -> None:
         """Show the result of the backfill."""
@@ -123,9 +154,9 @@ class Show:
     ) -> None:
         """Show the rows before and after the backfill, and the proof."""
         self._headline("Before and after")
-        self._out.print(self._states([before, after]))
-        self._out.print()
-        self._out.print(self._days([before, after]))
+        self.out.print(self._states([before, after]))
+        self.out.print()
+        self.out.print(self._days([before, after]))
         self._headline("Proof")
         waiting = len(after.calls) - frozen
         facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=True)
@@ -145,31 +176,34 @@ class Show:
             ("money", f"{_money(before.charged)} known before, {_money(after.charged)} now"),
         ):  # fmt: skip
             facts.add_row(f"  {name}", fact)
-        self._out.print(facts)
+        self.out.print(facts)
 
     def closing(self, *, is_right: bool, seconds: float) -> None:
         """Say how the demonstration ended, and what to type next."""
         if not is_right:
-            self._out.print("\nNot every row is equal to Twilio's record: a bug, please report it.", style="bold red")
+            self.out.print("\nNot every row is equal to Twilio's record: a bug, please report it.", style="bold red")
             return
-        self._out.print(
+        self.out.print(
             Text.assemble(
                 "\n", ("Every row equals Twilio's record", "bold green"), f", after {seconds:.0f} seconds in all.\n\n",
                 ("Now with your own calls:", "bold"),
             )
         )  # fmt: skip
+        self._next()
+
+    def _next(self) -> None:
         for line, remark in _NEXT:
-            self._out.print(Text.assemble(f"  {line:<{34 if remark else 0}}", (remark, "dim")))
+            self.out.print(Text.assemble(f"  {line:<{34 if remark else 0}}", (remark, "dim")))
 
     def _done(self, result: str, seconds: float) -> None:
         row = Table.grid(expand=True, padding=(0, 1))
         row.add_column(ratio=1)
         row.add_column(justify="right", style="dim", no_wrap=True)
-        row.add_row(Text.assemble((f"  {self._tick} ", "green"), result), f"{seconds:.1f} s")
-        self._out.print(row)
+        row.add_row(Text.assemble((f"  {self.signs.tick} ", "green"), result), f"{seconds:.1f} s")
+        self.out.print(row)
 
     def _headline(self, text: str) -> None:
-        self._out.print(Text(f"\n{text}", "bold"))
+        self.out.print(Text(f"\n{text}", "bold"))
 
     def _states(self, comparisons: Sequence[Comparison]) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=len(comparisons) > 1, header_style="dim")

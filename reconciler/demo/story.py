@@ -3,36 +3,33 @@
 Design rules
 - Every run has the same calls, losses and counts: the seeds are fixed. The simulated clock stands still at the last
   midnight (UTC), so that the seven days are whole ones. Only dates and durations differ.
-- The environment has no influence. `run` is a process of its own and begins by removing the variables that libpq,
-  initdb, the HTTP client and our own settings read.
-- Nothing is left behind, however the run ends: the folder is deleted at the interpreter's exit, after its server.
 """
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
-import signal
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from reconciler import logs
 from reconciler.database import connection as db
-from reconciler.database import embedded
 from reconciler.database import migrate as runner
 from reconciler.database.store import Store
 from reconciler.database.transaction import Cursor
 from reconciler.demo.compare import Comparison, Road, Row, describe_road, examine
+from reconciler.demo.ground import (
+    ACCOUNT_SID,
+    AUTH_TOKEN,
+    endings_held,
+    ignore_endings,
+    leave_on_signals,
+    start_database,
+)
 from reconciler.demo.show import Show
-from reconciler.errors import ConfigError, ExitCode
+from reconciler.errors import ExitCode
 from reconciler.jobs.backfill import BackfillContext, BackfillCounts, Watcher, Window, backfill, name_backfill
 from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
@@ -44,15 +41,12 @@ from reconciler.times import midnight
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 
-ACCOUNT_SID: Final = f"AC{'d' * 32}"
-AUTH_TOKEN: Final = "opens-nothing-but-the-simulator"  # noqa: S105 -- no secret
 CALLS: Final = 5_000
 WEEK: Final = timedelta(days=7)
 ROAD: Final = Channel(seed=7, loss=0.33, duplicate=0.08, late=0.05, reorder=0.15)
 CONCURRENCY: Final = 4
 PAGE_DELAY: Final = timedelta(milliseconds=300)  # as on a network, so that there is something to watch
 
-_ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _QUERIES = db.load_queries("demo")
 
 
@@ -66,25 +60,22 @@ def run() -> int:
     """
     started = time.monotonic()
     logs.configure(form="auto", level="warning", pii="masked")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+    leave_on_signals()
     show = Show()
     show.opening()
     with ExitStack() as stack:
         try:
             is_right = _play(show, stack)
         finally:
-            # From here on no signal may keep us from stopping the server and deleting its folder.
-            for number in _ENDINGS:
-                signal.signal(number, signal.SIG_IGN)
+            ignore_endings()
     show.closing(is_right=is_right, seconds=time.monotonic() - started)
     return int(ExitCode.DONE if is_right else ExitCode.UNRECONCILED)
 
 
 def _play(show: Show, stack: ExitStack) -> bool:
     """Run the steps; return whether every row is right in the end. `stack` closes the connections."""
-    with _endings_held(), show.step("Starting PostgreSQL") as step:
-        url = _start_database()
+    with endings_held(), show.step("Starting PostgreSQL") as step:
+        url = start_database().url
         conn = stack.enter_context(closing(db.connect(url, purpose="demo")))
         step.result = f"PostgreSQL {conn.info.server_version // 10_000} runs in a temporary folder"
     with show.step("Creating the schema") as step:
@@ -121,28 +112,6 @@ def _play(show: Show, stack: ExitStack) -> bool:
     show.after(before, after, gaps=first.gaps, events=events, frozen=frozen)
     was_done = first.exit_code is second.exit_code is ExitCode.DONE
     return was_done and not after.differences and not second.inserted + second.updated
-
-
-def _start_database() -> str:
-    """Start a server in a temporary folder and return its URL. Both are gone when this process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="reconcile-"))
-    # Exit handlers run last in, first out: the server stops before its folder goes.
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _put_environment_aside()
-    tempfile.tempdir = str(folder)  # the server's other files go into the same folder, and with it
-    try:
-        return embedded.start(folder / "pg", keep=False)
-    except ConfigError:
-        raise ConfigError(
-            "the demo needs the embedded PostgreSQL, which is not installed", hint=embedded.INSTALL
-        ) from None
-
-
-def _put_environment_aside() -> None:
-    for name in list(os.environ):
-        if name.startswith(("PG", "TWILIO_", "RECONCILER_")) or name == "DATABASE_URL":
-            del os.environ[name]
-    os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
 
 
 def _send_webhooks(conn: db.Connection, account: SimulatedAccount, *, since: datetime, until: datetime) -> Road:
@@ -182,20 +151,3 @@ def _backfill(url: str, twilio_url: str, watcher: Watcher, *, until: datetime, c
 
 def _compared(conn: db.Connection, records: Sequence[Mapping[str, Any]]) -> Comparison:
     return examine(map(Row._make, conn.execute(_QUERIES["rows"]).fetchall()), records)
-
-
-@contextmanager
-def _endings_held() -> Iterator[None]:
-    """Delay Ctrl-C and the like: a server whose start is interrupted would stay, and nobody would know of it.
-
-    The signals are blocked, not only caught, because children inherit that. A terminal sends Ctrl-C to initdb too.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDINGS)
-
-
-def _leave(number: int, _: object) -> NoReturn:
-    sys.exit(128 + number)

@@ -25,7 +25,7 @@ def server() -> Iterator[str]:
         yield url
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        yield embedded.start(Path(folder) / "data", keep=False)
+        yield embedded.start(Path(folder) / "data", keep=False).url
 
 
 @contextmanager

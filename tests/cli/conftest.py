@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,13 @@ def command(tmp_path: Path) -> Iterator[Command]:
     assert COMMAND.exists(), "install the package into this environment first: pip install -e '.[test]'"
     with ExitStack() as stack:
         yield Command(tmp_path, stack)
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files, with a path short enough for a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="t-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import time
 import pytest
 
 from reconciler.cli.main import get_parser
-from tests.harness.present import present
 
 from .test_commands import _parsers
 
@@ -56,10 +55,7 @@ def test_bash_completes(printed, typed, offered):
     words = " ".join(f"'{word}'" for word in ["reconcile", *typed])
     ask = f"COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _reconcile; printf '%s\\n' \"${{COMPREPLY[@]}}\""
     done = subprocess.run(
-        [present(BASH), "--norc", "-c", f"{printed('completion', 'bash')}\n{ask}"],
-        capture_output=True,
-        text=True,
-        check=True,
+        [BASH, "--norc", "-c", f"{printed('completion', 'bash')}\n{ask}"], capture_output=True, text=True, check=True
     )
     assert (done.stdout.split(), done.stderr) == (offered, "")
 
@@ -89,7 +85,7 @@ def test_fish_completes(printed, tmp_path, line, offered):
     _install(tmp_path, printed("completion", "fish"), ".config/fish/completions/reconcile.fish")
     (tmp_path / "page.html").touch()
     done = subprocess.run(
-        [present(FISH), "-c", f"complete -C '{line}'"],
+        [FISH, "-c", f"complete -C '{line}'"],
         cwd=tmp_path, env=_environ(tmp_path), capture_output=True, text=True, check=True,
     )  # fmt: skip
     words = [line.partition("\t")[0] for line in done.stdout.splitlines()]
@@ -100,7 +96,7 @@ def test_fish_completes(printed, tmp_path, line, offered):
 def test_fish_says_what_a_job_is(printed, tmp_path):
     """As it does of commands and options."""
     _install(tmp_path, printed("completion", "fish"), ".config/fish/completions/reconcile.fish")
-    ask = [present(FISH), "-c", "complete -C 'reconcile once w'"]
+    ask = [FISH, "-c", "complete -C 'reconcile once w'"]
     done = subprocess.run(ask, env=_environ(tmp_path), capture_output=True, text=True, check=True)
     assert done.stdout == "warm\twhat comes after a call's end, its price above all\n"
 
@@ -158,7 +154,7 @@ def _completed_by_zsh(home, set_up, typed):
     (home / ".zshrc").write_text(f"{set_up}\n{tell}\nPS1='ready> '\n", encoding="utf-8")
     terminal, theirs = pty.openpty()
     with subprocess.Popen(
-        [present(ZSH), "-d", "-i"],
+        [ZSH, "-d", "-i"],
         cwd=home, env=_environ(home), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
     ) as zsh:  # fmt: skip
         os.close(theirs)

@@ -6,38 +6,18 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import pytest
 
 from reconciler.demo.compare import Row, State, compare, examine
 from reconciler.simulator import SimulatedAccount
+from tests.harness.demos import COMMAND, HOSTILE, environment, left_in
 from tests.harness.names import NOW
-from tests.harness.present import present
-
-COMMAND = (sys.executable, "-m", "reconciler", "demo")
-
-# None of it may be listened to: these would each make the demonstration fail, or worse, touch something real.
-HOSTILE = {
-    "DATABASE_URL": "postgresql://nobody@db.invalid/precious",
-    "TWILIO_ACCOUNT_SID": "AC" + 32 * "0",
-    "TWILIO_AUTH_TOKEN": "somebodys-own-token",
-    "TWILIO_BASE_URL": "http://127.0.0.1:9",
-    "RECONCILER_LOG_LEVEL": "debug",
-    "RECONCILER_NO_SUCH_SETTING": "1",
-    "PGHOST": "db.invalid",
-    "PGPORT": "9",
-    "PGSERVICE": "nowhere",
-    "PGOPTIONS": "-c no_such_setting=1",
-    "http_proxy": "http://127.0.0.1:9",
-    "LC_ALL": "xx_XX.UTF-8",
-}
 
 
 class Ran(NamedTuple):
@@ -49,13 +29,6 @@ class Ran(NamedTuple):
     left: Sequence[object]
 
 
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    """A folder for temporary files, with a path short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="t-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
 @pytest.fixture(scope="module")
 def ran() -> Ran:
     """The demonstration, once, into a pipe, with HOME empty and read-only."""
@@ -65,15 +38,6 @@ def ran() -> Ran:
             COMMAND, env=environment(Path(folder), home), capture_output=True, text=True, timeout=300, check=False
         )
         return Ran(done.returncode, done.stdout, done.stderr, [*left_in(Path(folder)), *Path(home).iterdir()])
-
-
-def environment(temporary: Path, home: str) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": str(temporary), **HOSTILE}
-
-
-def left_in(folder: Path) -> list[object]:
-    servers = [p.pid for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or ())]
-    return [*folder.iterdir(), *servers]
 
 
 def test_it_ends_with_every_row_equal_to_twilio(ran):
@@ -138,7 +102,7 @@ def test_it_leaves_nothing_behind_when_ended_early(temporary, tmp_path, ending, 
         signal.signal(signal.SIGINT, before)
     with process:
         try:
-            assert any(after in line for line in present(process.stdout))
+            assert any(after in line for line in process.stdout)
             os.killpg(process.pid, ending)  # to its children as well, as a terminal does
             _, err = process.communicate(timeout=60)
         finally:

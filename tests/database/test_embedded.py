@@ -1,4 +1,4 @@
-"""The folder that the embedded server keeps its lock in, on a machine with other users."""
+"""The embedded server, and the folder that it keeps its lock in, on a machine with other users."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import stat
 import tempfile
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import platformdirs
 import pytest
 
+from reconciler.database import connection as db
 from reconciler.database import embedded
 from reconciler.errors import Unavailable
 
@@ -74,3 +76,20 @@ def test_a_folder_of_another_user_is_left_alone(temporary: Path, tmp_path: Path)
     before = mode(folder)
     assert embedded._private_folder() == tmp_path / "home" / ".local" / "share" / "reconciler" / "run"
     assert mode(folder) == before
+
+
+def test_a_server_that_was_stopped_starts_again() -> None:
+    """Its URL stays, and what it holds."""
+    with tempfile.TemporaryDirectory(prefix="t-", ignore_cleanup_errors=True) as folder:
+        server = embedded.start(Path(folder) / "pg", keep=False)
+        try:
+            with closing(db.connect(server.url, purpose="test")) as conn:
+                conn.execute("CREATE TABLE kept AS SELECT 1 AS one")
+            server.stop()
+            with pytest.raises(Unavailable):
+                db.connect(server.url, purpose="test")
+            server.start_again()
+            with closing(db.connect(server.url, purpose="test")) as conn:
+                assert conn.execute("SELECT one FROM kept").fetchall() == [(1,)]
+        finally:
+            server.stop()

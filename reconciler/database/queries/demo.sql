@@ -14,3 +14,6 @@ SELECT count(*) FROM messages WHERE sync_state = 'frozen'
 
 -- name: events
 SELECT event_type, count(*) FROM call_events GROUP BY event_type
+
+-- name: statuses
+SELECT twilio_sid, status FROM messages WHERE twilio_sid = ANY (%(sids)s)
