@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import ipaddress
+import math
 import socket
 import threading
 import time
@@ -27,7 +28,6 @@ from reconciler.service.http_arrivals import MOST_ARRIVING, Arrivals
 from reconciler.status.verdict import Verdict
 
 _TEXT: Final = "text/plain; charset=utf-8"
-_PAGE_LASTS: Final = 5.0  # seconds
 _PAGE_WAITS: Final = 1.0  # seconds, for another request that makes it
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
@@ -52,6 +52,7 @@ class StatusPage(NamedTuple):
     read: Callable[[], str]
     security_policy: str
     explain: Callable[[ReconcilerError], str]
+    lasts: float = 5.0  # seconds
 
 
 class Web:
@@ -107,7 +108,8 @@ class _CachedPage:
         self.security_policy = status_page.security_policy
         self.explain = status_page.explain
         self._make = status_page.read
-        self._read_at = -_PAGE_LASTS
+        self._lasts = status_page.lasts
+        self._read_at = -math.inf
         self._page: bytes | ReconcilerError = Unavailable("the page is being made: try again")
         self._reading = threading.Lock()
 
@@ -121,7 +123,7 @@ class _CachedPage:
         # A slow database occupies one handler. The others show the last page, or answer monitoring.
         if self._reading.acquire(timeout=_PAGE_WAITS):
             try:
-                if time.monotonic() - self._read_at > _PAGE_LASTS:
+                if time.monotonic() - self._read_at > self._lasts:
                     self._page = self._made()
                     self._read_at = time.monotonic()
             finally:

@@ -19,7 +19,6 @@ from typing import Final, Self
 from reconciler.masking import printable
 
 _MICROSECOND: Final = timedelta(microseconds=1)
-_SEND_TIMEOUT: Final = timedelta(seconds=5)  # for a full socket; the message is then lost, and the daemon goes on
 _STATUS_BYTES: Final = 1024  # systemd drops a whole message above PIPE_BUF (4096 bytes), and READY=1 with it
 
 
@@ -33,6 +32,7 @@ class Notifier:
 
     address: str | None
     watchdog: timedelta | None
+    send_timeout: timedelta = timedelta(seconds=5)  # for a full socket; the message is then lost, the daemon goes on
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
@@ -85,7 +85,7 @@ class Notifier:
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
         # Each message has a socket of its own, as in libsystemd: no state to keep, share or repair.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(_SEND_TIMEOUT.total_seconds())
+            sock.settimeout(self.send_timeout.total_seconds())
             sock.connect(address)
             sock.sendall("\n".join(assignments).encode())
 

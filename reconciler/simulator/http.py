@@ -38,13 +38,15 @@ class HttpServer(socketserver.ThreadingTCPServer):
         self.application = application
         self.tls = tls
         self.errors: list[Exception] = []
+        self.connections = 0  # since the start
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", port), _Connection)
 
     def opened(self, connection: socket.socket) -> None:
-        """Remember a connection, so that `close_connections` can close it."""
+        """Count a connection and remember it, so that `close_connections` can close it."""
         with self._lock:
+            self.connections += 1
             self._open.add(connection)
 
     def closed(self, connection: socket.socket) -> None:

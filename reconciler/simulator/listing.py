@@ -42,8 +42,8 @@ class Paging:
     token: str | None
 
     @classmethod
-    def parse(cls, params: Params) -> Paging:
-        """Read the page from query parameters.
+    def parse(cls, params: Params, largest: int = MAX_PAGE_SIZE) -> Paging:
+        """Read the page from query parameters; it holds at most `largest` records.
 
         Raises:
             BadFilter: Page or PageSize is not a number.
@@ -55,7 +55,7 @@ class Paging:
             size = int(given.get("PageSize") or DEFAULT_PAGE_SIZE)
         except ValueError:
             raise BadFilter("Invalid Page or PageSize") from None
-        return cls(page, min(max(size, 1), MAX_PAGE_SIZE), given.get("PageToken") or None)
+        return cls(page, min(max(size, 1), largest), given.get("PageToken") or None)
 
 
 def list_calls(account: SimulatedAccount, params: Params, now: datetime, switches: Switches) -> Record:
@@ -67,7 +67,7 @@ def list_calls(account: SimulatedAccount, params: Params, now: datetime, switche
         OutsideRetention: the window begins too early.
 
     """
-    paging = Paging.parse(params)
+    paging = Paging.parse(params, switches.largest_page)
     filters = Filters.parse(params, switches)
     if switches.retention_days is not None and filters.begins_before(seconds(now) - switches.retention_days * DAY):
         raise OutsideRetention

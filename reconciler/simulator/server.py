@@ -71,6 +71,11 @@ class SimulatedTwilio:
         self.base_url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
+    def connections(self) -> int:
+        """How many connections clients have opened since the start."""
+        return self._server.connections
+
+    @property
     def switches(self) -> Switches:
         """The contested points of Twilio's behaviour; may be replaced at any time."""
         return self._resources.switches

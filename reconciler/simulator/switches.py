@@ -26,6 +26,7 @@ class Switches:
         recording_created: date_created of a recording: the second it is ready, or the second it began. With "start"
             Twilio lists it as in-progress first, and a reader of the newest recordings has already passed its place.
         suspended_answer: the answer to a suspended account's own credentials: 401/20003 or 403/20403.
+        largest_page: the most calls that a page holds, whatever PageSize a request asks for.
         absolute_next_page_uri: prefix of every next_page_uri, for example "https://elsewhere.example".
         extra_keys: whether unknown keys appear in records and in the envelope.
         date_header: whether answers carry a Date header.
@@ -45,6 +46,7 @@ class Switches:
     retention_days: int | None = None
     recording_created: Literal["ready", "start"] = "ready"
     suspended_answer: Literal[401, 403] = 403
+    largest_page: int = 1000
     absolute_next_page_uri: str | None = None
     extra_keys: bool = False
     date_header: bool = True

@@ -27,7 +27,7 @@ CONNECT_TIMEOUT: Final = 5.0  # seconds
 READ_TIMEOUT: Final = 30.0  # seconds without a byte; Twilio's own limit for an answer is reported as about 26
 TOTAL_TIMEOUT: Final = 90.0  # seconds for a whole answer, so that a slow trickle cannot block a run for ever
 _CHUNK: Final = 1 << 17
-_LARGEST_BODY: Final = 64 << 20  # a page of 1,000 calls is about 2 MiB
+LARGEST_BODY: Final = 64 << 20  # bytes; a page of 1,000 calls is about 2 MiB
 
 # The status is only in http.client's message, which is in English on every machine.
 _TUNNEL_REFUSED: Final = re.compile(r"Tunnel connection failed: (\d{3})")
@@ -60,13 +60,19 @@ class Transport(HttpClient):
     """
 
     def __init__(
-        self, *origins: str, connections: int, read_timeout: float = READ_TIMEOUT, total_timeout: float = TOTAL_TIMEOUT
+        self,
+        *origins: str,
+        connections: int,
+        read_timeout: float = READ_TIMEOUT,
+        total_timeout: float = TOTAL_TIMEOUT,
+        largest_body: int = LARGEST_BODY,
     ) -> None:
         # The SDK's request log would hold URLs, with phone numbers in filters.
         super().__init__(logging.getLogger("reconciler.twilio.transport"), is_async=False)
         self._origins = frozenset(map(_origin, origins))
         self._read_timeout = read_timeout
         self._total_timeout = total_timeout
+        self._largest_body = largest_body
         self._session = requests.Session()
         for origin in origins:
             self._session.mount(origin, HTTPAdapter(pool_maxsize=connections))
@@ -119,7 +125,7 @@ class Transport(HttpClient):
             size += len(chunk)
             if time.monotonic() > deadline:
                 raise Unavailable("the answer did not end in time")
-            if size > _LARGEST_BODY:
+            if size > self._largest_body:
                 raise Unavailable("the answer is larger than any page of Twilio's")
         return b"".join(parts)
 

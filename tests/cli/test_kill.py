@@ -13,7 +13,7 @@ import pytest
 
 from reconciler.database import connection as db
 from reconciler.database.migration_files import load_migrations
-from reconciler.simulator import Fault, SimulatedTwilio, listing
+from reconciler.simulator import Fault, SimulatedTwilio, Switches
 from tests.harness.commands import PATIENCE
 from tests.harness.equality import doubled_events, versions
 
@@ -28,7 +28,7 @@ def count():
 
 
 @pytest.fixture
-def window(account, twilio, monkeypatch, count):
+def window(account, twilio, count):
     """Calls of four days, in about eighty small pages that take their time, and the arguments that ask for just these.
 
     All but three are over and have their price since long: whenever it is asked, Twilio says the same.
@@ -38,7 +38,7 @@ def window(account, twilio, monkeypatch, count):
     account.generate(count - 3, since, until - timedelta(hours=1))
     for _ in range(3):
         account.call(until - timedelta(hours=1), rings_for=None)
-    monkeypatch.setattr(listing, "MAX_PAGE_SIZE", count // PAGES)
+    twilio.switches = Switches(largest_page=count // PAGES)
     twilio.page_delay = timedelta(milliseconds=5)
     return "--since", since.isoformat(), "--until", until.isoformat()
 

@@ -22,7 +22,6 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
 from random import Random
 from typing import NamedTuple
-from unittest.mock import patch
 
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
@@ -32,7 +31,7 @@ from reconciler.database.migrate import migrate
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin, Rules
 from reconciler.errors import ExitCode
-from reconciler.simulator import Callbacks, Clock, Fault, SimulatedAccount, SimulatedTwilio, listing, viewer
+from reconciler.simulator import Callbacks, Clock, Fault, SimulatedAccount, SimulatedTwilio, Switches, viewer
 from reconciler.simulator.messages import Request
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.twilio.records import read_record
@@ -108,8 +107,7 @@ class Account:
         now = datetime.now(UTC).replace(microsecond=0)
         _make_calls(account, now)
         with (
-            patch.object(listing, "MAX_PAGE_SIZE", PAGE_SIZE),
-            SimulatedTwilio([account], clock=Clock.running()) as twilio,
+            SimulatedTwilio([account], clock=Clock.running(), switches=Switches(largest_page=PAGE_SIZE)) as twilio,
             new_database(server_url, migrated) as url,
         ):
             _make_rows(url, account, now)

@@ -24,7 +24,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from pprint import pformat
 from typing import Any
-from unittest.mock import patch
 
 import structlog
 from psycopg import sql
@@ -36,7 +35,7 @@ from reconciler.errors import JobHeld
 from reconciler.jobs.backfill import Window
 from reconciler.jobs.registry import KINDS
 from reconciler.settings import Credentials
-from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, listing, viewer
+from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, Switches, viewer
 from reconciler.simulator.webhooks import Delivery, Webhook
 from reconciler.sync.context import Account, Options
 from reconciler.sync.counts import Counts, Outcome
@@ -91,6 +90,7 @@ class Ground:
     twilio: SimulatedTwilio
     owner: SimulatedAccount
     numbers: Iterator[str]
+    rules: Rules = field(default_factory=Rules)
     ran: Counter[str] = field(default_factory=Counter)
 
     @classmethod
@@ -99,8 +99,7 @@ class Ground:
         """Open it."""
         owner = SimulatedAccount(OWNER, TOKEN)
         with (
-            patch.object(listing, "MAX_PAGE_SIZE", PAGE_SIZE),
-            SimulatedTwilio([owner], clock=Clock(START)) as twilio,
+            SimulatedTwilio([owner], clock=Clock(START), switches=Switches(largest_page=PAGE_SIZE)) as twilio,
             closing(db.connect(url, purpose="test")) as conn,
         ):
             # The data need not survive a crash of the machine.
@@ -242,7 +241,7 @@ class Play:
                 stop.set()
 
         if len(self._stores) == self._depth:
-            self._stores.append(self._stack.enter_context(Store(self._ground.url, rules=Rules())))
+            self._stores.append(self._stack.enter_context(Store(self._ground.url, rules=self._ground.rules)))
         store = self._stores[self._depth]
         self._depth += 1
         began = self.clock.now()

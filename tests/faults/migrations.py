@@ -29,8 +29,8 @@ from reconciler.database.migration_files import load_migrations
 from reconciler.database.verify import verify
 from reconciler.errors import ReconcilerError
 from tests.bench.servers import server
-from tests.database.migration.conftest import _DUMP
 from tests.faults.proxy import FORKS, PATIENCE, Moment, Proxy
+from tests.harness.catalog import DUMP
 from tests.harness.databases import FIELD, new_database
 
 Road = Literal["empty", "field"]
@@ -132,7 +132,7 @@ def state(url: str) -> State:
     with db.connect(url, purpose="test") as conn:
         assert verify(conn) == []
         return State(
-            dict(conn.execute(_DUMP).fetchall()),
+            dict(conn.execute(DUMP).fetchall()),
             conn.execute("SELECT version, name, checksum FROM reconciler_migrations ORDER BY version").fetchall(),
             conn.execute(
                 "SELECT md5(string_agg((to_jsonb(m) - 'updated_at')::text, ' ' ORDER BY id)) FROM messages AS m"

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from reconciler.database.store import Store
+from reconciler.database.transaction import Rules
 from reconciler.jobs import hot, inbox
 from reconciler.sync import lookup as recheck
 from tests.faults.history import Ground, known_seeds, shrink
@@ -37,12 +38,15 @@ def test_a_history_that_failed_once_does_not_fail_again(ground, seed):
     assert ground.live(draw(seed)) is None
 
 
-def lose_an_observation(monkeypatch):
+# Mistakes in the code under test. They replace parts of it on purpose, private ones too.
+
+
+def lose_an_observation(monkeypatch, _ground):
     commit_page = Store.commit_page
     monkeypatch.setattr(Store, "commit_page", lambda self, said, **rest: commit_page(self, said[:2], **rest))
 
 
-def pass_unread_pages(monkeypatch):
+def pass_unread_pages(monkeypatch, _ground):
     def look_away(this, place, seen):
         place.cursor.read_until = this.now()
         this.keep_cursor(place.cursor)
@@ -51,25 +55,20 @@ def pass_unread_pages(monkeypatch):
     monkeypatch.setattr(hot, "_list_newest", look_away)
 
 
-def complete_without_merging(monkeypatch):
+def complete_without_merging(monkeypatch, _ground):
     monkeypatch.setattr(inbox, "_apply", lambda *_: [])
 
 
-def overlook_trunks(monkeypatch):
+def overlook_trunks(monkeypatch, _ground):
     monkeypatch.setattr(hot, "_read_ended", lambda *_: None)
 
 
-def forget_what_ended(monkeypatch):
+def forget_what_ended(monkeypatch, _ground):
     monkeypatch.setattr(recheck, "ask_each", lambda *_: [])
 
 
-def freeze_too_soon(monkeypatch):
-    init = Store.__init__
-
-    def hasty(self, url, *, rules, channel=None):
-        init(self, url, rules=rules._replace(freeze_after=timedelta(0)), channel=channel)
-
-    monkeypatch.setattr(Store, "__init__", hasty)
+def freeze_too_soon(monkeypatch, ground):
+    monkeypatch.setattr(ground, "rules", Rules(freeze_after=timedelta(0)))
 
 
 @pytest.mark.parametrize(
@@ -86,13 +85,13 @@ def freeze_too_soon(monkeypatch):
 )
 def test_a_mistake_is_found(ground, monkeypatch, mistake):
     """Within a group of histories."""
-    mistake(monkeypatch)
+    mistake(monkeypatch, ground)
     assert any(ground.live(draw(seed)) for seed in range(A_GROUP))
 
 
 def test_a_history_that_fails_is_made_small(ground, monkeypatch):
     """One call and a few steps are left of it."""
-    complete_without_merging(monkeypatch)
+    complete_without_merging(monkeypatch, ground)
     seed, broken = next((seed, broken) for seed in range(50) if (broken := ground.live(draw(seed))))
     small = shrink(ground, draw(seed), broken)
     assert len(small.lives) <= 2

@@ -125,11 +125,10 @@ def test_a_socket_that_vanishes_makes_nothing_fail(manager):
     tell_all(notifier)
 
 
-def test_a_manager_that_does_not_read_makes_nothing_fail(manager, monkeypatch):
+def test_a_manager_that_does_not_read_makes_nothing_fail(manager):
     """After a short wait for a full socket the message is dropped."""
     sock, address = manager
-    monkeypatch.setattr("reconciler.service.systemd._SEND_TIMEOUT", timedelta(milliseconds=1))
-    notifier = Notifier(address, None)
+    notifier = Notifier(address, None, send_timeout=timedelta(milliseconds=1))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
         filler.setblocking(False)
         filler.connect(sock.getsockname())

@@ -21,9 +21,6 @@ from tests.harness.equality import differences, records_of
 from tests.harness.names import ACCOUNT, NOW, TOKEN, sid
 from tests.harness.rows import insert_call, insert_row
 
-RULES = {"stuck_after": timedelta(hours=24), "inbox_grace": timedelta(minutes=5)}
-
-
 Run = Callable[..., Done]
 
 

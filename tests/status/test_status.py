@@ -22,8 +22,9 @@ from reconciler.status.check_work import check_work
 from tests.harness.daemons import eventually
 from tests.harness.names import ACCOUNT, NOW, sid
 
-from .conftest import RULES
 from .pages import make_job, make_status
+
+RULES = {"stuck_after": timedelta(hours=24), "inbox_grace": timedelta(minutes=5)}
 
 JOB = """
 INSERT INTO sync_state (job_name, cursor, last_success_at, last_error_at, last_error) VALUES (%s, %s, %s, %s, %s)

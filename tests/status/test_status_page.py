@@ -18,7 +18,6 @@ from psycopg.types.json import Jsonb
 
 from reconciler.errors import ReconcilerError
 from reconciler.model import Gap
-from reconciler.service import http_server as web
 from reconciler.service.http_server import Health, StatusPage, Web
 from reconciler.settings import Settings
 from reconciler.status.check_line import warn
@@ -249,13 +248,14 @@ def test_it_needs_nothing_else(trouble):
 
 
 @contextmanager
-def served(read):
+def served(read, **options):
     """The address of a server whose page `read` makes."""
     health = Health(is_alive=True, is_ready=True, reason="leading")
     page = StatusPage(
         read,
         CONTENT_SECURITY_POLICY,
         lambda exc: render_failure(str(exc), exc.hint, state="waiting", verdict=Verdict.WAITING),
+        **options,
     )
     with closing(Web(("127.0.0.1", 0), health=lambda: health, status_page=page)) as server:
         server.start()
@@ -355,7 +355,7 @@ def test_a_bug_is_no_silence(capsys):
 
 
 @pytest.mark.parametrize("error", [None, ReconcilerError("away")])
-def test_reloading_is_no_load(monkeypatch, error):
+def test_reloading_is_no_load(error):
     """A page, and the reason why there is none, last for a few seconds; then there is another."""
     reads: list[Any] = []
 
@@ -370,9 +370,10 @@ def test_reloading_is_no_load(monkeypatch, error):
         assert first == again if error is None else (first[0], again[0]) == (503, 503)
         assert "away" in first[1] if error else first == (200, "page")
         assert reads == [0]
-        monkeypatch.setattr(web, "_PAGE_LASTS", -1.0)
+    with served(read, lasts=-1.0) as url:
         get(url)
-    assert reads == [0, 1]
+        get(url)
+    assert reads == [0, 1, 2]
 
 
 # As a file

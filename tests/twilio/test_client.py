@@ -37,6 +37,7 @@ from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import Listing
 from reconciler.twilio.transport import Answer as HttpAnswer
+from reconciler.twilio.transport import Transport
 from tests.harness.names import NOW
 
 
@@ -608,11 +609,10 @@ def test_nobody_at_the_port_is_a_lost_connection(make_source, listing, stopped):
         make_source(f"http://127.0.0.1:{port}", stop=stopped).page(listing)
 
 
-def test_an_answer_without_end_is_cut_off(make_source, listing, stopped, monkeypatch):
+def test_an_answer_without_end_is_cut_off(make_source, listing, stopped):
     """It must not fill the memory; no page is nearly as large."""
-    monkeypatch.setattr("reconciler.twilio.transport._LARGEST_BODY", 100_000)
     with raw_server(HEAD + b"\r\n", b" " * 50_000) as url, pytest.raises(Unavailable, match="larger than any page"):
-        make_source(url, timeouts=(5, 5), stop=stopped).page(listing)
+        make_source(url, transport=Transport(url, connections=1, largest_body=100_000), stop=stopped).page(listing)
 
 
 def test_the_first_repeat_after_a_reset_is_at_once(monkeypatch, source, listing, plan, events):

@@ -14,39 +14,13 @@ from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.jobs.inbox import InboxCounts
 from tests.harness.contexts import run_inbox
-from tests.harness.names import ACCOUNT, NOW, sid
+from tests.harness.names import NOW, sid
 from tests.harness.rows import T0, insert_row
 
-GRACE = timedelta(minutes=5)
+from .payloads import GRACE
+
 Put = Callable[..., int]
 Work = Callable[..., InboxCounts]
-
-
-def webhook(status: str = "completed", *, call: int = 1, minute: float = 0, **more: Any) -> dict[str, Any]:
-    """The parameters of a status callback sent `minute` minutes after T0."""
-    sent_at = T0 + timedelta(minutes=minute)
-    return {
-        "CallSid": sid(call),
-        "AccountSid": ACCOUNT,
-        "CallStatus": status,
-        "Direction": "inbound",
-        "From": "+15005550100",
-        "To": "+15005550101",
-        "Timestamp": sent_at.strftime("%a, %d %b %Y %H:%M:%S +0000"),
-        **more,
-    }
-
-
-def recording(status: str = "completed", *, call: int = 1, number: int = 1) -> dict[str, Any]:
-    """The parameters of a recording callback."""
-    return {
-        "CallSid": sid(call),
-        "AccountSid": ACCOUNT,
-        "RecordingSid": f"RE{number:032x}",
-        "RecordingStatus": status,
-        "RecordingUrl": "https://api.twilio.com/recordings/1",
-        "RecordingDuration": "12",
-    }
 
 
 def insert(conn: db.Connection, payload: Any, *, minute: float | None = 0, **columns: Any) -> int:

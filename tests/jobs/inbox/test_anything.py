@@ -14,7 +14,7 @@ from reconciler.database.store import Store
 from tests.harness.contexts import run_inbox, run_replay
 from tests.harness.names import NOW, sid
 
-from .conftest import GRACE, recording, webhook
+from .payloads import GRACE, recording, webhook
 
 # The texts that jsonb can hold: any character but NUL and halves of surrogate pairs.
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)

@@ -22,7 +22,7 @@ from tests.harness.contexts import run_inbox, run_replay
 from tests.harness.names import NOW, sid
 from tests.harness.rows import T0
 
-from .conftest import GRACE, recording, webhook
+from .payloads import GRACE, recording, webhook
 
 FILL = """
 INSERT INTO twilio_webhook_inbox (source, event_type, call_sid, dedupe_key, payload, received_at, processing_status)

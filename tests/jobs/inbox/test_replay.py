@@ -15,7 +15,7 @@ from tests.harness.contexts import run_replay
 from tests.harness.names import ACCOUNT, NOW, sid
 from tests.harness.rows import T0
 
-from .conftest import recording, webhook
+from .payloads import recording, webhook
 
 RECORD = {
     "sid": sid(9),

@@ -19,7 +19,7 @@ from tests.harness.names import ACCOUNT, NOW, sid
 from tests.harness.recorded import REAL_WEBHOOKS
 from tests.harness.rows import T0
 
-from .conftest import GRACE, recording, webhook
+from .payloads import GRACE, recording, webhook
 
 RANKS = ("queued", "initiated", "ringing", "in-progress")
 
