@@ -15,6 +15,7 @@ import psycopg
 from reconciler import __version__
 from tests.bench.hot import Hot
 from tests.bench.sweeps import OURS, PLAIN, RAW, ROWS, Sweep
+from tests.harness.present import present
 
 Merges = Mapping[str, Sequence[float]]  # by statistics: seconds for a page of new, updated and unchanged calls
 CONTENDERS = (OURS, PLAIN, ROWS, RAW)
@@ -57,7 +58,9 @@ def conditions(url: str, arguments: Sequence[str]) -> list[str]:
     with psycopg.connect(url) as conn:
         version = conn.info.parameter_status("server_version")
         names = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
-        settings = ", ".join(f"{name} = {conn.execute(f'SHOW {name}'.encode()).fetchone()[0]}" for name in names)
+        settings = ", ".join(
+            f"{name} = {present(conn.execute(f'SHOW {name}'.encode()).fetchone())[0]}" for name in names
+        )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     # A path says where and not what.
     command = " ".join(["python -m tests.bench", *(a for a in arguments if "/" not in a and a != "--out")])

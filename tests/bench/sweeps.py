@@ -13,6 +13,7 @@ import psycopg
 
 from tests.bench.processes import RECONCILE, Environment, Ran, run, simulated_twilio
 from tests.bench.servers import database_on
+from tests.harness.present import present
 
 OURS, PLAIN, RAW, ROWS = "reconciler", "plain script", "floor: raw", "floor: rows"
 PYTHON = (sys.executable, "-m")
@@ -126,4 +127,4 @@ def _execute(url: str, *statements: str) -> None:
 def _ask(url: str, query: str, *params: Any) -> Any:
     with psycopg.connect(url) as conn:
         row = conn.execute(query, params).fetchone()
-        return row[0]
+        return present(row)[0]

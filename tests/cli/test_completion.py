@@ -13,6 +13,7 @@ import time
 import pytest
 
 from reconciler.cli.main import get_parser
+from tests.harness.present import present
 
 from .test_commands import _parsers
 
@@ -55,7 +56,10 @@ def test_bash_completes(printed, typed, offered):
     words = " ".join(f"'{word}'" for word in ["reconcile", *typed])
     ask = f"COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _reconcile; printf '%s\\n' \"${{COMPREPLY[@]}}\""
     done = subprocess.run(
-        [BASH, "--norc", "-c", f"{printed('completion', 'bash')}\n{ask}"], capture_output=True, text=True, check=True
+        [present(BASH), "--norc", "-c", f"{printed('completion', 'bash')}\n{ask}"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert (done.stdout.split(), done.stderr) == (offered, "")
 
@@ -85,7 +89,7 @@ def test_fish_completes(printed, tmp_path, line, offered):
     _install(tmp_path, printed("completion", "fish"), ".config/fish/completions/reconcile.fish")
     (tmp_path / "page.html").touch()
     done = subprocess.run(
-        [FISH, "-c", f"complete -C '{line}'"],
+        [present(FISH), "-c", f"complete -C '{line}'"],
         cwd=tmp_path, env=_environ(tmp_path), capture_output=True, text=True, check=True,
     )  # fmt: skip
     words = [line.partition("\t")[0] for line in done.stdout.splitlines()]
@@ -96,7 +100,7 @@ def test_fish_completes(printed, tmp_path, line, offered):
 def test_fish_says_what_a_job_is(printed, tmp_path):
     """As it does of commands and options."""
     _install(tmp_path, printed("completion", "fish"), ".config/fish/completions/reconcile.fish")
-    ask = [FISH, "-c", "complete -C 'reconcile once w'"]
+    ask = [present(FISH), "-c", "complete -C 'reconcile once w'"]
     done = subprocess.run(ask, env=_environ(tmp_path), capture_output=True, text=True, check=True)
     assert done.stdout == "warm\twhat comes after a call's end, its price above all\n"
 
@@ -154,7 +158,7 @@ def _completed_by_zsh(home, set_up, typed):
     (home / ".zshrc").write_text(f"{set_up}\n{tell}\nPS1='ready> '\n", encoding="utf-8")
     terminal, theirs = pty.openpty()
     with subprocess.Popen(
-        [ZSH, "-d", "-i"],
+        [present(ZSH), "-d", "-i"],
         cwd=home, env=_environ(home), stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
     ) as zsh:  # fmt: skip
         os.close(theirs)

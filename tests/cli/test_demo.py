@@ -18,6 +18,7 @@ from reconciler.demo.compare import Row, State, compare, examine
 from reconciler.simulator import SimulatedAccount
 from tests.harness.demos import COMMAND, HOSTILE, environment, left_in
 from tests.harness.names import NOW
+from tests.harness.present import present
 
 
 class Ran(NamedTuple):
@@ -102,7 +103,7 @@ def test_it_leaves_nothing_behind_when_ended_early(temporary, tmp_path, ending, 
         signal.signal(signal.SIGINT, before)
     with process:
         try:
-            assert any(after in line for line in process.stdout)
+            assert any(after in line for line in present(process.stdout))
             os.killpg(process.pid, ending)  # to its children as well, as a terminal does
             _, err = process.communicate(timeout=60)
         finally:

@@ -159,17 +159,17 @@ def inline() -> list[tuple[str, str]]:
 
 def test_every_option_in_a_text_is_an_option():
     """Of the command it is shown with; and the command is one."""
-    (subparsers,) = (action for action in get_parser()._actions if hasattr(action, "choices") and action.choices)
+    (commands,) = (dict(action.choices) for action in get_parser()._actions if action.choices)
     wrong = []
     lines = [(command.document, command.line) for command in COMMANDS if "reconcile " in command.line]
     for document, code in inline() + lines:
         typed = re.split(r"\breconcile\b(?!\.)", code, maxsplit=1)[1]
         words = re.sub(r"[\[\]()|]", " ", typed).split()
         name = words[0] if words and not words[0].startswith("-") else None
-        if name is not None and name not in subparsers.choices and name not in ("is", "can"):
+        if name is not None and name not in commands and name not in ("is", "can"):
             wrong.append((document, code))
             continue
-        parser = get_parser() if name is None else dict(subparsers.choices)[name]
+        parser = get_parser() if name is None else commands[name]
         for action in parser._actions:
             nested = action.choices.get(words[1]) if name == "inbox" and isinstance(action.choices, dict) else None
             parser = nested or parser

@@ -10,6 +10,7 @@ from reconciler.database.migration_files import load_migrations
 from reconciler.jobs.backfill import BackfillCounts
 from tests.harness.equality import versions
 from tests.harness.names import ACCOUNT
+from tests.harness.present import present
 from tests.harness.processes import COMMAND
 
 COUNTS = {
@@ -117,9 +118,9 @@ def test_a_reader_who_has_seen_enough(run, cli, calls):
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         with process:
-            process.stdout.readline()
-            process.stdout.close()
-            err = process.stderr.read()
+            present(process.stdout).readline()
+            present(process.stdout).close()
+            err = present(process.stderr).read()
         assert "Traceback" not in err
         assert "job.failed" not in err
         assert "program.failed" not in err

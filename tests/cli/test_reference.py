@@ -13,6 +13,7 @@ import pytest
 from reconciler.cli.main import get_parser
 from reconciler.errors import EXIT_MEANINGS, ExitCode
 from reconciler.settings import Settings
+from tests.harness.present import present
 
 from .test_commands import _parsers
 
@@ -22,10 +23,10 @@ def test_the_man_page_names_everything(printed):
     page = re.sub(r"\\\[u([0-9A-F]{4})\]", lambda code: chr(int(code[1], 16)), printed("man"))
     page = page.replace("\\-", "-").replace("\\&", "")
     for parser in _parsers(get_parser()):
-        assert parser.description in page
+        assert present(parser.description) in page
         for action in parser._actions:
             if not isinstance(action, argparse._SubParsersAction):
-                assert action.help in page
+                assert present(action.help) in page
     for field in dataclasses.fields(Settings):
         assert f".B {field.metadata['name']}\n{field.metadata['meaning']}" in page
     for code, meaning in EXIT_MEANINGS.items():

@@ -13,6 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from reconciler.database.connection import load_queries
 from reconciler.database.plans import _SPECIAL_VALUES, _values
+from tests.harness.present import present
 
 if TYPE_CHECKING:
     from reconciler.database.connection import Connection
@@ -83,7 +84,7 @@ def plant(conn: Connection) -> None:
             "SELECT oprname::text, oprleft, oprright FROM pg_operator WHERE oprnamespace = 'pg_catalog'::regnamespace"
         )
     }
-    oids = {type_: conn.execute("SELECT %s::regtype::oid", (type_,)).fetchone()[0] for type_ in TYPES}
+    oids = {type_: present(conn.execute("SELECT %s::regtype::oid", (type_,)).fetchone())[0] for type_ in TYPES}
     statements = [
         f"CREATE OPERATOR {operator} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION ="
         f" planted_{'boolean' if operator in BOOLEAN else 'text'})"

@@ -12,6 +12,7 @@ import pytest
 
 from reconciler.errors import ExitCode
 from reconciler.settings import Settings
+from tests.harness.present import present
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DAEMON, BACKFILL = "reconciler.service", "reconciler-backfill@.service"
@@ -24,7 +25,7 @@ judged_by_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, 
 def assignments(unit: str) -> list[tuple[str, str]]:
     """The settings of a unit's [Service] in their order; a line that is none fails."""
     lines = (DEPLOY / unit).read_text(encoding="utf-8").split("\n[Service]\n")[1].split("\n[Install]\n")[0].splitlines()
-    matches = [re.fullmatch(r"(\w+)=(.*)", line) for line in lines if line and not line.startswith("#")]
+    matches = [present(re.fullmatch(r"(\w+)=(.*)", line)) for line in lines if line and not line.startswith("#")]
     return [(match[1], match[2]) for match in matches]
 
 
@@ -76,7 +77,7 @@ def test_the_drop_in_for_newer_systemd_is_known_to_it(installed):
     """Where systemd is older, it ignores the new type and says just that."""
     folder = installed / "reconciler.service.d"
     shutil.copytree(DEPLOY / "reconciler.service.d", folder)
-    version = int(re.search(r"systemd (\d+)", analyze("--version", cwd=installed).stdout)[1])
+    version = int(present(re.search(r"systemd (\d+)", analyze("--version", cwd=installed).stdout))[1])
     complaints = analyze(
         "verify", "--man=no", "--recursive-errors=no", f"./{DAEMON}", cwd=installed
     ).stderr.splitlines()
@@ -90,7 +91,7 @@ def test_the_exposure_is_low(installed, unit):
     """systemd's own measure, from 0 (safe) to 10."""
     verdict = analyze("security", "--offline=true", "--threshold=15", f"./{unit}", cwd=installed)
     assert 0 == verdict.returncode, verdict.stdout + verdict.stderr
-    assert float(re.search(r"Overall exposure level for \S+: ([\d.]+)", verdict.stdout)[1]) <= 1.5
+    assert float(present(re.search(r"Overall exposure level for \S+: ([\d.]+)", verdict.stdout))[1]) <= 1.5
 
 
 def test_both_units_are_hardened_alike():

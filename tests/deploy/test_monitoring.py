@@ -20,6 +20,7 @@ from reconciler.cli.main import get_parser
 from reconciler.errors import ExitCode
 from reconciler.logs import EVENTS
 from reconciler.masking import mask
+from tests.harness.present import present
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -280,7 +281,9 @@ def test_the_dashboard_can_be_loaded():
     assert variables["datasource"]["type"] == "datasource"
     assert {"account", "job_name"} <= variables.keys()
     for name in ("scrape", "account", "job_name"):
-        metric, label = re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variables[name]["definition"]).groups()
+        metric, label = present(
+            re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", variables[name]["definition"])
+        ).groups()
         assert label in exposed()[metric] | TARGET_LABELS
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.database import embedded
+from tests.harness.present import present
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +21,9 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TASKS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, flags=re.MULTILINE))
 
 # .ci/run runs the lines of README that are indented by four spaces and begin with these words.
-TEST_COMMAND = re.search(r"(?m)^    (python3 -m venv \S+ && (?P<install>.+) && (?P<tests>\S+pytest -n 5))$", README)
+TEST_COMMAND = present(
+    re.search(r"(?m)^    (python3 -m venv \S+ && (?P<install>.+) && (?P<tests>\S+pytest -n 5))$", README)
+)
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -35,7 +38,7 @@ def tracked(*patterns: str) -> list[Path]:
 
 def test_ci_runs_the_test_command_of_readme():
     """.ci/run finds it with its regular expression, and make has the same two commands."""
-    pattern = re.search(r"sed -n '(s/.+/p)' README\.md", CI_RUN)[1]
+    pattern = present(re.search(r"sed -n '(s/.+/p)' README\.md", CI_RUN))[1]
     found = subprocess.run(["sed", "-n", pattern, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout == TEST_COMMAND[1] + "\n"
     said = {
@@ -73,14 +76,14 @@ def test_every_python_that_is_named_is_tested():
     """Classifiers, the least version, and CI's matrix name the same versions."""
     named = [re.search(r"Python :: (3\.\d+)$", text) for text in PROJECT["classifiers"]]
     versions = [match[1] for match in named if match]
-    assert versions == re.findall(r'"([\d.]+)"', re.search(r"python: \[(.+)\]", CI)[1])
+    assert versions == re.findall(r'"([\d.]+)"', present(re.search(r"python: \[(.+)\]", CI))[1])
     assert f">={versions[0]}" == PROJECT["requires-python"]
 
 
 def test_every_postgresql_that_is_named_is_tested():
     """README's range, and CI's matrix."""
-    first, last = re.search(r"PostgreSQL (\d+) to (\d+)", README).groups()
-    tested = re.findall(r'"(\d+)"', re.search(r"postgresql: \[(.+)\]", CI)[1])
+    first, last = present(re.search(r"PostgreSQL (\d+) to (\d+)", README)).groups()
+    tested = re.findall(r'"(\d+)"', present(re.search(r"postgresql: \[(.+)\]", CI))[1])
     assert tested == [str(version) for version in range(int(first), int(last) + 1)]
 
 

@@ -48,6 +48,7 @@ from tests.harness.daemons import QUIET, Daemon, eventually
 from tests.harness.equality import differences, doubled_events, records_of
 from tests.harness.link import Link
 from tests.harness.names import ACCOUNT, NOW, TOKEN
+from tests.harness.present import present
 from tests.harness.rows import ORIGIN, T0, make_observation
 
 OURS = (
@@ -182,7 +183,7 @@ class Terminator(Proxy):
                     row = admin.execute(
                         f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {OURS}"
                     ).fetchone()
-                self.ended += row[0]
+                self.ended += present(row)[0]
         return False
 
 
@@ -375,7 +376,7 @@ def deadlocks(conn: db.Connection) -> int:
     """How many deadlocks PostgreSQL has broken in this database."""
     conn.execute("SELECT pg_stat_force_next_flush()")
     row = conn.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").fetchone()
-    return int(row[0])
+    return int(present(row)[0])
 
 
 # Faults that need a person

@@ -11,6 +11,7 @@ from reconciler.simulator import Fault
 from reconciler.sync.counts import Outcome
 from tests.harness.equality import versions
 from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN
+from tests.harness.present import present
 from tests.harness.world import FREEZE_AFTER, MINUTE
 
 DAY = timedelta(days=1)
@@ -294,7 +295,7 @@ def test_a_cursor_that_cannot_be_is_refused(world, cursor, says):
     with pytest.raises(ConfigError, match=says) as error:
         world.warm()
     assert "cursor of warm" in str(error.value)
-    assert "reconcile once warm" in error.value.hint
+    assert "reconcile once warm" in present(error.value.hint)
     assert world.asked() == []
     world.conn.execute("DELETE FROM messages WHERE account_sid IS NULL")
     world.warm(since=NOW - DAY)

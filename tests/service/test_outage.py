@@ -15,6 +15,7 @@ import pytest
 from reconciler.simulator import Fault
 from tests.harness.daemons import eventually
 from tests.harness.equality import differences, doubled_events, records_of
+from tests.harness.present import present
 
 OURS = (
     "application_name LIKE 'reconciler: %' AND application_name <> 'reconciler: test' AND datname = current_database()"
@@ -107,7 +108,7 @@ def test_a_server_that_is_restarted(command, account, connect):
             daemon = command.daemon(DATABASE_URL=server.get_uri())
             daemon.wait_for_runs(2)
             for number in (1, 2):
-                server.stop() if number == 1 else os.kill(server.get_pid(), signal.SIGQUIT)
+                server.stop() if number == 1 else os.kill(present(server.get_pid()), signal.SIGQUIT)
                 daemon.wait_for("lead.dropped", count=number)
                 server.start()
                 account.call(datetime.now(UTC) - timedelta(seconds=20))

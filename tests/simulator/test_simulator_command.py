@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from reconciler.simulator.__main__ import duration, main, share
+from tests.harness.present import present
 
 SIMULATOR = [sys.executable, "-m", "reconciler.simulator"]
 
@@ -25,7 +26,7 @@ def running(*options, lines=3, **environment):
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **environment}
     ) as process:
         try:
-            said = [process.stdout.readline().strip() for _ in range(lines)]
+            said = [present(process.stdout).readline().strip() for _ in range(lines)]
             yield process, dict(line.removeprefix("export ").split("=", 1) for line in said)
         finally:
             process.kill()

@@ -24,6 +24,7 @@ from reconciler.status.snapshot import Calls, Inbox, ProvenDays, StuckCall, Tabl
 from reconciler.twilio import answers
 from reconciler.twilio.transport import Answer
 from tests.harness.names import NOW, sid
+from tests.harness.present import present
 
 from .pages import OTHER, make_day, make_job, make_status
 
@@ -90,7 +91,7 @@ def test_a_database_that_takes_no_writes(conn, connect, database_url):
     )
     found = next(check_server(connect(database_url)))
     assert (found.severity, found.exit_code) == (Severity.FAIL, ExitCode.UNAVAILABLE)
-    assert "takes no writes" in found.detail and "DATABASE_URL" in found.hint
+    assert "takes no writes" in found.detail and "DATABASE_URL" in present(found.hint)
 
 
 def test_the_servers_own_time_zone_does_not_matter(conn, connect, database_url):
@@ -150,8 +151,8 @@ def test_an_index_that_is_not_valid(conn):
     conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s", (index,))
     found = [line for line in check_schema(conn) if line.severity is Severity.FAIL]
     assert [(line.name, line.exit_code) for line in found] == [("schema", ExitCode.CONFIG)]
-    assert found[0].hint.endswith(" < sql/002_create_call_events.sql")
     assert "idx_call_events_call_sid" in found[0].detail
+    assert present(found[0].hint).endswith(" < sql/002_create_call_events.sql")
 
 
 def test_a_trigger_that_is_gone(conn):
@@ -180,7 +181,7 @@ def test_a_role_that_was_granted_nothing(conn, connect, database_url):
         found = list(check_schema(theirs))[-1]
         assert (found.name, found.severity, found.exit_code) == ("privileges", Severity.FAIL, ExitCode.REFUSED)
         assert "INSERT on messages" in found.detail
-        before, after = re.search(r"sed 's/(.+)/(.+)/' deploy/grants\.sql", found.hint).groups()
+        before, after = present(re.search(r"sed 's/(.+)/(.+)/' deploy/grants\.sql", present(found.hint))).groups()
         conn.execute(GRANTS.read_text(encoding="utf-8").replace(before, after).encode())
         assert {line.severity for line in check_schema(theirs)} == {Severity.OK}
     finally:
@@ -251,14 +252,14 @@ def test_after_a_refusal_nobody_says_start_it():
     found = troubles(make_status(leader=None, jobs=failing("hot", "warm", error=REFUSED)), SETTINGS)
     assert found[0].name == "refused"
     assert "it ended with 77 and stays down on purpose" in found[0].detail
-    assert re.findall(r"`([^`]+)`", found[0].hint) == ["reconcile check", "systemctl start reconciler"]
+    assert re.findall(r"`([^`]+)`", present(found[0].hint)) == ["reconcile check", "systemctl start reconciler"]
     assert not [line for line in found if "start it" in (line.hint or "")]
 
 
 def test_a_subaccount_that_is_refused():
     """Stops no other, and is no reason to change the token."""
     (found,) = troubles(make_status(jobs=[make_job(), *failing(f"hot:{OTHER}", error=REFUSED)]), SETTINGS)
-    assert (found.name, "token" in found.hint) == ("refused", False)
+    assert (found.name, "token" in present(found.hint)) == ("refused", False)
     assert f"hot:{OTHER[:6]}…" in found.detail
     both = troubles(make_status(leader=None, jobs=[make_job(), *failing(f"hot:{OTHER}", error=REFUSED)]), SETTINGS)
     assert [line.name for line in both] == ["refused", "daemon"]
@@ -290,7 +291,7 @@ def test_advice_and_runbook_agree():
         make_status(days=ProvenDays(30, 0, NOW.date() - timedelta(days=9), [])),
     ]  # fmt: skip
     hints = {line.hint for snapshot in situations for line in troubles(snapshot, SETTINGS)}
-    commands = {command for hint in hints for command in re.findall(r"`([^`]+)`", _without_names(hint))}
+    commands = {command for hint in hints for command in re.findall(r"`([^`]+)`", _without_names(present(hint)))}
     assert len(commands) >= 9
     assert {command for command in commands if command not in runbook} == set()
 

@@ -10,6 +10,7 @@ import pytest
 
 from reconciler.simulator.breakage import BREAKAGES, Breakage
 from reconciler.twilio.records import bury, decode_page
+from tests.harness.present import present
 
 SAID = datetime(2026, 6, 10, tzinfo=UTC)
 
@@ -21,7 +22,7 @@ def keep(server_url):
 
         def keep_one(text: str) -> str:
             row = conn.execute("SELECT jsonb_build_object('record', %s::text) ->> 'record'", (text,)).fetchone()
-            return row[0]
+            return present(row)[0]
 
         yield keep_one
 

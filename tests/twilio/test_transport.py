@@ -18,6 +18,7 @@ from reconciler.simulator.messages import Answer
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.transport import Transport
+from tests.harness.present import present
 
 
 @pytest.fixture
@@ -62,7 +63,9 @@ def test_a_proxy_in_the_environment_is_asked(monkeypatch, elsewhere):
     with pytest.raises(ConnectionLost, match=r"^the connection failed: ConnectionRefusedError$") as refused:
         transport.request("GET", "https://api.twilio.com/2010-04-01", auth=("AC", "secret"))
     transport.close()
-    assert refused.value.hint.startswith("can this machine reach api.twilio.com, by way of https_proxy if it is set?")
+    assert present(refused.value.hint).startswith(
+        "can this machine reach api.twilio.com, by way of https_proxy if it is set?"
+    )
 
 
 @pytest.mark.parametrize("uri", ["ftp://api.twilio.com/", "/2010-04-01", "https://api.twilio.com.evil.example/"])

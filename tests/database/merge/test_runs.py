@@ -18,6 +18,7 @@ from reconciler.sync.counts import Counts, Outcome
 from reconciler.sync.cursors import FreezeCursor
 from reconciler.sync.run import run
 from tests.harness.contexts import cursor_at, make_context
+from tests.harness.present import present
 from tests.harness.rows import ORIGIN, T0, make_observation, make_webhook
 
 HOT = JobName("hot")
@@ -205,7 +206,7 @@ def test_each_end_that_twilio_told_first_is_a_repair(start, store):
     """However soon; not what webhooks had told, nor what comes after the end."""
 
     def repairs(within: str = "+Inf") -> float:
-        return metrics.REGISTRY.get_sample_value("reconciler_repair_seconds_bucket", {"le": within})
+        return present(metrics.REGISTRY.get_sample_value("reconciler_repair_seconds_bucket", {"le": within}))
 
     store.commit_page([make_webhook(call=3)], origin=ORIGIN, now=T0)
     before, quick = repairs(), repairs("30.0")
