@@ -23,6 +23,7 @@ from typing import Any, Final, LiteralString, cast
 
 import psycopg
 from psycopg import errors as pg
+from psycopg import sql
 from psycopg.types.json import set_json_loads
 
 from reconciler.database import login, pooling
@@ -43,17 +44,14 @@ CONNECT_TIMEOUT = timedelta(seconds=10)
 STATEMENT_TIMEOUT = timedelta(minutes=5)
 LOCK_TIMEOUT = timedelta(seconds=30)
 
-# PostgreSQL searches pg_catalog first unless search_path names it. Left out, no object can hide one of PostgreSQL's.
-# PostgreSQL also searches pg_temp first, for tables only. Named last, no temporary table can hide one of ours
-# (https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-SEARCH-PATH). If search_path names no
-# existing schema, it stays unchanged, and `migrate` reports it.
-_PIN_SEARCH_PATH: Final = """
-SELECT pg_catalog.set_config(
-    'search_path', pg_catalog.string_agg(pg_catalog.quote_ident(name), ', ' ORDER BY place) || ', pg_temp', false
-)
-FROM pg_catalog.unnest(pg_catalog.current_schemas(false)::text[]) WITH ORDINALITY AS s (name, place)
-WHERE name <> 'pg_catalog' AND name !~ '^pg_temp_'
-HAVING pg_catalog.count(*) > 0
+# Until the search_path is pinned, it is the role's, which may name schemas of others before pg_catalog. The first
+# statements of a session therefore qualify every name, and use no operator: a stranger's could fit as well.
+_SCHEMAS: Final = "SELECT pg_catalog.current_schemas(false)"
+_SET_ALL: Final = """
+SELECT pg_catalog.set_config(name, value, false)
+FROM ROWS FROM (
+    pg_catalog.unnest(%s::pg_catalog.text[]), pg_catalog.unnest(%s::pg_catalog.text[])
+) AS s (name, value)
 """
 
 STANDBY_HINT: Final = "does DATABASE_URL name a standby?"
@@ -103,16 +101,27 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
         set_json_loads(partial(json.loads, parse_float=Decimal), conn)
         try:
             pooling.require_session(conn, url)  # otherwise our settings could stay on somebody else's connection
-            conn.execute(
-                "SELECT pg_catalog.set_config(name, value, false)"
-                " FROM unnest(%s::text[], %s::text[]) AS s (name, value)",
-                (list(session), list(session.values())),
-            )
-            conn.execute(_PIN_SEARCH_PATH)
+            session |= _pinned_search_path(conn)
+            conn.execute(_SET_ALL, (list(session), list(session.values())))
         except BaseException:
             conn.close()
             raise
     return conn
+
+
+def _pinned_search_path(conn: Connection) -> dict[str, str]:
+    """Return a search_path that finds PostgreSQL's objects first, then those of the role's schemas, as a setting.
+
+    - PostgreSQL searches pg_catalog first unless search_path names it: left out, no object can hide one of its own.
+    - PostgreSQL also searches pg_temp first, for tables only: named last, no temporary table can hide one of ours
+      (https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-SEARCH-PATH).
+    - If search_path names no existing schema, it stays unchanged, and `migrate` reports it.
+    """
+    row = conn.execute(_SCHEMAS).fetchone()
+    assert row
+    ours = [name for name in row[0] if name != "pg_catalog" and not name.startswith("pg_temp_")]
+    path = ", ".join(sql.Identifier(name).as_string() for name in ours)
+    return {"search_path": f"{path}, pg_temp"} if ours else {}
 
 
 def _open(url: str, purpose: str) -> Connection:
@@ -169,7 +178,7 @@ def require_writable(conn: Connection) -> None:
         ReadOnlyDatabase: the session may not write.
 
     """
-    row = conn.execute("SELECT current_setting('transaction_read_only')").fetchone()
+    row = conn.execute("SELECT pg_catalog.current_setting('transaction_read_only')").fetchone()
     if row == ("on",):
         raise ReadOnlyDatabase("the database takes no writes: it is a standby, or was replaced", hint=STANDBY_HINT)
 

@@ -37,7 +37,7 @@ def holder_of(conn: Connection, name: str) -> str | None:
     """
     row = conn.execute(
         "SELECT a.application_name FROM pg_catalog.pg_locks AS l JOIN pg_catalog.pg_stat_activity AS a USING (pid)"
-        " WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database()"
+        " WHERE l.locktype = 'advisory' AND l.granted AND a.datname = pg_catalog.current_database()"
         " AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtextextended(%s, 0)",
         (f"{APPLICATION_NAME}:{name}",),
     ).fetchone()

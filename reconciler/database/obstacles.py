@@ -93,6 +93,13 @@ def _require_tables(conn: Connection) -> None:
                 f"{name} is {_KINDS.get(kind, 'no table')}; it has to be an ordinary table",
                 hint="nothing was changed; copy its rows into an ordinary table of that name, then migrate",
             )
+    indexes = [e.object for e in expected_objects() if e.object.kind == "index"]
+    names = {"indexes": [index.name for index in indexes], "of_tables": [index.table for index in indexes]}
+    for (name,) in _rows(conn, "taken_names", **names):
+        raise SchemaError(
+            f"{name} has the name of an index of ours, and is none of its table",
+            hint="nothing was changed; find out who made it, rename it, then migrate",
+        )
     columns = {found.key: found.definition for found in read_objects(conn, functions=()) if found.kind == "column"}
     wanted = [e for e in expected_objects() if e.object.kind == "column" and e.object.table in taken]
     made_at = {e.object.table: min(o.version for o in wanted if o.object.table == e.object.table) for e in wanted}

@@ -1,8 +1,7 @@
 """Finds out whether a connection pooler is in use, and whether it keeps our sessions together.
 
-A pooler in transaction mode (such as PgBouncer's `pool_mode = transaction`) gives each transaction any server
-connection
-that is free. Our locks, our temporary table and our settings would stay on a connection that then belongs to somebody
+A pooler in transaction mode (such as PgBouncer's `pool_mode = transaction`) gives each transaction any free server
+connection. Our locks, our temporary table and our settings would stay on a connection that then belongs to somebody
 else: nobody would hold the lock, and the settings would apply to the Viewer's statements.
 
 Two questions, both without false alarms:
@@ -28,8 +27,12 @@ from psycopg.pq import ExecStatus
 
 from reconciler.errors import ConfigError
 
-# A process id may be used again, or exist on another server of the same name. The start time makes it unique.
-_PROCESS: Final = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+# A process id may be used again, or exist on another server of the same name. The start time makes it unique. The
+# session has the role's own search_path here: every name is PostgreSQL's, so that no object of others can be meant.
+_PROCESS: Final = (
+    "SELECT pid, backend_start::pg_catalog.text FROM pg_catalog.pg_stat_activity"
+    " WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"
+)
 _ROUNDS: Final = 3
 # A pool that keeps sessions together may have no place left for a second connection.
 _SECOND_TIMEOUT: Final = 2.0  # seconds
@@ -39,7 +42,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 def is_pooled(conn: Connection) -> bool:
     """Whether there is a pooler, in any mode, between us and the server."""
-    row = conn.execute("SELECT pg_backend_pid()").fetchone()
+    row = conn.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
     return row != (conn.info.backend_pid,)
 
 

@@ -82,14 +82,16 @@ def check_server(conn: db.Connection) -> Iterator[Check]:
 
 
 def check_creators(conn: db.Connection) -> Iterator[Check]:
-    """Check that nobody else may create functions and operators in the schemas of our search_path."""
+    """Check that nobody else may create functions, operators and tables where our search_path finds them."""
     with db.translated():
-        creators = conn.execute(_QUERIES["creators"]).fetchall()
+        creators = conn.execute(_QUERIES["creators"], {}).fetchall()
     if not creators:
         yield ok("schema owner", "nobody but the owners may create in it")
-    for schema, role in creators:
-        detail = f"{role} may create functions in schema {schema}, and PostgreSQL could take one for another's"
-        yield warn("schema owner", detail, f"as its owner: REVOKE CREATE ON SCHEMA {schema} FROM {role}")
+    for kind, name, role in creators:
+        detail = f"{role} may create functions in schema {name}, and PostgreSQL could take one for another's"
+        if kind == "DATABASE":
+            detail = f"{role} may create schemas, and one named {conn.info.user} would be searched before all others"
+        yield warn("schema owner", detail, f"as its owner: REVOKE CREATE ON {kind} {name} FROM {role}")
 
 
 def check_ids(conn: db.Connection) -> Iterator[Check]:

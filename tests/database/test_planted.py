@@ -2,63 +2,58 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg import sql
 
+import reconciler
+from reconciler.database import connection as db
 from reconciler.database.connection import load_queries
+from reconciler.database.migrate import behind
 from reconciler.database.plans import _SPECIAL_VALUES, _values
-from tests.harness.present import present
+from reconciler.database.store import Store
+from reconciler.database.verify import verify
+from tests.harness.rows import ORIGIN, T0, make_observation
+from tests.harness.strangers import OUR_FUNCTIONS
 
 if TYPE_CHECKING:
-    from reconciler.database.connection import Connection
     from tests.harness.databases import Connect
 
+PACKAGE = Path(reconciler.__file__).parent
 QUERIES = sorted(file.name.removesuffix(".sql") for file in files("reconciler.database").joinpath("queries").iterdir())
 # Statements that cannot be the body of a function: they say something about a transaction, or define a table.
 NO_BODY = {"create_staging", "copy_into_staging", "create_ledger", "drop_ledger"}
-
-# Each operator that PostgreSQL has for some types, for every pair of types that it lacks: these fit exactly, where
-# PostgreSQL would convert. The same for the functions that statements of ours call, with one and with two arguments.
-TYPES = [
-    "text", "varchar", "name", "smallint", "integer", "bigint", "numeric", "real", "float8", "boolean", "timestamptz",
-    "timestamp", "date", "interval", "jsonb", "json", "oid", "regclass", "text[]", "varchar[]", "bigint[]",
-]  # fmt: skip
-OPERATORS = [
-    "=",
-    "<>",
-    "<",
-    "<=",
-    ">",
-    ">=",
-    "||",
-    "+",
-    "-",
-    "*",
-    "/",
-    "^",
-    "~",
-    "~~",
-    "->>",
-    "#>>",
-    "?",
-    "?|",
-    "<<",
-    "|",
-]
-BOOLEAN = {"=", "<>", "<", "<=", ">", ">=", "~", "~~", "?", "?|"}
+# Words that PostgreSQL's grammar takes for syntax before a parenthesis.
+SYNTAX = {
+    "array", "coalesce", "greatest", "least", "nullif", "extract", "any", "in", "exists", "values", "filter", "as",
+    "row", "operator",
+}  # fmt: skip
+# What the body of a function uses that is not the migrator's: whoever owns it could have planted it.
+FOREIGN = """
+SELECT pg_describe_object(d.refclassid, d.refobjid, 0) FROM pg_depend AS d
+LEFT JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass::oid AND p.oid = d.refobjid
+LEFT JOIN pg_operator AS o ON d.refclassid = 'pg_operator'::regclass::oid AND o.oid = d.refobjid
+LEFT JOIN pg_class AS c ON d.refclassid = 'pg_class'::regclass::oid AND c.oid = d.refobjid
+LEFT JOIN pg_type AS t ON d.refclassid = 'pg_type'::regclass::oid AND t.oid = d.refobjid
+WHERE d.objid = 'public.asked'::regproc::oid
+    AND coalesce(p.proowner, o.oprowner, c.relowner, t.typowner)
+        <> (SELECT oid FROM pg_roles WHERE rolname = current_user)
+"""
 
 EXTRA = {
     "answers": ["human"], "apply": True, "billed": 1, "column": "status", "cursor": "{}", "day": "2026-01-01",
     "dedupe_key": "x", "differences": "{}", "digest": "x", "error": "x", "event_times": [datetime.now(UTC)],
     "expected": "{}", "explain": False, "functions": ["x"], "held": 1,
-    "imported_before": "2026-01-01", "is_complete": True, "job": "hot", "kind": "hot",
-    "listed": 1,
+    "imported_before": "2026-01-01", "indexes": ["x"], "of_tables": ["messages"], "is_complete": True,
+    "job": "hot", "kind": "hot", "listed": 1,
     "name": "reconciler.thaw", "names": ["x"], "payloads": ["{}"], "prefix": "x", "prunes_inbox": True, "reason": "x",
     "reasons": ["x"], "record": "{}", "recording_sids": ["RE"], "said_ats": [datetime.now(UTC)], "table": "messages",
     "tables": ["messages"], "value": "on", "verified_at": datetime.now(UTC), "word": "{}", "version": 1,
@@ -68,111 +63,92 @@ EXTRA = {
 }  # fmt: skip
 
 
-def plant(conn: Connection) -> None:
-    """Give the schema of `conn` an operator for each pair of types that has none, as whoever `conn` logged in as."""
-    for left in TYPES:
-        for right in TYPES:
-            for result in ("boolean", "text"):
-                name = f"planted_{result}"
-                conn.execute(
-                    f"CREATE FUNCTION {name}({left}, {right}) RETURNS {result} LANGUAGE plpgsql"
-                    " AS $$ BEGIN RAISE 'planted'; END $$".encode()
-                )
-    made = {
-        tuple(row)
-        for row in conn.execute(
-            "SELECT oprname::text, oprleft, oprright FROM pg_operator WHERE oprnamespace = 'pg_catalog'::regnamespace"
-        )
-    }
-    oids = {type_: present(conn.execute("SELECT %s::regtype::oid", (type_,)).fetchone())[0] for type_ in TYPES}
-    statements = [
-        f"CREATE OPERATOR {operator} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION ="
-        f" planted_{'boolean' if operator in BOOLEAN else 'text'})"
-        for operator in OPERATORS
-        for left in TYPES
-        for right in TYPES
-        if (operator, oids[left], oids[right]) not in made
-    ]
-    for name in ("call_status_rank", "call_status_is_final"):
-        result = "smallint" if name == "call_status_rank" else "boolean"
-        statements.append(
-            f"CREATE FUNCTION {name}(varchar) RETURNS {result} LANGUAGE plpgsql AS 'BEGIN RAISE ''planted''; END'"
-        )
-    conn.execute(";".join(statements).encode())
+def inline_statements() -> Iterator[tuple[str, str]]:
+    """The statements in the modules, each with its place; not those of the demonstration and the simulator."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if {"demo", "simulator"} & set(file.parts):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = node.value.strip()
+                if re.match(r"SELECT (?!.*\{\})", text) and "to_regclass" not in text.split("FROM")[0]:
+                    yield f"{file.relative_to(PACKAGE)}:{node.lineno}", text
 
 
-def test_every_statement_means_postgresqls_own_operators(database_url: str, connect: Connect, stranger: str) -> None:
-    """A stranger's operators fit our columns exactly, varchar and all; no statement depends on one."""
-    owner = connect(database_url)
-    owner.execute(f"GRANT CREATE ON SCHEMA public TO {stranger}".encode())
-    plant(connect(make_conninfo(database_url, user=stranger)))
-    owner.execute(
-        load_queries("merge")["create_staging"]
-        .replace("TEMPORARY TABLE", "TABLE")
-        .replace("ON COMMIT DELETE ROWS", "")
-        .encode()
-    )
+def test_every_statement_means_postgresqls_own_objects(planted_database_url: str) -> None:
+    """A stranger's operators fit our columns exactly, varchar and all; no statement depends on one, or on a table."""
     usual = {**EXTRA, **_values(datetime.now(UTC), "AC1")}
     caught = {}
-    with psycopg.connect(database_url, autocommit=True, cursor_factory=psycopg.ClientCursor) as conn:
+    asked = 0
+    with psycopg.connect(planted_database_url, autocommit=True, cursor_factory=psycopg.ClientCursor) as conn:
         conn.execute("SET search_path = public, pg_temp")
+        conn.execute(load_queries("merge")["create_staging"])
+
+        def uses(name: str, text: str) -> None:
+            nonlocal asked
+            asked += 1
+            text = re.sub(r"--.*", "", text).strip().rstrip(";")
+            body = f"CREATE FUNCTION public.asked() RETURNS void BEGIN ATOMIC {text}; END"
+            with conn.transaction(force_rollback=True):
+                conn.execute(body.replace("%", "%%").encode())
+                conn.execute("SET LOCAL search_path = pg_catalog")
+                if found := conn.execute(FOREIGN).fetchall():
+                    caught[name] = sorted({what for (what,) in found})
+
         for table in QUERIES:
-            if table == "demo":
-                continue
             for name, query in load_queries(table).items():
-                if name in NO_BODY:
+                if name in NO_BODY or table == "demo":
                     continue
                 special = {key: usual[value] for key, value in _SPECIAL_VALUES.get(f"{table}.{name}", {}).items()}
                 values = {**usual, **special} if "%(" in query else None
-                text = psycopg.ClientCursor(conn).mogrify(query, values).strip().rstrip(";")
-                text = re.sub(r"--.*", "", text).strip().rstrip(";")
-                with conn.transaction(force_rollback=True):
-                    conn.execute(
-                        f"CREATE FUNCTION asked() RETURNS void BEGIN ATOMIC {text}; END".replace("%", "%%").encode()
-                    )
-                    conn.execute("SET LOCAL search_path = pg_catalog")
-                    found = conn.execute(
-                        """
-                        SELECT pg_describe_object(d.refclassid, d.refobjid, 0) FROM pg_depend AS d
-                        LEFT JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass::oid AND p.oid = d.refobjid
-                        LEFT JOIN pg_operator AS o ON d.refclassid = 'pg_operator'::regclass::oid AND o.oid = d.refobjid
-                        WHERE d.objid = 'public.asked'::regproc::oid
-                            AND coalesce(p.proowner, o.oprowner) = %s::regrole::oid
-                        """,
-                        (stranger,),
-                    ).fetchall()
-                if found:
-                    caught[f"{table}.{name}"] = sorted({what for (what,) in found})
+                uses(f"{table}.{name}", psycopg.ClientCursor(conn).mogrify(query, values))
+        for place, text in inline_statements():
+            uses(place, text.replace("%s", "NULL"))
+    assert asked > 100
     assert caught == {}
 
 
-@pytest.mark.parametrize("table", [table for table in QUERIES if table != "demo"])
-def test_every_function_is_called_by_its_full_name(table: str) -> None:
+def calls_of(text: str) -> set[str]:
+    """The functions that a statement calls without their schema."""
+    text = re.sub(r"'[^']*'|--.*|%\(\w+\)s", "", text)
+    text = re.sub(
+        r"\b(AS|INTO|CONFLICT|TABLE( IF NOT EXISTS)?) (\w+ )?\(|\bINTO \w+ \(|\bAS \w+ \(|\bVARCHAR\(|numeric\("
+        r"|\bFROM \(",
+        "",
+        text,
+    )
+    calls = {call.lower() for call in re.findall(r"(?<![\w.])([a-zA-Z_]\w*)\(", text)}
+    for one in re.findall(r"(?<!\.)\bunnest\(([^()]*)\)", text):
+        assert "," in one  # with several arguments it is syntax too
+    return calls - SYNTAX - OUR_FUNCTIONS.keys() - {"unnest"}
+
+
+def test_every_function_is_called_by_its_full_name() -> None:
     """A function of PostgreSQL's is named with its schema: no types have to be thought of then."""
-    syntax = {
-        "array",
-        "coalesce",
-        "greatest",
-        "least",
-        "nullif",
-        "extract",
-        "any",
-        "in",
-        "exists",
-        "values",
-        "filter",
-        "as",
-        "row",
+    statements = {
+        f"{table}.{name}": query for table in QUERIES if table != "demo" for name, query in load_queries(table).items()
     }
-    ours = {"call_status_rank", "call_status_is_final"}
-    for name, query in load_queries(table).items():
-        text = re.sub(r"'[^']*'|--.*|%\(\w+\)s", "", query)
-        text = re.sub(
-            r"\b(AS|INTO|CONFLICT|TABLE( IF NOT EXISTS)?) (\w+ )?\(|\bINTO \w+ \(|\bAS \w+ \(|\bVARCHAR\(|numeric\(",
-            "",
-            text,
-        )
-        calls = {call.lower() for call in re.findall(r"(?<![\w.])([a-zA-Z_]\w*)\(", text)}
-        assert calls - syntax - ours - {"unnest"} == set(), name
-        for one in re.findall(r"(?<!\.)\bunnest\(([^()]*)\)", text):
-            assert "," in one, name  # with several arguments it is syntax too
+    statements |= dict(inline_statements())
+    assert len(statements) > 100
+    assert {place: calls for place, text in statements.items() if (calls := calls_of(text))} == {}
+
+
+PATHS = ["public", "public, pg_catalog", "public, pg_catalog, pg_temp", '"$user", public']
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_session_of_ours_runs_what_is_planted(path: str, planted_database_url: str, connect: Connect) -> None:
+    """Not while it connects, whatever its role searches first; not in a merge, nor in its staging table."""
+    admin = connect(planted_database_url)
+    admin.execute(sql.SQL("ALTER DATABASE {} SET search_path = " + path).format(sql.Identifier(admin.info.dbname)))
+    with Store(planted_database_url) as store:
+        merged = store.commit_page([make_observation()], origin=ORIGIN, now=T0)
+    assert merged.inserted == 1
+    with db.connect(planted_database_url, purpose="verify") as conn:
+        assert behind(conn) == []
+        in_the_way = {finding.subject for finding in verify(conn)}
+    assert in_the_way == {f"function {name}" for name in ("call_status_rank(evil)", *VARCHAR_TWINS)}
+    assert admin.execute("SELECT count(*) FROM public.staged_observations").fetchone() == (1,)
+
+
+VARCHAR_TWINS = tuple(f"{name}(character varying)" for name in OUR_FUNCTIONS)

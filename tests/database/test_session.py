@@ -28,10 +28,10 @@ def set_for_all(conn: Connection, setting: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("preferred", "pinned"),
     [
-        ('"$user", public', "public, pg_temp"),
-        ("public, pg_catalog", "public, pg_temp"),
-        ("pg_temp, public", "public, pg_temp"),
-        ("gone, public, pg_catalog, pg_temp", "public, pg_temp"),
+        ('"$user", public', '"public", pg_temp'),
+        ("public, pg_catalog", '"public", pg_temp'),
+        ("pg_temp, public", '"public", pg_temp'),
+        ("gone, public, pg_catalog, pg_temp", '"public", pg_temp'),
     ],
 )
 def test_only_the_schemas_of_the_tables_are_searched(
@@ -48,7 +48,7 @@ def test_tables_may_stand_in_another_schema(empty_database_url: str, connect: Co
     conn.execute('CREATE SCHEMA "Calls, all"')
     set_for_all(conn, "search_path", '"Calls, all", public')
     conn = connect(empty_database_url)
-    assert conn.execute("SHOW search_path").fetchone() == ('"Calls, all", public, pg_temp',)
+    assert conn.execute("SHOW search_path").fetchone() == ('"Calls, all", "public", pg_temp',)
     migrate(conn)
     assert verify(conn) == []
     assert conn.execute("SELECT to_regclass('public.messages')").fetchone() == (None,)

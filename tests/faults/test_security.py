@@ -57,6 +57,12 @@ def look_at_schema(url: str) -> list[Check]:
 
 
 @pytest.fixture
+def database_url(planted_database_url: str) -> str:
+    """Every test here runs beside a stranger that has planted all that it may in our schema."""
+    return planted_database_url
+
+
+@pytest.fixture
 def account() -> SimulatedAccount:
     account = SimulatedAccount(ACCOUNT, TOKEN, seed=3)
     account.generate(20, NOW - timedelta(days=1), NOW - timedelta(hours=1))
@@ -376,32 +382,35 @@ def role(database_url: str) -> Iterator[str]:
             admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
-# Each single privilege of a role: what, on what, as GRANT and REVOKE write it, and as `reconcile check` says it.
+# Each single privilege of a role: what, on what, as GRANT and REVOKE write it, and as `reconcile check` says it. The
+# casts keep the stranger's operators out.
 GRANTED = """
-SELECT a.privilege_type, 'TABLE ' || c.relname, a.privilege_type || ' on ' || c.relname
+SELECT a.privilege_type, 'TABLE '::text || c.relname::text, a.privilege_type || ' on '::text || c.relname::text
 FROM pg_class AS c, aclexplode(c.relacl) AS a
 WHERE c.relkind = 'r' AND a.grantee = %(role)s::regrole
 UNION ALL
-SELECT a.privilege_type || ' (' || t.attname || ')', 'TABLE ' || t.attrelid::regclass,
-       a.privilege_type || ' on ' || t.attrelid::regclass || ' (' || t.attname || ')'
+SELECT a.privilege_type || ' ('::text || t.attname::text || ')'::text, 'TABLE '::text || t.attrelid::regclass::text,
+       a.privilege_type || ' on '::text || t.attrelid::regclass::text || ' ('::text || t.attname::text || ')'::text
 FROM pg_attribute AS t, aclexplode(t.attacl) AS a
 WHERE a.grantee = %(role)s::regrole
 UNION ALL
-SELECT a.privilege_type, 'SEQUENCE ' || c.relname, a.privilege_type || ' on sequence public.' || c.relname
+SELECT a.privilege_type, 'SEQUENCE '::text || c.relname::text,
+       a.privilege_type || ' on sequence public.'::text || c.relname::text
 FROM pg_class AS c, aclexplode(c.relacl) AS a
 WHERE c.relkind = 'S' AND a.grantee = %(role)s::regrole
 UNION ALL
-SELECT a.privilege_type, 'FUNCTION ' || p.oid::regprocedure, a.privilege_type || ' on function ' || p.oid::regprocedure
+SELECT a.privilege_type, 'FUNCTION '::text || p.oid::regprocedure::text,
+       a.privilege_type || ' on function '::text || p.oid::regprocedure::text
 FROM pg_proc AS p, aclexplode(p.proacl) AS a
 WHERE a.grantee = %(role)s::regrole
 UNION ALL
-SELECT a.privilege_type, 'SCHEMA ' || n.nspname, a.privilege_type || ' on schema ' || n.nspname
+SELECT a.privilege_type, 'SCHEMA '::text || n.nspname::text, a.privilege_type || ' on schema '::text || n.nspname::text
 FROM pg_namespace AS n, aclexplode(n.nspacl) AS a
 WHERE a.grantee = %(role)s::regrole
 UNION ALL
-SELECT a.privilege_type, 'DATABASE ' || d.datname,
+SELECT a.privilege_type, 'DATABASE '::text || d.datname::text,
        CASE a.privilege_type WHEN 'CONNECT' THEN 'permission denied for database'
-                             ELSE a.privilege_type || ' on database ' || d.datname END
+                             ELSE a.privilege_type || ' on database '::text || d.datname::text END
 FROM pg_database AS d, aclexplode(d.datacl) AS a
 WHERE d.datname = current_database() AND a.grantee = %(role)s::regrole
 """
@@ -440,7 +449,8 @@ def put_webhooks(conn: db.Connection) -> None:
 def test_the_granted_privileges_are_enough(role, database_url, conn, twilio, account):
     """New calls, changed ones, dead letters, webhooks and cursors, by a role that has nothing but deploy/grants.sql."""
     url = make_conninfo(database_url, user=role)
-    assert {check.severity for check in look_at_schema(url)} == {Severity.OK}
+    not_ok = [check.detail for check in look_at_schema(url) if check.severity is not Severity.OK]
+    assert [detail for detail in not_ok if "has the name of a function of ours" not in detail] == []  # the stranger's
     put_webhooks(conn)
     twilio.faults.next(Fault.broken_record("unknown_status"))
     run_everything(url, twilio)

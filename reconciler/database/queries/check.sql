@@ -76,16 +76,33 @@ WHERE NOT pg_catalog.has_database_privilege(pg_catalog.current_database()::text,
 -- name: creators
 -- The roles that may create functions and operators in the schemas of our search_path, except the owners of the schema
 -- and of messages, superusers and our own role. PUBLIC is everybody, the default up to PostgreSQL 14.
-SELECT pg_catalog.quote_ident(n.nspname::text), coalesce(pg_catalog.quote_ident(r.rolname::text), 'PUBLIC')
-FROM pg_catalog.pg_namespace AS n
-CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n'::"char", n.nspowner))) AS acl
+--
+-- Where search_path has "$user", PostgreSQL searches a schema with the name of our role first. The roles that may create
+-- schemas in the database could make it.
+WITH places AS (
+    SELECT 'SCHEMA'::text AS kind, n.nspname AS name, n.nspowner AS owner,
+           coalesce(n.nspacl, pg_catalog.acldefault('n'::"char", n.nspowner)) AS acl
+    FROM pg_catalog.pg_namespace AS n
+    WHERE n.nspname::text = ANY (pg_catalog.current_schemas(false)::text[]) AND n.nspname::text !~ '^pg_'::text
+    UNION ALL
+    SELECT 'DATABASE', d.datname, d.datdba, coalesce(d.datacl, pg_catalog.acldefault('d'::"char", d.datdba))
+    FROM pg_catalog.pg_database AS d
+    WHERE d.datname = pg_catalog.current_database()
+        AND EXISTS (
+            SELECT FROM pg_catalog.pg_settings
+            WHERE name = 'search_path'::text AND reset_val LIKE '%%"$user"%%'::text
+        )
+        AND pg_catalog.to_regnamespace(pg_catalog.quote_ident(current_user::text)) IS NULL
+)
+SELECT p.kind, pg_catalog.quote_ident(p.name::text), coalesce(pg_catalog.quote_ident(r.rolname::text), 'PUBLIC')
+FROM places AS p
+CROSS JOIN LATERAL pg_catalog.aclexplode(p.acl) AS acl
 LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = acl.grantee
 LEFT JOIN pg_catalog.pg_class AS m ON m.oid = pg_catalog.to_regclass('messages')::oid
-WHERE n.nspname::text = ANY (pg_catalog.current_schemas(false)::text[]) AND n.nspname::text !~ '^pg_'::text
-    AND acl.privilege_type = 'CREATE'::text
-    AND acl.grantee <> n.nspowner AND acl.grantee IS DISTINCT FROM m.relowner
+WHERE acl.privilege_type = 'CREATE'::text
+    AND acl.grantee <> p.owner AND acl.grantee IS DISTINCT FROM m.relowner
     AND NOT coalesce(r.rolsuper OR r.rolname = current_user, false)
-ORDER BY 1, 2
+ORDER BY 1 DESC, 2, 3
 
 -- name: id_sequences
 -- The last id of each of our tables, and the largest possible one for its sequence and the type of its column. A

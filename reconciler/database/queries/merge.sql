@@ -1,8 +1,9 @@
 -- Staging and merge: observations in, rows and events out. The rules are numbered as in docs/architecture.md.
 
 -- name: create_staging
--- One row for each observation, with the fields of model.Observation in order. Each commit empties the table.
-CREATE TEMPORARY TABLE IF NOT EXISTS staged_observations (
+-- One row for each observation, with the fields of model.Observation in order. Each commit empties the table. Every
+-- statement names pg_temp: without it, a table of that name in our schema would get the rows, and run its triggers as us.
+CREATE TEMPORARY TABLE IF NOT EXISTS pg_temp.staged_observations (
     call_sid        text        NOT NULL,
     account_sid     text,
     parent_call_sid text,
@@ -24,10 +25,10 @@ CREATE TEMPORARY TABLE IF NOT EXISTS staged_observations (
 
 -- name: empty_staging
 -- Empty the staging table between two merges of one transaction.
-DELETE FROM staged_observations
+DELETE FROM pg_temp.staged_observations
 
 -- name: copy_into_staging
-COPY staged_observations FROM STDIN (FORMAT BINARY)
+COPY pg_temp.staged_observations FROM STDIN (FORMAT BINARY)
 
 -- name: look_up
 -- The look-up of a call in merge_staged, alone, so that `reconcile verify --explain` can ask the planner about it.
@@ -97,7 +98,7 @@ WITH decided AS MATERIALIZED (
             'date_created', CASE WHEN new.date_created IS DISTINCT FROM m.date_created THEN new.date_created END
         )) END AS payload,
         CASE WHEN %(explain)s OR verdict.action = 'drift' THEN pg_catalog.to_jsonb(m) END AS ours
-    FROM staged_observations AS s
+    FROM pg_temp.staged_observations AS s
     LEFT JOIN LATERAL (
         SELECT
             ctid AS row_ctid, xmin AS row_xmin, twilio_sid, account_sid, parent_call_sid::text, status::text,

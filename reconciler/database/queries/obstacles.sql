@@ -16,6 +16,18 @@ SELECT t.name, c.relkind::text
 FROM pg_catalog.unnest(%(tables)s::text[]) AS t (name)
 JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.name)::oid;
 
+-- name: taken_names
+-- Relations that have the name of an index of ours, and are no index of its table. CREATE INDEX IF NOT EXISTS would then
+-- make nothing, without an error. An index stands in the schema of its table.
+SELECT c.oid::regclass::text
+FROM unnest(%(indexes)s::text[], %(of_tables)s::text[]) AS wanted (name, of_table)
+LEFT JOIN pg_catalog.pg_class AS t ON t.oid = pg_catalog.to_regclass(wanted.of_table)::oid
+JOIN pg_catalog.pg_namespace AS s ON s.oid = t.relnamespace OR (t.oid IS NULL AND s.nspname = pg_catalog.current_schema())
+JOIN pg_catalog.pg_class AS c ON c.relnamespace = s.oid AND c.relname::text = wanted.name
+LEFT JOIN pg_catalog.pg_index AS x ON x.indexrelid = c.oid
+WHERE x.indrelid IS DISTINCT FROM t.oid OR x.indrelid IS NULL
+ORDER BY 1;
+
 -- name: lacking_privileges
 -- The privileges that the role lacks for the migrations, checked before the first change, not after half of the files.
 SELECT

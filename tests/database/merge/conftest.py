@@ -19,6 +19,12 @@ Merge = Callable[..., Merged]
 
 
 @pytest.fixture
+def database_url(planted_database_url: str) -> str:
+    """The rules hold beside a stranger that has planted all that it may in our schema."""
+    return planted_database_url
+
+
+@pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
     with Store(database_url) as store:
         yield store

@@ -260,7 +260,7 @@ def test_rule_10_what_cannot_be_read_is_kept_with_its_reason(store, merge, conn)
         merged = merge(make_observation(), dead_letters=page.dead_letters)
         assert merged.dead_letters == 1
     found = conn.execute(
-        "SELECT processing_status, call_sid, error, payload ->> 'record' FROM twilio_webhook_inbox"
+        "SELECT processing_status, call_sid, error, payload ->> 'record'::text FROM twilio_webhook_inbox"
     ).fetchall()
     assert len(found) == 1
     status, sid, error, text = found[0]

@@ -139,6 +139,20 @@ def test_who_may_create_in_our_schema_is_named(role, database_url, connect, stra
     assert [check.severity for check in check_creators(conn)] == [Severity.OK]
 
 
+def test_who_may_create_a_schema_that_comes_first_is_named(database_url, connect, stranger):
+    """PostgreSQL searches a schema with the name of our role first: whoever makes it has tables of our names there."""
+    conn = connect(database_url)
+    conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    conn.execute(
+        sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(*map(sql.Identifier, (conn.info.dbname, stranger)))
+    )
+    (found,) = check_creators(conn)
+    assert found.severity is Severity.WARN
+    assert f"{stranger} may create schemas" in found.detail
+    conn.execute(found.hint.removeprefix("as its owner: ").encode())
+    assert [check.severity for check in check_creators(conn)] == [Severity.OK]
+
+
 @pytest.mark.parametrize(
     ("change", "limit", "says"),
     [

@@ -188,6 +188,46 @@ def test_what_a_stranger_planted_is_refused(
     assert dump(field_database_url) == before
 
 
+@pytest.mark.parametrize(
+    "made", ["TABLE messages_open ()", "SEQUENCE call_events_dedupe_key", "INDEX messages_open ON other (id)"]
+)
+@pytest.mark.parametrize("where", ["empty_database_url", "field_database_url"])
+def test_a_name_of_our_indexes_that_is_taken_is_refused(
+    made: str, where: str, request: pytest.FixtureRequest, connect: Connect, dump: Dump
+) -> None:
+    """CREATE INDEX IF NOT EXISTS would make nothing, and every run would fail without the index."""
+    url = request.getfixturevalue(where)
+    conn = connect(url)
+    conn.execute("CREATE TABLE other (id integer)")
+    conn.execute(f"CREATE {made}".encode())
+    before = dump(url)
+    for refuse in (migrate.plan, migrate.migrate):
+        with pytest.raises(SchemaError, match="has the name of an index of ours"):
+            refuse(conn)
+    assert dump(url) == before
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "CREATE DOMAIN text AS pg_catalog.varchar CHECK (false)",
+        "CREATE TABLE pg_class (oid oid, relname name, relnamespace oid)",
+        "CREATE TABLE staged_observations (call_sid text)",
+        "CREATE SEQUENCE messages_id_seq",
+        "CREATE TYPE evil AS (value pg_catalog.text)",
+    ],
+)
+def test_what_a_stranger_may_have_does_not_matter(
+    planted: str, empty_database_url: str, connect: Connect, stranger: str
+) -> None:
+    """These hide nothing of ours: PostgreSQL's own objects come first, and our staging table is named in full."""
+    owner = connect(empty_database_url)
+    owner.execute(f"GRANT CREATE ON SCHEMA public TO {stranger}".encode())
+    connect(make_conninfo(empty_database_url, user=stranger)).execute(planted.encode())
+    migrate.migrate(owner)
+    assert verify(owner) == []
+
+
 def test_what_the_owner_and_extensions_have_is_their_business(
     field_database_url: str, connect: Connect, stranger: str
 ) -> None:
