@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -146,7 +146,7 @@ def fetch(
     cut: Cut = lambda _: (),
     make_executor: Callable[[int], Executor],
     stop: threading.Event,
-) -> Iterator[Fetched | Failed]:
+) -> Generator[Fetched | Failed, None, None]:
     """Read `first`, then `slices`, several at once; yield each page as it arrives, the pages of a slice in order.
 
     - `resume_at` maps a slice's name to the page at which to continue.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from datetime import timedelta
 from typing import Any, Final
 
@@ -70,14 +71,18 @@ def read(
         stop=this.stop,
     )
     failed: list[Failed] = []
-    for item in items:
-        if isinstance(item, Failed):
-            failed.append(item)
-            on_failed(item.slice)
-        else:
-            on_page(item, _merge(this, item, cursor_after, preview, is_bulk=is_bulk))
-            if is_bulk:
-                this.tell_progress()
+    # If a merge fails, the threads of `fetch` end here. Otherwise the garbage collector ends them, perhaps in a thread
+    # that is just starting and holds the lock of all starts: Python 3.11 then waits for itself, for ever
+    # (`threading._maintain_shutdown_locks`, https://github.com/python/cpython/pull/25226).
+    with closing(items):
+        for item in items:
+            if isinstance(item, Failed):
+                failed.append(item)
+                on_failed(item.slice)
+            else:
+                on_page(item, _merge(this, item, cursor_after, preview, is_bulk=is_bulk))
+                if is_bulk:
+                    this.tell_progress()
     return failed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import timedelta
 
 import pytest
@@ -77,6 +78,16 @@ def test_a_table_that_takes_no_row_makes_no_dead_letters(world, conn, how):
     conn.execute(mends.encode())
     assert world.backfill(days=8).exit_code is ExitCode.DONE
     assert world.differences() == []
+
+
+def test_a_run_that_fails_ends_its_threads_itself(world, conn):
+    """While its error is still held: the garbage collector could end them in a thread that just starts, and hang."""
+    conn.execute("ALTER SEQUENCE messages_id_seq MAXVALUE 2")
+    before = set(threading.enumerate())
+    with pytest.raises(TableFault) as failed:
+        world.backfill(days=8)
+    assert failed.tb is not None
+    assert [thread.name for thread in threading.enumerate() if thread not in before and "fetch" in thread.name] == []
 
 
 SILENT = """
