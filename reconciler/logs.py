@@ -38,6 +38,7 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "configuration.reloaded": ("changed",),
     "configuration.refused": ("error", "hint"),
     "accounts.failed": ("error", "hint"),
+    "migration.started": ("migrations", "hint"),
     "migration.applied": ("version", "name", "adopted", "duration_seconds"),
     "job.started": ("since", "until", "slices", "resumed"),
     "job.progressed": ("calls_seen", "slices_done", "slices"),

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from typing import Any, Final
 
-from reconciler.cli.wiring import connect, log_applied, read_settings
+from reconciler.cli.wiring import BEFORE_MIGRATING, connect, log_applied, log_planned, read_settings
 from reconciler.database import migrate as runner
 from reconciler.database.migration_files import load_migrations
 from reconciler.database.plans import Plan, explain
@@ -16,7 +16,6 @@ from reconciler.errors import ExitCode
 from reconciler.terminal.printing import complain, print_json, print_rows
 from reconciler.wording import counted
 
-BEFORE_MIGRATING: Final = "Before you migrate: back up, and migrate a copy first (docs/operations.md)."
 _PLANNED: Final = {"applied": "apply", "adopted": "adopt"}
 
 
@@ -32,10 +31,7 @@ def migrate(args: argparse.Namespace) -> int:
                 for m, outcome in ((step.migration, step.outcome) for step in steps)
             ]
         else:
-            # Without a terminal the command logs JSON lines to stderr and prints nothing else.
-            if sys.stderr.isatty() and runner.behind(conn):
-                print(BEFORE_MIGRATING, file=sys.stderr)
-            applied = runner.migrate(conn, on_applied=log_applied)
+            applied = runner.migrate(conn, on_planned=log_planned, on_applied=log_applied)
             rows = [
                 {"version": a.version, "name": a.name, "outcome": a.outcome, "seconds": round(seconds, 3)}
                 for a, seconds in ((a, a.duration.total_seconds()) for a in applied)

@@ -8,10 +8,10 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
-from typing import TextIO, cast
+from typing import Final, TextIO, cast
 
 from reconciler import logs, masking
 from reconciler.database import connection as db
@@ -28,6 +28,8 @@ from reconciler.times import parse_moment
 from reconciler.twilio.accounts import Accounts, find_accounts, named_accounts
 from reconciler.twilio.client import Session, TwilioClient
 from reconciler.wording import counted
+
+BEFORE_MIGRATING: Final = "Before you migrate: back up, and migrate a copy first (docs/operations.md)."
 
 
 def read_settings(*, serves: bool = False, quietest: str = "warning") -> Settings:
@@ -79,7 +81,7 @@ def prepare_schema(url: str, *, migrate: bool) -> None:
         if not migrate:
             require_schema(conn)
         elif runner.behind(conn):
-            runner.migrate(conn, on_applied=log_applied)
+            runner.migrate(conn, on_planned=log_planned, on_applied=log_applied)
 
 
 def require_schema(conn: db.Connection) -> None:
@@ -91,6 +93,14 @@ def require_schema(conn: db.Connection) -> None:
     """
     if behind := runner.behind(conn):
         raise SchemaError(f"{counted(len(behind), 'migration')} not applied yet", hint="run `reconcile migrate` first")
+
+
+def log_planned(steps: Sequence[runner.Step]) -> None:
+    """Log that migrations begin, with what belongs before them. On a terminal this is always shown."""
+    log = logs.get_logger("reconciler.database.migrate")
+    if sys.stderr.isatty() and not log.is_enabled_for(logging.INFO):
+        print(BEFORE_MIGRATING, file=sys.stderr)
+    log.info("migration.started", migrations=len(steps), hint=BEFORE_MIGRATING)
 
 
 def log_applied(applied: runner.Applied) -> None:

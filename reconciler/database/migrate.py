@@ -64,6 +64,7 @@ class Applied:
 
 
 OnApplied = Callable[[Applied], None]
+OnPlanned = Callable[[list[Step]], None]
 
 
 def behind(conn: Connection) -> list[Migration]:
@@ -91,12 +92,16 @@ def plan(conn: Connection) -> list[Step]:
 
 
 def migrate(
-    conn: Connection, *, on_applied: OnApplied = lambda _: None, patience: timedelta = OTHER_RUNNER_PATIENCE
+    conn: Connection,
+    *,
+    on_planned: OnPlanned = lambda _: None,
+    on_applied: OnApplied = lambda _: None,
+    patience: timedelta = OTHER_RUNNER_PATIENCE,
 ) -> list[Applied]:
     """Bring the schema to this version, one migration at a time; adopt objects that are there already.
 
-    If the process is killed, the next run continues from there. While another process migrates, this one waits for
-    up to `patience`.
+    `on_planned` is called once, before the first change, unless there is nothing to do. If the process is killed, the
+    next run continues from there. While another process migrates, this one waits for up to `patience`.
 
     Raises:
         Contended: another session was in the way of every attempt; the message names it.
@@ -106,7 +111,10 @@ def migrate(
     """
     done = []
     with translated(), _alone(conn, patience):
-        for step in _plan(conn):
+        steps = _plan(conn)
+        if steps:
+            on_planned(steps)
+        for step in steps:
             conn.execute(_QUERIES["create_ledger"])
             done.append(_run(conn, step.migration, step.outcome))
             on_applied(done[-1])

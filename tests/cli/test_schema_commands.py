@@ -33,7 +33,7 @@ def test_a_new_database(on, empty_database_url, connect):
     assert tables(conn) == []
     done = on(empty_database_url, "migrate", "--json")
     assert (done.code, [row["outcome"] for row in done.result]) == (0, ["applied"] * COUNT)
-    assert [line["event"] for line in done.logs] == ["migration.applied"] * COUNT
+    assert [line["event"] for line in done.logs] == ["migration.started"] + ["migration.applied"] * COUNT
     before = tables(conn)
     again = on(empty_database_url, "migrate")
     assert (again.code, again.out, again.err) == (0, "The schema is up to date.\n", "")

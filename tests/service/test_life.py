@@ -103,6 +103,8 @@ def test_an_empty_database_is_migrated_before_the_first_run(command, empty_datab
         line["event"] for line in daemon.logs if line["event"] in ("migration.applied", "job.finished", "lead.acquired")
     ]
     assert order.index("lead.acquired") == order.count("migration.applied") > 5
+    (begun,) = daemon.said("migration.started")
+    assert "back up" in begun["hint"]
     assert differences(connect(empty_database_url), records_of(account, datetime.now(UTC))) == []
 
 
