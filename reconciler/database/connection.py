@@ -209,7 +209,8 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
         case pg.InvalidCatalogName():
             return Refused(f"there is no such database: {reason}", hint="check its name in DATABASE_URL, or create it")
         case pg.InsufficientPrivilege():
-            return Refused(f"the role lacks a privilege: {reason}", hint="`reconcile check` names it, and what to do")
+            hint = "`reconcile check` says what the user in DATABASE_URL lacks"
+            return Refused(f"the role lacks a privilege: {reason}", hint=hint)
         case pg.UndefinedTable() | pg.UndefinedColumn() | pg.UndefinedFunction():
             return SchemaError(f"the schema is not up to date: {reason}", hint="run `reconcile migrate`")
         case pg.DeadlockDetected() | pg.SerializationFailure() | pg.LockNotAvailable():

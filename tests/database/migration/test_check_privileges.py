@@ -149,7 +149,7 @@ def test_who_may_create_a_schema_that_comes_first_is_named(database_url, connect
     (found,) = check_creators(conn)
     assert found.severity is Severity.WARN
     assert f"{stranger} may create schemas" in found.detail
-    conn.execute(found.hint.removeprefix("as its owner: ").encode())
+    conn.execute(present(found.hint).removeprefix("as its owner: ").encode())
     assert [check.severity for check in check_creators(conn)] == [Severity.OK]
 
 
