@@ -215,7 +215,7 @@ class Play:
             return
         self.account.change(step.sid, status=step.status)
         self.watch.corrected[step.sid] = self.clock.now()
-        if step.tells:
+        if step.tells and not call.is_trunking:  # a trunk sends no webhook
             said = {
                 "AccountSid": call.account_sid, "CallSid": step.sid, "CallStatus": step.status, "From": call.from_,
                 "To": call.to, "Direction": call.direction, "Timestamp": f"{self.clock.now():%a, %d %b %Y %T +0000}",
