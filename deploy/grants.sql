@@ -26,7 +26,7 @@ GRANT SELECT, INSERT ON messages TO reconciler;
 GRANT UPDATE (
     status, from_number, to_number, duration, price, price_unit, start_time, end_time, parent_call_sid, account_sid,
     answered_by, date_created, last_event_time, is_final, finalized_at, sync_state, observed_at, observed_via, gone_at,
-    updated_at
+    other_fields, updated_at
 ) ON messages TO reconciler;
 
 -- Events are only ever added.

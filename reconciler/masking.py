@@ -15,6 +15,8 @@ _PHONE: Final = re.compile(r"(?:\+|%2B)\d{5,17}(?!\d)|(?<![\w.+-])\d{10,15}(?!\w
 
 _ADDRESS: Final = re.compile(r"\b((?:sips?|client)(?::|%3A))[^\s\"'<>,;&]+", re.IGNORECASE)
 
+_PERSONS_NAMES: Final = {"caller_name", "CallerName"}  # as a record and a webhook name it
+
 secrets: Final[set[str]] = set()  # of the whole process: whatever is shown passes through `redact`
 
 
@@ -28,6 +30,11 @@ def mask(text: str) -> str:
     """Return `text` without phone numbers, SIP users and client names. The last two digits of a number stay."""
     text = _PHONE.sub(lambda match: f"***{match[0][-2:]}", text)
     return _ADDRESS.sub(lambda match: f"{match[1]}***", text)
+
+
+def mask_field(name: str, text: str) -> str:
+    """Return a value of the field `name` without what `mask` hides; of a person's name nothing is left."""
+    return "***" if text and name in _PERSONS_NAMES else mask(text)
 
 
 def printable(text: str) -> str:

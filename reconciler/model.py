@@ -79,6 +79,7 @@ class Observation(NamedTuple):
     status_at: datetime
     observed_at: datetime
     via: Via
+    other_fields: str | None = None  # a JSON object: what the record holds beyond these fields, without nulls
 
     def __repr__(self) -> str:
         return f"<Observation {self.call_sid} {self.status.value} by {self.via.value} at {self.observed_at:%FT%TZ}>"

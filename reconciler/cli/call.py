@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 from contextlib import closing
@@ -26,6 +27,7 @@ from reconciler.cli.wiring import (
 from reconciler.database import connection as db
 from reconciler.errors import ConfigError, ExitCode, UsageError
 from reconciler.jobs.repair import REPAIR, RepairContext, read_call, repair
+from reconciler.masking import mask_field
 from reconciler.model import ACCOUNT_SID, CALL_SID, DeadLetter, Page
 from reconciler.settings import Settings
 from reconciler.status import call as facts
@@ -36,7 +38,6 @@ from reconciler.terminal.printing import harmless, print_json
 from reconciler.twilio.accounts import named_accounts
 from reconciler.wording import rough
 
-_NUMBERS: Final = ("from_number", "to_number")
 _NO_SID: Final = "a call's SID is CA and 32 hexadecimal digits"
 
 # The Viewer also has rows under other SIDs: its own (`local_...`), a message's (`SM...`), another provider's
@@ -179,7 +180,7 @@ def _hint(seen: facts.Seen, stuck_after: timedelta) -> str | None:
         open_for = seen.call.open_for(datetime.now(UTC))
         is_stuck = open_for is not None and open_for > stuck_after
         return _how_to_end(seen, rough(open_for)) if open_for and is_stuck else "Row and record agree."
-    if seen.call.is_frozen:
+    if seen.call.is_frozen and not seen.lacks_only_others:
         return f"It is frozen; `reconcile call {call_sid} --thaw` lets Twilio's record win."
     if row["is_final"] and not seen.is_over_at_twilio:
         return "Our row is ahead of Twilio's record, and a call never goes back: the record follows within minutes."
@@ -215,15 +216,10 @@ def _changes(seen: facts.Seen, *, masked: bool) -> Table:
 def _fields(seen: facts.Seen, *, masked: bool) -> Table:
     mark = "!" if console.is_plain(console.out) else "≠"
     record = seen.page.observations[0] if seen.page and seen.page.observations else None
-    fields = seen.fields
-    if not fields and seen.call.row is not None:
-        fields = [facts.Field(name, seen.call.row[name], None, differs=False) for name in facts.COMPARED]
-    elif not fields and record is not None:
-        fields = [facts.Field(name, None, getattr(record, name), differs=True) for name in facts.COMPARED]
     table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="dim")
     for name in ("", "field", *(["we hold"] if seen.call.row else []), *(["Twilio says"] if record else [])):
         table.add_column(name, overflow="fold")
-    for field in fields:
+    for field in facts.compare(seen.call.row, record):
         cells = [_shown(field.field, field.ours, masked=masked)] if seen.call.row else []
         if record:
             is_same = not field.differs and field.twilio is not None
@@ -257,8 +253,9 @@ def _shown(name: str, value: Any, *, masked: bool) -> Text:
     if value is None or value == "":
         return Text("nothing", "dim")
     if name.endswith("_time") or name == "date_created":
-        return Text(_time(value if isinstance(value, str) else value.isoformat()))
-    return Text(_plain(without_numbers(str(value)) if masked and name in _NUMBERS else value))
+        return Text(_time(str(value)))
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    return Text(_plain(mask_field(name, text) if masked else text))
 
 
 def _time(iso: str) -> str:

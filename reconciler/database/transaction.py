@@ -36,7 +36,7 @@ X = TypeVar("X")
 # The types of the columns of staged_observations. COPY in binary form needs them, and costs a quarter of the text form.
 _STAGED_TYPES: Final = (
     "text", "text", "text", "text", "text", "text", "text", "int8", "numeric", "text", "timestamptz", "timestamptz",
-    "text", "timestamptz", "timestamptz", "timestamptz", "text",
+    "text", "timestamptz", "timestamptz", "timestamptz", "text", "text",
 )  # fmt: skip
 
 # A notification names at most so many changed calls: 200 SIDs take 7,600 of the 8,000 bytes that PostgreSQL allows
@@ -99,6 +99,14 @@ class Decision(NamedTuple):
     is_news: bool  # False for a drift reported before
     theirs: dict[str, Any] | None
     ours: dict[str, Any] | None
+
+    @property
+    def fields(self) -> dict[str, tuple[Any, Any]]:
+        """Return our value and Twilio's of each field that differs; `other_fields` by their own names."""
+        ours = self.ours or {}
+        held = {**ours, **(ours.get("other_fields") or {})}
+        theirs = self.theirs or {}
+        return {name: (held.get(name), theirs[name]) for name in theirs if name != "previous_status"}
 
 
 @dataclass(frozen=True, slots=True)

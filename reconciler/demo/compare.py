@@ -17,6 +17,12 @@ from typing import Any, Final, NamedTuple
 
 from reconciler.simulator.webhooks import Delivery, Webhook
 
+_READ: Final = {
+    "sid", "account_sid", "parent_call_sid", "direction", "status", "from", "to", "duration", "price", "price_unit",
+    "start_time", "end_time", "answered_by", "date_created",
+}  # fmt: skip
+_DERIVED: Final = {"from_formatted", "to_formatted", "uri", "subresource_uris", "date_updated"}
+
 _LATE: Final = timedelta(minutes=1)
 
 
@@ -37,6 +43,7 @@ class Row(NamedTuple):
     end_time: datetime | None
     answered_by: str | None
     date_created: datetime | None
+    other_fields: Mapping[str, Any] | None
 
 
 class State(Enum):
@@ -147,7 +154,19 @@ def twilio_says(record: Mapping[str, Any]) -> Row:
         end_time=time("end_time"),
         answered_by=record["answered_by"] or None,
         date_created=time("date_created"),
+        other_fields=_others(record),
     )
+
+
+def _others(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a record holds beyond the columns; None if that is nothing.
+
+    The names left out follow from the rest of the record, as does the version of the API, which is that of 2010.
+    """
+    others = {name: value for name, value in record.items() if name not in _READ and name not in _DERIVED and value}
+    if others.get("api_version") == "2010-04-01":
+        del others["api_version"]
+    return others or None
 
 
 def describe_road(sent: Sequence[Webhook], arrived: Sequence[Delivery]) -> Road:

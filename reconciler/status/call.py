@@ -22,7 +22,8 @@ from reconciler.status.dead_letters import without_numbers
 
 EVENTS_SHOWN: Final = 200
 
-# The fields of both a record and a row. `direction` is left out: in a row it belongs to the Viewer.
+# The fields of both a record and a row; behind them come those of `other_fields`, by name. `direction` is left out: in
+# a row it belongs to the Viewer.
 COMPARED: Final = (
     "status", "from_number", "to_number", "start_time", "end_time", "duration", "price", "price_unit", "answered_by",
     "parent_call_sid", "account_sid", "date_created",
@@ -118,6 +119,12 @@ class Seen:
         return compare(self.call.row, self.page.observations[0])
 
     @property
+    def lacks_only_others(self) -> bool:
+        """Whether all that differs are `other_fields` that our row lacks: a merge fills these, frozen or not."""
+        differing = [field for field in self.fields if field.differs]
+        return all(field.field not in COMPARED and field.ours is None for field in differing)
+
+    @property
     def differs(self) -> bool | None:
         """Whether the database differs from Twilio; None if Twilio was not asked."""
         if self.page is None:
@@ -138,8 +145,9 @@ class Seen:
         """The fields that a repair wrote."""
         if self.change is None:
             return []
-        ours, theirs = self.change.ours or {}, self.change.theirs or {}
-        return [Change(name, ours.get(name), theirs[name]) for name in COMPARED if name in theirs]
+        fields = self.change.fields
+        names = [*(name for name in COMPARED if name in fields), *sorted(fields.keys() - set(COMPARED))]
+        return [Change(name, *fields[name]) for name in names]
 
     @property
     def exit_code(self) -> ExitCode:
@@ -153,7 +161,7 @@ class Seen:
         shown = {
             "call_sid": self.call.call_sid,
             "row": self.call.row,
-            "twilio": None if record is None else {**record._asdict(), "status": record.status.value},
+            "twilio": None if record is None else _as_dict(record),
             "fields": [asdict(field) for field in self.fields],
             "differs": self.differs,
             "thawed": self.thawed,
@@ -185,15 +193,27 @@ def call(conn: db.Connection, call_sid: str) -> Call:
     return Call(call_sid, row[0] if row else None, events, len(newest) > EVENTS_SHOWN)
 
 
-def compare(row: Mapping[str, Any], said: Observation) -> list[Field]:
-    """Return our row and Twilio's record field by field. A value that Twilio lacks is no difference (merge rule 5)."""
-    fields = []
-    for name in COMPARED:
-        ours, theirs = row[name], getattr(said, name)
-        if isinstance(theirs, datetime):
-            theirs = theirs.isoformat()
-        fields.append(Field(name, ours, theirs, theirs is not None and not _is_same(ours, theirs)))
-    return fields
+def compare(row: Mapping[str, Any] | None, said: Observation | None) -> list[Field]:
+    """Return our row and Twilio's record field by field, also if there is only one of them.
+
+    A value that Twilio lacks is no difference (merge rule 5).
+    """
+    ours, theirs = row or {}, {} if said is None else _as_dict(said)
+    pairs = [(name, ours.get(name), theirs.get(name)) for name in COMPARED]
+    held, told = ours.get("other_fields") or {}, theirs.get("other_fields") or {}
+    pairs += [(name, held.get(name), told.get(name)) for name in sorted(held.keys() | told.keys())]
+    return [
+        Field(name, value, twilio, twilio is not None and not _is_same(value, twilio)) for name, value, twilio in pairs
+    ]
+
+
+def _as_dict(said: Observation) -> dict[str, Any]:
+    """Return a record by the names of our columns, with times in ISO form."""
+    values = {
+        name: value.isoformat() if isinstance(value, datetime) else value for name, value in said._asdict().items()
+    }
+    others = None if said.other_fields is None else parse_json(said.other_fields)
+    return {**values, "status": said.status.value, "other_fields": others}
 
 
 def _moment(text: str | None) -> datetime | None:

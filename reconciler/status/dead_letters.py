@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from reconciler.database import connection as db
 from reconciler.errors import BadObservation
 from reconciler.exact_json import parse_json
-from reconciler.masking import mask
+from reconciler.masking import mask, mask_field
 
 _queries = db.load_queries("inbox")
 
@@ -57,12 +57,15 @@ def indented(payload: str, *, masked: bool) -> str:
 
 
 def without_numbers(value: Any) -> Any:
-    """Return a JSON value in which every phone number and address is masked."""
+    """Return a JSON value in which every phone number, address and name of a person is masked."""
     match value:
         case str():
             return mask(value)
         case dict():
-            return {mask(name): without_numbers(item) for name, item in value.items()}
+            return {
+                mask(name): mask_field(name, item) if isinstance(item, str) else without_numbers(item)
+                for name, item in value.items()
+            }
         case list():
             return [without_numbers(item) for item in value]
     return value

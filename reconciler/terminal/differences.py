@@ -15,12 +15,11 @@ from rich.text import Text
 
 from reconciler.database.transaction import Decision
 from reconciler.jobs.backfill import BackfillCounts, Watcher
-from reconciler.masking import mask
+from reconciler.masking import mask_field
 
 EXAMPLES: Final = 5  # of each action
 
-_NUMBERS: Final = ("from_number", "to_number")
-_FIRST: Final = ("status", *_NUMBERS, "start_time", "end_time", "duration", "price", "price_unit")
+_FIRST: Final = ("status", "from_number", "to_number", "start_time", "end_time", "duration", "price", "price_unit")
 # By the merge's action: the mark of a line, its style, and the heading for its calls.
 _ACTIONS: Final = {
     "insert": ("+", "green", "missing calls"), "update": ("~", "yellow", "calls that differ"),
@@ -42,11 +41,13 @@ def differences(decision: Decision, *, masked: bool) -> Iterator[Difference]:
     def shown(field: str, value: Any) -> str | None:
         if value is None:
             return None
-        return mask(str(value)) if masked and field in _NUMBERS else str(value)
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+        return mask_field(field, text) if masked else text
 
-    ours, theirs = decision.ours or {}, decision.theirs or {}
-    for field in (*(f for f in _FIRST if f in theirs), *sorted(theirs.keys() - {*_FIRST, "previous_status"})):
-        yield Difference(field, shown(field, ours.get(field)), shown(field, theirs[field]))
+    found = decision.fields
+    for field in (*(f for f in _FIRST if f in found), *sorted(found.keys() - set(_FIRST))):
+        ours, theirs = found[field]
+        yield Difference(field, shown(field, ours), shown(field, theirs))
 
 
 class DifferencesSummed(Watcher):

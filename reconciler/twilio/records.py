@@ -3,8 +3,9 @@
 Design rules
 - A page in the documented form is decoded once, typed, in compiled code. Any other page is read record by record, and
   only the records that cannot be read become dead letters.
-- Unknown keys are tolerated: Twilio adds and keeps fields without notice
-  (https://www.twilio.com/docs/usage/api, "versioning"; `annotation` left the specification and still arrives).
+- What an observation has no field for is kept too (`other_fields`), whatever its name: Twilio adds and keeps fields
+  without notice (https://www.twilio.com/docs/usage/api, "versioning"; `annotation` left the specification and still
+  arrives). Nothing in it makes a record unreadable.
 - `""` and null are the same. Numbers arrive as strings, and no number passes through a float.
 """
 
@@ -13,9 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from email.utils import format_datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -33,8 +36,8 @@ _PRICE: Final = re.compile(r"[-+.0-9eE]{1,40}")
 _PRICE_EXPONENTS: Final = range(-20, 12)
 
 
-class _Call(msgspec.Struct, gc=False):
-    """The fields of a Call resource that we keep."""
+class _Columns(msgspec.Struct, gc=False):
+    """The fields of a Call resource that an observation has fields for."""
 
     sid: str
     status: str
@@ -53,7 +56,35 @@ class _Call(msgspec.Struct, gc=False):
     date_updated: str | None = None
 
 
-_NAMES: Final = _Call.__struct_encode_fields__
+class _Call(_Columns, gc=False, forbid_unknown_fields=True):
+    """The documented fields of a Call resource (https://www.twilio.com/docs/voice/api/call-resource)."""
+
+    phone_number_sid: str | None = None
+    trunk_sid: str | None = None
+    forwarded_from: str | None = None
+    caller_name: str | None = None
+    queue_time: str | None = None
+    group_sid: str | None = None
+    annotation: str | None = None
+    api_version: str | None = None
+    # These follow from the others: addresses made of the SIDs, and how `from` and `to` are displayed.
+    uri: msgspec.Raw = msgspec.Raw()
+    subresource_uris: msgspec.Raw = msgspec.Raw()
+    from_formatted: msgspec.Raw = msgspec.Raw()
+    to_formatted: msgspec.Raw = msgspec.Raw()
+
+
+_NAMES: Final = _Columns.__struct_encode_fields__
+_DERIVED: Final = ("uri", "subresource_uris", "from_formatted", "to_formatted")
+_OTHER: Final = tuple(name for name in _Call.__struct_encode_fields__ if name not in _NAMES and name not in _DERIVED)
+_others_of = attrgetter(*_OTHER)
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+# Every call has this version, except those made with the API of 2008.
+_USUAL_VERSION: Final = "2010-04-01"
+_DEEPEST: Final = 50  # levels of a field that nobody documented
+# No text of PostgreSQL can hold a NUL or half of a surrogate pair.
+_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
 class _Listing(msgspec.Struct, gc=False):
@@ -73,7 +104,8 @@ def decode_page(body: bytes, *, observed_at: datetime) -> Page:
     """
     try:
         listing = _decode_listing(body)
-        return Page([_observation(call, observed_at) for call in listing.calls], [], listing.next_page_uri, observed_at)
+        observations = [_observation(call, _others(call), observed_at) for call in listing.calls]
+        return Page(observations, [], listing.next_page_uri, observed_at)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadObservation):
         return _decode_leniently(body, observed_at)
 
@@ -103,10 +135,11 @@ def read_record(record: object, *, observed_at: datetime) -> Observation:
         raise BadObservation("the record is no JSON object")
     try:
         # Unknown keys are left out first: msgspec fails on a key with half of a surrogate pair.
-        call = msgspec.convert({name: record[name] for name in _NAMES if name in record}, _Call)
+        call = msgspec.convert({name: record[name] for name in _NAMES if name in record}, _Columns)
     except msgspec.ValidationError as exc:
         raise BadObservation(str(exc)) from None
-    return _observation(call, observed_at)
+    others = {name: record[name] for name in record if name not in _NAMES and name not in _DERIVED}
+    return _observation(call, _as_json(others), observed_at)
 
 
 def bury(record: object, *, reason: str) -> DeadLetter:
@@ -126,6 +159,7 @@ def bury_observation(observation: Observation, reason: str) -> DeadLetter:
     """Return the dead letter of a record that could be read but not written, in the form of Twilio's record."""
     o = observation
     record = {
+        **json.loads(o.other_fields or "{}"),
         "sid": o.call_sid,
         "account_sid": o.account_sid,
         "parent_call_sid": o.parent_call_sid,
@@ -180,7 +214,43 @@ def _parse(body: bytes) -> Any:
         raise Unavailable("Twilio's answer is not JSON, or was cut short") from None
 
 
-def _observation(call: _Call, observed_at: datetime) -> Observation:
+def _others(call: _Call) -> str | None:
+    """Return `other_fields` of a record in the documented form."""
+    others = {name: value for name, value in zip(_OTHER, _others_of(call), strict=True) if value}
+    if others.get("api_version") == _USUAL_VERSION:
+        del others["api_version"]
+    if not others:
+        return None
+    text = _encode(others).decode()
+    return _as_json(others) if "\\u0000" in text else text
+
+
+def _as_json(others: Mapping[str, Any]) -> str | None:
+    """Return `other_fields`; None if nothing of it has a value. Characters that PostgreSQL cannot hold are replaced."""
+    kept = {
+        _storable(name, 0): value
+        for name, item in others.items()
+        if not (name == "api_version" and item == _USUAL_VERSION)
+        and (value := _storable(item, _DEEPEST)) not in (None, "")
+    }
+    return _encode(kept).decode() if kept else None
+
+
+def _storable(value: Any, levels: int) -> Any:
+    """Return a JSON value that PostgreSQL can hold; null in place of what is nested deeper than `levels`."""
+    match value:
+        case str():
+            return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
+        case dict() if levels:
+            return {_storable(name, 0): _storable(item, levels - 1) for name, item in value.items()}
+        case list() if levels:
+            return [_storable(item, levels - 1) for item in value]
+        case dict() | list():
+            return None
+    return value
+
+
+def _observation(call: _Columns, other_fields: str | None, observed_at: datetime) -> Observation:
     status = parse_status(call.status)
     if status is None:
         raise BadObservation(f"unknown status {_quoted(call.status)}")
@@ -208,6 +278,7 @@ def _observation(call: _Call, observed_at: datetime) -> Observation:
         (end_time or told_at) if status in FINAL else told_at,
         observed_at,
         Via.REST,
+        other_fields,
     )
 
 

@@ -44,7 +44,7 @@ def ran() -> Ran:
 def test_it_ends_with_every_row_equal_to_twilio(ran):
     """Exit code 0, after a comparison of all fields that found no difference, and a second run that wrote nothing."""
     assert ran.code == 0, ran.err
-    assert re.search(r"5,000 calls × 14 fields = 70,000 values: 0 differences", ran.out)
+    assert re.search(r"5,000 calls × 15 fields = 75,000 values: 0 differences", ran.out)
     assert re.search(r"right in every field +0 +5,000", ran.out)
     assert re.search(r"a second run: 0 written, \d+ requests", ran.out)
     assert "Every row equals Twilio's record" in ran.out
@@ -115,7 +115,7 @@ def test_it_leaves_nothing_behind_when_ended_early(temporary, tmp_path, ending, 
 
 RIGHT = Row(
     "CA1", "AC1", None, "inbound", "completed", "+12025550100", "+13125550123", 30, Decimal("-0.00850"), "USD",
-    NOW, NOW, None, NOW,
+    NOW, NOW, None, NOW, {"queue_time": "0"},
 )  # fmt: skip
 
 

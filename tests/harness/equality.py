@@ -11,6 +11,14 @@ from typing import Any
 from reconciler.database import connection as db
 from reconciler.simulator import SimulatedAccount
 
+# These follow from the rest of a record: how Twilio displays the numbers, and where its API has the call. date_updated
+# is the end of a final call, and the row's last_event_time.
+DERIVED = {"from_formatted", "to_formatted", "uri", "subresource_uris", "date_updated"}
+COLUMNS = {
+    "sid", "account_sid", "parent_call_sid", "direction", "status", "from", "to", "duration", "price", "price_unit",
+    "start_time", "end_time", "answered_by", "date_created",
+}  # fmt: skip
+
 FINAL = {"completed", "busy", "no-answer", "canceled", "failed"}
 
 
@@ -43,7 +51,15 @@ def expected_row(record: Mapping[str, Any]) -> dict[str, Any]:
         "answered_by": record["answered_by"] or None,
         "date_created": time(record["date_created"]),
         "is_final": record["status"] in FINAL,
+        "other_fields": _others(record),
     }
+
+
+def _others(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a record holds beyond the columns, sorted by name; without an api_version it is that of 2010."""
+    columns = COLUMNS | DERIVED
+    kept = {name: value for name, value in record.items() if name not in columns and value not in (None, "")}
+    return sorted(item for item in kept.items() if item != ("api_version", "2010-04-01"))
 
 
 def differences(conn: db.Connection, records: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -56,6 +72,7 @@ def differences(conn: db.Connection, records: Iterable[Mapping[str, Any]]) -> li
             row = dict(zip(names, values, strict=True))
             for name in ("start_time", "end_time"):
                 row[name] = row[name] and row[name].replace(tzinfo=UTC)
+            row["other_fields"] = sorted((row["other_fields"] or {}).items())
             held[row["twilio_sid"]] = row
     found = []
     for record in records:

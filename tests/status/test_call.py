@@ -68,7 +68,9 @@ def test_the_json_is_a_contract(signed_in, held, account):
     result = done.result
     assert (done.code, list(result), result["differs"], result["thawed"]) == (1, SHAPE, True, False)
     fields = {field["field"]: field for field in result["fields"]}
-    assert list(fields) == list(call_facts.COMPARED)
+    assert list(fields) == [*call_facts.COMPARED, "forwarded_from", "queue_time"]
+    assert result["row"]["other_fields"] == result["twilio"]["other_fields"]
+    assert fields["forwarded_from"]["ours"] == result["row"]["other_fields"]["forwarded_from"] == "***23"
     assert Decimal(fields["price"]["ours"]) == Decimal("-0.01400")
     assert (fields["price"]["twilio"], fields["price"]["differs"]) == ("-0.05000", True)
     assert [name for name, field in fields.items() if field["differs"]] == ["price"]

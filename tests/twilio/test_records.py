@@ -18,7 +18,7 @@ from reconciler.errors import BadObservation, Unavailable
 from reconciler.model import Page, Status, Via
 from reconciler.simulator.breakage import BREAKAGES, Breakage
 from reconciler.twilio.dates import parse_rfc2822
-from reconciler.twilio.records import bury, decode_call, decode_page, read_record
+from reconciler.twilio.records import bury, bury_observation, decode_call, decode_page, read_record
 from tests.harness.recorded import REAL_CALLS
 from tests.harness.rows import END, SAID, START, make_record
 
@@ -52,6 +52,17 @@ def when(date: str | None) -> datetime | None:
     return parsedate_to_datetime(date) if date else None
 
 
+# How Twilio displays numbers and its own addresses: they follow from the rest of a record.
+DERIVED = {"from_formatted", "to_formatted", "uri", "subresource_uris"}
+COLUMNS = {*make_record()} | {"date_updated"}
+
+
+def others(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record holds beyond the columns. The API's version is that of 2010 where none is kept."""
+    kept = {name: value for name, value in record.items() if name not in COLUMNS | DERIVED and value not in (None, "")}
+    return {name: value for name, value in kept.items() if (name, value) != ("api_version", "2010-04-01")}
+
+
 @pytest.mark.parametrize("record", REAL_CALLS, ids=lambda record: record["sid"])
 def test_every_real_record_is_read_field_by_field(record):
     """Each value arrives as its own type, exactly; empty text is None."""
@@ -75,8 +86,9 @@ def test_every_real_record_is_read_field_by_field(record):
         "status_at": end_time or date_updated or SAID,
         "observed_at": SAID,
         "via": Via.REST,
+        "other_fields": others(record),
     }
-    assert expected == observation._asdict()
+    assert expected == {**observation._asdict(), "other_fields": json.loads(observation.other_fields or "{}")}
     assert [observation] == decode_call(json.dumps(record).encode(), observed_at=SAID).observations
     if observation.price is not None:
         assert record["price"] == str(observation.price)
@@ -100,11 +112,44 @@ def test_empty_text_and_null_are_unknown(empty):
     assert {"call_sid", "status", "status_at", "observed_at", "via"} == known
 
 
-def test_unknown_keys_are_ignored_in_record_and_envelope():
-    """Twilio adds and keeps fields unannounced, of any type."""
-    extra: dict[str, Any] = {"ai_summary": {"topics": [1, 2.5, None]}, "annotation": None}
-    page = decode(make_record(**extra), meta={"key": "calls"}, total=1e999)
-    assert decode(make_record()).observations == page.observations
+def test_unknown_keys_are_kept_of_a_record_and_ignored_in_the_envelope():
+    """Twilio adds and keeps fields unannounced, of any type; numbers are text, as Twilio writes them."""
+    extra: dict[str, Any] = {"ai_summary": {"topics": [1, 2.5, None, True]}, "annotation": None}
+    page = decode(make_record(**extra), make_record(), meta={"key": "calls"}, total=1e999)
+    [known] = decode(make_record()).observations
+    kept = '{"ai_summary":{"topics":["1","2.5",null,true]}}'
+    assert [known._replace(other_fields=kept), known] == page.observations
+    assert known.other_fields is None
+
+
+@pytest.mark.parametrize("field", ["caller_name", "new_field"])
+def test_what_postgresql_cannot_hold_is_replaced_in_other_fields(field):
+    """No NUL and no half of a surrogate pair costs a call."""
+    body = encode(make_record() | {field: "x"}).replace(b'"x"', b'"\\u0000a\\ud800 \\\\u0000"')
+    [observation] = decode_page(body, observed_at=SAID).observations
+    assert json.loads(observation.other_fields or "") == {field: "\ufffda\ufffd \\u0000"}
+
+
+def test_of_what_is_nested_too_deep_nothing_is_kept():
+    """The call is read all the same."""
+    deep: Any = "x"
+    for _ in range(60):
+        deep = [deep]
+    assert "x" not in (read(new_field=deep).other_fields or "")
+
+
+def test_a_documented_field_of_another_type_is_kept_as_it_is():
+    """Only a column wants its own type."""
+    assert read(annotation={"a": 1}, queue_time=5, caller_name=["b"]).other_fields == (
+        '{"annotation":{"a":"1"},"caller_name":["b"],"queue_time":"5"}'
+    )
+
+
+def test_a_dead_letter_of_the_database_holds_the_whole_record():
+    """Read again, it is the same observation."""
+    observation = read(caller_name="ALICE", new_field={"a": ["b"]})
+    letter = bury_observation(observation, "why")
+    assert read_record(json.loads(letter.record), observed_at=SAID) == observation
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ SELECT
     nullif(from_number, '') AS from_number, nullif(to_number, '') AS to_number,
     duration, price, price_unit,
     start_time AT TIME ZONE 'UTC' AS start_time, end_time AT TIME ZONE 'UTC' AS end_time,
-    answered_by, date_created
+    answered_by, date_created, other_fields
 FROM messages
 
 -- name: count_frozen

@@ -20,7 +20,8 @@ CREATE TEMPORARY TABLE IF NOT EXISTS pg_temp.staged_observations (
     date_created    timestamptz,
     status_at       timestamptz NOT NULL,
     observed_at     timestamptz NOT NULL,
-    via             text        NOT NULL
+    via             text        NOT NULL,
+    other_fields    text                 -- a JSON object without nulls
 ) ON COMMIT DELETE ROWS
 
 -- name: empty_staging
@@ -82,7 +83,14 @@ WITH decided AS MATERIALIZED (
             -- A call inserted as frozen gets a short event (rule 9): the row holds the rest and does not change.
             WHEN verdict.action = 'insert' AND freezing.reason IS NOT NULL AND NOT %(explain)s
                 THEN pg_catalog.jsonb_build_object('frozen', freezing.reason)
-            ELSE pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+            ELSE coalesce(
+                (
+                    SELECT pg_catalog.jsonb_object_agg(o.key, o.value)
+                    FROM pg_catalog.jsonb_each(new.other_fields) AS o
+                    WHERE o.value IS DISTINCT FROM m.other_fields -> o.key
+                ),
+                '{}'::jsonb
+            ) || pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
             'status', CASE WHEN new.status IS DISTINCT FROM m.status THEN new.status END,
             'previous_status', CASE WHEN new.status <> m.status THEN m.status END,
             'account_sid', CASE WHEN new.account_sid IS DISTINCT FROM m.account_sid THEN new.account_sid END,
@@ -105,7 +113,7 @@ WITH decided AS MATERIALIZED (
             nullif(from_number, '') AS from_number, nullif(to_number, '') AS to_number,
             duration, price, price_unit::text,
             start_time AT TIME ZONE 'UTC' AS start_time, end_time AT TIME ZONE 'UTC' AS end_time,
-            answered_by, date_created, last_event_time, finalized_at, sync_state,
+            answered_by, date_created, other_fields, last_event_time, finalized_at, sync_state,
             coalesce(observed_at, '-infinity') AS observed_at, coalesce(observed_via, 'webhook') AS observed_via, gone_at
         FROM messages
         WHERE twilio_sid::text = s.call_sid
@@ -115,6 +123,7 @@ WITH decided AS MATERIALIZED (
         SELECT call_status_rank(s.status::text) AS said_rank, call_status_rank(m.status::text) AS old_rank
         OFFSET 0
     ) AS rank
+    CROSS JOIN LATERAL (SELECT s.other_fields::jsonb AS other_fields OFFSET 0) AS said
     CROSS JOIN LATERAL (
         SELECT
             rank.said_rank, rank.old_rank,
@@ -146,6 +155,11 @@ WITH decided AS MATERIALIZED (
             coalesce(CASE WHEN judged.is_newer THEN s.end_time END, m.end_time, s.end_time) AS end_time,
             coalesce(CASE WHEN judged.is_newer THEN s.answered_by END, m.answered_by, s.answered_by) AS answered_by,
             coalesce(CASE WHEN judged.is_newer THEN s.date_created END, m.date_created, s.date_created) AS date_created,
+            -- Field by field, as the columns: of two objects joined by || the right one's values win.
+            CASE
+                WHEN judged.is_newer THEN coalesce(m.other_fields || said.other_fields, said.other_fields, m.other_fields)
+                ELSE coalesce(said.other_fields || m.other_fields, m.other_fields, said.other_fields)
+            END AS other_fields,
             CASE WHEN judged.is_newer THEN s.observed_at ELSE m.observed_at END AS observed_at,
             CASE WHEN judged.is_newer THEN s.via ELSE m.observed_via END AS observed_via,
             -- A call that Twilio lists is not gone (rule 11), unless the page is older than gone_at.
@@ -176,10 +190,11 @@ WITH decided AS MATERIALIZED (
                     coalesce(s.to_number, new.to_number), coalesce(s.duration, new.duration),
                     coalesce(s.price, new.price), coalesce(s.price_unit, new.price_unit),
                     coalesce(s.start_time, new.start_time), coalesce(s.end_time, new.end_time),
-                    coalesce(s.answered_by, new.answered_by)
+                    coalesce(s.answered_by, new.answered_by),
+                    coalesce(new.other_fields || said.other_fields, new.other_fields)
                 ) IS DISTINCT FROM (
                     new.parent_call_sid, new.from_number, new.to_number, new.duration, new.price, new.price_unit,
-                    new.start_time, new.end_time, new.answered_by
+                    new.start_time, new.end_time, new.answered_by, new.other_fields
                 )
                 THEN NULL
             WHEN new.status <> 'completed' THEN 'complete'
@@ -191,21 +206,28 @@ WITH decided AS MATERIALIZED (
     ) AS freezing
     CROSS JOIN LATERAL (
         SELECT
+            -- A value of other_fields that replaces another is a change of the call. One that fills a gap is bookkeeping:
+            -- rows of older versions lack all of them, and Twilio may add a field to every record.
             (new.status, new.parent_call_sid, new.from_number, new.to_number, new.duration, new.price,
-                new.price_unit, new.start_time, new.end_time, new.answered_by)
+                new.price_unit, new.start_time, new.end_time, new.answered_by,
+                coalesce(new.other_fields || m.other_fields, new.other_fields))
             IS DISTINCT FROM
             (m.status, m.parent_call_sid, m.from_number, m.to_number, m.duration, m.price,
-                m.price_unit, m.start_time, m.end_time, m.answered_by) AS in_call,
-            (new.account_sid, new.date_created, new.gone_at, ended.finalized_at)
+                m.price_unit, m.start_time, m.end_time, m.answered_by, new.other_fields) AS in_call,
+            (new.account_sid, new.date_created, new.gone_at, ended.finalized_at, new.other_fields)
             IS DISTINCT FROM
-            (m.account_sid, m.date_created, m.gone_at, m.finalized_at) AS in_bookkeeping
+            (m.account_sid, m.date_created, m.gone_at, m.finalized_at, m.other_fields) AS in_bookkeeping
         OFFSET 0
     ) AS differs
     CROSS JOIN LATERAL (
         SELECT CASE
             WHEN judged.is_unknown THEN 'insert'                                                    -- rule 1
             WHEN judged.is_frozen AND s.via = 'rest'
-                THEN CASE WHEN differs.in_call THEN 'drift' WHEN new.gone_at IS DISTINCT FROM m.gone_at THEN 'update' END  -- rules 7, 11
+                -- The guard of frozen rows lets only gone_at and missing values of other_fields through (rules 5, 11).
+                THEN CASE
+                    WHEN differs.in_call THEN 'drift'                                               -- rule 7
+                    WHEN (new.gone_at, new.other_fields) IS DISTINCT FROM (m.gone_at, m.other_fields) THEN 'update'
+                END
             WHEN judged.is_frozen OR rank.said_rank < rank.old_rank OR (judged.disagrees AND NOT judged.corrects)
                 -- The row does not change, but the webhook's status did happen (rule 3).
                 THEN CASE WHEN s.via = 'webhook' AND s.status <> m.status THEN 'late' END
@@ -221,7 +243,7 @@ inserted AS (
     INSERT INTO messages (
         twilio_sid, account_sid, parent_call_sid, direction, status, from_number, to_number, duration, price,
         price_unit, start_time, end_time, answered_by, date_created, created_at, updated_at, last_event_time,
-        is_final, finalized_at, sync_state, observed_at, observed_via
+        is_final, finalized_at, sync_state, observed_at, observed_via, other_fields
     )
     SELECT
         call_sid, account_sid, parent_call_sid, coalesce(direction, ''), status,
@@ -229,7 +251,7 @@ inserted AS (
         price_unit, start_time AT TIME ZONE 'UTC', end_time AT TIME ZONE 'UTC', answered_by, date_created,
         %(now)s AT TIME ZONE 'UTC', %(now)s, last_event_time,
         finalized_at IS NOT NULL, finalized_at, CASE WHEN freeze_reason IS NULL THEN 'active' ELSE 'frozen' END,
-        observed_at, observed_via
+        observed_at, observed_via, other_fields
     FROM decided
     WHERE action = 'insert' AND %(apply)s
     ON CONFLICT (twilio_sid) DO NOTHING
@@ -245,7 +267,7 @@ updated AS (
         answered_by = d.answered_by, date_created = d.date_created, gone_at = d.gone_at, updated_at = %(now)s,
         last_event_time = d.last_event_time, is_final = d.finalized_at IS NOT NULL, finalized_at = d.finalized_at,
         sync_state = CASE WHEN d.freeze_reason IS NULL THEN m.sync_state ELSE 'frozen' END,
-        observed_at = d.observed_at, observed_via = d.observed_via
+        observed_at = d.observed_at, observed_via = d.observed_via, other_fields = d.other_fields
     FROM decided AS d
     WHERE m.ctid = d.row_ctid AND m.xmin = d.row_xmin AND d.action = 'update' AND %(apply)s
     RETURNING 1

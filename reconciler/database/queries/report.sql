@@ -133,6 +133,7 @@ SELECT pg_catalog.json_build_object(
     'start_time', start_time AT TIME ZONE 'UTC', 'end_time', end_time AT TIME ZONE 'UTC',
     'duration', duration, 'price', price, 'price_unit', price_unit, 'answered_by', answered_by,
     'parent_call_sid', parent_call_sid, 'account_sid', account_sid, 'date_created', date_created,
+    'other_fields', other_fields,
     'is_final', is_final, 'finalized_at', finalized_at, 'sync_state', sync_state, 'gone_at', gone_at,
     'observed_via', observed_via, 'observed_at', observed_at, 'last_event_time', last_event_time,
     'created_at', created_at AT TIME ZONE 'UTC', 'updated_at', updated_at

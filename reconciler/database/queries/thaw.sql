@@ -12,7 +12,8 @@ WITH thawed AS (
     WHERE twilio_sid::text = %(call_sid)s AND sync_state = 'frozen'
     RETURNING
         twilio_sid, status, parent_call_sid, from_number, to_number, duration, price, price_unit,
-        start_time AT TIME ZONE 'UTC' AS start_time, end_time AT TIME ZONE 'UTC' AS end_time, answered_by
+        start_time AT TIME ZONE 'UTC' AS start_time, end_time AT TIME ZONE 'UTC' AS end_time, answered_by,
+        other_fields
 ),
 recorded AS (
     INSERT INTO call_events (
@@ -20,7 +21,7 @@ recorded AS (
     )
     SELECT
         twilio_sid, 'call.thawed', status, %(now)s, %(now)s, %(source)s, %(run_id)s,
-        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+        coalesce(other_fields, '{}'::jsonb) || pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
             'reason', 'thawed by a person',
             'status', status,
             'parent_call_sid', parent_call_sid,

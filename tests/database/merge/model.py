@@ -5,6 +5,7 @@ Held against the SQL by test_model.py. Written from the rules, not from the stat
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -32,9 +33,11 @@ class Call:
         """Apply the rules."""
         clock = (said.observed_at, said.via == "rest")
         values = {name: getattr(said, name) for name in FIELDS}
+        others = json.loads(said.other_fields or "{}")
         if self.row is None:  # rule 1
             self.row = {
                 **values,
+                "other_fields": others,
                 "status": said.status,
                 "clock": clock,
                 "last_event_time": said.status_at,
@@ -45,9 +48,15 @@ class Call:
             self._freeze(said, now, freeze_after, landed=True)
             return
         row, old = self.row, dict(self.row)
+        old_others = row["other_fields"]
         if row["frozen"]:  # rule 7
+            of_call = {name: values[name] for name in FIELDS if name not in BOOKKEEPING} | {"status": said.status}
+            is_drift = any(value not in (None, row[name]) for name, value in of_call.items())
+            is_drift |= any(value != others.get(name, value) for name, value in old_others.items())
             if said.via == "webhook":
                 self._record_late(said)
+            elif not is_drift:  # rule 5: what is missing in a row of an older version
+                row["other_fields"] = others | old_others
             return
         rank, old_rank = RANK[said.status], RANK[row["status"]]
         later = clock > row["clock"]
@@ -60,21 +69,26 @@ class Call:
         for name, value in values.items():  # rule 5
             if value is not None and (newer or row[name] is None):
                 row[name] = value
+        row["other_fields"] = old_others | others if newer else others | old_others
         if newer:
             row |= {"status": said.status, "clock": clock}
         row["last_event_time"] = max(row["last_event_time"], said.status_at)  # rule 6
         self._finalize(old, said)
         changed = {name for name in FIELDS if row[name] != old[name]}
-        if row["status"] == old["status"] and not changed and row["finalized_at"] == old["finalized_at"]:
+        replaced = {name for name in old_others if row["other_fields"][name] != old_others[name]}
+        is_same = all(row[name] == old[name] for name in ("status", "finalized_at", "other_fields"))
+        if is_same and not changed:
             row.update(old)  # rule 8
         elif conflict:
             self._record(("corrected", said.status, said.observed_at), "call.corrected", said.status, said.status_at)
         elif row["status"] != old["status"]:
             self._record(("status", said.status), "call.status_changed", said.status, said.status_at)
-        elif changed - set(BOOKKEEPING):
-            told = tuple((name, row[name]) for name in sorted(changed))
+        elif changed - set(BOOKKEEPING) or replaced:
+            others_told = {name: value for name, value in row["other_fields"].items() if old_others.get(name) != value}
+            told = (*((name, row[name]) for name in sorted(changed)), json.dumps(others_told, sort_keys=True))
             self._record(("enriched", said.observed_at, told), "call.enriched", row["status"], said.observed_at)
         disagrees = any(values[name] not in (None, row[name]) for name in FIELDS if name not in BOOKKEEPING)
+        disagrees = disagrees or any(row["other_fields"][name] != value for name, value in others.items())
         if newer or not disagrees:  # else the row holds something of two answers, and nobody knows which is newer
             self._freeze(said, now, freeze_after, unwritten=row == old)
 

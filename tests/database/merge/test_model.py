@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from datetime import UTC, timedelta
 from decimal import Decimal
@@ -24,6 +25,10 @@ from .model import FIELDS, Call
 # Few values and whole seconds, so that ties, repetitions and conflicts are common.
 seconds = st.integers(0, 4).map(lambda n: T0 + timedelta(seconds=n))
 maybe_seconds = st.none() | seconds
+# A NULL, an object of one field and one of two, whose values differ.
+other_fields = st.none() | st.dictionaries(
+    st.sampled_from(["caller_name", "queue_time"]), st.sampled_from(["0", {"a": ["0"]}]), min_size=1
+).map(json.dumps)
 
 
 @st.composite
@@ -50,6 +55,7 @@ def observations(draw: st.DrawFn) -> Observation:
         duration=draw(st.none() | st.integers(0, 1)),
         price_unit=draw(st.none() | st.just("USD")),
         answered_by=draw(st.none() | st.sampled_from(["human", "fax"])),
+        other_fields=draw(other_fields),
         status_at=draw(seconds),
         observed_at=draw(seconds),
         **rest_only,
@@ -83,6 +89,7 @@ def test_any_history_ends_as_the_model_says(database_url, conn, freeze_after, pa
     for sid, call in model.items():
         assert call.row is not None
         expected = {name: call.row[name] for name in (*FIELDS, "last_event_time", "finalized_at")}
+        expected["other_fields"] = call.row["other_fields"] or None
         assert (_row(conn, sid), _events(conn, sid)) == (
             {**expected, "status": call.row["status"].value, "frozen": call.row["frozen"], "clock": call.row["clock"]},
             sorted(call.events.values()),
@@ -100,7 +107,7 @@ def _row(conn: db.Connection, sid: str) -> dict[str, Any]:
         found[name] = found[name] or None
     assert found["is_final"] == (found["finalized_at"] is not None)
     return {
-        **{name: found[name] for name in (*FIELDS, "last_event_time", "finalized_at", "status")},
+        **{name: found[name] for name in (*FIELDS, "last_event_time", "finalized_at", "status", "other_fields")},
         "frozen": found["sync_state"] == "frozen",
         "clock": (found["observed_at"], found["observed_via"] == "rest"),
     }
