@@ -52,3 +52,14 @@ GRANT USAGE ON SEQUENCE messages_id_seq, call_events_id_seq, twilio_webhook_inbo
 
 -- Everybody has EXECUTE by default; the grant is for databases where it was revoked. The triggers of messages use both.
 GRANT EXECUTE ON FUNCTION call_status_rank(text), call_status_is_final(text) TO reconciler;
+
+-- With RECONCILER_ENGINE=procrastinate only: the queue in its own schema.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'reconciler_engine') THEN
+        GRANT USAGE ON SCHEMA reconciler_engine TO reconciler;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA reconciler_engine TO reconciler;
+        GRANT USAGE ON ALL SEQUENCES IN SCHEMA reconciler_engine TO reconciler;
+    END IF;
+END
+$$;

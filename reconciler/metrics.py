@@ -124,6 +124,16 @@ inbox_oldest: Final = Gauge(
 table_bytes: Final = Gauge("reconciler_table_bytes", "Size of a table with its indexes.", ["table"], registry=REGISTRY)
 
 leading: Final = Gauge("reconciler_leading", "1 if this daemon leads, 0 if it stands by.", registry=REGISTRY)
+# Of a fleet (RECONCILER_ENGINE=procrastinate); the leader sets them.
+workers: Final = Gauge("reconciler_workers", "Daemons of the fleet that work.", registry=REGISTRY)
+tasks_due: Final = Gauge(
+    "reconciler_tasks_due", "Runs that wait for a worker, by queue: hot, usual, bulk.", ["queue"], registry=REGISTRY
+)
+tasks_oldest: Final = Gauge(
+    "reconciler_tasks_oldest_seconds", "For how long the oldest run has waited for a worker.", ["queue"],
+    registry=REGISTRY,
+)  # fmt: skip
+tasks_at_work: Final = Gauge("reconciler_tasks_at_work", "Runs under way in the fleet.", ["queue"], registry=REGISTRY)
 build: Final = Info("reconciler_build", "Version of reconciler and of what it runs on.", registry=REGISTRY)
 
 _BY_ACCOUNT: Final = (

@@ -116,6 +116,13 @@ def count(value: str) -> int:
     return int(value)
 
 
+def workers(value: str) -> int:
+    """Read a whole number from 3 to 100: hot, bulk work and the other jobs never wait for one another."""
+    if not value.isdecimal() or not 3 <= int(value) <= 100:
+        raise ValueError("must be a whole number from 3 to 100")
+    return int(value)
+
+
 def address(value: str) -> tuple[str, int]:
     """Read host and port; without a host it is the loopback address."""
     host, colon, port = value.rpartition(":")

@@ -35,6 +35,7 @@ from reconciler.setting_values import (
     positive_duration,
     sid_of_kind,
     text_of,
+    workers,
 )
 from reconciler.times import parse_duration
 
@@ -153,6 +154,18 @@ class Settings:
         count,
         "16",
         "requests to Twilio at once for an account, at most, of all processes of a database together",
+    )
+    engine: str = _setting(
+        "RECONCILER_ENGINE",
+        one_of("local", "procrastinate"),
+        "local",
+        "local: one daemon runs the jobs, others stand by; procrastinate: all daemons of the database share them",
+    )
+    workers: int = _setting(
+        "RECONCILER_WORKERS",
+        workers,
+        "16",
+        "with RECONCILER_ENGINE=procrastinate: runs at once in this process, 3 or more",
     )
     log_format: str = _setting(
         "RECONCILER_LOG_FORMAT",

@@ -191,6 +191,7 @@ COMMANDS: Final = (
     Command("rollback", _rollback, "undo migrations, newest first", (
         argument("--to", type=int, metavar="N", help="undo all after migration N; -1: all (default: the newest one)"),
         argument("--drop-data", action="store_true", help="also drop tables that hold rows"),
+        argument("--engine", action="store_true", help="drop the engine's schema instead; no run is lost"),
     )),
     Command("verify", _verify, "compare the schema itself with what this version needs", (
         argument("--explain", action="store_true", help="also ask the planner whether our queries use their indexes"),

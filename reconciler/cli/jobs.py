@@ -46,7 +46,7 @@ def run(_: argparse.Namespace) -> int:
 
     def prepare(settings: Settings) -> str:
         url = database_url(settings)
-        prepare_schema(url, migrate=True)
+        prepare_schema(url, migrate=True, settings=settings)
         return url
 
     return int(serve(partial(read_settings, serves=True), prepare, Notifier.from_environ(os.environ)))

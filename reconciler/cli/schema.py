@@ -7,7 +7,15 @@ import sys
 from dataclasses import asdict
 from typing import Any, Final
 
-from reconciler.cli.wiring import BEFORE_MIGRATING, connect, log_applied, log_planned, read_settings
+from reconciler.cli.wiring import (
+    BEFORE_MIGRATING,
+    connect,
+    log_applied,
+    log_engine_applied,
+    log_planned,
+    read_settings,
+)
+from reconciler.database import engine_schema
 from reconciler.database import migrate as runner
 from reconciler.database.migration_files import load_migrations
 from reconciler.database.plans import Plan, explain
@@ -16,12 +24,15 @@ from reconciler.errors import ExitCode
 from reconciler.terminal.printing import complain, print_json, print_rows
 from reconciler.wording import counted
 
+_ENGINE: Final = "engine"  # in place of a version: a file of procrastinate
 _PLANNED: Final = {"applied": "apply", "adopted": "adopt"}
 
 
 def migrate(args: argparse.Namespace) -> int:
     """Bring the schema up to this version, or with --dry-run show what that would do."""
-    with connect(read_settings(), purpose="migrate") as conn:
+    settings = read_settings()
+    shares = engine_schema.shares_work(settings)
+    with connect(settings, purpose="migrate") as conn:
         if args.dry_run:
             steps = runner.plan(conn)
             if steps:
@@ -30,11 +41,18 @@ def migrate(args: argparse.Namespace) -> int:
                 {"version": m.version, "name": m.name, "plan": _PLANNED[outcome], "lock": m.up.lock}
                 for m, outcome in ((step.migration, step.outcome) for step in steps)
             ]
+            missing = engine_schema.behind(conn) if shares else []
+            rows += [{"version": _ENGINE, "name": name, "plan": "apply", "lock": ""} for name in missing]
         else:
             applied = runner.migrate(conn, on_planned=log_planned, on_applied=log_applied)
             rows = [
                 {"version": a.version, "name": a.name, "outcome": a.outcome, "seconds": round(seconds, 3)}
                 for a, seconds in ((a, a.duration.total_seconds()) for a in applied)
+            ]
+            made = engine_schema.migrate(conn, on_applied=log_engine_applied) if shares else {}
+            rows += [
+                {"version": _ENGINE, "name": name, "outcome": "applied", "seconds": round(seconds, 3)}
+                for name, seconds in made.items()
             ]
     if args.json:
         print_json(rows)
@@ -48,8 +66,16 @@ def migrate(args: argparse.Namespace) -> int:
 
 
 def rollback(args: argparse.Namespace) -> int:
-    """Undo migrations, newest first."""
+    """Undo migrations, newest first, or with --engine drop the engine's schema."""
     with connect(read_settings(), purpose="rollback") as conn:
+        if args.engine or args.to == -1:
+            is_dropped = engine_schema.drop(conn)
+            if is_dropped:
+                print(f"The engine's schema {engine_schema.SCHEMA} is dropped.")
+        if args.engine:
+            if not is_dropped:
+                print("There is nothing to undo.")
+            return int(ExitCode.DONE)
         newest = len(load_migrations()) - 1 - len(runner.behind(conn))
         to = max(newest - 1, -1) if args.to is None else args.to
         undone = runner.rollback(conn, to=to, drop_data=args.drop_data)
@@ -62,9 +88,13 @@ def rollback(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Compare the schema itself with what this version needs."""
-    with connect(read_settings(), purpose="verify") as conn:
-        behind = runner.behind(conn)
+    settings = read_settings()
+    with connect(settings, purpose="verify") as conn:
+        behind = [str(migration.version) for migration in runner.behind(conn)]
         findings = verify_schema(conn)
+        if engine_schema.shares_work(settings):
+            behind += engine_schema.behind(conn)
+            findings += engine_schema.verify(conn)
         plans: list[Plan] = []
         if args.explain and not behind:
             plans, bad_plans = explain(conn)
@@ -97,4 +127,5 @@ def _planned(plan: Plan) -> dict[str, Any]:
 
 def _numbered(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row with its version in the form of the files' numbers."""
-    return {**row, "version": f"{row['version']:03}"}
+    version = row["version"]
+    return {**row, "version": version if version == _ENGINE else f"{version:03}"}

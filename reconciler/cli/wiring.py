@@ -15,7 +15,7 @@ from typing import Final, TextIO, cast
 
 from reconciler import logs, masking
 from reconciler.database import connection as db
-from reconciler.database import embedded
+from reconciler.database import embedded, engine_schema
 from reconciler.database import migrate as runner
 from reconciler.database.budgets import Budgets
 from reconciler.database.store import Store
@@ -70,18 +70,25 @@ def connect(settings: Settings, *, purpose: str) -> closing[db.Connection]:
     return closing(db.connect(database_url(settings), purpose=purpose))
 
 
-def prepare_schema(url: str, *, migrate: bool) -> None:
+def prepare_schema(url: str, *, migrate: bool, settings: Settings | None = None) -> None:
     """Apply missing migrations if `migrate` is set, else refuse to run on an old schema.
 
+    With `settings` that ask for the engine, its schema is prepared too.
+
     Raises:
+        ConfigError: the engine is not installed.
         SchemaError: migrations are missing, and `migrate` is false.
 
     """
+    shares = settings is not None and engine_schema.shares_work(settings)
     with db.connect(url, purpose="migrate") as conn:
         if not migrate:
             require_schema(conn)
-        elif runner.behind(conn):
+            return
+        if runner.behind(conn):
             runner.migrate(conn, on_planned=log_planned, on_applied=log_applied)
+        if shares and engine_schema.behind(conn):
+            engine_schema.migrate(conn, on_applied=log_engine_applied)
 
 
 def require_schema(conn: db.Connection) -> None:
@@ -112,6 +119,14 @@ def log_applied(applied: runner.Applied) -> None:
         "migration.applied", version=applied.version, name=applied.name, adopted=applied.outcome == "adopted",
         duration_seconds=round(applied.duration.total_seconds(), 3),
     )  # fmt: skip
+
+
+def log_engine_applied(filename: str) -> None:
+    """Log that a file of the engine's schema was applied."""
+    log = logs.get_logger("reconciler.database.engine_schema")
+    if sys.stderr.isatty() and not log.is_enabled_for(logging.INFO):
+        print(f"The engine's {filename} applied.", file=sys.stderr)
+    log.info("engine.migrated", file=filename)
 
 
 def make_store(url: str, settings: Settings) -> Store:

@@ -124,22 +124,25 @@ def _pinned_search_path(conn: Connection) -> dict[str, str]:
     return {"search_path": f"{path}, pg_temp"} if ours else {}
 
 
+def login_parameters(purpose: str) -> dict[str, Any]:
+    """Return libpq's parameters for every connection of ours."""
+    return {
+        "connect_timeout": int(CONNECT_TIMEOUT.total_seconds()),
+        "application_name": f"{APPLICATION_NAME}: {purpose}",
+        # Names at Twilio are in any script, so the encoding must not depend on the server or the machine.
+        "client_encoding": "utf8",
+        # With these, a server that vanished without a FIN is noticed in half a minute instead of two hours.
+        "keepalives_idle": 15,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        # While sent data is not acknowledged, TCP sends no keepalives; this timeout covers that case.
+        "tcp_user_timeout": 30_000,
+    }
+
+
 def _open(url: str, purpose: str) -> Connection:
     try:
-        return psycopg.connect(
-            url,
-            autocommit=True,
-            connect_timeout=int(CONNECT_TIMEOUT.total_seconds()),
-            application_name=f"{APPLICATION_NAME}: {purpose}",
-            # Names at Twilio are in any script, so the encoding must not depend on the server or the machine.
-            client_encoding="utf8",
-            # With these, a server that vanished without a FIN is noticed in half a minute instead of two hours.
-            keepalives_idle=15,
-            keepalives_interval=5,
-            keepalives_count=3,
-            # While sent data is not acknowledged, TCP sends no keepalives; this timeout covers that case.
-            tcp_user_timeout=30_000,
-        )
+        return psycopg.connect(url, autocommit=True, **login_parameters(purpose))
     except psycopg.OperationalError as exc:
         raise login.explain(url, exc) from None  # it may be `exc` itself
 

@@ -110,7 +110,7 @@ def migrate(
 
     """
     done = []
-    with translated(), _alone(conn, patience):
+    with translated(), alone(conn, patience):
         steps = _plan(conn)
         if steps:
             on_planned(steps)
@@ -141,7 +141,7 @@ def rollback(
     if not -1 <= to < len(migrations):
         raise UsageError(f"there is no migration {to}", hint=f"the newest is {len(migrations) - 1}; -1 undoes all")
     done = []
-    with translated(), _alone(conn, patience):
+    with translated(), alone(conn, patience):
         missing = _pending(conn)
         require_writable(conn)
         due = [m for m in reversed(migrations) if m.version > to and m not in missing]
@@ -207,7 +207,7 @@ def _refuse_to_drop_rows(conn: Connection, migration: Migration, *, lock: bool =
 
 
 @contextmanager
-def _alone(conn: Connection, patience: timedelta) -> Iterator[None]:
+def alone(conn: Connection, patience: timedelta = OTHER_RUNNER_PATIENCE) -> Iterator[None]:
     """Hold the lock of all migrations, without a statement timeout; release and restore both at the end."""
     deadline = time.monotonic() + patience.total_seconds()
     while not _value(conn, "try_lock"):

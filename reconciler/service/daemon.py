@@ -37,8 +37,9 @@ from reconciler.service.database_outage import DatabaseOutage
 from reconciler.service.http_server import Health
 from reconciler.service.leadership import Leadership
 from reconciler.service.login_attempts import LoginAttempts
+from reconciler.service.runner import Setup, Waits
 from reconciler.service.systemd import Notifier
-from reconciler.service.workers import Setup, Waits, WorkerPool
+from reconciler.service.workers import make_workers
 from reconciler.settings import Settings
 from reconciler.status.verdict import Verdict
 from reconciler.twilio.accounts import find_accounts, named_accounts
@@ -54,7 +55,9 @@ TRIED_AGAIN_AFTER: Final = 5.0  # seconds after a question of the main thread th
 STEP_SHOWN_FOR: Final = 600.0  # seconds for which /readyz mentions a step of the clock
 ACCOUNTS_WAIT_GROWS: Final = 2.0  # factor, each time the accounts could not be read
 SYSTEMD_WAITS: Final = timedelta(minutes=5)  # the extension asked of systemd, renewed long before it is over
-SET_BY_RESTART: Final = ("TWILIO_ACCOUNT_SID", "RECONCILER_HTTP_LISTEN")  # settings that a reload cannot change
+SET_BY_RESTART: Final = (
+    "TWILIO_ACCOUNT_SID", "RECONCILER_HTTP_LISTEN", "RECONCILER_ENGINE", "RECONCILER_WORKERS",
+)  # fmt: skip # settings that a reload cannot change
 _ONCE: Final = threading.Event()  # the `stop` of a session that repeats nothing: the next tick asks again
 _ONCE.set()
 
@@ -95,7 +98,7 @@ class Daemon:
         self._lead_due = 0.0
         self._clock = ClockWatch()
         self._step, self._stepped_at = timedelta(0), -math.inf
-        self._workers = WorkerPool(
+        self._workers = make_workers(
             self.setup, on_fatal=lambda error: self._refusals.put((error, None)), kinds=kinds, waits=waits
         )
         self._exit_code: ExitCode | None = None
@@ -152,7 +155,7 @@ class Daemon:
         if not self._lead.leads:
             if self._lead_trouble:
                 return Health(is_alive, False, f"waiting for the database: {self._lead_trouble}", Verdict.WAITING)
-            return Health(is_alive, False, f"standing by: {self._lead.leader} leads", Verdict.STANDING_BY)
+            return Health(is_alive, *self._workers.state_beside(self._lead.leader))
         if self._workers.hot_at is None:
             verdict = Verdict.WAITING if waiting else Verdict.NOT_WORKING
             return Health(is_alive, False, "; ".join(filter(None, ("hot has not succeeded yet", waiting))), verdict)
@@ -246,7 +249,7 @@ class Daemon:
 
     def _ask_twilio(self) -> None:
         now = time.monotonic()
-        if self._lead.leads and now >= self._accounts_due:
+        if (self._lead.leads or self._workers.shares) and now >= self._accounts_due:
             if self._read_accounts():
                 self._accounts_wait, self._accounts_due = TRIED_AGAIN_AFTER, now + ACCOUNTS_READ_EVERY
             else:
@@ -257,8 +260,9 @@ class Daemon:
         setup = self._setup
         self._notifier.extend_timeout(SYSTEMD_WAITS)
         # A leader that runs hot for the main account needs no extra request: the first run tries the credentials.
+        # In a fleet that run may happen elsewhere.
         main = setup.accounts.main
-        tried_by_hot = self._lead.leads and main in setup.accounts.sids
+        tried_by_hot = self._lead.leads and main in setup.accounts.sids and not self._workers.shares
         if not setup.client.has_worked and not tried_by_hot and now >= self._credentials_due:
             self._credentials_due = now + TRIED_AGAIN_AFTER
             try:
@@ -273,6 +277,7 @@ class Daemon:
                 self._end(exc)
         if setup.client.has_worked:
             self._is_ready = True
+            self._workers.work()
             self._notifier.ready(self.health().reason)
             log.info("daemon.readied", leads=self._lead.leads)
 

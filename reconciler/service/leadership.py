@@ -29,10 +29,19 @@ _LONGEST_HOST: Final = 30  # characters; PostgreSQL cuts an application_name off
 _queries = db.load_queries("sync_state")
 
 
+def host_name() -> str:
+    """Return this machine's name, as far as an application_name can hold it."""
+    return "".join(char for char in socket.gethostname() if char.isascii() and char.isprintable())[:_LONGEST_HOST]
+
+
+def process_number() -> int:
+    """Return the number of this process."""
+    return os.getpid()
+
+
 def name() -> str:
     """Return this daemon's name, `host/process`, as `reconcile status` and pg_stat_activity show it."""
-    host = "".join(char for char in socket.gethostname() if char.isascii() and char.isprintable())
-    return f"{host[:_LONGEST_HOST]}/{os.getpid()}"
+    return f"{host_name()}/{process_number()}"
 
 
 class Leadership:

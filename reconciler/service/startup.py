@@ -13,14 +13,15 @@ from contextlib import contextmanager
 
 from reconciler import __version__, metrics
 from reconciler.database.budgets import Budgets
+from reconciler.database.engine_schema import shares_work
 from reconciler.errors import ExitCode, LoginRefused, ReconcilerError, Retriable, Unavailable
 from reconciler.logs import get_logger
 from reconciler.service.daemon import SYSTEMD_WAITS, Daemon
 from reconciler.service.database_outage import DatabaseOutage
 from reconciler.service.http_server import Health, StatusPage, Web
 from reconciler.service.login_attempts import LoginAttempts
+from reconciler.service.runner import Setup
 from reconciler.service.systemd import Notifier
-from reconciler.service.workers import Setup
 from reconciler.settings import Settings
 from reconciler.status.html_page import CONTENT_SECURITY_POLICY, read_page, render_failure
 from reconciler.status.verdict import Verdict
@@ -46,7 +47,9 @@ def serve(read_settings: Callable[[], Settings], prepare: Callable[[Settings], s
     # The default action does nothing if we are the first process of a container.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = read_settings()
-    settings.credentials()  # missing credentials are an error at once, not after the database has answered
+    # What is missing is an error at once, not after the database has answered.
+    settings.credentials()
+    shares_work(settings)
     daemon: Daemon | None = None
     awaited = Health(True, False, "not ready: waiting for the database", Verdict.WAITING)
     web = None

@@ -12,6 +12,7 @@ from reconciler.database import migrate, pooling
 from reconciler.database.verify import verify
 from reconciler.errors import ExitCode, Refused, SchemaError
 from reconciler.settings import Settings
+from reconciler.status.check_engine import check_engine
 from reconciler.status.check_line import Check, compare_clocks, fail, failed, ok, warn
 from reconciler.status.check_work import check_work
 from reconciler.status.snapshot import take_snapshot
@@ -44,6 +45,7 @@ def check_database(url: str, settings: Settings) -> Iterator[Check]:
             return
         if any(check.hint for check in found):
             return
+        yield from check_engine(conn, settings)
         now = datetime.now(UTC)
         snapshot = take_snapshot(conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
         yield from check_work(snapshot, settings)

@@ -173,3 +173,24 @@ def test_checking_the_clock(on, shared_database_url, twilio, off, severity):
     assert clock["severity"] == severity
     assert 295 <= int(re.findall(r"\d+", clock["detail"])[0]) <= 300
     assert "NTP" in clock["hint"]
+
+
+def test_the_engines_schema_comes_and_goes_with_ours(on, empty_database_url, connect):
+    """With the setting `migrate` makes it, `verify` looks at it, and `rollback` drops it: alone, or with all."""
+    fleet = {"RECONCILER_ENGINE": "procrastinate"}
+    assert "engine" not in [row["version"] for row in on(empty_database_url, "migrate", "--dry-run", "--json").result]
+    plan = on(empty_database_url, "migrate", "--dry-run", "--json", **fleet)
+    assert next(row["name"] for row in plan.result if row["version"] == "engine") == "schema.sql"
+    done = on(empty_database_url, "migrate", **fleet)
+    assert (done.code, done.out.splitlines()[-1].split()[:3]) == (0, ["engine", "schema.sql", "applied"])
+    assert on(empty_database_url, "verify", **fleet).out == "The schema is as this version needs it.\n"
+    gone = on(empty_database_url, "rollback", "--engine")
+    assert (gone.code, gone.out) == (0, "The engine's schema reconciler_engine is dropped.\n")
+    assert on(empty_database_url, "rollback", "--engine").out == "There is nothing to undo.\n"
+    behind = on(empty_database_url, "verify", **fleet)
+    assert behind.code == 78
+    assert "table reconciler_engine.procrastinate_jobs is missing" in behind.out
+    assert on(empty_database_url, "migrate", **fleet).code == 0
+    assert on(empty_database_url, "rollback", "--to", "-1").code == 0
+    conn = connect(empty_database_url)
+    assert conn.execute("SELECT FROM pg_namespace WHERE nspname = 'reconciler_engine'").fetchall() == []

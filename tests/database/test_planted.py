@@ -16,6 +16,7 @@ from psycopg import sql
 
 import reconciler
 from reconciler.database import connection as db
+from reconciler.database import engine_schema
 from reconciler.database.connection import load_queries
 from reconciler.database.migrate import behind
 from reconciler.database.plans import _SPECIAL_VALUES, _values
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 PACKAGE = Path(reconciler.__file__).parent
 QUERIES = sorted(file.name.removesuffix(".sql") for file in files("reconciler.database").joinpath("queries").iterdir())
 # Statements that cannot be the body of a function: they say something about a transaction, or define a table.
-NO_BODY = {"create_staging", "copy_into_staging", "create_ledger", "drop_ledger"}
+NO_BODY = {
+    "create_staging", "copy_into_staging", "create_ledger", "drop_ledger", "create_schema", "drop_schema",
+    "create_daemons",
+}  # fmt: skip
 # Words that PostgreSQL's grammar takes for syntax before a parenthesis.
 SYNTAX = {
     "array", "coalesce", "greatest", "least", "nullif", "extract", "any", "in", "exists", "values", "filter", "as",
@@ -59,7 +63,8 @@ EXTRA = {
     "tables": ["messages"], "value": "on", "verified_at": datetime.now(UTC), "word": "{}", "version": 1,
     "checksum": "x", "applied_at": datetime.now(UTC), "duration": "1s", "id": 1,
     "hour": datetime.now(UTC), "error_code": "x", "url": "x", "alerts": 1, "address": "x", "endpoint_sid": "x",
-    "fault": "x", "budget": "{}",
+    "fault": "x", "budget": "{}", "filenames": ["x"],
+    "worker_id": 1, "host": "x", "process": 1, "since": datetime.now(UTC), "slots": 1, "hot_at": None,
 }  # fmt: skip
 
 
@@ -83,6 +88,8 @@ def test_every_statement_means_postgresqls_own_objects(planted_database_url: str
     with psycopg.connect(planted_database_url, autocommit=True, cursor_factory=psycopg.ClientCursor) as conn:
         conn.execute("SET search_path = public, pg_temp")
         conn.execute(load_queries("merge")["create_staging"])
+        with db.connect(planted_database_url, purpose="migrate") as owner:
+            engine_schema.migrate(owner)
 
         def uses(name: str, text: str) -> None:
             nonlocal asked

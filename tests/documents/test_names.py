@@ -46,7 +46,7 @@ TABLES = {
     "endpoint_faults",
 }
 # Objects of the database whose names begin like a metric's.
-OF_THE_DATABASE = {"reconciler_migrations"}
+OF_THE_DATABASE = {"reconciler_migrations", "reconciler_engine"}
 SUFFIXES = {
     "conf", "css", "csv", "dump", "example", "gz", "html", "json", "jsonl", "log", "md", "png", "py", "service", "sh",
     "sql", "svg", "toml", "txt", "whl", "yaml", "yml",

