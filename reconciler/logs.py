@@ -129,7 +129,13 @@ def configure(
         logger_factory=partial(_NamedLogger, stream),
         cache_logger_on_first_use=False,
     )
-    # Lines of libraries take the same steps. Their INFO lines hold URLs, with phone numbers in filters.
+    _log_libraries(stream, level, shared, renderer)
+
+
+def _log_libraries(
+    stream: TextIO, level: str, shared: list[structlog.typing.Processor], renderer: structlog.typing.Processor
+) -> None:
+    """Have the lines of libraries take the same steps. Their INFO lines hold URLs, with phone numbers in filters."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -57,28 +57,8 @@ def meaning(
     said = f"HTTP {status}" + (f", Twilio error {code}" if code else "") + (f": {text}" if text else "")
     if status == 429:
         return RateLimited(said, retry_after=_retry_after(answer, date_of(answer) or now))
-    if status in (401, 403) and code is None:
-        # Twilio refuses in JSON, with its code. A proxy's page says nothing about the credentials.
-        return Unavailable(
-            f"{said} without Twilio's error code: a proxy or firewall answered instead of Twilio",
-            hint="let this machine reach the host that TWILIO_BASE_URL, TWILIO_REGION and TWILIO_EDGE say",
-        )
-    if status == 401:
-        if worked_before:
-            return CredentialsDoubted(
-                f"Twilio refused the credentials ({said})",
-                hint=f"{login} worked a moment ago: was it revoked?"
-                + (" Or is this subaccount suspended?" if is_foreign else ""),
-            )
-        return Refused(
-            f"Twilio refused the credentials ({said})",
-            hint=f"check TWILIO_ACCOUNT_SID with {login}, and TWILIO_REGION: credentials are per region",
-        )
-    if status == 403:
-        return Refused(
-            f"Twilio does not allow this ({said})",
-            hint="the account may be suspended, or the API key in TWILIO_API_KEY lacks a permission",
-        )
+    if status in (401, 403):
+        return _refusal(status, code, said, login=login, worked_before=worked_before, is_foreign=is_foreign)
     if status == 407:
         return Unavailable(
             f"the proxy wants a login ({said})", hint="write it into HTTP_PROXY: http://user:password@host"
@@ -93,6 +73,33 @@ def meaning(
     if status >= 500 or status == 408:
         return Unavailable(said)
     return TwilioAnswerError(f"Twilio did not understand the question, or is not what answered ({said})")
+
+
+def _refusal(
+    status: int, code: int | None, said: str, *, login: str, worked_before: bool, is_foreign: bool
+) -> ReconcilerError:
+    """Return the error that a 401 or 403 means."""
+    if code is None:
+        # Twilio refuses in JSON, with its code. A proxy's page says nothing about the credentials.
+        return Unavailable(
+            f"{said} without Twilio's error code: a proxy or firewall answered instead of Twilio",
+            hint="let this machine reach the host that TWILIO_BASE_URL, TWILIO_REGION and TWILIO_EDGE say",
+        )
+    if status == 403:
+        return Refused(
+            f"Twilio does not allow this ({said})",
+            hint="the account may be suspended, or the API key in TWILIO_API_KEY lacks a permission",
+        )
+    if worked_before:
+        return CredentialsDoubted(
+            f"Twilio refused the credentials ({said})",
+            hint=f"{login} worked a moment ago: was it revoked?"
+            + (" Or is this subaccount suspended?" if is_foreign else ""),
+        )
+    return Refused(
+        f"Twilio refused the credentials ({said})",
+        hint=f"check TWILIO_ACCOUNT_SID with {login}, and TWILIO_REGION: credentials are per region",
+    )
 
 
 def outcome(error: ReconcilerError) -> str:

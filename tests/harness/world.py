@@ -28,7 +28,7 @@ from reconciler.jobs.webhooks import read_webhooks
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.journal import Entry
-from reconciler.sync.context import Account, JobContext, Options
+from reconciler.sync.context import PROGRESS_EVERY, Account, JobContext, Options
 from reconciler.sync.counts import Counts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
@@ -84,6 +84,7 @@ class World:
     log: list[Any] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
     on_progress: Callable[[], None] = lambda: None  # called after each commit
+    progress_every: timedelta = PROGRESS_EVERY
     watched: Watched = field(default_factory=Watched)
     page_size: int = PAGE_SIZE
     behind: timedelta = timedelta(0)  # our clock, compared with Twilio's
@@ -250,7 +251,10 @@ class World:
         self.conn.execute(f"INSERT INTO messages ({names}) VALUES ({marks})".encode(), list(values.values()))
 
     def _common(self) -> dict[str, Any]:
-        return {"stop": self.stop, "clock": self.now, "on_progress": self.on_progress}
+        return {
+            "stop": self.stop, "clock": self.now, "on_progress": self.on_progress,
+            "progress_every": self.progress_every,
+        }  # fmt: skip
 
     @contextmanager
     def _asking(

@@ -76,7 +76,7 @@ WITH decided AS MATERIALIZED (
                 OR (m.price IS NULL AND new.price IS NOT NULL)
             ) THEN 'incomplete'
         END AS gap,
-        -- What was so before anybody looked after the account was not lost on our watch.
+        -- The call reached this status before the first look at its account: it is imported, and no gap.
         coalesce(s.via = 'rest' AND s.status_at < %(imported_before)s::timestamptz, false) AS is_old,
         CASE
             WHEN verdict.action = 'late' THEN pg_catalog.jsonb_build_object('status', s.status)
