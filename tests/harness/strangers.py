@@ -18,7 +18,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.harness.databases import Pool, name_of, new_database
+from tests.harness.databases import name_of, new_database
 
 Connection = psycopg.Connection[Any]
 
@@ -143,26 +143,23 @@ def stranger(server_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def planted_pool(server_url: str, template: str) -> Iterator[Pool]:
-    """Migrated databases in which a stranger has planted all that it may."""
+def planted_template(server_url: str, template: str) -> Iterator[str]:
+    """The name of a migrated database in which a stranger has planted all that it may; nobody connects to it."""
     name = f"planter_{secrets.token_hex(4)}"
     _on_server(server_url, "CREATE ROLE {} LOGIN", name)
     with new_database(server_url, template) as url:
         _on_server(url, "GRANT CREATE ON SCHEMA public TO {}", name)
         with psycopg.connect(url, user=name, autocommit=True) as conn:
             plant(conn)
-        pool = Pool(server_url, name_of(url))
-        yield pool
-        pool.close()
+        yield name_of(url)
     _on_server(server_url, "DROP ROLE {}", name)
 
 
 @pytest.fixture
-def planted_database_url(planted_pool: Pool) -> Iterator[str]:
+def planted_database_url(server_url: str, planted_template: str) -> Iterator[str]:
     """As `database_url`, beside a stranger that has planted all that it may."""
-    url = planted_pool.lend()
-    yield url
-    planted_pool.take_back(url)
+    with new_database(server_url, planted_template) as url:
+        yield url
 
 
 def _on_server(url: str, statement: LiteralString, *names: str) -> None:
