@@ -73,12 +73,12 @@ def test_verifying_believes_the_catalog(on, database_url, conn):
     conn.execute("DROP INDEX messages_open")
     done = on(database_url, "verify", "--json")
     assert done.code == 78
-    again = 'apply the file that makes it again, which is harmless: psql "$DATABASE_URL" < sql/010_index_for_jobs.sql'
+    again = 'apply the file that makes it again, which is harmless: psql "$DATABASE_URL" < sql/020_index_by_account.sql'
     assert done.result == [
-        {"subject": "index messages.messages_open", "problem": "is missing; migration 010 makes it", "hint": again}
+        {"subject": "index messages.messages_open", "problem": "is missing; migration 020 makes it", "hint": again}
     ]
     assert on(database_url, "verify").out.splitlines() == [
-        "index messages.messages_open is missing; migration 010 makes it",
+        "index messages.messages_open is missing; migration 020 makes it",
         f"  → {again}",
     ]
     done = on(database_url, "check")

@@ -75,7 +75,7 @@ DAMAGE = [
         "unique messages.twilio_sid",
         "is missing; migration 000 makes it",
     ),
-    ("DROP INDEX messages_open", "index messages.messages_open", "is missing; migration 010 makes it"),
+    ("DROP INDEX messages_open", "index messages.messages_open", "is missing; migration 020 makes it"),
     (
         "DROP INDEX call_events_created_at",
         "index call_events.call_events_created_at",
