@@ -29,8 +29,10 @@ GRANT UPDATE (
     other_fields, updated_at
 ) ON messages TO reconciler;
 
--- Events are only ever added.
+-- Events are added and never changed.
 GRANT SELECT, INSERT ON call_events TO reconciler;
+-- With RECONCILER_EVENTS_RETENTION only:
+-- GRANT DELETE ON call_events TO reconciler;
 
 -- Webhooks are read and marked; their payload stays. Records that cannot be read are added.
 GRANT SELECT, INSERT ON twilio_webhook_inbox TO reconciler;

@@ -64,6 +64,7 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "record.deferred": ("call_sid", "reason"),
     "inbox.backlogged": ("pending", "oldest_seconds"),
     "inbox.pruned": ("rows",),
+    "events.pruned": ("rows",),
     "evidence.refused": ("resource", "error", "hint"),
     "tables.measured": (
         "messages_bytes", "call_events_bytes", "inbox_bytes", "sync_state_bytes", "account_days_bytes",

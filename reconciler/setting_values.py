@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from reconciler.times import parse_duration
+from reconciler.times import format_duration, parse_duration
 
 _PASSWORD: Final = re.compile(r"://[^/?#]*?:([^/?#]*)@|password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|([^\s&]+))")
 _SID: Final = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}")
@@ -107,6 +107,18 @@ def positive_duration(value: str) -> timedelta:
     if not duration:
         raise ValueError("must be longer than nothing")
     return duration
+
+
+def duration_from(shortest: timedelta) -> Callable[[str], timedelta]:
+    """Return a parser of durations that are at least `shortest`."""
+
+    def parse(value: str) -> timedelta:
+        duration = parse_duration(value)
+        if duration < shortest:
+            raise ValueError(f"must be {format_duration(shortest)} or more")
+        return duration
+
+    return parse
 
 
 def count(value: str) -> int:

@@ -28,6 +28,7 @@ from reconciler.setting_values import (
     channel,
     count,
     database_url,
+    duration_from,
     http_url,
     is_sent_in_the_open,
     one_of,
@@ -38,6 +39,9 @@ from reconciler.setting_values import (
     workers,
 )
 from reconciler.times import parse_duration
+
+# Events this young are what `reconcile report`, `reconcile why` and the deep sweep of cold go back to.
+REPORTED_FOR: Final = timedelta(days=35)
 
 _CONFIG_FILE: Final = "RECONCILER_CONFIG"
 # A Service named reconciler gives every pod beside it these variables
@@ -148,6 +152,12 @@ class Settings:
     )
     inbox_retention: timedelta | None = _setting(
         "RECONCILER_INBOX_RETENTION", positive_duration, None, "when processed inbox rows are deleted; never if not set"
+    )
+    events_retention: timedelta | None = _setting(
+        "RECONCILER_EVENTS_RETENTION",
+        duration_from(REPORTED_FOR),
+        None,
+        "when events of frozen calls are deleted, 35d or more; never if not set",
     )
     max_concurrency: int = _setting(
         "RECONCILER_MAX_CONCURRENCY",

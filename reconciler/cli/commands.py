@@ -167,7 +167,7 @@ _JOBS: Final = {
     "cold": "every call of the last days, and the proof of it",
     "freeze": "calls that nothing more is expected of",
     "inbox": "webhooks that the Viewer's worker left",
-    "housekeeping": "sizes, and inbox rows past their retention",
+    "housekeeping": "sizes, and inbox rows and events past their retention",
     "webhooks": "what explains lost webhooks: Twilio's alerts, and where numbers send them",
 }
 _JSON: Final = argument("--json", action="store_true", help="print the result as JSON")

@@ -15,7 +15,6 @@ WORKER_PATIENCE: Final = timedelta(seconds=60)  # a worker may take this long fo
 WORKER_TRIES: Final = 8  # tries of the Viewer's worker; the last one comes four hours after the first
 
 _queries = load_queries("inbox")
-_housekeeping = load_queries("housekeeping")
 
 
 class InboxRow(NamedTuple):
@@ -117,11 +116,6 @@ class InboxRows:
             "payloads": [Jsonb(recording.payload) for recording in recordings],
         }
         self._conn.execute(_queries["record_recordings"], params)
-
-    def prune(self, *, received_before: datetime, limit: int) -> int:
-        """Delete the oldest completed rows; return how many were deleted."""
-        params = {"received_before": received_before, "batch": limit}
-        return self._conn.execute(_housekeeping["prune_inbox"], params).rowcount
 
     def _claim(self, query: str, params: Mapping[str, Any]) -> list[InboxRow]:
         return [InboxRow(*row) for row in self._conn.execute(_queries[query], params)]

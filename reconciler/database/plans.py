@@ -35,7 +35,7 @@ MOST: Final = 0.9  # share of the rows that were read
 
 # The names of unique keys that our files made; in the field a unique key may have any name.
 _KEYS: Final = {
-    "messages_twilio_sid_key": "messages", "account_days_pkey": "account_days",
+    "messages_twilio_sid_key": "messages", "call_events_pkey": "call_events", "account_days_pkey": "account_days",
     "twilio_webhook_inbox_pkey": "twilio_webhook_inbox", "sync_state_pkey": "sync_state",
     "twilio_budgets_pkey": "twilio_budgets",
     "webhook_alerts_pkey": "webhook_alerts", "endpoint_faults_pkey": "endpoint_faults",
@@ -209,7 +209,7 @@ def _values(now: datetime, account_sid: str) -> dict[str, Any]:
         "is_only_account": True, "is_anywhere": True, "owns_unassigned": True, "kept_since": now - 400 * day,
         "limit": 20, "looked_at": now - day / 24,
         "max_tries": 10, "named_since": None, "now": now, "one_id": 1, "pending_before": now - day / 24,
-        "received_before": now - 30 * day, "run_id": "explain", "since": now - day, "since_day": now.date() - 35 * day,
+        "before": now - 30 * day, "run_id": "explain", "since": now - day, "since_day": now.date() - 35 * day,
         "source": "reconcile_explain", "sources": ["reconcile_hot"], "stuck_before": now - day / 24,
         "stuck_since": now - day, "unit": "day", "until": now, "webhook_grace": timedelta(minutes=1),
     }  # fmt: skip
@@ -220,4 +220,6 @@ _SPECIAL_VALUES: Final = {
     "messages.freeze_due": {"looked_at": "all_looked_at"},
     "account_days.sum_up": {"first": "first_day"},
     "report.account_days": {"since": "since_day"},
+    "housekeeping.prune_inbox": {"place": "kept_since"},
+    "housekeeping.prune_events": {"place": "first"},
 }

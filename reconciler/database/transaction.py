@@ -23,9 +23,10 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import psycopg
 
 from reconciler.database import connection as db
-from reconciler.database import webhook_evidence
+from reconciler.database import retention, webhook_evidence
 from reconciler.database.account_days import DayProof, keep_proof
 from reconciler.database.inbox import InboxRows
+from reconciler.database.retention import Pruned
 from reconciler.database.webhook_evidence import AlertCount, EndpointFault
 from reconciler.errors import Contended, JobHeld
 from reconciler.model import DeadLetter, Gap, JobName, Observation
@@ -306,6 +307,14 @@ class Transaction:
     ) -> None:
         """Note which endpoints are at fault now."""
         webhook_evidence.keep_faults(self._conn, faults, account_sid=account_sid, now=now, kept_since=kept_since)
+
+    def prune_inbox(self, *, place: datetime, before: datetime, limit: int) -> Pruned[datetime]:
+        """Delete a batch of completed webhooks; see `retention.prune_inbox`."""
+        return retention.prune_inbox(self._conn, place=place, before=before, limit=limit)
+
+    def prune_events(self, *, place: int, before: datetime, limit: int) -> Pruned[int]:
+        """Delete a batch of events; see `retention.prune_events`."""
+        return retention.prune_events(self._conn, place=place, before=before, limit=limit)
 
     def move_cursor(self, cursor: Cursor, *, now: datetime) -> None:
         """Move a cursor.

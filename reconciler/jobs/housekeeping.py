@@ -1,12 +1,19 @@
-"""Housekeeping: logs the sizes of the tables, and deletes completed webhooks past the retention, if one is set."""
+"""Housekeeping: logs the sizes of the tables, and deletes old webhooks and events, if a retention is set for them.
+
+The rows go in small batches. Each is a commit of its own, and after each the job rests for as long as the batch took:
+so the database and its standbys have half of the time for others (`python -m tests.programs.retention_load`).
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from reconciler import metrics
+from reconciler.database.retention import FIRST_EVENT, FIRST_WEBHOOK, Pruned
 from reconciler.database.tables import measure
 from reconciler.logs import get_logger
 from reconciler.sync.context import JobContext
@@ -14,27 +21,33 @@ from reconciler.sync.counts import Counts
 from reconciler.sync.run import Run, run
 
 PRUNE_BATCH: Final = 1000  # rows in one commit
+REST: Final = 1.0  # after a batch, in times of the batch
+
+P = TypeVar("P")
 
 log = get_logger(__name__)
 
 
 @dataclass(slots=True)
 class HousekeepingCounts(Counts):
-    """The counts of housekeeping: the size of each table in bytes, and the webhooks that it deleted."""
+    """The counts of housekeeping: the size of each table in bytes, and the webhooks and events that it deleted."""
 
     sizes: dict[str, int] = field(default_factory=dict)
     webhooks_deleted: int = 0
+    events_deleted: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for `--json`; its shape is a contract."""
         sizes = {measured_field(table): size for table, size in self.sizes.items()}
-        return {**sizes, "webhooks_deleted": self.webhooks_deleted, **self.counts()}
+        deleted = {"webhooks_deleted": self.webhooks_deleted, "events_deleted": self.events_deleted}
+        return {**sizes, **deleted, **self.counts()}
 
 
 def keep_house(context: JobContext) -> HousekeepingCounts:
-    """Measure our tables; delete completed webhooks older than `inbox_retention`, if that is set, oldest first.
+    """Measure our tables; delete rows older than `inbox_retention` and `events_retention`, where set, oldest first.
 
-    Dead letters and unsettled rows stay, at any age. Each batch is a commit of its own.
+    Of the inbox only completed webhooks go: dead letters and unsettled rows stay, at any age. Of the events only those
+    of frozen calls go. A run that is stopped between two batches has done all before for good.
 
     Raises:
         Refused: the database role lacks a privilege.
@@ -45,7 +58,9 @@ def keep_house(context: JobContext) -> HousekeepingCounts:
     with run(context, HousekeepingCounts()) as this:
         _measure(this)
         if (retention := context.settings.inbox_retention) is not None:
-            _prune(this, this.now() - retention)
+            _prune_inbox(this, this.now() - retention)
+        if (retention := context.settings.events_retention) is not None:
+            _prune_events(this, this.now() - retention)
     return this.counts
 
 
@@ -61,11 +76,35 @@ def measured_field(table: str) -> str:
     return f"{table.removeprefix('twilio_webhook_')}_bytes"
 
 
-def _prune(this: Run[HousekeepingCounts], received_before: datetime) -> None:
-    batch = this.context.options.batch_size or PRUNE_BATCH
-    gone = batch
-    while gone >= batch and not this.stop.is_set():
-        gone = this.commit(lambda transaction: transaction.inbox.prune(received_before=received_before, limit=batch))
-        this.counts.webhooks_deleted += gone
+def _prune_inbox(this: Run[HousekeepingCounts], before: datetime) -> None:
+    def prune(place: datetime) -> Pruned[datetime]:
+        return this.commit(lambda writes: writes.prune_inbox(place=place, before=before, limit=_batch(this)))
+
+    this.counts.webhooks_deleted = _prune(this, prune, FIRST_WEBHOOK)
     if this.counts.webhooks_deleted:
         log.info("inbox.pruned", rows=this.counts.webhooks_deleted)
+
+
+def _prune_events(this: Run[HousekeepingCounts], before: datetime) -> None:
+    def prune(place: int) -> Pruned[int]:
+        return this.commit(lambda writes: writes.prune_events(place=place, before=before, limit=_batch(this)))
+
+    this.counts.events_deleted = _prune(this, prune, FIRST_EVENT)
+    if this.counts.events_deleted:
+        log.info("events.pruned", rows=this.counts.events_deleted)
+
+
+def _prune(this: Run[HousekeepingCounts], prune: Callable[[P], Pruned[P]], first: P) -> int:
+    """Delete batch by batch, resting after each, until nothing old is left; return how many rows were deleted."""
+    deleted = 0
+    place: P | None = first
+    while place is not None and not this.stop.is_set():
+        started = time.monotonic()
+        pruned = prune(place)
+        deleted, place = deleted + pruned.deleted, pruned.place
+        this.stop.wait(REST * (time.monotonic() - started))
+    return deleted
+
+
+def _batch(this: Run[HousekeepingCounts]) -> int:
+    return this.context.options.batch_size or PRUNE_BATCH

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -37,7 +37,7 @@ def check_database(url: str, settings: Settings) -> Iterator[Check]:
         yield from check_ids(conn)
         found = []
         try:
-            for line in check_schema(conn, prunes_inbox=settings.inbox_retention is not None):
+            for line in check_schema(conn, pruned=pruned_tables(settings)):
                 found.append(line)
                 yield line
         except SchemaError as exc:  # the ledger does not fit this version's files
@@ -114,8 +114,17 @@ def check_ids(conn: db.Connection) -> Iterator[Check]:
         yield ok("ids", f"less than {IDS_LOW:.0%} of each table's are used")
 
 
-def check_schema(conn: db.Connection, *, prunes_inbox: bool = False) -> Iterator[Check]:
-    """Check the ledger against the files, the catalog against our schema, and the privileges of the role."""
+def pruned_tables(settings: Settings) -> list[str]:
+    """Return the tables that housekeeping deletes from."""
+    retentions = {"twilio_webhook_inbox": settings.inbox_retention, "call_events": settings.events_retention}
+    return [table for table, retention in retentions.items() if retention is not None]
+
+
+def check_schema(conn: db.Connection, *, pruned: Collection[str] = ()) -> Iterator[Check]:
+    """Check the ledger against the files, the catalog against our schema, and the privileges of the role.
+
+    `pruned`: the tables that housekeeping deletes from.
+    """
     if lacking := _lacking(conn, "unreadable"):
         yield lacking
         return
@@ -138,26 +147,26 @@ def check_schema(conn: db.Connection, *, prunes_inbox: bool = False) -> Iterator
         yield fail("schema", detail, finding.hint, ExitCode.CONFIG)
     if not findings:
         yield ok("schema", "the ledger is as the files are, and tables, indexes and triggers as they make them")
-    yield _lacking(conn, "lacking_privileges", prunes_inbox=prunes_inbox) or ok(
+    yield _lacking(conn, "lacking_privileges", pruned=list(pruned)) or ok(
         "privileges", f"{conn.info.user} may read and write what a run does"
     )
 
 
-def _lacking(conn: db.Connection, query: str, **params: bool) -> Check | None:
+def _lacking(conn: db.Connection, query: str, **params: list[str]) -> Check | None:
     """Return a line about the privileges that the role lacks; None if it lacks none."""
     with db.translated():
         lacking = [what for (what,) in conn.execute(_QUERIES[query], params)]
     if not lacking:
         return None
     detail = f"{conn.info.user} lacks {', '.join(lacking)}"
-    prunes = "DELETE on twilio_webhook_inbox" in lacking
-    hint = f"as the owner of messages: {_grant(conn.info.user, prunes_inbox=prunes)}"
+    pruned = [table for table in params.get("pruned", ()) if f"DELETE on {table}" in lacking]
+    hint = f"as the owner of messages: {_grant(conn.info.user, pruned=pruned)}"
     return fail("privileges", detail, hint, ExitCode.REFUSED)
 
 
-def _grant(role: str, *, prunes_inbox: bool) -> str:
-    """The command that runs deploy/grants.sql for `role`; to delete from the inbox is a comment there."""
-    edits = ["s/^-- GRANT DELETE/GRANT DELETE/"] if prunes_inbox else []
+def _grant(role: str, *, pruned: Collection[str] = ()) -> str:
+    """The command that runs deploy/grants.sql for `role`; there the grant to delete from a table is a comment."""
+    edits = [f"s/^-- GRANT DELETE ON {table} /GRANT DELETE ON {table} /" for table in pruned]
     if role != "reconciler":
         quoted = role if re.fullmatch("[a-z_][a-z0-9_]*", role) else '"{}"'.format(role.replace('"', '""'))
         edits.append(f"s/TO reconciler/TO {quoted}/")

@@ -58,7 +58,7 @@ EXTRA = {
     "expected": "{}", "explain": False, "functions": ["x"], "held": 1,
     "imported_before": "2026-01-01", "indexes": ["x"], "of_tables": ["messages"], "is_complete": True,
     "job": "hot", "kind": "hot", "listed": 1,
-    "name": "reconciler.thaw", "names": ["x"], "payloads": ["{}"], "prefix": "x", "prunes_inbox": True, "reason": "x",
+    "name": "reconciler.thaw", "names": ["x"], "payloads": ["{}"], "prefix": "x", "pruned": ["messages"], "reason": "x",
     "reasons": ["x"], "record": "{}", "recording_sids": ["RE"], "said_ats": [datetime.now(UTC)], "table": "messages",
     "tables": ["messages"], "value": "on", "verified_at": datetime.now(UTC), "word": "{}", "version": 1,
     "checksum": "x", "applied_at": datetime.now(UTC), "duration": "1s", "id": 1,

@@ -137,9 +137,12 @@ class World:
         with Store(self.database_url) as store:
             return freeze(make_context("freeze", store, options=options, **self._common()))
 
-    def keep_house(self, retention: timedelta | None = None, *, batch: int = 1000) -> Counts:
-        """One run of the housekeeping."""
-        options, settings = Options(batch_size=batch), {"inbox_retention": retention}
+    def keep_house(
+        self, retention: timedelta | None = None, *, events: timedelta | None = None, batch: int = 1000
+    ) -> Counts:
+        """One run of the housekeeping, with a retention of webhooks and one of events."""
+        options = Options(batch_size=batch)
+        settings = {"inbox_retention": retention, "events_retention": events}
         with Store(self.database_url) as store:
             return keep_house(make_context("housekeeping", store, options=options, settings=settings, **self._common()))
 

@@ -68,6 +68,7 @@ def test_the_environment_is_an_argument(monkeypatch):
     [
         ("RECONCILER_HOT_INTERVAL", "90s", "hot_interval", timedelta(seconds=90)),
         ("RECONCILER_INBOX_RETENTION", "2w", "inbox_retention", timedelta(weeks=2)),
+        ("RECONCILER_EVENTS_RETENTION", "5w", "events_retention", timedelta(days=35)),
         ("RECONCILER_INBOX_GRACE", "0s", "inbox_grace", timedelta(0)),
         ("RECONCILER_MAX_CONCURRENCY", "100", "max_concurrency", 100),
         ("RECONCILER_ACCOUNTS", "all", "accounts", ("all",)),

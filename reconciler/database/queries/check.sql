@@ -39,9 +39,10 @@ FROM (
 ) AS needed (name, privilege)
 WHERE NOT pg_catalog.has_table_privilege(name, privilege)
 UNION ALL
--- Rows are deleted only if a retention is set.
-SELECT 'DELETE on twilio_webhook_inbox'
-WHERE %(prunes_inbox)s AND NOT pg_catalog.has_table_privilege('twilio_webhook_inbox'::text, 'DELETE'::text)
+-- Rows of these tables are deleted only if a retention is set.
+SELECT 'DELETE on '::text || name
+FROM pg_catalog.unnest(%(pruned)s::text[]) AS p (name)
+WHERE NOT pg_catalog.has_table_privilege(name, 'DELETE'::text)
 UNION ALL
 -- In these tables the program changes only some columns.
 SELECT 'UPDATE on '::text || name || ' ('::text || pg_catalog.string_agg(column_name, ', '::text) || ')'::text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -21,10 +22,13 @@ from tests.harness.present import present
 ROOT = Path(__file__).parents[3]
 
 
-def look(url: str, *, prunes_inbox: bool = False) -> list[Check]:
+BOTH = ["twilio_webhook_inbox", "call_events"]  # the tables that a retention may delete from
+
+
+def look(url: str, *, pruned: Sequence[str] = ()) -> list[Check]:
     """The part of the check that asks the catalog."""
     with db.connect(url, purpose="check") as conn:
-        return list(check_schema(conn, prunes_inbox=prunes_inbox))
+        return list(check_schema(conn, pruned=pruned))
 
 
 def test_a_role_that_may_only_read_is_named_with_what_it_lacks(server_url, database_url):
@@ -45,27 +49,31 @@ def test_a_role_that_may_only_read_is_named_with_what_it_lacks(server_url, datab
 
 def test_the_owner_lacks_nothing(database_url):
     """The role that migrated may run all jobs, and prune."""
-    assert {check.severity for check in look(database_url, prunes_inbox=True)} == {Severity.OK}
+    assert {check.severity for check in look(database_url, pruned=BOTH)} == {Severity.OK}
 
 
 def test_to_delete_is_asked_for_only_where_a_retention_is_set(database_url):
-    """Everything but DELETE on the inbox: enough to run, and named where webhooks are to go."""
+    """Everything but DELETE on two tables: enough to run, and named where their rows are to go."""
     name = f"runner_{secrets.token_hex(4)}"
     role = sql.Identifier(name)
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
         admin.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA public TO {}").format(role))
         admin.execute(sql.SQL("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {}").format(role))
-        admin.execute(sql.SQL("REVOKE DELETE ON twilio_webhook_inbox FROM {}").format(role))
+        admin.execute(sql.SQL("REVOKE DELETE ON twilio_webhook_inbox, call_events FROM {}").format(role))
         try:
             url = make_conninfo(database_url, user=name)
             assert {check.severity for check in look(url)} == {Severity.OK}
-            found = {check.name: check for check in look(url, prunes_inbox=True)}
+            found = {table: look(url, pruned=[table])[-1] for table in BOTH}
         finally:
             admin.execute(sql.SQL("DROP OWNED BY {}").format(role))
             admin.execute(sql.SQL("DROP ROLE {}").format(role))
-    assert found["privileges"].severity is Severity.FAIL
-    assert found["privileges"].detail == f"{name} lacks DELETE on twilio_webhook_inbox"
+    assert {check.severity for check in found.values()} == {Severity.FAIL}
+    assert {table: check.detail for table, check in found.items()} == {t: f"{name} lacks DELETE on {t}" for t in BOTH}
+    for table, other in (BOTH, BOTH[::-1]):  # the hint grants no more than what was asked for
+        hint = str(found[table].hint)
+        assert f"GRANT DELETE ON {table}" in hint
+        assert other not in hint
 
 
 @pytest.mark.parametrize("url", ["a=b", "postgresql://host/db?sslmode", "dbname=x password='secret"])
@@ -81,23 +89,23 @@ def test_the_command_of_the_hint_grants_what_is_lacking(database_url, psql_binar
     url = make_conninfo(database_url, user=stranger)
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute(sql.SQL("GRANT SELECT ON reconciler_migrations TO {}").format(sql.Identifier(stranger)))
-    (lacking,) = [check for check in look(url, prunes_inbox=True) if check.name == "privileges"]
+    (lacking,) = [check for check in look(url, pruned=BOTH) if check.name == "privileges"]
     assert lacking.severity is Severity.FAIL
     assert lacking.exit_code == ExitCode.REFUSED
     type_in(lacking.hint, database_url, psql_binary)
-    assert {check.severity for check in look(url, prunes_inbox=True)} == {Severity.OK}
+    assert {check.severity for check in look(url, pruned=BOTH)} == {Severity.OK}
 
 
 def test_the_command_of_the_hint_suits_the_role_of_the_file(psql_binary, database_url):
     """The role `reconciler` needs no other name; DELETE is a comment in the file, and the hint makes it none."""
-    assert _grant("reconciler", prunes_inbox=False) == 'psql "$DATABASE_URL" < deploy/grants.sql'
+    assert _grant("reconciler") == 'psql "$DATABASE_URL" < deploy/grants.sql'
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute("DROP ROLE IF EXISTS reconciler")
         admin.execute("CREATE ROLE reconciler LOGIN")
         try:
-            type_in(_grant("reconciler", prunes_inbox=True), database_url, psql_binary)
+            type_in(_grant("reconciler", pruned=BOTH), database_url, psql_binary)
             url = make_conninfo(database_url, user="reconciler")
-            assert {check.severity for check in look(url, prunes_inbox=True)} == {Severity.OK}
+            assert {check.severity for check in look(url, pruned=BOTH)} == {Severity.OK}
         finally:
             admin.execute("DROP OWNED BY reconciler")
             admin.execute("DROP ROLE reconciler")

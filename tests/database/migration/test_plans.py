@@ -83,7 +83,7 @@ def test_large_tables_are_read_by_their_indexes(conn: Connection) -> None:
     assert findings == []
     used = {plan.statement: plan.uses for plan in plans}
     assert used["messages.open_calls"] == ["messages_open"]
-    assert used["messages.unfrozen_calls"] == ["messages_unfrozen"]
+    assert used["messages.unfrozen_calls"] == ["messages_unfrozen_account"]
     assert used["messages.count_calls"] == ["messages_account_time"]
     assert {plan.statement: plan.rows for plan in plans}["messages.open_calls"] == 10
 
@@ -145,7 +145,8 @@ def test_what_the_role_may_not_do_is_not_asked(database_url: str, connect: Conne
     plans, findings = explain(connect(make_conninfo(database_url, user=stranger)))
     assert findings == []
     assert [plan.statement for plan in plans if plan.note] == [
-        "housekeeping.prune_inbox", "webhook_evidence.forget_alerts", "webhook_evidence.forget_faults"
+        "housekeeping.prune_inbox", "housekeeping.prune_events", "webhook_evidence.forget_alerts",
+        "webhook_evidence.forget_faults",
     ]  # fmt: skip
 
 
