@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
 
-from reconciler.database.connection import APPLICATION_NAME, Connection
+from psycopg.types.json import Jsonb
+
+from reconciler.database.connection import APPLICATION_NAME, Connection, load_queries
 
 
 def try_advisory_lock(conn: Connection, name: str) -> int | None:
@@ -51,4 +55,11 @@ def release_advisory_lock(conn: Connection, name: str) -> None:
     )
 
 
+def save_leaders_note(conn: Connection, note: Mapping[str, Any], *, now: datetime) -> None:
+    """Save the note of the session that holds `LOCK`, where `reconcile status` reads it."""
+    params = {"lock": LOCK, "note": Jsonb({**note, "backend": conn.info.backend_pid}), "now": now}
+    conn.execute(_queries["save_leaders_note"], params)
+
+
 LOCK: Final = "daemon"
+_queries = load_queries("sync_state")

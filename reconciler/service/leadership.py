@@ -15,8 +15,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from psycopg.types.json import Jsonb
-
 from reconciler.database import connection as db
 from reconciler.database import locks
 from reconciler.database.locks import LOCK
@@ -25,8 +23,6 @@ from reconciler.errors import ReconcilerError
 SILENCE: Final = timedelta(seconds=15)
 _LEADER_ASKED_EVERY: Final = 5.0  # seconds
 _LONGEST_HOST: Final = 30  # characters; PostgreSQL cuts an application_name off after 63 bytes
-
-_queries = db.load_queries("sync_state")
 
 
 def host_name() -> str:
@@ -88,13 +84,8 @@ class Leadership:
         """
         if self._conn is None or note == self._saved_note:
             return
-        params = {
-            "job": LOCK,
-            "word": Jsonb({**note, "backend": self._conn.info.backend_pid}),
-            "now": datetime.now(UTC),
-        }
         with suppress(ReconcilerError), db.translated():
-            self._conn.execute(_queries["keep_leaders_word"], params)
+            locks.save_leaders_note(self._conn, note, now=datetime.now(UTC))
             self._saved_note = note
 
     def resign(self) -> None:

@@ -226,7 +226,7 @@ def _standbys(conn: db.Connection, leader: Daemon | None) -> list[Daemon]:
 
 def _word_of(conn: db.Connection, leader: Daemon | None) -> tuple[Waiting | None, dict[str, datetime]]:
     """Return the leader's note in `sync_state`; nothing if an earlier leader wrote it."""
-    row = conn.execute(_queries["leaders_word"], {"job": LOCK}).fetchone()
+    row = conn.execute(_queries["leaders_note"], {"job": LOCK}).fetchone()
     word: dict[str, Any] = row[0] if row else {}
     if leader is None or word.get("backend") != leader.pid:
         return None, {}

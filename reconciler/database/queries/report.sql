@@ -12,7 +12,7 @@ WHERE job_name <> 'daemon' AND NOT pg_catalog.starts_with(job_name, 'account:')
     AND NOT (last_success_at IS NULL AND last_error_at IS NULL AND job_name = 'backfill')
 ORDER BY job_name
 
--- name: leaders_word
+-- name: leaders_note
 SELECT cursor FROM sync_state WHERE job_name = %(job)s
 
 -- name: daemons

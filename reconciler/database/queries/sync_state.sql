@@ -62,9 +62,9 @@ ON CONFLICT (job_name) DO NOTHING
 -- Since when which account is looked after.
 SELECT pg_catalog.split_part(job_name, ':', 2), cursor FROM sync_state WHERE pg_catalog.split_part(job_name, ':', 1) = 'account'
 
--- name: keep_leaders_word
+-- name: save_leaders_note
 -- Save the leader's note: the outage it waits out, and when its jobs run next. The note is valid only while the server
 -- process `backend` holds the leader's lock.
 INSERT INTO sync_state (job_name, cursor, updated_at)
-VALUES (%(job)s, %(word)s, %(now)s)
+VALUES (%(lock)s, %(note)s, %(now)s)
 ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCLUDED.updated_at
