@@ -1,4 +1,4 @@
-"""The exceptions of reconciler, grouped by what the caller does next, and their exit codes.
+"""The exceptions of reconciler, grouped by the caller's next step, and their exit codes.
 
     ReconcilerError
     ├── ConfigError          78  names the setting and the rule it breaks

@@ -23,7 +23,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def no_secret_of_another_test() -> None:
-    """Begin without secrets: one that an earlier test made known would be removed from what this test prints."""
+    """Begin without secrets: a secret that an earlier test made known would be removed from this test's output."""
     masking.secrets.clear()
 
 

@@ -260,7 +260,7 @@ def _gaps(hours: Sequence[GapsOfHour], now: datetime) -> Markup:
 
 
 def _why(why: Why | None) -> Markup | None:
-    """The causes of what webhooks lost, most frequent first, each with the next step."""
+    """The causes of lost webhooks, most frequent first, each with the next step."""
     if why is None or not why.causes:
         return None
     rows: list[Content] = [

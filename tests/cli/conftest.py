@@ -37,7 +37,7 @@ def temporary() -> Iterator[Path]:
 
 @pytest.fixture
 def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What `reconcile ARGS` prints, run in this process."""
+    """Runs `reconcile ARGS` in this process, and returns its output."""
 
     def run(*words: str) -> str:
         assert main(words) == 0

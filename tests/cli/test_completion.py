@@ -85,7 +85,7 @@ def test_bash_completes(printed, typed, offered):
     ],
 )
 def test_fish_completes(printed, tmp_path, line, offered):
-    """The same, with what each word means; files are offered only where one is to be named."""
+    """The same, with the meaning of each word. Files are offered only where one is to be named."""
     _install(tmp_path, printed("completion", "fish"), ".config/fish/completions/reconcile.fish")
     (tmp_path / "page.html").touch()
     done = subprocess.run(

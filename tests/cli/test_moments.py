@@ -1,4 +1,4 @@
-"""Moments that a person types: what they mean depends on the time at which the command starts."""
+"""Moments that a person types are read at the time at which the command starts."""
 
 from __future__ import annotations
 

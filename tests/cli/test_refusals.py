@@ -224,7 +224,7 @@ def test_a_bug(cli, shared_database_url):
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 @pytest.mark.parametrize("args", [("status",), ("check",), ("once", "hot"), ()])
 def test_a_terminal_that_is_not_utf8(cli, encoding, args):
-    """The same, with a replacement for what it cannot show; no bug."""
+    """Prints the same, with a replacement for characters that the terminal cannot show."""
     done = cli.run(*args, DATABASE_URL="postgresql://me@127.0.0.1:1/c\u00f6lls", PYTHONIOENCODING=encoding)
     assert done.code in (0, 69)
     assert "UnicodeEncodeError" not in done.err

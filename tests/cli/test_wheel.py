@@ -44,7 +44,7 @@ def test_every_file_is_packed(wheel):
 
 
 def test_it_works_out_of_the_wheel(wheel, command, tmp_path, empty_database_url):
-    """Nothing of the checkout is read: the schema is made by what was packed."""
+    """The files in the wheel make the schema; nothing of the checkout is read."""
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(tmp_path / "installed")
     script = (

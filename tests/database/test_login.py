@@ -1,4 +1,4 @@
-"""Connections that fail: sorted by SQLSTATE, whatever the server's language; no part of a password is said."""
+"""Connections that fail are sorted by SQLSTATE, in any language of the server. No part of a password is shown."""
 
 from __future__ import annotations
 

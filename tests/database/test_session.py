@@ -1,4 +1,4 @@
-"""The settings of every session of ours, whatever the defaults of role, database and server."""
+"""Every session of ours has its settings, under any defaults of role, database and server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def set_for_all(conn: Connection, setting: str, value: str) -> None:
 def test_only_the_schemas_of_the_tables_are_searched(
     preferred: str, pinned: str, empty_database_url: str, connect: Connect
 ) -> None:
-    """PostgreSQL's own functions and operators come first, temporary tables last, whatever the role prefers."""
+    """PostgreSQL's own functions and operators come first and temporary tables last, under any search_path."""
     set_for_all(connect(empty_database_url), "search_path", preferred)
     assert connect(empty_database_url).execute("SHOW search_path").fetchone() == (pinned,)
 

@@ -49,7 +49,7 @@ def installed(tmp_path):
 
 
 def analyze(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """What `systemd-analyze` says."""
+    """The output of `systemd-analyze`."""
     return subprocess.run(
         ["systemd-analyze", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60, check=False
     )

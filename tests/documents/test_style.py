@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says of code and can be counted: sizes, and how tests reach into the code."""
+"""The rules of CONTRIBUTING.md that can be counted: sizes, and how tests reach into the code."""
 
 from __future__ import annotations
 

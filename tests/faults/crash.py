@@ -1,9 +1,14 @@
 """Deaths at every boundary: `python -m tests.faults.crash --every 1`, and at any moment: `--random 200`.
 
-A real process, killed by SIGKILL: before a statement reaches PostgreSQL, while the server is at work on it, when a
-COMMIT was answered and the process has not heard of it, and when an answer of Twilio is under way (proxy.py counts the
-statements, the simulated Twilio the requests; nothing in the program knows of this). The same command is started again
-until it comes to its end, and rows, events, inbox, cursors and proofs must be those of an undisturbed run.
+SIGKILL ends a real process at one of these moments:
+- before a statement reaches PostgreSQL;
+- while the server is at work on it;
+- when the server has answered a COMMIT and the process has not heard of it;
+- while an answer of Twilio is under way.
+
+proxy.py counts the statements, and the simulated Twilio the requests; the program itself has no code for this. The same
+command is started again until it succeeds. Rows, events, inbox, cursors and proofs must then be those of an undisturbed
+run.
 Uses the server named by TEST_DATABASE_URL, or an embedded one.
 """
 
@@ -102,7 +107,7 @@ class Account:
     @classmethod
     @contextmanager
     def behind(cls, server_url: str, migrated: str) -> Iterator[Account]:
-        """Open it. Whatever is asked in the next hour, Twilio says the same."""
+        """Open it. During the next hour Twilio answers a question always alike."""
         account = SimulatedAccount(ACCOUNT, TOKEN, seed=5)
         now = datetime.now(UTC).replace(microsecond=0)
         _make_calls(account, now)
@@ -286,8 +291,12 @@ def _make_calls(account: SimulatedAccount, now: datetime) -> None:
 
 
 def _make_rows(url: str, account: SimulatedAccount, now: datetime) -> None:
-    """A third of the calls is unknown, a third as REST or the Viewer saw it half a minute after it was made; webhooks
-    that nobody worked off, one that cannot be read; a call that Twilio has no more."""
+    """Fill the database.
+
+    - A third of the calls is unknown. Another third is as REST or the Viewer saw it half a minute after its creation.
+    - The inbox holds webhooks that nobody has worked off, and one that cannot be read.
+    - Twilio does not have one of the calls any more.
+    """
     forgotten = account.call(now - timedelta(hours=3), rings_for=4, talks_for=None)
     calls = account.calls_at(now)
     with Store(url, rules=Rules()) as store:

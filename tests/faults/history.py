@@ -1,9 +1,13 @@
 """Histories of an account, drawn by chance: `python -m tests.faults.history [--histories 10000] [--seed 0]`.
 
-A history is lives of calls, what the road does to their webhooks, and steps: time passes, a job runs, is stopped or
-dies between two of its commits, another job runs or the Viewer writes while it is at work, Twilio corrects or deletes
-a call. It is data: the same history ends the same way, and one that breaks a promise is made smaller until nothing can
-be left out. Seeds that failed are kept in seeds.txt, which the tests try again. What is promised: promises.py.
+A history consists of the lives of calls, the fate of their webhooks on the road, and steps. In a step
+- time passes;
+- a job runs to its end, is stopped, or dies between two of its commits;
+- another job runs, or the Viewer writes, while a job is at work;
+- Twilio corrects or deletes a call.
+
+A history is data: played again, it ends the same way. One that breaks a promise is made smaller until nothing can be
+left out. seeds.txt keeps the seeds that failed, and the tests try them again. promises.py has the promises.
 
 The clock is simulated and the pages are fetched in the thread that merges them; everything else is real.
 Uses the server named by TEST_DATABASE_URL, or an embedded one.
@@ -165,7 +169,7 @@ class Play:
         self.watch.check_settled()
 
     def do(self, step: Step) -> None:
-        """One step, and a look at what must hold after each."""
+        """Do one step, and check the promises that hold after each."""
         self._ground.ran[step.kind] += 1
         match step.kind:
             case "wait":
@@ -224,7 +228,7 @@ class Play:
             viewer.receive(self._conn, [Delivery(self.clock.now(), webhook)])
 
     def _work(self, step: Step) -> None:
-        """A run of a job; what is to happen during it happens after so many of its commits."""
+        """Run a job. The steps that happen meanwhile begin after a given number of its commits."""
         stop, commits = threading.Event(), 0
 
         def on_progress() -> None:

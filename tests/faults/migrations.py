@@ -1,9 +1,9 @@
 """Migrations killed at every statement: `python -m tests.faults.migrations [--every 1]` tries all of them (minutes).
 
-A real process, killed by SIGKILL: between it and the server stands a proxy that understands where PostgreSQL's protocol
-ends a statement, counts them, and kills the process before the n-th one reaches the server or right behind it, while
-the server is at work on it. Nothing in the program knows of this. Afterwards another process migrates to the end, and
-catalog, ledger and rows must be those of an undisturbed run.
+Between a real process and the server stands a proxy that counts statements. It kills the process (SIGKILL) before the
+n-th statement reaches the server, or right behind it, while the server is at work on it. The program itself has no code
+for this. Afterwards another process migrates to the end. Catalog, ledger and rows must then be those of an undisturbed
+run.
 Uses the server named by TEST_DATABASE_URL, or an embedded one.
 """
 

@@ -1,8 +1,9 @@
 """Backfills over a bad network: `python -m tests.faults.network [--runs 200] [--first 0]` tries many seeds.
 
-Everything at once, drawn from a seed: a fifth of the answers 429 and a ceiling on concurrency beside it, 5xx in JSON
-and in HTML, resets, bodies cut short, hanging answers, ignored filters, page tokens that died, a burst of 401, our
-clock jumping about, a missing Date. Twice: calls that live during the first backfill are over before the second.
+A seed draws faults that come together: a fifth of the answers is 429, and concurrency has a ceiling. Other answers are
+5xx in JSON or HTML, hang, are cut short, or end in a reset. Filters are ignored, page tokens die, and a burst of 401
+comes. Our clock jumps, and some answers have no Date. Each seed has two backfills: calls that are open during the first
+have ended before the second.
 Uses the server named by TEST_DATABASE_URL, or an embedded one.
 """
 
@@ -102,7 +103,7 @@ class _WatchedPacer(Pacer):
 
 
 class _WatchedTransport(Transport):
-    """A transport that notes what it sends under which limit, and has no patience with what hangs."""
+    """A transport that notes each request and the limit at that moment. It waits for no answer that hangs."""
 
     def __init__(self, twilio: SimulatedTwilio, sent: _Sent) -> None:
         super().__init__(twilio.base_url, connections=CONCURRENCY, read_timeout=HANGING_FOR)

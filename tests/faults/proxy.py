@@ -1,8 +1,11 @@
-"""A proxy before PostgreSQL that counts what it is asked, and kills the process that asks at one of these moments.
+"""A proxy before PostgreSQL that counts statements, and kills the process that sends them at a chosen one.
 
-It understands where PostgreSQL's protocol ends a statement (a Query, a Sync, a CopyDone), so a kill falls exactly
-before the n-th of them reaches the server, right behind it while the server is at work on it, or when it was answered
-and the process has not heard of it yet. Nothing in the program knows of this.
+PostgreSQL's protocol ends a statement with Query, Sync or CopyDone. The kill comes at one of these moments:
+- before the n-th statement reaches the server;
+- right behind it, while the server is at work on it;
+- when the server has answered it and the process has not heard of it yet.
+
+The program itself has no code for this.
 """
 
 from __future__ import annotations
@@ -70,7 +73,7 @@ class Proxy:
             thread.join(PATIENCE)
 
     def kill(self) -> None:
-        """Kill the victim; whoever started it waits for its end."""
+        """Kill the victim. The process that started it waits for its end."""
         assert self.victim_known.wait(PATIENCE)
         assert self.victim is not None
         assert self.victim.pid is not None

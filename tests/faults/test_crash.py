@@ -21,8 +21,10 @@ def account(server_url: str, template: str) -> Iterator[Account]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_whoever_dies_goes_on_to_the_same_end(account, command):
-    """Before a statement, behind one, when a COMMIT was answered, while Twilio answers: rows, events, inbox, cursors
-    and proofs are those of an undisturbed run, and of a backfill at most one page is read again."""
+    """At each kind of moment (crash.py) rows, events, inbox, cursors and proofs end as those of an undisturbed run.
+
+    A backfill reads at most one page again.
+    """
     problems = []
     for moment, deaths in DEATHS.items():
         boundaries = [b for b in account.boundaries if (b.command, b.moment) == (command, moment)]

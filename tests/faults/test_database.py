@@ -1,4 +1,4 @@
-"""A bad database: whatever PostgreSQL and the way to it do, rows and events end as if nothing had been.
+"""A bad database: rows and events end as they would have without its faults and those of the way to it.
 
 One server of these tests' own is crashed, locked, filled up and followed by a standby. Jobs run as the schedule runs
 them, each again until it succeeds, and one `reconcile run` lives through all of it.
@@ -241,8 +241,8 @@ def test_connections_that_are_cut(url, twilio, undisturbed, moment, at, often):
 def test_a_server_that_crashes(server, url, twilio, undisturbed, durable):
     """Stopped the immediate way in the middle of a page and started again, three times; work goes on by itself.
 
-    Without synchronous_commit the server forgets what it has confirmed, as a standby may that takes over: the cursor is
-    found behind where it was left, the run ends, and the next one goes on from there.
+    Without synchronous_commit the server forgets commits that it has confirmed. So may a standby that takes over. The
+    run then finds its cursor behind the place where it left it, and ends. The next run goes on from there.
     """
     server.on(f"ALTER DATABASE {{}} SET synchronous_commit = {durable}", str(conninfo_to_dict(url)["dbname"]))
     work = Work(twilio, url)
@@ -519,8 +519,10 @@ def environment(twilio: SimulatedTwilio, home: Path) -> dict[str, str]:
 
 
 def test_the_daemon_lives_through_all_of_it(server, url, tmp_path):
-    """Sessions ended, a crash, no writes, no connections, a new password told by SIGHUP: no restart of ours, and a call
-    made during each is a row within ten seconds of its end."""
+    """Sessions end, the server crashes, takes no writes or no connections, and the password changes with a SIGHUP.
+
+    The daemon does not restart, and a call made during each of these is a row within ten seconds of its end.
+    """
     server.on(f"DROP ROLE IF EXISTS {GUARDED}")
     server.on(f"CREATE ROLE {GUARDED} SUPERUSER LOGIN PASSWORD 'old'")
     secret = tmp_path / "url"

@@ -1,5 +1,7 @@
-"""Whatever Twilio, or a stranger, puts into a record or a form: an observation that lands, nothing to keep, or a dead
-letter with its reason. Nothing is lost on the way into a real PostgreSQL, and nothing refused there.
+"""Any record of Twilio's, and any form of a stranger's, becomes one of three things.
+
+It is an observation that lands, holds nothing to keep, or becomes a dead letter with its reason. Nothing is lost on the
+way into a real PostgreSQL, and PostgreSQL refuses nothing.
 
 Bodies are made as text and not by a JSON encoder, so that keys may repeat and bytes be no UTF-8.
 """

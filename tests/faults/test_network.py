@@ -32,16 +32,20 @@ def undisturbed(server_url: str, template: str) -> int:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_nothing_is_lost_or_doubled_on_a_bad_network(seed, undisturbed, database_url):
-    """Field by field as Twilio says, each event once, a tenth more requests at most beside those that failed, and never
-    more at once than the pacer allowed."""
+    """Every field is as Twilio says, and each event is there once.
+
+    Besides the failed requests there are at most a tenth more, and never more at once than the pacer allowed.
+    """
     outcome = try_seed(seed, database_url, undisturbed=undisturbed)
     assert outcome.problems == []
     assert len(outcome.faults) > 5
 
 
 def test_the_pages_of_an_ignored_filter_are_left_again(database_url, undisturbed):
-    """A filter ignored once, in an answer that could pass for one: its next pages are those of the whole log, where no
-    repeat helps and no later run either. The day is begun anew."""
+    """Twilio ignores a filter once, in an answer that looks right, so the next pages are those of the whole log.
+
+    No repeat and no later run could mend that: the day is begun anew.
+    """
     outcome = try_seed(None, database_url, planned=ignored_once)
     assert outcome.problems == []
     assert outcome.faults == {"ignored filter": outcome.runs}

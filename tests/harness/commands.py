@@ -40,7 +40,7 @@ class Command:
         return process
 
     def run(self, *args: str, argv: tuple[str, ...] = (), **env: str) -> Done:
-        """Run it to its end; whatever it says holds no secret, no phone number and no traceback."""
+        """Run it to its end, and check that its output holds no secret, no phone number and no traceback."""
         process = self.start(*args, argv=argv, **env)
         return self.wait(process)
 
@@ -91,7 +91,7 @@ class Command:
         return process.wait(PATIENCE), b"".join(written).decode().replace("\r\n", "\n")
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        """PATH, HOME, what all commands of this test share, and `env`; an empty value takes a name away."""
+        """PATH, HOME, the variables that all commands of this test share, and `env`. An empty value removes a name."""
         made = {"PATH": os.defpath, "HOME": str(self.home), **coverage_environment(), **self.env, **env}
         return {name: value for name, value in made.items() if value}
 

@@ -1,4 +1,4 @@
-"""How a command ended and what it said."""
+"""The exit code and the output of a command that has ended."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def records_of(account: SimulatedAccount, now: datetime) -> list[Mapping[str, An
 
 
 def expected_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What `messages` must hold of a record."""
+    """The values that `messages` must hold for a record."""
 
     def time(value: str | None) -> datetime | None:
         return parsedate_to_datetime(value).astimezone(UTC) if value else None

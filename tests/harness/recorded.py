@@ -1,4 +1,4 @@
-"""What Twilio really sent, from `tests/data`, with every number and name replaced."""
+"""Answers and webhooks that Twilio really sent, from `tests/data`, with every number and name replaced."""
 
 from __future__ import annotations
 

@@ -381,7 +381,7 @@ def test_a_weekly_sweep_reads_35_days(world):
 
 
 def test_a_cursor_in_the_future_is_begun_anew(world):
-    """A clock that was ahead wrote it: what it says of the past is not to be believed, so the next sweep is deep."""
+    """A clock that was ahead wrote the cursor. Its account of the past proves nothing, so the next sweep is deep."""
     world.cold(deep=True)
     world.clock.set(NOW - timedelta(days=1))
     assert world.cold(deep=None).days_verified == 35

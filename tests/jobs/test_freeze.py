@@ -1,4 +1,4 @@
-"""The freeze job: what waited long enough is frozen, by the database alone; what is stuck is named once."""
+"""The freeze job freezes calls that have waited long enough, without Twilio, and names each stuck call once."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_of_many_stuck_calls_each_is_named_in_the_end(world, put, monkeypatch):
 
 
 def test_the_gauges_count_what_is_open_stuck_and_unfrozen(world, put):
-    """After the run, without a scan of what is settled."""
+    """Counts stuck calls after the run, without a scan of settled ones."""
     put(1, began=NOW - 25 * HOUR)
     put(2, began=NOW - HOUR)
     put(3, ended=NOW - HOUR)
@@ -239,7 +239,7 @@ def test_the_gauges_count_what_is_open_stuck_and_unfrozen(world, put):
 
 
 def test_what_is_frozen_already_costs_nothing(conn):
-    """Of 20,000 frozen rows the statement reads none: it goes by the indexes of what is not."""
+    """The statement reads none of 20,000 frozen rows: it uses the indexes of rows that are not frozen."""
     conn.execute(
         "INSERT INTO messages (twilio_sid, direction, status, from_number, to_number, is_final, finalized_at,"
         " sync_state, observed_via) SELECT 'CA' || lpad(to_hex(n), 32, '0'), 'inbound', 'completed', '', '', true,"

@@ -1,4 +1,4 @@
-"""hot: what the webhooks missed shows up, what ended is final, and it costs no more requests than it must."""
+"""hot brings calls that webhooks missed and the ends of calls, with no more requests than needed."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_many_that_ended_in_an_outage_are_listed_by_day(world):
 
 
 def test_rows_that_the_viewer_wrote_are_looked_after(world):
-    """They name no account; what Twilio says of them fills it in. SIDs of its own making are never asked for."""
+    """These rows name no account; Twilio's record fills it in. SIDs of its own making are never asked for."""
     call = world.account.call(NOW - 3 * HOUR, talks_for=HOUR.seconds)
     world.write_as_viewer(call.sid, "in-progress", created_at=NOW - 3 * HOUR)
     world.write_as_viewer("CA-test-1", "ringing")
@@ -337,7 +337,7 @@ def test_six_hours_are_listed(world):
 
 @pytest.mark.parametrize("commits", [1, 2, 3])
 def test_a_listing_that_was_stopped_is_gone_on_with(world, commits):
-    """It ends between two pages; the next run asks for the pages that are left, and then for what is new since."""
+    """The run ends between two pages. The next one asks for the pages that are left, and then for newer calls."""
     world.hot()
     world.account.generate(3_500, NOW, NOW + 6 * HOUR)
     world.stop_after_commits(commits)
@@ -358,7 +358,7 @@ def test_a_listing_that_was_stopped_is_gone_on_with(world, commits):
 
 @pytest.mark.parametrize("killed_at", [1, 2, 3, 4])
 def test_a_listing_that_was_killed_reads_no_page_again_but_the_one_in_hand(world, killed_at, kill_at):
-    """Killed as a page commits: what was committed is not asked for again, the page in hand is."""
+    """A run that is killed as a page commits asks for that page again, and for no committed one."""
     world.hot()
     world.account.generate(3_500, NOW, NOW + 6 * HOUR)
     world.clock.advance(6 * HOUR)
@@ -537,7 +537,7 @@ def test_whatever_is_contested_about_twilio(world, contested, downtime):
 
 
 def test_an_ignored_filter_keeps_nobody_from_seeing_what_is_new(world, quick_retries):
-    """The whole log instead of the living: what is new needs no filter, and the run says what it could not do."""
+    """Twilio sends the whole log instead of the open calls. New calls need no filter, and the run reports the rest."""
     talking(world, 80, since=NOW - 3 * HOUR, until=NOW - 2 * HOUR)
     world.account.generate(400, NOW - 5 * DAY, NOW - 4 * DAY)
     crowd(world)
@@ -618,7 +618,7 @@ def test_a_cursor_that_another_process_moved_is_left_alone(world, conn):
 
 
 def test_a_listing_that_fails_ends_the_run_and_the_cursor_stays(world, quick_retries):
-    """503 for good: what was read stays, the error is told, the next run goes on."""
+    """Twilio answers 503 and never recovers. The pages read stay, the run fails, and the next one goes on."""
     world.hot()
     world.account.generate(2_500, NOW, NOW + 6 * HOUR)
     world.twilio.faults.when(lambda request: request.param("Page") == "2", Fault.server_error(503), times=10)

@@ -52,7 +52,7 @@ def test_a_first_import_lost_nothing(world):
 
 
 def test_a_row_that_was_behind_by_then_is_imported_too(world):
-    """The Viewer's own rows, whatever they lacked when the first run came."""
+    """The Viewer's own rows count as imported, with everything that they lacked at the first run."""
     call = world.account.call(NOW - 5 * HOUR, direction="inbound")
     world.conn.execute(
         "INSERT INTO messages (twilio_sid, account_sid, direction, status, from_number, to_number, start_time)"
@@ -109,7 +109,7 @@ def test_the_first_look_is_noted_once(world):
 
 
 def test_an_older_version_left_no_note(world):
-    """Where it worked for the account, it looked after it since its first event: what is lost then counts."""
+    """An older version looked after the account since its first event there: later losses count."""
     world.account.call(NOW - 5 * HOUR)
     world.hot()
     world.conn.execute("DELETE FROM sync_state WHERE job_name = %s", (f"account:{ACCOUNT}",))

@@ -1,7 +1,7 @@
 """A headless Chromium, driven over its DevTools pipe: a page's picture, its width, and its errors.
 
-The protocol is JSON with a NUL after each message, commands on descriptor 3 and answers on 4
-(https://chromedevtools.github.io/devtools-protocol/), so that no port and no library is needed.
+The protocol is JSON with a NUL after each message, commands on descriptor 3 and answers on 4.
+It needs no port and no library (https://chromedevtools.github.io/devtools-protocol/).
 """
 
 from __future__ import annotations

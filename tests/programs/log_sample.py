@@ -1,8 +1,8 @@
 """The hour of logs in deploy/logs: `python -m tests.programs.log_sample > deploy/logs/sample.jsonl`.
 
-The jobs run as the daemon runs them, against a simulated Twilio and a real PostgreSQL, and the log's time is that of
-the simulated clock. The hour has what an administrator looks for: gaps, a throttled minute, runs that failed, a
-webhook that cannot be read, drift, a stuck call, a day that is not complete.
+The jobs run as the daemon runs them, against a simulated Twilio and a real PostgreSQL. The log shows the time of the
+simulated clock. An administrator finds in the hour: gaps, a throttled minute, failed runs, a webhook that cannot be
+read, drift, a stuck call, and a day that is not complete.
 """
 
 from __future__ import annotations

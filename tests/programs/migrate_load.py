@@ -1,7 +1,7 @@
 """Migrate a big database of the field while a backend writes to it: `python -m tests.programs.migrate_load [ROWS]`.
 
-Fills `messages` with ROWS calls (1,000,000), lets a writer insert and update without a pause, migrates, and prints how
-long the migration took and the longest that the writer had to wait. Fails if that was a second or more.
+Fills `messages` with ROWS calls (1,000,000), lets a writer insert and update without a pause, and migrates. Prints how
+long the migration took, and the longest wait of the writer. Fails if that wait was a second or more.
 TEST_DATABASE_URL names the server; without it an embedded one runs, with fsync as in production.
 """
 

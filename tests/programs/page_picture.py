@@ -1,7 +1,7 @@
 """Make docs/status-page.png: `python -m tests.programs.page_picture [FILE]`, with Chromium installed (about a minute).
 
-What the page shows is what the jobs did: they ran on a simulated clock for two days beside a simulated Twilio with two
-accounts, whose webhooks were lost now and then, and for three hours altogether.
+The page shows the work of real jobs. They ran for two days of a simulated clock, beside a simulated Twilio with two
+accounts. Some webhooks were lost, and for three hours all of them.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ def assert_starved_until(daemon: Daemon, release: Callable[[], None]) -> None:
     eventually(lambda: not daemon.health().is_alive)
     assert daemon.health()[:3] == (False, False, "hot makes no progress")
     ticked_at = daemon._ticked_at
-    eventually(lambda: daemon._ticked_at > ticked_at)  # what looked before us may have fed it since
+    eventually(lambda: daemon._ticked_at > ticked_at)  # a check that began before ours may have fed it since
     fed, ticked_at = Alive.fed, daemon._ticked_at
     eventually(lambda: daemon._ticked_at > ticked_at + 0.5)  # the main thread turns all the while
     assert Alive.fed == fed

@@ -131,7 +131,7 @@ def test_fetch_of_an_unknown_call_is_20404(serve, account):
 
 
 def test_unknown_paths_and_methods(serve, account):
-    """404 for what is not there, 405 for what is no GET; the connection lives on."""
+    """404 for a path that does not exist, 405 for another method than GET; the connection stays open."""
     twilio, client = serve()
     assert client.get(f"/Accounts/{MAIN}/Messages.json").status_code == 404
     url = f"{twilio.base_url}/2010-04-01/Accounts/{MAIN}/Calls.json"

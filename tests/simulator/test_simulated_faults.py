@@ -264,7 +264,7 @@ def test_page_delay_takes_real_time(serve, account):
 
 
 def test_a_mistake_in_the_simulator_is_raised_when_it_stops(account, clock, monkeypatch):
-    """The client gets 500; the error comes back to whoever runs the simulator."""
+    """The client gets 500, and the error is raised again where the simulator was started."""
     monkeypatch.setattr(account, "calls_at", lambda *_, **__: 1 / 0)
     twilio = SimulatedTwilio([account], clock=clock).start()
     url = f"{twilio.base_url}/2010-04-01/Accounts/{account.sid}/Calls.json"

@@ -1,4 +1,4 @@
-"""The list of calls: order, envelope, paging, filters and the switches of what is contested."""
+"""The list of calls: order, envelope, paging, filters, and the switches for contested points."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def test_alerts_are_paged_by_absolute_urls_of_twilios_host(serve, account):
 
 
 def test_alerts_have_inclusive_bounds_and_are_kept_for_thirty_days(serve, account):
-    """Both bounds belong to the window; what is older, or not yet listed, is not there whatever one asks."""
+    """Both bounds belong to the window. No question brings older alerts, or alerts that are not yet listed."""
     for at in (NOON - 31 * DAY, NOON - HOUR, NOON - timedelta(seconds=29)):
         account.raise_alert(at, "11200", "https://x.example/")
     twilio, client = serve()

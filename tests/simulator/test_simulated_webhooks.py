@@ -112,7 +112,7 @@ def test_trunking_calls_send_nothing(account):
 
 
 def test_only_what_was_sent_within_the_range(account):
-    """Half-open in time: what is sent at `until` belongs to the next range."""
+    """Ranges are half-open: a webhook sent at `until` belongs to the next one."""
     account.generate(300, NOON - DAY, NOON)
     whole = sent(account)
     cut = NOON - DAY / 2
@@ -190,7 +190,7 @@ def test_the_viewer_stores_webhooks_once_and_works_them_off(conn, account):
 
 
 def test_the_viewer_keeps_its_hands_off_calls_that_are_over(conn, account):
-    """Well-behaved, it ignores a late ringing; what it inserts is what the webhook said."""
+    """A well-behaved worker ignores a late ringing, and inserts the values of the webhook."""
     call = account.call(NOON, to="client:bob")
     initiated, ringing, _, completed = sent(account, recorded=0)
     receive(conn, [Delivery(NOON, completed)])

@@ -1,4 +1,4 @@
-"""Facts worth a look: what the status page is tried with."""
+"""Facts that the status page is tried with."""
 
 from __future__ import annotations
 

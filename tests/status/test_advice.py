@@ -31,7 +31,7 @@ def advised(run):
 
 @pytest.fixture
 def ran(conn):
-    """A job that ran just now, with what else is to be said of it."""
+    """A job that ran just now, with other values where they are given."""
 
     def insert(job: str = "hot", *, error: str | None = None) -> None:
         now = datetime.now(UTC)

@@ -244,7 +244,7 @@ def test_thawed_after_drift(signed_in, held, account, conn, events, not_equal):
     ]
     assert [event["event"] for event in done.result["events"]][-2:] == ["call.thawed", "call.frozen"]
     assert {"call.thawed", "job.finished"} == {line["event"] for line in done.logs}
-    # Nothing is left to do, by whatever way.
+    # Neither a backfill nor a look at the call finds anything left to do.
     assert signed_in("--since", "1d").code == 0
     assert signed_in("call", held).code == 0
 

@@ -172,7 +172,7 @@ def test_a_ledger_of_a_newer_version(conn, database_url):
 
 
 def test_a_role_that_was_granted_nothing(conn, connect, database_url):
-    """A line of what it lacks; what the hint says gives it all of it."""
+    """One line names the lacking privileges, and the commands of the hint grant them all."""
     role = sql.Identifier(f"lacking_{conn.info.dbname}")
     conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
     try:
@@ -277,7 +277,7 @@ def test_a_refusal_is_known_by_its_words(status, is_refusal):
 
 
 def test_advice_and_runbook_agree():
-    """Each command in a hint stands in the runbook, whatever SIDs and days it names."""
+    """Each command in a hint stands in the runbook, with other SIDs and days."""
     runbook = _without_names((GRANTS.parents[1] / "docs" / "runbook.md").read_text(encoding="utf-8"))
     stuck = StuckCall(sid(1), None, "ringing", NOW - timedelta(days=3))
     day = make_day(4, is_complete=False)

@@ -1,4 +1,4 @@
-"""The cost of a view depends on what it shows: no query reads a whole table that grows."""
+"""No query of a view reads a whole table that grows."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_the_inbox_by_status_and_age(conn):
 
 
 def test_days_of_the_last_five_weeks(conn, add_day):
-    """Of every account; what lies further back is history."""
+    """Each account has its days. Older days do not count."""
     for days in (1, 2, 36):
         add_day(days)
     add_day(3, is_complete=False, held=99)
@@ -201,7 +201,7 @@ def test_the_json_is_a_contract(run, connect, database_url):
 
 @pytest.mark.usefixtures("jobs")
 def test_for_a_person(conn, connect, database_url, add_call, paper):
-    """Relative ages, who leads, what failed without its number, which calls are stuck."""
+    """Relative ages, the leader, failures without phone numbers, and the stuck calls."""
     written = paper(80)
     assert locks.try_advisory_lock(connect(database_url), "daemon")
     add_call(1, date_created=ago(days=3))

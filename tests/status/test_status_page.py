@@ -1,4 +1,4 @@
-"""The status page: what it shows, that nothing strange gets into it, and that everybody can read it."""
+"""The status page shows the state, nothing of a stranger's gets into it, and everybody can read it."""
 
 from __future__ import annotations
 

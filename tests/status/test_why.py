@@ -96,7 +96,7 @@ def test_causes_come_most_frequent_first_each_by_its_name() -> None:
 
 
 def why(*found: LostCalls, alerts: list[AlertsOfHour] | None = None, **more: Any) -> Why:
-    """What `reconcile why` would know."""
+    """The answer of `reconcile why` to these facts."""
     explained = decide(found, alerts or [])
     values = {"imported": 0, "unread": [], **more}
     return Why(NOW - timedelta(days=1), NOW, sum(each.gaps for each in explained), causes=explained, **values)

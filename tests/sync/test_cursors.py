@@ -1,4 +1,4 @@
-"""Cursors as earlier versions wrote them are read; what cannot be a cursor is refused, in every job alike."""
+"""Cursors of earlier versions are read. Every job refuses a value that cannot be a cursor."""
 
 from __future__ import annotations
 

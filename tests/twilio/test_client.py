@@ -47,7 +47,7 @@ def instead(payload: object = None, **answer: Any) -> Fault:
 
 
 def whole_log(account: SimulatedAccount, twilio: SimulatedTwilio) -> Fault:
-    """What Twilio answers when it ignores every filter."""
+    """Twilio's answer when it ignores every filter."""
     return instead(list_calls(account, [("PageSize", "1000")], twilio.clock.now(), Switches()))
 
 

@@ -175,7 +175,7 @@ def test_numbers_in_json_are_read_as_their_text():
     ],
 )  # fmt: skip
 def test_what_is_no_amount_of_money_is_refused(price):
-    """What Python's Decimal takes is not enough: the database must take it too."""
+    """A price that Python's Decimal reads is not enough: the database must take it, too."""
     assert reason(price=price).startswith("price ")
 
 
@@ -331,7 +331,7 @@ def test_one_broken_record_spoils_nothing_else(kind, at):
     ],
 )  # fmt: skip
 def test_what_is_no_listing_is_worth_asking_again(body):
-    """Cut short, HTML, nothing, or other JSON: Unavailable, whatever the shape."""
+    """A body that is cut short, HTML, empty or other JSON means Unavailable."""
     with pytest.raises(Unavailable):
         decode_page(body, observed_at=SAID)
 

@@ -211,7 +211,7 @@ def test_each_run_has_counts_of_its_own(source, listing, plan):
 
 
 def test_credentials_that_worked_for_one_run_are_only_doubted_in_another(source, listing, plan):
-    """A passing 401 is asked again, whoever was answered before."""
+    """A request that met a passing 401 is sent again, also if it was another run that Twilio answered before."""
     source.client.session(threading.Event()).page(listing)
     plan.next(Fault.unauthorized())
     assert 10 == len(source.client.session(threading.Event()).page(listing).observations)

@@ -53,7 +53,7 @@ def test_one_connection_serves_many_requests(transport, twilio, plan):
 
 
 def test_a_proxy_in_the_environment_is_asked(monkeypatch, elsewhere):
-    """Companies reach Twilio through one; what it says is not taken for Twilio's."""
+    """Companies reach Twilio through a proxy. Its answers are not taken for Twilio's."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")

@@ -58,7 +58,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def _emitted() -> Iterator[Any]:
-    """Each call of a logger in the package, with what it says."""
+    """Each call of a logger in the package, with its fields."""
     package = Path(reconciler.__file__).parent
     for path in sorted(package.rglob("*.py")):
         if "simulator" in path.parts:
@@ -351,6 +351,6 @@ def test_a_console_gets_no_control_characters(stream):
     ],
 )
 def test_a_url_is_shown_without_what_may_be_secret(url, bare):
-    """Login, query and fragment go; so does all of what is no URL."""
+    """Login, query and fragment are removed; of a text that is no URL nothing is left."""
     assert bare_url(url) == bare
     assert len(bare_url(f"https://host/{1000 * 'x'}")) <= 500

@@ -209,7 +209,7 @@ def test_the_sources_of_a_secret_in_their_order(write, tmp_path):
 
 
 def test_systemd_credentials_may_have_either_case(tmp_path, write):
-    """LoadCredential= names are the user's choice; what is not there is not set."""
+    """The user chooses the names of LoadCredential=. A credential that is not there is not set."""
     write("TWILIO_API_SECRET", SECRET, 0o440)
     settings = Settings.read({"CREDENTIALS_DIRECTORY": str(tmp_path), "TWILIO_API_KEY": KEY})
     assert (SECRET, None) == (settings.twilio_api_secret, settings.database_url)

@@ -38,7 +38,7 @@ def test_counts():
 
 
 def test_short_sids():
-    """Those of accounts and calls, wherever they stand; what only begins alike stays whole."""
+    """SIDs of accounts and calls are shortened anywhere in a text. A word that only begins alike stays whole."""
     assert short_sids(f"hot:AC{'1' * 32}, CA{'ab' * 16}") == "hot:AC1111…1111, CAabab…abab"
     assert short_sids(f"AC{'1' * 33} AC12") == f"AC{'1' * 33} AC12"
 

@@ -60,7 +60,7 @@ def test_a_row_inserted_meanwhile_is_updated_instead(merge, row, connect, databa
 
 
 def test_two_merges_of_the_same_pages_write_each_fact_once(database_url, conn):
-    """Hot and a backfill meet on the same calls: one row and one event a fact, whoever comes first."""
+    """hot and a backfill meet on the same calls. In either order there is one row, and one event a fact."""
     pages = [[make_observation(call=n, price=PRICED) for n in range(p * 40, p * 40 + 60)] for p in range(12)]
 
     def run(job: str) -> int:

@@ -36,7 +36,7 @@ def full(request, conn) -> str:
 
 @pytest.mark.usefixtures("full")
 def test_the_merge_probes_the_unique_index_and_scans_no_table(connect, database_url):
-    """One index probe for each staged row, and the update by row address, whatever the statistics say."""
+    """With any statistics there is one index probe for each staged row, and the update goes by row address."""
     merging = connect(database_url, **_MERGE_SESSION)
     merging.execute(MERGE["create_staging"])
     page = [make_observation(call=n) for n in (*range(1, 100), *range(ROWS + 1, ROWS + 100))]

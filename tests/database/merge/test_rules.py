@@ -32,7 +32,7 @@ def test_rule_1_an_unknown_call_is_inserted(merge, row, events):
 
 
 def test_rule_1_missing_numbers_become_empty_strings(merge, row):
-    """from and to are NOT NULL: what is missing is empty, and filled when it becomes known."""
+    """from and to are NOT NULL: an unknown number is empty, and is filled when it becomes known."""
     merge(make_webhook(Status.RINGING, from_number=None, to_number=None, direction=None))
     assert (row()["from_number"], row()["to_number"], row()["direction"]) == ("", "", "")
     merge(make_observation(Status.IN_PROGRESS))
@@ -75,7 +75,7 @@ def test_rule_3_a_stale_rest_record_is_no_event(merge, row, events):
 
 
 def test_rule_4_of_two_final_statuses_the_later_said_wins(merge, row, events):
-    """A conflict goes to whoever spoke last, and is recorded as a correction."""
+    """In a conflict the later source wins, and the event is a correction."""
     merge(make_webhook(Status.COMPLETED, minute=1))
     merged = merge(make_observation(Status.BUSY, minute=10))
     assert row()["status"] == "busy"

@@ -122,7 +122,7 @@ def type_in(hint, url, psql_binary):
 
 
 def test_hidden_rows_are_named(database_url, connect, stranger):
-    """Row-level security is no OK, whatever may be read: the inbox would look empty."""
+    """Row-level security is no OK, even with every privilege: the inbox would look empty."""
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA public TO {}").format(sql.Identifier(stranger)))
         admin.execute("ALTER TABLE twilio_webhook_inbox ENABLE ROW LEVEL SECURITY")

@@ -31,7 +31,7 @@ NO_POLLS = {
 
 @pytest.fixture
 def conn(shared_database_url: str, connect: Connect) -> Iterator[Connection]:
-    """A connection to the shared database; what a test does is taken back."""
+    """A connection to the shared database; the test's transaction is rolled back."""
     conn = connect(shared_database_url)
     with conn.transaction(force_rollback=True):
         yield conn

@@ -56,7 +56,7 @@ def test_up_down_up_from_nothing(empty_database_url: str, connect: Connect, dump
 
 
 def test_up_down_up_from_the_field(field_database_url: str, connect: Connect, dump: Dump) -> None:
-    """Rolled back to what the Viewer had and migrated again, the schema is the same, and the calls are there."""
+    """Rolled back to the Viewer's own state and migrated again, the schema is the same, and the calls are there."""
     conn = connect(field_database_url)
     migrate(conn)
     before = dump(field_database_url)
@@ -68,7 +68,7 @@ def test_up_down_up_from_the_field(field_database_url: str, connect: Connect, du
 
 
 def test_viewer_can_write_after_everything_is_rolled_back(field_database_url: str, connect: Connect) -> None:
-    """The trigger that kept updated_at does not survive the column, whoever made it."""
+    """A trigger that kept updated_at goes with the column, also one that is not ours."""
     conn = connect(field_database_url)
     migrate(conn)
     rollback(conn, to=-1, drop_data=True)

@@ -87,7 +87,7 @@ def test_no_statement_of_version_0_1_0_has_changed() -> None:
     ],
 )
 def test_checksum_is_that_of_the_statements(changed: str, counts: bool) -> None:
-    """Comments and white space between words may change; what PostgreSQL keeps may not."""
+    """Comments and white space between words may change. Text that PostgreSQL keeps may not."""
     assert (Script("", changed).checksum != Script("", "SELECT 1;").checksum) is counts
     others = {"SELECT '  ';", "SELECT ' ';", "DO $$ -- said\n$$;", "DO $$ $$;"} - {changed}
     assert Script("", changed).checksum not in {Script("", other).checksum for other in others}
@@ -288,7 +288,7 @@ def test_killed_inside_an_index_build_psql_heals_it(
 def test_whoever_holds_the_lock_is_named(
     field_database_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Giving up names the session that was in the way; what was applied before stays applied."""
+    """On giving up, the error names the session that was in the way. Earlier migrations stay applied."""
     monkeypatch.setattr(migrate, "LOCK_ATTEMPTS", 2)
     monkeypatch.setattr(migrate, "LOCK_TIMEOUT", timedelta(milliseconds=20))
     conn = connect(field_database_url)

@@ -208,7 +208,7 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("damage", "subject", "problem"), DAMAGE)
 def test_damage_is_found(damage: str, subject: str, problem: str, conn: Connection) -> None:
-    """Every difference from what we need is named, although the ledger says that all was applied."""
+    """Every difference from the schema that we need is named, although the ledger says that all was applied."""
     conn.execute(damage.encode())
     assert Finding(subject, problem) in verify(conn)
 

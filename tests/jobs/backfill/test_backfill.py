@@ -1,4 +1,4 @@
-"""`reconcile --since`: after it the database is equal to Twilio, whatever the webhooks and the network did."""
+"""`reconcile --since` makes the database equal to Twilio, even after lost webhooks and over a bad network."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_a_dry_run_tells_each_call_once(world, account):
 
 
 def test_a_stopped_backfill_goes_on_where_it_stopped(world):
-    """Stop after some pages: what was merged is not asked for again, and the end is the same."""
+    """After a stop the next run asks for no merged page again, and ends with the same rows."""
     pages = {"left": 7}
 
     def stop_soon() -> None:
@@ -337,7 +337,7 @@ def test_a_stopped_backfill_of_quiet_days_goes_on_where_it_stopped(quiet):
 
 
 def test_days_that_are_kept_are_read_though_others_beside_them_are_not(quiet):
-    """Twilio refuses a window of which it keeps a part; what it keeps is read all the same."""
+    """Twilio refuses a window of which it keeps only a part. The backfill reads that part all the same."""
     quiet.twilio.switches = replace(quiet.twilio.switches, retention_days=30)
     summary = quiet.backfill(days=61)
     assert not summary.failed

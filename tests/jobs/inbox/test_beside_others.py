@@ -61,7 +61,7 @@ def _until_a_merge_waits(conn) -> int:
 
 
 def test_a_second_worker_of_ours_is_turned_away(work, put, state, conn, connect, database_url):
-    """The job is held for as long as it runs, and no longer; whoever comes second touches nothing."""
+    """The job is held for as long as it runs, and no longer. A second process touches nothing."""
     put(webhook("ringing"))
     work()
     ended, other = put(webhook(minute=1)), put(webhook(call=2))
@@ -202,7 +202,7 @@ class _Counting(psycopg.Cursor):
 
 
 def test_five_thousand_rows_cost_few_statements(work, store, conn):
-    """A handful a batch, whatever is in it; ten batches."""
+    """Each of the ten batches takes a handful of statements, with any rows."""
     _fill(conn, [webhook(call=n) for n in range(4_500)] + [recording(call=n, number=n) for n in range(500)])
     conn.execute("UPDATE twilio_webhook_inbox SET event_type = 'recording-complete' WHERE payload ? 'RecordingSid'")
     with store.session() as ours:

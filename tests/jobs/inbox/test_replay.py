@@ -90,7 +90,7 @@ def test_all_are_read_once_in_batches(again, put):
 
 
 def test_an_old_letter_changes_nothing_that_is_newer(again, put, merge_final, conn, events):
-    """A replay goes through the same rules: what is frozen stays."""
+    """A replay follows the same rules: a frozen row stays as it is."""
     put(webhook("ringing", call=9), **DEAD)
     before = conn.execute("SELECT xmin::text, status FROM messages").fetchall()
     again()

@@ -122,7 +122,7 @@ def test_a_calls_webhooks_are_merged_in_the_order_received(work, put, events):
     ],
 )
 def test_a_row_is_taken_when_its_worker_had_its_time(work, put, state, status, age, is_due):
-    """Pending for longer than the grace, or in processing for a minute more; what is settled stays."""
+    """A row is due when it is pending for longer than the grace, or in processing a minute more. Settled rows stay."""
     id_ = put(webhook(), received_at=NOW - age, processing_status=status)
     assert work().rows == is_due
     assert state(id_) == ("completed" if is_due else status)
