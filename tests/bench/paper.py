@@ -26,12 +26,12 @@ LIMITS = """\
 
 - A new call is three rows, the call and its two events, with their indexes; the plain script writes one. Most of a
   backfill is this work, of one PostgreSQL backend. *floor: rows* does the same work and nothing else.
-- Pages are read several at once and merged one after another, by the one connection that holds the job's lock: who
-  loses the lock has lost the transaction.
-- Of a slice one page is under way, so that a killed run reads at most that one again; and a quarter of the concurrency
-  is left to the hot job. That is what shows where a page takes a second.
-- What is read again is decoded, compared and left alone. The simulated Twilio then takes about as long as we do, and
-  shares the cores.
+- Pages are read several at once and merged one after another, by the connection that holds the job's lock. A process
+  that loses the lock has lost the transaction.
+- Of each slice one page is under way, so that a killed run reads at most that one again. A quarter of the concurrency
+  is left to the hot job. Both show where a page takes a second.
+- A page that is read again is decoded, compared and left alone. The simulated Twilio then takes about as long as we do,
+  and shares the cores.
 """
 
 
