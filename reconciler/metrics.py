@@ -127,7 +127,10 @@ leading: Final = Gauge("reconciler_leading", "1 if this daemon leads, 0 if it st
 # Of a fleet (RECONCILER_ENGINE=procrastinate); the leader sets them.
 workers: Final = Gauge("reconciler_workers", "Daemons of the fleet that work.", registry=REGISTRY)
 tasks_due: Final = Gauge(
-    "reconciler_tasks_due", "Runs that wait for a worker, by queue: hot, usual, bulk.", ["queue"], registry=REGISTRY
+    "reconciler_tasks_due",
+    "Runs that wait for a worker, by queue: hot, usual, bulk, leader.",
+    ["queue"],
+    registry=REGISTRY,
 )
 tasks_oldest: Final = Gauge(
     "reconciler_tasks_oldest_seconds", "For how long the oldest run has waited for a worker.", ["queue"],

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reconciler.cli.wiring import connect, database_url, read_moment, read_settings, require_schema
+from reconciler.database.engine_schema import SILENT_AFTER, Queue, Worker
 from reconciler.errors import ExitCode, Retriable, UsageError
 from reconciler.masking import mask
 from reconciler.model import Gap
@@ -82,8 +83,9 @@ def _snapshot(settings: Settings) -> facts.Snapshot:
     with connect(settings, purpose="status") as conn:
         require_schema(conn)
         return facts.take_snapshot(
-            conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace
-        )
+            conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace,
+            shares=settings.engine != "local",
+        )  # fmt: skip
 
 
 def print_report(args: argparse.Namespace) -> int:
@@ -130,13 +132,17 @@ def show_status(status: facts.Snapshot) -> None:
         _say("No daemon leads: jobs run only when somebody starts them.")
     else:
         _say(f"{leader.name} leads{_since(leader)}.")
-    for standby in status.standbys:
+    for standby in () if status.fleet else status.standbys:
         _say(f"{standby.name} stands by{_since(standby)}.")
     if status.waiting is not None:
         _say(f"! {status.waiting.said(status.at)}; no answer since {status.waiting.since:%H:%M:%S} UTC.")
     if status.next_runs:
         due = (f"{kind} in {rough(at - status.at)}" for kind, at in status.next_runs.items())
         _say(f"Next: {', '.join(due)}.")
+    if status.fleet is not None:
+        _headline("Fleet")
+        console.out.print(_workers(status.fleet.workers))
+        console.out.print(_queues(status.fleet.queues))
     _headline("Jobs")
     if status.jobs:
         console.out.print(_jobs(status))
@@ -209,6 +215,32 @@ def _show_causes(why: Why) -> None:
 
 def _since(daemon: facts.Daemon) -> str:
     return "" if daemon.since is None else f" (connected since {daemon.since:%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def _workers(workers: Sequence[Worker]) -> Table:
+    table = _table("worker", "since", "runs", "at work on", right=0)
+    for worker in workers:
+        running = [short_sids(_plain(job)) for job in worker.running[:NAMED]]
+        rest = [f"{len(worker.running) - NAMED} more"] if len(worker.running) > NAMED else []
+        is_silent = worker.silent_seconds > SILENT_AFTER
+        at_work = Text(f"silent for {rough(worker.silent_seconds)}", "yellow") if is_silent else Text()
+        since = "" if worker.since is None else f"{worker.since:%Y-%m-%d %H:%M:%S} UTC"
+        count = f"{len(worker.running)} of {worker.slots or '?'}"
+        remarks = filter(None, (at_work, Text(", ".join(running + rest))))
+        table.add_row(worker.name, since, count, Text("; ").join(remarks))
+    if not workers:
+        table.add_row(Text("none: start a daemon", "yellow"), "", "", "")
+    return table
+
+
+def _queues(queues: Sequence[Queue]) -> Table:
+    table = _table("queue", "waiting", "oldest", "put off", "at work", right=4)
+    for queue in queues:
+        oldest = rough(queue.oldest_seconds) if queue.due else ""
+        table.add_row(queue.queue, f"{queue.due:,}", oldest, f"{queue.put_off:,}", f"{queue.at_work:,}")
+    if not queues:
+        table.add_row(Text("empty", "dim"), "", "", "", "")
+    return table
 
 
 def _jobs(status: facts.Snapshot) -> Table:

@@ -36,7 +36,7 @@ from reconciler.database.engine_schema import SILENT_AFTER
 from reconciler.logs import get_logger
 from reconciler.model import JobName
 from reconciler.service.engine_tables import ASKED_EVERY, TASK, Identity, Manager, make_app
-from reconciler.service.queues import BULK, HOT, USUAL, decide_deferrals
+from reconciler.service.queues import BULK, HOT, LEADER, USUAL, decide_deferrals
 
 HEARTBEAT_EVERY: Final = 5.0  # seconds
 DEFERRED_EVERY: Final = 0.5  # seconds; the jobs that became due meanwhile are deferred together
@@ -126,10 +126,10 @@ class Engine:
         assert isinstance(own, Manager)
         app.task(name=TASK, retry=_RunAgain(), pass_context=True)(self._perform)
         async with app.open_async():
-            own.is_stopped = self._stop.is_set
+            own.is_stopped, own.leads = self._stop.is_set, lambda: self.leads
             worker = asyncio.create_task(
                 app.run_worker_async(
-                    queues=[HOT, USUAL, BULK], concurrency=self._identity.slots, wait=True,
+                    queues=[HOT, USUAL, BULK, LEADER], concurrency=self._identity.slots, wait=True,
                     fetch_job_polling_interval=ASKED_EVERY, abort_job_polling_interval=3600.0, listen_notify=False,
                     delete_jobs="always", install_signal_handlers=False, update_heartbeat_interval=HEARTBEAT_EVERY,
                     stalled_worker_timeout=SILENT_AFTER,
@@ -210,7 +210,7 @@ async def _show_queue(own: Manager) -> None:
     workers = await own.connector.execute_query_all_async(query=_queries["workers"])
     metrics.workers.set(len(workers))
     queues = {row["queue"]: row for row in await own.connector.execute_query_all_async(query=_queries["queue"])}
-    for queue in (HOT, USUAL, BULK):
+    for queue in (HOT, USUAL, BULK, LEADER):
         row = queues.get(queue, {})
         metrics.tasks_due.labels(queue).set(row.get("due", 0))
         metrics.tasks_oldest.labels(queue).set(row.get("oldest_seconds", 0))

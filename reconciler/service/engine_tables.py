@@ -49,12 +49,14 @@ class Manager(manager.JobManager):
         self._queues: dict[int, str] = {}  # of the tasks at work here, by id
         self._slot_freed = asyncio.Event()
         self.is_stopped: Callable[[], bool] = lambda: False
+        self.leads: Callable[[], bool] = lambda: False
         self.is_answered = True
 
-    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> jobs.Job | None:
+    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> jobs.Job | None:  # noqa: ARG002
         """Take the next task from the queues that have a free slot here."""
         while not self.is_stopped():
-            allowed = open_queues(list(self._queues.values()), self._identity.slots)
+            leads, slots = self.leads(), self._identity.slots
+            allowed = open_queues(list(self._queues.values()), slots, leads=leads)
             self._slot_freed.clear()
             try:
                 job = await super().fetch_job(allowed, worker_id)
@@ -66,7 +68,7 @@ class Manager(manager.JobManager):
                 assert job.id is not None
                 self._queues[job.id] = job.queue
                 return job
-            if len(allowed) == len(list(queues or ())):
+            if len(allowed) == len(open_queues([], slots, leads=leads)):
                 return None
             # A closed queue may have tasks. procrastinate itself would ask again at its next look only.
             with suppress(TimeoutError):

@@ -9,10 +9,11 @@ from typing import Final, NamedTuple
 
 from reconciler.model import JobName
 
-HOT, USUAL, BULK = "hot", "usual", "bulk"
-# Queue and priority by kind of job; tasks of a higher priority come first.
+HOT, USUAL, BULK, LEADER = "hot", "usual", "bulk", "leader"
+# Queue and priority by kind of job; tasks of a higher priority come first. The leader works those that ask only the
+# database: monitoring takes the numbers of calls, webhooks and bytes from the daemon that leads.
 PLACES: Final[Mapping[str, tuple[str, int]]] = {
-    "hot": (HOT, 50), "inbox": (USUAL, 40), "warm": (USUAL, 30), "freeze": (USUAL, 20), "housekeeping": (USUAL, 20),
+    "hot": (HOT, 50), "inbox": (LEADER, 40), "warm": (USUAL, 30), "freeze": (LEADER, 20), "housekeeping": (LEADER, 20),
     "webhooks": (USUAL, 10), "cold": (BULK, 10), "backfill": (BULK, 0),
 }  # fmt: skip
 
@@ -48,17 +49,17 @@ def decide_deferrals(due: Iterable[JobName], pending: Mapping[str, Pending]) -> 
     return found
 
 
-def open_queues(running: Collection[str], slots: int) -> list[str]:
+def open_queues(running: Collection[str], slots: int, *, leads: bool) -> list[str]:
     """Return the queues that a worker may take its next task from, given the queues of its runs; pure.
 
     A quarter of the slots stays free for hot, and one more for all but bulk work: no kind of work waits for another,
     however long that takes.
     """
     counts = Counter(running)
-    for_others = slots - max(1, slots // 4)
+    others, for_others = len(running) - counts[HOT], slots - max(1, slots // 4)
     queues = [HOT]
-    if counts[USUAL] + counts[BULK] < for_others:
-        queues.append(USUAL)
+    if others < for_others:
+        queues += [USUAL, LEADER] if leads else [USUAL]
         if counts[BULK] < for_others - 1:
             queues.append(BULK)
     return queues

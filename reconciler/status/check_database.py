@@ -47,7 +47,10 @@ def check_database(url: str, settings: Settings) -> Iterator[Check]:
             return
         yield from check_engine(conn, settings)
         now = datetime.now(UTC)
-        snapshot = take_snapshot(conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
+        snapshot = take_snapshot(
+            conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace,
+            shares=settings.engine != "local",
+        )  # fmt: skip
         yield from check_work(snapshot, settings)
 
 

@@ -75,7 +75,7 @@ def _daemon(snapshot: Snapshot) -> Check:
         else:
             hint = "start it: `systemctl start reconciler`, or `reconcile run`"
         return warn("daemon", "none leads: jobs run only when somebody starts them", hint)
-    standbys = ", ".join(standby.name for standby in snapshot.standbys)
+    standbys = "" if snapshot.fleet else ", ".join(standby.name for standby in snapshot.standbys)
     return ok("daemon", f"{snapshot.leader.name} leads" + (f"; standing by: {standbys}" if standbys else ""))
 
 

@@ -26,13 +26,15 @@ from reconciler.status import charts
 from reconciler.status.check_line import Check
 from reconciler.status.check_work import troubles
 from reconciler.status.dead_letters import Letter, list_newest
+from reconciler.status.html_fleet import show_fleet
+from reconciler.status.html_parts import code, number, row, section, table
 from reconciler.status.markup import Content, Markup, element
 from reconciler.status.overview import NAMED, accounts_shown, jobs_shown
 from reconciler.status.report import GapsOfHour, Report, read_gaps_by_hour, read_report
 from reconciler.status.snapshot import DAYS_SHOWN, AccountDay, JobState, Snapshot, take_snapshot
 from reconciler.status.verdict import Verdict
 from reconciler.status.why import Why, next_step, read_why, title
-from reconciler.wording import byte_size, counted, differences, rough, short_sids
+from reconciler.wording import byte_size, counted, differences, rough
 
 _STYLE: Final = files("reconciler.status").joinpath("html_page.css").read_text(encoding="utf-8")
 _HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -60,7 +62,10 @@ def read_page(url: str, settings: Settings, *, state: str, verdict: Verdict | No
     grace = settings.webhook_grace
     conn = db.connect(url, purpose="status page", settings={"statement_timeout": "10s"})
     with closing(conn):
-        snapshot = take_snapshot(conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace)
+        snapshot = take_snapshot(
+            conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace,
+            shares=settings.engine != "local",
+        )  # fmt: skip
         report = read_report(conn, since=now - DAYS_SHOWN, now=now, webhook_grace=grace)
         hours = read_gaps_by_hour(conn, since=now - _HOURS * _HOUR, now=now, webhook_grace=grace)
         why = read_why(conn, since=now - _HOURS * _HOUR, now=now, webhook_grace=grace)
@@ -90,6 +95,7 @@ def render(
             _todo(todo, letters),
             _tiles(snapshot),
             _daemons(snapshot),
+            show_fleet(snapshot.fleet),
             _jobs(snapshot),
             _gaps(hours, snapshot.at),
             _why(why),
@@ -106,7 +112,7 @@ def render_failure(reason: str, hint: str | None, *, state: str, verdict: Verdic
     found = [element("p", element("strong", "database"), f": {reason}")]
     if hint:
         found.append(element("p", f"→ {hint}", class_="step"))
-    body = _section("What to do", element("div", found, class_="todo"))
+    body = section("What to do", element("div", found, class_="todo"))
     return _document(state, verdict, datetime.now(UTC), (body,), "The numbers are in the database.")
 
 
@@ -146,11 +152,11 @@ def _todo(lines: Sequence[Check], letters: Sequence[Letter]) -> Markup | None:
         if line.hint:
             found.append(element("p", f"→ {line.hint}", class_="step"))
     rows = [
-        _row(str(letter.id), (_code(letter.call_sid or ""), element("span", letter.reason or "", class_="fit")))
+        row(str(letter.id), (code(letter.call_sid or ""), element("span", letter.reason or "", class_="fit")))
         for letter in letters
     ]
-    table = _table("The newest dead letters; reconcile inbox show ID", ("id", "call", "reason"), rows) if rows else None
-    return _section("What to do", element("div", found, class_="todo"), table)
+    newest = table("The newest dead letters; reconcile inbox show ID", ("id", "call", "reason"), rows) if rows else None
+    return section("What to do", element("div", found, class_="todo"), newest)
 
 
 def _tiles(snapshot: Snapshot) -> Markup:
@@ -185,11 +191,12 @@ def _tiles(snapshot: Snapshot) -> Markup:
 def _daemons(snapshot: Snapshot) -> Markup:
     leader = snapshot.leader
     lines = ["No daemon leads." if leader is None else f"{leader.name} leads{_since(leader.since)}."]
-    lines += [f"{standby.name} stands by{_since(standby.since)}." for standby in snapshot.standbys]
+    if snapshot.fleet is None:
+        lines += [f"{standby.name} stands by{_since(standby.since)}." for standby in snapshot.standbys]
     if snapshot.next_runs:
         due = (f"{kind} in {rough(at - snapshot.at)}" for kind, at in snapshot.next_runs.items())
         lines.append(f"Next: {', '.join(due)}.")
-    return _section("Daemons", [element("p", line) for line in lines])
+    return section("Daemons", [element("p", line) for line in lines])
 
 
 def _since(moment: datetime | None) -> str:
@@ -206,11 +213,11 @@ def _jobs(snapshot: Snapshot) -> Markup:
         state = element("td", element("span", "✓ ok", class_="good"), f", {counted(group.jobs, 'account')}{running}")
         oldest = group.oldest_success_seconds
         ago = "never" if oldest is None else f"{rough(oldest)} ago at most"
-        rows.append(_row(_code(group.kind), (), state, _number(ago), _number("")))
+        rows.append(row(code(group.kind), (), state, number(ago), number("")))
     if not rows:
         rows = [element("tr", element("td", "No job has run yet.", colspan=4))]
     caption = "What each job last did, and how old the newest it has read is"
-    return _section("Jobs", _table(caption, ("job", "state", ("last success",), ("behind",)), rows))
+    return section("Jobs", table(caption, ("job", "state", ("last success",), ("behind",)), rows))
 
 
 def _job(job: JobState, now: datetime) -> Iterable[Markup]:
@@ -222,10 +229,10 @@ def _job(job: JobState, now: datetime) -> Iterable[Markup]:
     success = "never" if job.age_seconds is None else f"{rough(job.age_seconds)} ago"
     yield element(
         "tr",
-        element("th", _code(job.job), scope="row"),
+        element("th", code(job.job), scope="row"),
         element("td", state, ", running" if job.is_running else ""),
-        _number(success),
-        _number("" if job.lag_seconds is None else rough(job.lag_seconds)),
+        number(success),
+        number("" if job.lag_seconds is None else rough(job.lag_seconds)),
         class_="failed" if job.last_error_at is not None else "",
     )
     if job.last_error_at is not None:
@@ -240,22 +247,22 @@ def _gaps(hours: Sequence[GapsOfHour], now: datetime) -> Markup:
     highest = max((sum(kinds.values()) for kinds in by_hour.values()), default=0)
     title = f"Gaps found in the last {_HOURS} hours"
     if not highest:
-        return _section(title, element("p", "None was found."))
+        return section(title, element("p", "None was found."))
     totals = {kind: sum(kinds.get(kind, 0) for kinds in by_hour.values()) for kind in charts.KINDS}
     legend = [element("li", charts.swatch(kind), f" {kind} {totals[kind]:,}") for kind in charts.KINDS]
     legend.append(element("li", f"at most {highest:,} an hour", class_="soft"))
     rows = [
-        _row(f"{hour:%Y-%m-%d %H:00}", (), *(_number(f"{by_hour[hour].get(kind, 0):,}") for kind in charts.KINDS))
+        row(f"{hour:%Y-%m-%d %H:00}", (), *(number(f"{by_hour[hour].get(kind, 0):,}") for kind in charts.KINDS))
         for hour in reversed(shown)
         if hour in by_hour
     ]
     caption = "Gaps by the hour they were found in, UTC"
-    table = _table(caption, ("hour", *((kind,) for kind in charts.KINDS)), rows)
-    return _section(
+    listed = table(caption, ("hour", *((kind,) for kind in charts.KINDS)), rows)
+    return section(
         title,
         element("ul", legend, class_="legend"),
         charts.gaps_by_hour(shown, by_hour, highest),
-        element("details", element("summary", "As a table"), table),
+        element("details", element("summary", "As a table"), listed),
     )
 
 
@@ -264,8 +271,8 @@ def _why(why: Why | None) -> Markup | None:
     if why is None or not why.causes:
         return None
     rows: list[Content] = [
-        _row(
-            cause.cause.value, (), _number(f"{cause.gaps:,}"),
+        row(
+            cause.cause.value, (), number(f"{cause.gaps:,}"),
             element("td", title(cause), element("div", f"→ {next_step(cause)}", class_="soft"), class_="why"),
         )
         for cause in why.causes[:NAMED]
@@ -275,13 +282,13 @@ def _why(why: Why | None) -> Markup | None:
         rows.append(element("tr", element("td", more, colspan=3)))
     caption = f"{counted(why.gaps, 'call')} by cause, each counted once; reconcile why --since {_HOURS}h"
     unread = [element("p", f"! {line}.", class_="soft") for line in why.unread]
-    return _section("Why webhooks lost them", _table(caption, ("cause", ("calls",), "what to do"), rows), unread)
+    return section("Why webhooks lost them", table(caption, ("cause", ("calls",), "what to do"), rows), unread)
 
 
 def _completeness(days: Sequence[AccountDay], now: datetime) -> Markup:
     """Return a calendar for each account: each of the last 35 days is proven, incomplete or not proven."""
     if not days:
-        return _section("Completeness", element("p", "No day is proven yet: the cold job does it, once a day."))
+        return section("Completeness", element("p", "No day is proven yet: the cold job does it, once a day."))
     shown = [now.date() - timedelta(days=n) for n in range(DAYS_SHOWN.days, 0, -1)]
     accounts, hidden = accounts_shown(days)
     parts: list[Content] = []
@@ -297,15 +304,15 @@ def _completeness(days: Sequence[AccountDay], now: datetime) -> Markup:
         parts.append(element("p", f"And {counted(hidden, 'account')} with no more trouble than these."))
     incomplete = sorted((day for day in days if not day.is_complete), key=lambda day: day.day, reverse=True)
     legend = [element("li", charts.swatch(kind, sign), f" {name}") for kind, sign, name in charts.DAY_KINDS]
-    return _section("Completeness", element("ul", legend, class_="legend"), parts, _incomplete(incomplete))
+    return section("Completeness", element("ul", legend, class_="legend"), parts, _incomplete(incomplete))
 
 
 def _incomplete(days: Sequence[AccountDay]) -> Markup | None:
     if not days:
         return None
     rows: list[Content] = [
-        _row(
-            day.day.isoformat(), (_code(day.account_sid),), _number(f"{day.listed:,}"), _number(f"{day.held:,}"),
+        row(
+            day.day.isoformat(), (code(day.account_sid),), number(f"{day.listed:,}"), number(f"{day.held:,}"),
             element("td", differences(day.differences), class_="why"),
             element("td", element("code", f"reconcile --since {day.day} --until {day.day + timedelta(days=1)}")),
         )
@@ -315,66 +322,27 @@ def _incomplete(days: Sequence[AccountDay]) -> Markup | None:
         more = f"and {len(days) - NAMED:,} more: reconcile report --since 35d"
         rows.append(element("tr", element("td", more, colspan=6)))
     headings = ("day", "account", ("listed",), ("held",), "what differs", "to read it again")
-    return _table("Days that are not complete", headings, rows)
+    return table("Days that are not complete", headings, rows)
 
 
 def _stuck(snapshot: Snapshot) -> Markup | None:
     calls = snapshot.calls
     rows = [
-        _row(
-            element("code", call.call_sid), (call.status,), _number(rough(snapshot.at - call.began_at)),
-            element("td", _code(call.account_sid or "")),
+        row(
+            element("code", call.call_sid), (call.status,), number(rough(snapshot.at - call.began_at)),
+            element("td", code(call.account_sid or "")),
         )
         for call in calls.stuck_calls
     ]  # fmt: skip
     if not rows:
         return None
     caption = f"The oldest {len(rows)} of {calls.stuck:,}; reconcile call SID shows one from both sides"
-    return _section("Stuck calls", _table(caption, ("call", "status", ("open for",), "account"), rows))
+    return section("Stuck calls", table(caption, ("call", "status", ("open for",), "account"), rows))
 
 
 def _tables(snapshot: Snapshot) -> Markup:
     rows = [
-        _row(
-            table.table, (), _number(byte_size(table.bytes)), _number("?" if table.rows is None else f"{table.rows:,}")
-        )
+        row(table.table, (), number(byte_size(table.bytes)), number("?" if table.rows is None else f"{table.rows:,}"))
         for table in snapshot.tables
     ]
-    return _section("Tables", _table("With indexes; rows as estimated", ("table", ("size",), ("rows",)), rows))
-
-
-def _section(title: str, *body: Content) -> Markup:
-    name = title.split(maxsplit=1)[0].lower()
-    return element("section", element("h2", title, id=name), body, aria_labelledby=name)
-
-
-def _table(caption: str, headings: Iterable[str | tuple[str]], rows: Content) -> Markup:
-    """Return a table. A heading in a tuple belongs to a column of numbers."""
-    cells = [
-        element("th", heading, scope="col")
-        if isinstance(heading, str)
-        else element("th", heading, scope="col", class_="n")
-        for heading in headings
-    ]
-    table = element(
-        "table",
-        element("caption", element("div", caption, class_="soft fit")),
-        element("thead", element("tr", cells)),
-        element("tbody", rows),
-    )
-    return element("div", table, class_="wide", tabindex=0, role="region", aria_label=caption)
-
-
-def _row(head: str, texts: Sequence[str], *cells: Markup) -> Markup:
-    """Return a row: its head, cells of text, and cells that are elements already."""
-    return element("tr", element("th", head, scope="row"), [element("td", text) for text in texts], cells)
-
-
-def _number(text: str) -> Markup:
-    return element("td", text, class_="n")
-
-
-def _code(name: str) -> Markup:
-    """Return a name with shortened SIDs; the tooltip shows it in full."""
-    short = short_sids(name)
-    return element("code", short, title=None if short == name else name)
+    return section("Tables", table("With indexes; rows as estimated", ("table", ("size",), ("rows",)), rows))

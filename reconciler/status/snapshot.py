@@ -15,6 +15,7 @@ from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from reconciler.database import connection as db
+from reconciler.database import engine_schema
 from reconciler.database.calls import count_open, stuck_calls
 from reconciler.database.inbox import backlog, count_unsettled
 from reconciler.database.locks import LOCK
@@ -146,6 +147,14 @@ class TableSize:
 
 
 @dataclass(frozen=True, slots=True)
+class Fleet:
+    """The daemons that share the work, oldest first, and the queues that hold tasks."""
+
+    workers: list[engine_schema.Worker]
+    queues: list[engine_schema.Queue]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The state of the work at the moment `at`."""
 
@@ -160,10 +169,13 @@ class Snapshot:
     inbox: Inbox
     days: ProvenDays
     tables: list[TableSize]
+    fleet: Fleet | None = None
 
 
-def take_snapshot(conn: db.Connection, *, now: datetime, stuck_after: timedelta, inbox_grace: timedelta) -> Snapshot:
-    """Read the state of the jobs, the calls, the inbox and the proven days.
+def take_snapshot(
+    conn: db.Connection, *, now: datetime, stuck_after: timedelta, inbox_grace: timedelta, shares: bool = False
+) -> Snapshot:
+    """Read the state of the jobs, the calls, the inbox and the proven days; with `shares` also that of the fleet.
 
     Raises:
         SchemaError: the database's schema is older than this program's.
@@ -185,6 +197,7 @@ def take_snapshot(conn: db.Connection, *, now: datetime, stuck_after: timedelta,
             inbox=_unsettled(conn, now, inbox_grace),
             days=_proven(account_days(conn, since=(now - DAYS_SHOWN).date())),
             tables=[TableSize(*row) for row in conn.execute(_queries["table_sizes"], {"tables": list(TABLES)})],
+            fleet=_fleet(conn) if shares else None,
         )
 
 
@@ -269,6 +282,13 @@ def _proven(days: Sequence[AccountDay]) -> ProvenDays:
         max((day.day for day in days if day.is_complete), default=None),
         [day for day in days if not day.is_complete],
     )
+
+
+def _fleet(conn: db.Connection) -> Fleet | None:
+    """Return the state of the fleet; None if the database has no engine yet."""
+    if not engine_schema.is_there(conn):
+        return None
+    return Fleet(engine_schema.read_workers(conn), engine_schema.read_queues(conn))
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -9,7 +9,7 @@ import pytest
 from reconciler.jobs.registry import KINDS
 from reconciler.model import JobName
 from reconciler.service.fleet import HELD_FOR, HELD_TRIES, decide_again
-from reconciler.service.queues import BULK, HOT, PLACES, USUAL, Pending, decide_deferrals, open_queues
+from reconciler.service.queues import BULK, HOT, LEADER, PLACES, USUAL, Pending, decide_deferrals, open_queues
 from reconciler.service.runner import Ended
 
 JOBS = [JobName(kind) for kind in ("hot", "warm", "cold", "inbox")]
@@ -34,18 +34,28 @@ def test_every_job_has_a_place_and_hot_comes_first():
     assert order.index("warm") < order.index("cold") < order.index("backfill")
 
 
-@pytest.mark.parametrize("slots", range(3, 101))
-def test_no_kind_of_work_waits_for_another(slots):
+def test_only_the_leader_works_what_asks_the_database_alone():
+    """Monitoring takes these numbers from the daemon that leads."""
+    assert {kind for kind, place in PLACES.items() if place[0] == LEADER} == {
+        kind for kind, job in KINDS.items() if not job.asks_twilio
+    }
+    assert LEADER not in open_queues([], 16, leads=False)
+    assert LEADER in open_queues([], 16, leads=True)
+
+
+@pytest.mark.parametrize("leads", [False, True])
+@pytest.mark.parametrize("slots", [3, 4, 5, 7, 8, 16, 100])
+def test_no_kind_of_work_waits_for_another(slots, leads):
     """However much bulk work there is, warm finds a slot; however much of both, hot finds a quarter."""
     running: list[str] = []
-    while BULK in open_queues(running, slots):
+    while BULK in open_queues(running, slots, leads=leads):
         running.append(BULK)
     assert running
-    assert open_queues(running, slots) == [HOT, USUAL]
-    while USUAL in open_queues(running, slots):
+    assert open_queues(running, slots, leads=leads) == [HOT, USUAL] + [LEADER] * leads
+    while USUAL in open_queues(running, slots, leads=leads):
         running.append(USUAL)
     assert slots - len(running) >= max(1, slots // 4)
-    assert open_queues(running, slots) == [HOT]
+    assert open_queues(running, slots, leads=leads) == [HOT]
 
 
 def test_a_run_that_was_cut_short_is_worked_again_at_once():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
 
 from reconciler.cli.status import show_status
 from reconciler.database import connection as db
-from reconciler.database import locks
+from reconciler.database import engine_schema, locks
 from reconciler.database.migration_files import TABLES, load_migrations
 from reconciler.database.store import Store
 from reconciler.model import JobName
@@ -19,12 +20,14 @@ from reconciler.service.leadership import Leadership
 from reconciler.settings import Settings
 from reconciler.status import snapshot as report
 from reconciler.status.check_work import check_work
+from reconciler.status.html_page import render
+from reconciler.status.verdict import Verdict
 from tests.harness.daemons import eventually
 from tests.harness.names import ACCOUNT, NOW, sid
 
-from .pages import make_job, make_status
+from .pages import make_job, make_report, make_status
 
-RULES = {"stuck_after": timedelta(hours=24), "inbox_grace": timedelta(minutes=5)}
+RULES: dict[str, Any] = {"stuck_after": timedelta(hours=24), "inbox_grace": timedelta(minutes=5)}
 
 JOB = """
 INSERT INTO sync_state (job_name, cursor, last_success_at, last_error_at, last_error) VALUES (%s, %s, %s, %s, %s)
@@ -39,7 +42,7 @@ SHAPE = {
     "calls": ("open", "stuck", "unfrozen", "stuck_calls"),
     "inbox": ("pending", "processing", "failed", "dead_letters", "due", "oldest_due_seconds"),
     "days": ("verified", "incomplete", "newest_verified", "incomplete_days"),
-    "tables": ("table", "bytes", "rows"),
+    "tables": ("table", "bytes", "rows"), "fleet": (),
 }  # fmt: skip
 
 
@@ -272,3 +275,47 @@ def test_a_thousand_accounts(paper):
     assert [line.detail for line in found if line.name == "jobs"] == [
         "3 of 2,994 fail since 12:00: HTTP 503 (hot of 3 accounts)"
     ]
+
+
+def test_a_fleet_is_shown_with_what_each_daemon_runs(conn):
+    """Also one that is silent; the queue with what waits; nothing of it without a fleet."""
+    assert report.take_snapshot(conn, now=NOW, **RULES, shares=True).fleet is None
+    engine_schema.migrate(conn)
+    conn.execute("SET search_path = reconciler_engine, public")
+    conn.execute("INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now()), (now() - interval '1 minute')")
+    conn.execute("INSERT INTO daemons VALUES (1, 'db1', 4711, '2026-06-01', 8), (2, 'db2', 812, '2026-06-02', 8)")
+    conn.execute(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, status, worker_id, scheduled_at) VALUES"
+        " ('hot', 'run', 'hot', 'doing', 1, NULL), ('bulk', 'run', 'cold', 'todo', NULL, NULL),"
+        " ('bulk', 'run', 'cold:AC', 'todo', NULL, now() + interval '1 hour')"
+    )
+    fleet = report.take_snapshot(conn, now=NOW, **RULES, shares=True).fleet
+    assert fleet is not None
+    first, second = fleet.workers
+    assert (first.name, first.running, first.silent_seconds < 30) == ("db1/4711", ["hot"], True)
+    assert (second.name, second.running, second.silent_seconds >= 60) == ("db2/812", [], True)
+    bulk, hot = fleet.queues
+    assert (bulk.queue, bulk.due, bulk.put_off, bulk.at_work) == ("bulk", 1, 1, 0)
+    assert (hot.queue, hot.due, hot.put_off, hot.at_work) == ("hot", 0, 0, 1)
+    assert report.take_snapshot(conn, now=NOW, **RULES).fleet is None
+
+
+def test_the_fleet_in_the_terminal_and_on_the_page(capsys):
+    """Who works on what, who is silent, and how long the oldest run has waited; daemons of a fleet do not stand by."""
+    fleet = report.Fleet(
+        [
+            engine_schema.Worker(1, "db1", 4711, NOW, 8, 1.0, None, ["hot", f"cold:{ACCOUNT}"]),
+            engine_schema.Worker(2, "db2", 812, NOW, 8, 61.0, None, []),
+        ],
+        [engine_schema.Queue("bulk", 3, 400.0, 1, 2)],
+    )
+    standbys = [report.Daemon(7, "db2", 812, NOW)]
+    status = make_status(fleet=fleet, standbys=standbys)
+    show_status(status)
+    told = capsys.readouterr().out
+    html = render(status, make_report(), [], state="leading", verdict=Verdict.WORKING)
+    for text in (told, html):
+        assert "stands by" not in text
+        for words in ("db1/4711", "2 of 8", "db2/812", "silent for 61 s", "6 min", "hot, "):
+            assert words in text
+    assert "Fleet" not in render(make_status(), make_report(), [], state="leading", verdict=Verdict.WORKING)
