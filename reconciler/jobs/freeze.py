@@ -6,7 +6,8 @@ database.
 Design rules
 - A deadline passes on Twilio's clock. Our clock may be ahead, and a call that freezes too early never gets its price.
 - The job does not ask Twilio. The cursors of hot, warm and cold tell when Twilio last answered: that is its time.
-- So nothing more freezes while Twilio is away.
+- So nothing more freezes while Twilio is away, and nothing at all before a job has asked. What a backfill reads past
+  its deadline freezes in the merge.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ def freeze(context: JobContext) -> Counts:
         now = this.now()
         heard_at = _heard_at(this, now)
         # One day more, because Twilio counts its 400 days on its own clock.
-        kept_since = heard_at - RETENTION - timedelta(days=1)
+        kept_since = (heard_at or now) - RETENTION - timedelta(days=1)
         stuck_since = now - context.settings.stuck_after
-        _freeze_due(this, kept_since, heard_at, now)
+        if heard_at is not None:
+            _freeze_due(this, kept_since, heard_at, now)
         _name_stuck(this, stuck_since, now)
         counts = this.ask(partial(count_open, stuck_since=stuck_since, kept_since=kept_since, now=now))
         metrics.open_calls.set(counts.open)
@@ -91,13 +93,14 @@ def _freeze_due(this: Run[Counts], kept_since: datetime, heard_at: datetime, now
         this.counts.frozen += frozen
 
 
-def _heard_at(this: Run[Counts], now: datetime) -> datetime:
-    """Return when Twilio last answered, by its own clock; our time if ours is behind, or if no job has asked yet."""
+def _heard_at(this: Run[Counts], now: datetime) -> datetime | None:
+    """Return when Twilio last answered, by its own clock; our time if ours is behind; None if no job has asked yet."""
     moments: list[datetime | None] = []
     moments += [c.ahead_until or c.read_until for c in _cursors(this, "hot", HotCursor) if not is_ahead(c, now)]
     moments += [c.looked_at for c in _cursors(this, "warm", WarmCursor) if not is_ahead(c, now)]
     moments += [c.swept_at for c in _cursors(this, "cold", ColdCursor) if not is_ahead(c, now)]
-    return min(now, max(filter(None, moments), default=now))
+    heard_at = max(filter(None, moments), default=None)
+    return None if heard_at is None else min(now, heard_at)
 
 
 def _read_looks(this: Run[Counts], scheduled_accounts: tuple[str, ...], now: datetime) -> dict[str, datetime]:

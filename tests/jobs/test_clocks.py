@@ -41,6 +41,18 @@ def test_a_clock_that_is_a_day_ahead_for_a_moment_freezes_nothing_without_its_pr
     assert world.said("cursor.corrected") == []
 
 
+def test_freeze_after_a_backfill_alone_does_not_believe_a_clock_that_is_ahead(world):
+    """No daemon has ever run: nobody but the backfill has asked Twilio, and the price is yet to come."""
+    world.account.call(world.clock.now() - 40 * timedelta(seconds=1), talks_for=5, priced_after=75)
+    world.backfill(days=2)
+    world.behind = AHEAD
+    assert world.freeze().frozen == 0
+    world.behind = timedelta(0)
+    world.clock.advance(2 * MINUTE)
+    world.backfill(days=2)
+    assert world.differences() == []
+
+
 def test_calls_that_begin_after_a_step_of_the_clock_are_found(world):
     """Hot, after five days of downtime, reads up to Twilio's time, not up to ours."""
     world.hot()

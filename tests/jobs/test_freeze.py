@@ -18,6 +18,16 @@ from tests.harness.names import ACCOUNT, NOW, sid
 HOUR = timedelta(hours=1)
 
 
+def hear(world):
+    """Let Twilio have answered hot just now: its clock is the one that deadlines pass on."""
+    world.set_cursor({"account": ACCOUNT, "read_until": world.clock.now().isoformat()})
+
+
+@pytest.fixture(autouse=True)
+def heard(world):
+    hear(world)
+
+
 @pytest.fixture
 def put(world):
     """Puts a row into messages as some writer left it."""
@@ -57,8 +67,20 @@ def test_a_call_freezes_when_its_deadline_has_passed(world, put):
     assert [late] == frozen(world)
     assert [(late, "deadline", "reconcile_freeze")] == reasons(world)
     world.clock.advance(timedelta(seconds=1))
+    hear(world)
     world.freeze()
     assert [late, early] == frozen(world)
+
+
+def test_nothing_freezes_before_a_job_has_asked_twilio(world, put):
+    """Our clock may be ahead: only an answer tells that a deadline has passed."""
+    put(1, ended=NOW - 24 * HOUR)
+    put(2, ended=NOW - 500 * 24 * HOUR, via="webhook")
+    put(3, ended=NOW - 24 * HOUR, gone=NOW - HOUR)
+    world.conn.execute("DELETE FROM sync_state")
+    assert world.freeze().frozen == 0
+    hear(world)
+    assert world.freeze().frozen == 3
 
 
 def test_a_call_waits_for_warm_to_look_past_its_deadline(world, put):
@@ -119,6 +141,7 @@ def test_a_call_known_from_webhooks_alone_waits_for_rest(world, put):
     world.clock.set(NOW - 30 * 24 * HOUR + RETENTION + timedelta(days=1))
     assert world.freeze().frozen == 0
     world.clock.advance(timedelta(seconds=1))
+    hear(world)
     assert world.freeze().frozen == 2
     assert [(webhook_only, "retention", "reconcile_freeze"), (unknown, "retention", "reconcile_freeze")] == reasons(
         world
