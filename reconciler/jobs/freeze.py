@@ -5,26 +5,24 @@ database.
 
 Design rules
 - A deadline passes on Twilio's clock. Our clock may be ahead, and a call that freezes too early never gets its price.
-- The job does not ask Twilio. The cursors of hot, warm and cold tell when Twilio last answered: that is its time.
+- The job does not ask Twilio: it goes by the time at which Twilio last answered another job (`sync/heard.py`).
 - So nothing more freezes while Twilio is away, and nothing at all before a job has asked. What a backfill reads past
   its deadline freezes in the merge.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from reconciler import metrics
 from reconciler.database.calls import count_open, stuck_calls
-from reconciler.errors import ConfigError
 from reconciler.logs import get_logger
-from reconciler.model import JobName
 from reconciler.sync.context import JobContext
 from reconciler.sync.counts import Counts
-from reconciler.sync.cursors import ColdCursor, FreezeCursor, HotCursor, JobCursor, WarmCursor, decode, is_ahead
+from reconciler.sync.cursors import FreezeCursor, WarmCursor, is_ahead
+from reconciler.sync.heard import heard_at, read_cursors
 from reconciler.sync.run import Run, run
 from reconciler.twilio.listing import RETENTION
 
@@ -33,8 +31,6 @@ NAMED_AT_MOST: Final = 100  # stuck calls logged by one run; the next run logs t
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 log = get_logger(__name__)
-
-C = TypeVar("C", bound=JobCursor)
 
 
 def freeze(context: JobContext) -> Counts:
@@ -55,12 +51,12 @@ def freeze(context: JobContext) -> Counts:
     """
     with run(context, Counts()) as this:
         now = this.now()
-        heard_at = _heard_at(this, now)
+        heard = heard_at(this)
         # One day more, because Twilio counts its 400 days on its own clock.
-        kept_since = (heard_at or now) - RETENTION - timedelta(days=1)
+        kept_since = (heard or now) - RETENTION - timedelta(days=1)
         stuck_since = now - context.settings.stuck_after
-        if heard_at is not None:
-            _freeze_due(this, kept_since, heard_at, now)
+        if heard is not None:
+            _freeze_due(this, kept_since, heard, now)
         _name_stuck(this, stuck_since, now)
         counts = this.ask(partial(count_open, stuck_since=stuck_since, kept_since=kept_since, now=now))
         metrics.open_calls.set(counts.open)
@@ -70,7 +66,7 @@ def freeze(context: JobContext) -> Counts:
     return this.counts
 
 
-def _freeze_due(this: Run[Counts], kept_since: datetime, heard_at: datetime, now: datetime) -> None:
+def _freeze_due(this: Run[Counts], kept_since: datetime, heard: datetime, now: datetime) -> None:
     settings, options = this.context.settings, this.context.options
     batch = options.batch_size or FREEZE_BATCH
     looks = _read_looks(this, options.scheduled_accounts or (), now)
@@ -80,7 +76,7 @@ def _freeze_due(this: Run[Counts], kept_since: datetime, heard_at: datetime, now
             this.commit(
                 lambda transaction: transaction.freeze_due(
                     freeze_after=settings.freeze_after,
-                    ended_before=heard_at - settings.freeze_after,
+                    ended_before=heard - settings.freeze_after,
                     kept_since=kept_since,
                     warm_looks=looks,
                     warm_is_everywhere=options.scheduled_accounts is None,
@@ -93,33 +89,12 @@ def _freeze_due(this: Run[Counts], kept_since: datetime, heard_at: datetime, now
         this.counts.frozen += frozen
 
 
-def _heard_at(this: Run[Counts], now: datetime) -> datetime | None:
-    """Return when Twilio last answered, by its own clock; our time if ours is behind; None if no job has asked yet."""
-    moments: list[datetime | None] = []
-    moments += [c.ahead_until or c.read_until for c in _cursors(this, "hot", HotCursor) if not is_ahead(c, now)]
-    moments += [c.looked_at for c in _cursors(this, "warm", WarmCursor) if not is_ahead(c, now)]
-    moments += [c.swept_at for c in _cursors(this, "cold", ColdCursor) if not is_ahead(c, now)]
-    heard_at = max(filter(None, moments), default=None)
-    return None if heard_at is None else min(now, heard_at)
-
-
 def _read_looks(this: Run[Counts], scheduled_accounts: tuple[str, ...], now: datetime) -> dict[str, datetime]:
     """Return the time of warm's last run by account; NEVER for a cursor in the future."""
     looks = dict.fromkeys(scheduled_accounts, NEVER)
-    for cursor in _cursors(this, "warm", WarmCursor):
+    for cursor in read_cursors(this, "warm", WarmCursor):
         looks[cursor.account] = NEVER if is_ahead(cursor, now) else cursor.looked_at
     return looks
-
-
-def _cursors(this: Run[Counts], kind: str, type_: type[C]) -> list[C]:
-    """Return the cursors of all jobs of a kind. An unreadable one is left out; its own job reports it."""
-    cursors = []
-    for value in this.persist(lambda: this.context.store.read_cursors(kind)):
-        with suppress(ConfigError):
-            cursor = decode(JobName(kind), value, type_)
-            if cursor is not None:
-                cursors.append(cursor)
-    return cursors
 
 
 def _name_stuck(this: Run[Counts], stuck_since: datetime, now: datetime) -> None:

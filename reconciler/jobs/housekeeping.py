@@ -18,6 +18,7 @@ from reconciler.database.tables import measure
 from reconciler.logs import get_logger
 from reconciler.sync.context import JobContext
 from reconciler.sync.counts import Counts
+from reconciler.sync.heard import heard_at
 from reconciler.sync.run import Run, run
 
 PRUNE_BATCH: Final = 1000  # rows in one commit
@@ -46,8 +47,11 @@ class HousekeepingCounts(Counts):
 def keep_house(context: JobContext) -> HousekeepingCounts:
     """Measure our tables; delete rows older than `inbox_retention` and `events_retention`, where set, oldest first.
 
-    Of the inbox only completed webhooks go: dead letters and unsettled rows stay, at any age. Of the events only those
-    of frozen calls go. A run that is stopped between two batches has done all before for good.
+    - Of the inbox only completed webhooks go: dead letters and unsettled rows stay, at any age.
+    - Of the events only those of frozen calls go.
+    - Ages count up to Twilio's last answer to a job, if there is one. Otherwise a clock of ours that is ahead for a
+      moment would delete what came last week.
+    - A run that is stopped between two batches has done all before for good.
 
     Raises:
         Refused: the database role lacks a privilege.
@@ -58,9 +62,9 @@ def keep_house(context: JobContext) -> HousekeepingCounts:
     with run(context, HousekeepingCounts()) as this:
         _measure(this)
         if (retention := context.settings.inbox_retention) is not None:
-            _prune_inbox(this, this.now() - retention)
+            _prune_inbox(this, (heard_at(this) or this.now()) - retention)
         if (retention := context.settings.events_retention) is not None:
-            _prune_events(this, this.now() - retention)
+            _prune_events(this, (heard_at(this) or this.now()) - retention)
     return this.counts
 
 

@@ -54,15 +54,16 @@ def read_webhooks(context: JobContext) -> Counts:
         if this.stop.is_set():
             return this.counts
         cursor = WebhooksCursor(account=last.account, settled_until=last.settled_until, refused=reading.refused)
-        if alerts is not None:
-            cursor.settled_until = max(reading.since, _hour(reading.now - LISTED_WITHIN))
+        now = this.now()  # Twilio's clock is known by now, if Twilio answered
+        if alerts is not None and reading.since <= now:  # otherwise our clock was ahead, and nothing was read
+            cursor.settled_until = max(reading.since, _hour(min(reading.now, now) - LISTED_WITHIN))
 
         def keep(transaction: Transaction) -> None:
-            account_sid, kept_since = this.account.sid, reading.now - RETENTION
+            account_sid, kept_since = this.account.sid, now - RETENTION
             if alerts is not None:
                 transaction.replace_alerts(alerts, account_sid=account_sid, since=reading.since, kept_since=kept_since)
             if faults is not None:
-                transaction.keep_faults(faults, account_sid=account_sid, now=reading.now, kept_since=kept_since)
+                transaction.keep_faults(faults, account_sid=account_sid, now=now, kept_since=kept_since)
             this.move_cursor(transaction, cursor)
 
         this.commit(keep)

@@ -305,8 +305,13 @@ class Session:
         A page that was asked again in a smaller size may repeat some.
         """
         resource, page = path.partition("?")[0], path
+
+        def read(answer: Answer, _: str) -> tuple[list[T], str | None]:
+            self.client.said_at(answer)  # what the caller keeps, and for how long, goes by Twilio's clock
+            return decode(answer.body)
+
         while True:
-            found, next_uri = self._fetch(page, lambda answer, _: decode(answer.body), wanted=PAGE_SIZE)
+            found, next_uri = self._fetch(page, read, wanted=PAGE_SIZE)
             yield from found
             if not next_uri:
                 return

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from reconciler.database.retention import FIRST_WEBHOOK, prune_inbox
 from reconciler.metrics import REGISTRY
 from reconciler.sync.counts import Outcome
-from tests.harness.names import NOW
+from tests.harness.names import ACCOUNT, NOW
 from tests.harness.present import present
 
 DAY = timedelta(days=1)
@@ -74,6 +74,18 @@ def test_completed_webhooks_older_than_the_retention_go(world, put):
     world.log.clear()
     world.keep_house(30 * DAY)
     assert [] == world.said("inbox.pruned")
+
+
+@pytest.mark.parametrize("job", ["hot", "warm", "cold"])
+def test_a_clock_that_is_ahead_deletes_nothing(world, put, job):
+    """The age of a webhook counts up to Twilio's last answer, which a deletion must not outrun."""
+    names = {"hot": ["read_until"], "warm": ["settled_until", "looked_at"], "cold": ["swept_at"]}[job]
+    world.set_cursor({"account": ACCOUNT} | dict.fromkeys(names, NOW.isoformat()), job)
+    recent, old = put(1), put(31)
+    world.behind = -40 * DAY
+    world.keep_house(30 * DAY)
+    assert [recent] == left(world)
+    assert old != recent
 
 
 def test_the_oldest_go_first_a_batch_a_commit(world, put):

@@ -140,6 +140,20 @@ def test_alerts_are_counted_by_hour_code_and_url(world: World) -> None:
     ]
 
 
+def test_a_clock_that_is_ahead_forgets_no_evidence(world: World) -> None:
+    """Nothing goes before its time, and once the clock is right, all is read that was to be read."""
+    world.account.raise_alert(NOW - 3 * HOUR, "11205", URL, resource_sid=sid(1))
+    world.webhooks()
+    told, at_fault = alerts(world), faults(world)
+    world.account.raise_alert(NOW - timedelta(minutes=5), "11205", URL, resource_sid=sid(2))
+    world.behind = -100 * DAY
+    world.webhooks()
+    assert (alerts(world), faults(world)) == (told, at_fault)
+    world.behind = timedelta(0)
+    world.webhooks()
+    assert alerts(world) == [*told, (NOW - HOUR, "11205", URL, 1, [sid(2)])]
+
+
 def test_alerts_are_read_once(world: World) -> None:
     """The next run asks from the hour on that was not settled, counts it anew, and keeps what is before."""
     world.account.raise_alert(NOW - 3 * HOUR, "11205", URL, resource_sid=sid(1))
