@@ -223,6 +223,12 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
         case pg.SequenceGeneratorLimitExceeded():
             hint = "no new row can be written; `reconcile check` names the column: change it and its sequence to bigint"
             return TableFault(f"the numbers of an id column are used up: {reason}", hint=hint)
+        case pg.NotNullViolation() if is_fault_of_a_table(exc):
+            column = f"{exc.diag.table_name}.{exc.diag.column_name}"
+            hint = (
+                f"give {column} a default, or ALTER COLUMN {exc.diag.column_name} DROP NOT NULL; the next run goes on"
+            )
+            return TableFault(f"{column} must not be null, has no default and is not ours: no new row fits", hint=hint)
         case pg.ProgramLimitExceeded():
             # By its class it is an OperationalError, but waiting does not make a row smaller.
             return ReconcilerError(f"the database answered: {reason}")
@@ -239,11 +245,19 @@ def is_contention(exc: psycopg.Error) -> bool:
     return isinstance(exc, pg.DeadlockDetected | pg.SerializationFailure | pg.LockNotAvailable)
 
 
+def is_fault_of_a_table(exc: psycopg.Error) -> bool:
+    """Whether no row at all can be written: ids ran out, or a column is mandatory that the merge does not know."""
+    if isinstance(exc, pg.NotNullViolation) and exc.diag.table_name in ("messages", "call_events"):
+        known = re.compile(rf"\b{re.escape(exc.diag.column_name or '')}\b")
+        return known.search(load_queries("merge")["merge_staged"]) is None
+    return isinstance(exc, pg.SequenceGeneratorLimitExceeded)
+
+
 def refusal(exc: psycopg.Error) -> str | None:
     """Return why PostgreSQL refuses a row, without the row's values; None if the error is not about a row."""
     if exc.sqlstate is None:
         return "the driver cannot write it" if isinstance(exc, psycopg.DataError) else None
-    if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW or isinstance(exc, pg.SequenceGeneratorLimitExceeded):
+    if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW or is_fault_of_a_table(exc):
         return None
     diag = exc.diag
     names = (diag.schema_name, diag.table_name, diag.column_name, diag.constraint_name, diag.datatype_name)

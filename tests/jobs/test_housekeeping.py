@@ -181,6 +181,16 @@ def test_events_of_frozen_calls_older_than_the_retention_go(world, event):
     assert [] == world.said("events.pruned")
 
 
+def test_a_clock_that_is_ahead_deletes_no_events(world, event):
+    """The age of an event counts up to Twilio's last answer, too."""
+    world.set_cursor({"account": ACCOUNT, "read_until": NOW.isoformat()})
+    recent = event(1)
+    event(101)
+    world.behind = -200 * DAY
+    world.keep_house(events=100 * DAY)
+    assert [recent] == left_of_events(world)
+
+
 def test_without_a_retention_events_stay(world, event):
     """Deleting is for a person to ask for, and the table stays closed to everybody else."""
     old = event(1000)

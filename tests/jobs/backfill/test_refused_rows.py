@@ -14,8 +14,9 @@ from reconciler.twilio.records import bury_observation, read_record
 from tests.harness.contexts import run_inbox, run_replay
 from tests.harness.equality import records_of
 from tests.harness.names import NOW
+from tests.harness.present import present
 from tests.harness.recorded import REAL_CALLS
-from tests.harness.rows import SAID, make_record
+from tests.harness.rows import ORIGIN, SAID, make_observation, make_record
 
 REFUSALS = {
     "constraint": "ALTER TABLE messages ADD CONSTRAINT viewers CHECK (twilio_sid <> '{sid}')",
@@ -78,6 +79,17 @@ def test_a_table_that_takes_no_row_makes_no_dead_letters(world, conn, how):
     conn.execute(mends.encode())
     assert world.backfill(days=8).exit_code is ExitCode.DONE
     assert world.differences() == []
+
+
+@pytest.mark.parametrize("table", ["messages", "call_events"])
+def test_a_mandatory_column_of_the_viewers_is_no_fault_of_a_single_call(table, database_url, conn):
+    """A page with one new call cannot show that others are refused too; the column alone can."""
+    conn.execute(f"ALTER TABLE {table} ADD COLUMN tenant int NOT NULL".encode())
+    with Store(database_url) as store, pytest.raises(TableFault) as failed:
+        store.commit_page([make_observation()], origin=ORIGIN, now=NOW, refuse=bury_observation)
+    assert f"{table}.tenant" in str(failed.value)
+    assert "DROP NOT NULL" in present(failed.value.hint)
+    assert conn.execute("SELECT count(*) FROM twilio_webhook_inbox").fetchone() == (0,)
 
 
 def test_a_run_that_fails_ends_its_threads_itself(world, conn):
