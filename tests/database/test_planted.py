@@ -63,7 +63,7 @@ EXTRA = {
     "tables": ["messages"], "value": "on", "verified_at": datetime.now(UTC), "word": "{}", "version": 1,
     "checksum": "x", "applied_at": datetime.now(UTC), "duration": "1s", "id": 1,
     "hour": datetime.now(UTC), "error_code": "x", "url": "x", "alerts": 1, "address": "x", "endpoint_sid": "x",
-    "fault": "x", "budget": "{}", "filenames": ["x"],
+    "fault": "x", "budget": "{}", "lock": 1, "note": "{}", "filenames": ["x"],
     "worker_id": 1, "host": "x", "process": 1, "since": datetime.now(UTC), "slots": 1, "hot_at": None,
 }  # fmt: skip
 
