@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Final
 
 from reconciler.cli.wiring import (
     accounts_asked_for,
@@ -27,6 +29,8 @@ from reconciler.terminal.printing import complain
 from reconciler.terminal.progress import watching
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.listing import RETENTION
+
+_MERGERS_AT_MOST: Final = 4
 
 
 def backfill_window(args: argparse.Namespace) -> int:
@@ -52,7 +56,7 @@ def backfill_window(args: argparse.Namespace) -> int:
             context = backfill.BackfillContext(
                 job=backfill.name_backfill(accounts[0]), settings=settings, store=store,
                 session=client.session(stop, is_bulk=True), account=Account(accounts[0]), stop=stop,
-                dry_run=args.dry_run, window=window, watcher=watcher,
+                dry_run=args.dry_run, window=window, watcher=watcher, mergers=count_mergers(),
             )  # fmt: skip
             counts = _read(context, client, accounts)
             watcher.finished(counts)
@@ -60,6 +64,11 @@ def backfill_window(args: argparse.Namespace) -> int:
     if args.dry_run and counts.exit_code is ExitCode.DONE and (counts.inserted or counts.updated):
         return int(ExitCode.UNRECONCILED)
     return int(counts.exit_code)
+
+
+def count_mergers() -> int:
+    """Return on how many connections a backfill merges: one for each core, since the database may have as many."""
+    return min(_MERGERS_AT_MOST, os.cpu_count() or 1)
 
 
 def _window(args: argparse.Namespace, asked_at: datetime) -> tuple[datetime, datetime]:

@@ -2,6 +2,8 @@
 
 Design rules
 - The job's advisory lock lives on the connection that merges. A process that loses the lock loses its transaction.
+- A run may merge on more connections. Their transactions prove by the term in the row of the cursor that the run still
+  owns the job: each take-over raises the term, and waits for a transaction that has moved the cursor.
 - If another writer was faster than our merge, or if PostgreSQL ended a deadlock by aborting us, the store merges the
   whole page again.
 - A merge does not wait for a lock while it holds rows. It rolls back and begins again.
@@ -12,17 +14,19 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Self, TypeVar
 
 import psycopg
+from psycopg import errors as pg
 
 from reconciler.database import connection as db
 from reconciler.database import locks
-from reconciler.database.transaction import Cursor, Decision, Merged, Origin, Rules, Transaction
+from reconciler.database.decisions import Decision, Merged
+from reconciler.database.transaction import Cursor, Hold, Move, Origin, Rules, Transaction
 from reconciler.errors import Contended, JobHeld, Outpaced, ReadOnlyDatabase, ReconcilerError, TableFault, Unavailable
 from reconciler.logs import get_logger
 from reconciler.model import DeadLetter, JobName, Observation
@@ -68,7 +72,7 @@ _sync_state = db.load_queries("sync_state")
 class Store:
     """One connection that merges and holds the lock of a job. If it breaks, the next use reconnects and locks again.
 
-    `channel` is notified of the calls that a commit changed.
+    `channel` is notified of the calls that a commit changed. A store with an `owner` merges for the owner's run.
 
     Raises, from every method:
         Unavailable: the database is away; nothing was committed, so the method may be called again.
@@ -77,12 +81,14 @@ class Store:
 
     """
 
-    def __init__(self, url: str, *, rules: Rules | None = None, channel: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, rules: Rules | None = None, channel: str | None = None, owner: Store | None = None
+    ) -> None:
         self._url = url
         self._rules = rules or Rules()
         self._channel = channel
-        self._job: JobName | None = None
-        self._cursors: dict[JobName, str | None] = {}  # as this process last read or moved them
+        self._owner = owner
+        self._hold: Hold | None = None if owner is None else owner._hold
         self._was_connected = False
         self._locked_by: int | None = None  # pid of the server process that last took a lock for us
         self._used_at = 0.0
@@ -104,20 +110,40 @@ class Store:
     @contextmanager
     def holding(self, job: JobName) -> Iterator[None]:
         """Hold the lock of `job` for as long as the context lasts."""
-        with self.session() as conn:
-            self._take_lock(conn, job)
-        self._job = job
-        self._cursors.clear()
         try:
+            with self.session() as conn:
+                self._take_lock(conn, job)
+                try:
+                    self._hold = _take_over(conn, job)
+                except psycopg.Error:
+                    conn.close()  # this also releases the lock
+                    raise
             yield
         finally:
-            self._job = None
-            if self._conn is not None:
+            held, self._hold = self._hold, None
+            if held is not None and self._conn is not None:
                 try:
                     with self.session() as conn:
                         locks.release_advisory_lock(conn, str(job))
                 except ReconcilerError:
                     self.close()  # this also releases the lock
+
+    @contextmanager
+    def mergers(self, count: int) -> Iterator[list[Store]]:
+        """Lend `count` stores that merge for this one's run, itself included; fewer if the server has no place left.
+
+        Each is for one thread at a time. A transaction of the others must move the job's cursor: that is its proof that
+        the run still owns the job.
+        """
+        with ExitStack() as opened:
+            stores = [self]
+            while len(stores) < count:
+                store = Store(self._url, rules=self._rules, channel=self._channel, owner=self)
+                try:
+                    stores.append(opened.enter_context(store))
+                except Unavailable:
+                    break
+            yield stores
 
     def commit_page(
         self,
@@ -125,11 +151,14 @@ class Store:
         *,
         origin: Origin,
         now: datetime,
-        cursor: Cursor | None = None,
+        move: Move = nullcontext,
         dead_letters: Sequence[DeadLetter] = (),
         refuse: Callable[[Observation, str], DeadLetter] | None = None,
+        is_brief: bool = False,
     ) -> Merged:
         """Merge `observations`, keep dead letters and move the cursor, in one commit or not at all.
+
+        With `is_brief` the result names only the calls that need attention, unless a channel is told of each.
 
         - PostgreSQL may refuse an observation, because the Viewer may have constraints and triggers of its own.
           `refuse` makes a dead letter of it, and the others are merged.
@@ -142,7 +171,7 @@ class Store:
             TableFault: a table takes no row at all.
 
         """
-        page = _Page(observations, origin, now, cursor, dead_letters)
+        page = _Page(observations, origin, now, move, dead_letters, is_brief and self._channel is None)
         try:
             return self.atomically(page.write, attempts=MERGE_ATTEMPTS if refuse is None else PAGE_ATTEMPTS)
         except ReconcilerError as exc:
@@ -161,14 +190,12 @@ class Store:
         """
         for attempt in range(attempts):
             try:
-                with self.session() as conn:
-                    with conn.transaction():
-                        transaction = Transaction(conn, self._rules, self._cursors)
-                        result = work(transaction)
-                        if self._channel is not None:
-                            transaction.notify(self._channel)
-                    self._cursors.update(transaction.cursors)
-                    return result
+                with self.session() as conn, ExitStack() as until_committed, conn.transaction():
+                    transaction = Transaction(conn, self._rules, self._hold, until_committed)
+                    result = work(transaction)
+                    if self._channel is not None:
+                        transaction.notify(self._channel)
+                return result
             except Contended:
                 pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
                 time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not cryptography
@@ -178,16 +205,16 @@ class Store:
         self, observations: Sequence[Observation], *, origin: Origin, now: datetime, dead_letters: int = 0
     ) -> Merged:
         """Return what `commit_page` would do, field by field; write nothing."""
-        with self.session() as conn, conn.transaction(force_rollback=True):
-            decisions = Transaction(conn, self._rules, {}).preview(observations, origin=origin, now=now)
+        with self.session() as conn, ExitStack() as until_committed, conn.transaction(force_rollback=True):
+            transaction = Transaction(conn, self._rules, self._hold, until_committed)
+            decisions = transaction.preview(observations, origin=origin, now=now)
         return Merged.of(_count(observations), decisions, dead_letters=dead_letters)
 
     def read_cursor(self, job: JobName) -> Any:
-        """Return the cursor of `job` as JSON; None if it has never run. From now on only this process may move it."""
+        """Return the cursor of `job` as JSON; None if it never moved."""
         with self.session() as conn:
             row = conn.execute(_sync_state["read_cursor"], {"job": str(job)}).fetchone()
-        self._cursors[job] = row[1] if row else None
-        return row[0] if row else None
+        return (row[0] or None) if row else None
 
     def first_look(self, note: JobName, *, begins: bool, now: datetime) -> Any:
         """The note of when this installation first looked after an account, as JSON; None if it never did.
@@ -247,11 +274,12 @@ class Store:
             self.close()
             self._was_connected = False  # the server may end an idle session, so this is not logged
         if self._conn is None or self._conn.closed:
-            conn = db.connect(self._url, purpose=str(self._job or "job"), settings=_MERGE_SESSION)
+            job = self._hold.job if self._hold is not None else None
+            conn = db.connect(self._url, purpose=str(job or "job"), settings=_MERGE_SESSION)
             try:
                 with db.translated():
-                    if self._job is not None:
-                        self._take_lock(conn, self._job)
+                    if job is not None and self._owner is None:
+                        self._take_lock(conn, job)
                     conn.execute(_merge["create_staging"])
             except BaseException:
                 conn.close()
@@ -275,6 +303,17 @@ class Store:
         db.name_connection(conn, purpose=str(job))
 
 
+def _take_over(conn: db.Connection, job: JobName) -> Hold:
+    """Raise the term of a job whose lock `conn` has; without the lock it would take the job from its owner."""
+    try:
+        row = conn.execute(_sync_state["take_over"], {"job": str(job)}).fetchone()
+    except pg.LockNotAvailable:
+        locks.release_advisory_lock(conn, str(job))
+        raise JobHeld(f"another process is still committing for {job}", hint="wait for it, or stop it") from None
+    assert row is not None
+    return Hold(job, row[0])
+
+
 @dataclass(frozen=True, slots=True)
 class _Page:
     """What `commit_page` writes in one transaction."""
@@ -282,8 +321,9 @@ class _Page:
     observations: Sequence[Observation]
     origin: Origin
     now: datetime
-    cursor: Cursor | None
+    move: Move
     dead_letters: Sequence[DeadLetter]
+    is_brief: bool
 
     def write(self, transaction: Transaction) -> Merged:
         """Write all observations."""
@@ -309,7 +349,7 @@ class _Page:
         return self._finish(transaction, found.written, refused, held)
 
     def _apply(self, transaction: Transaction, observations: Sequence[Observation]) -> list[Decision]:
-        return transaction.apply(observations, origin=self.origin, now=self.now)
+        return transaction.apply(observations, origin=self.origin, now=self.now, is_brief=self.is_brief)
 
     def _finish(
         self,
@@ -321,8 +361,7 @@ class _Page:
         """Keep the dead letters, move the cursor, and count."""
         transaction.inbox.keep_dead_letters([*self.dead_letters, *refused], now=self.now)
         transaction.inbox.keep_for_retry(held, now=self.now)
-        if self.cursor is not None:
-            transaction.move_cursor(self.cursor, now=self.now)
+        transaction.move(self.move, now=self.now)
         seen = _count(self.observations)
         return Merged.of(seen, decisions, dead_letters=len(self.dead_letters), refused=refused, held=held)
 

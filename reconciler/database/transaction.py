@@ -5,8 +5,8 @@ output.
 
 Design rules
 - A page is staged and merged, and its cursor saved, in one transaction. A kill loses all of it or nothing.
-- A cursor moves only from where this process left it. A process that was stopped while another took over finds the
-  cursor moved, and ends instead of setting it back.
+- The cursor of a job moves only for the run that took the job over last: each take-over raises the term in the
+  cursor's row. A process that was stopped meanwhile finds another term, and its transaction writes nothing.
 - The merge decides on its snapshot, and writes only rows that have not changed since. Otherwise it raises Contended,
   and the store merges the whole page again.
 """
@@ -14,9 +14,8 @@ Design rules
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -25,11 +24,12 @@ import psycopg
 from reconciler.database import connection as db
 from reconciler.database import retention, webhook_evidence
 from reconciler.database.account_days import DayProof, keep_proof
+from reconciler.database.decisions import WRITES, Decision
 from reconciler.database.inbox import InboxRows
 from reconciler.database.retention import Pruned
 from reconciler.database.webhook_evidence import AlertCount, EndpointFault
 from reconciler.errors import Contended, JobHeld
-from reconciler.model import DeadLetter, Gap, JobName, Observation
+from reconciler.model import Gap, JobName, Observation
 
 T = TypeVar("T")
 X = TypeVar("X")
@@ -46,8 +46,6 @@ NOTIFIED_AT_MOST: Final = 200
 
 # Attempts for a single call. If it fails so often in a row within milliseconds, the cause is a trigger.
 SINGLE_ATTEMPTS: Final = 3
-
-_WRITES: Final = ("insert", "update")
 
 _merge = db.load_queries("merge")
 _messages = db.load_queries("messages")
@@ -81,83 +79,16 @@ class Cursor(NamedTuple):
     json: str
 
 
-class Decision(NamedTuple):
-    """The merge's decision about one observation that holds something new.
-
-    Only a preview and a drift have these two:
-    - `theirs`: the fields that differ, with Twilio's values;
-    - `ours`: our row; empty if there is none.
-    """
-
-    call_sid: str
-    action: str  # insert, update, late (an event only) or drift (a frozen row that Twilio disagrees with)
-    gap: Gap | None
-    is_imported: bool  # it would be a gap, but it was so before anybody looked after the account
-    from_status: str | None
-    to_status: str
-    late_seconds: float
-    freezes: bool
-    is_news: bool  # False for a drift reported before
-    theirs: dict[str, Any] | None
-    ours: dict[str, Any] | None
-
-    @property
-    def fields(self) -> dict[str, tuple[Any, Any]]:
-        """Return our value and Twilio's of each field that differs; `other_fields` by their own names."""
-        ours = self.ours or {}
-        held = {**ours, **(ours.get("other_fields") or {})}
-        theirs = self.theirs or {}
-        return {name: (held.get(name), theirs[name]) for name in theirs if name != "previous_status"}
+# Entered when all rows of a transaction are written, and left after its commit, with the error if it failed. It yields
+# the cursor that commits with the rows, or None.
+Move = Callable[[], AbstractContextManager[Cursor | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """The counts and decisions of a merge, in calls."""
+class Hold(NamedTuple):
+    """A job that a run has taken over, and the term of that."""
 
-    seen: int = 0
-    inserted: int = 0
-    updated: int = 0
-    late: int = 0
-    imported: int = 0
-    frozen: int = 0
-    drifted: int = 0
-    dead_letters: int = 0
-    refused: list[DeadLetter] = field(default_factory=list)  # the dead letters that PostgreSQL refused
-    held: list[DeadLetter] = field(default_factory=list)  # another session holds the row; tried again later
-    gaps: Counter[Gap] = field(default_factory=Counter)
-    decisions: list[Decision] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls,
-        seen: int,
-        decisions: Sequence[Decision],
-        *,
-        dead_letters: int = 0,
-        refused: Sequence[DeadLetter] = (),
-        held: Sequence[DeadLetter] = (),
-    ) -> Merged:
-        """Count `decisions`; `dead_letters` does not include those of `refused`."""
-        actions = Counter(decision.action for decision in decisions)
-        return cls(
-            seen=seen,
-            inserted=actions["insert"],
-            updated=actions["update"],
-            late=actions["late"],
-            imported=sum(decision.is_imported for decision in decisions),
-            frozen=sum(decision.freezes and decision.action in _WRITES for decision in decisions),
-            drifted=actions["drift"],
-            dead_letters=dead_letters + len(refused),
-            refused=list(refused),
-            held=list(held),
-            gaps=Counter(decision.gap for decision in decisions if decision.gap is not None),
-            decisions=list(decisions),
-        )
-
-    @property
-    def unchanged(self) -> int:
-        """The number of calls whose rows already agreed with Twilio."""
-        return self.seen - self.inserted - self.updated
+    job: JobName
+    term: int
 
 
 class Bisected(NamedTuple, Generic[T, X]):
@@ -169,18 +100,23 @@ class Bisected(NamedTuple, Generic[T, X]):
 
 
 class Transaction:
-    """One transaction's writes. `changed`: the SIDs of the calls it wrote. `cursors`: the cursors it moved, by job."""
+    """One transaction's writes. `changed`: the SIDs of the calls it wrote, except those of a brief merge.
 
-    def __init__(self, conn: db.Connection, rules: Rules, cursors: Mapping[JobName, str | None]) -> None:
+    `until_committed` is closed after the commit. `hold` is the job that the run has taken over, if any.
+    """
+
+    def __init__(self, conn: db.Connection, rules: Rules, hold: Hold | None, until_committed: ExitStack) -> None:
         self._conn = conn
         self.inbox = InboxRows(conn)
         self.changed: list[str] = []
-        self.cursors: dict[JobName, str | None] = {}
         self._rules = rules
-        self._expected = cursors
+        self._hold = hold
+        self._until_committed = until_committed
         self._is_staging_empty = True
 
-    def apply(self, observations: Sequence[Observation], *, origin: Origin, now: datetime) -> list[Decision]:
+    def apply(
+        self, observations: Sequence[Observation], *, origin: Origin, now: datetime, is_brief: bool = False
+    ) -> list[Decision]:
         """Merge `observations` into rows and events; return the decisions. A call may occur several times.
 
         Raises:
@@ -189,8 +125,8 @@ class Transaction:
         """
         decisions: list[Decision] = []
         for round_ in one_per_call(observations):
-            decisions += self._merge_round(round_, origin=origin, now=now, apply=True)
-        self.changed += (decision.call_sid for decision in decisions if decision.action in _WRITES)
+            decisions += self._merge_round(round_, origin=origin, now=now, apply=True, is_brief=is_brief)
+        self.changed += (d.call_sid for d in decisions if d.action in WRITES and d.call_sid)
         return decisions
 
     def bisect_refused(
@@ -316,23 +252,29 @@ class Transaction:
         """Delete a batch of events; see `retention.prune_events`."""
         return retention.prune_events(self._conn, place=place, before=before, limit=limit)
 
-    def move_cursor(self, cursor: Cursor, *, now: datetime) -> None:
-        """Move a cursor.
+    def move(self, move: Move, *, now: datetime) -> None:
+        """Enter `move` until the commit, and move the cursor that it yields.
 
         Raises:
-            JobHeld: the cursor has changed since this process read or moved it.
+            JobHeld: another process has taken over the job.
+
+        """
+        cursor = self._until_committed.enter_context(move())
+        if cursor is not None:
+            self.move_cursor(cursor, now=now)
+
+    def move_cursor(self, cursor: Cursor, *, now: datetime) -> None:
+        """Move a cursor; that of the job that the run has taken over only while the run's term lasts.
+
+        Raises:
+            JobHeld: another process has taken over the job.
 
         """
         params = {"job": str(cursor.job), "cursor": cursor.json, "now": now}
-        if cursor.job not in self._expected:
+        if self._hold is None or self._hold.job != cursor.job:
             self._conn.execute(_sync_state["set_cursor"], params)
-        else:
-            expected = self.cursors.get(cursor.job, self._expected[cursor.job])
-            if not self._conn.execute(_sync_state["move_cursor"], {**params, "expected": expected}).rowcount:
-                raise JobHeld(
-                    f"another process has moved the cursor of {cursor.job}", hint="its next run goes on there"
-                )
-        self.cursors[cursor.job] = cursor.json
+        elif not self._conn.execute(_sync_state["move_cursor"], {**params, "term": self._hold.term}).rowcount:
+            raise JobHeld(f"another process has taken over {cursor.job}", hint="its next run goes on there")
 
     def notify(self, channel: str) -> None:
         """Notify `channel` of the changed calls at the commit; if there are too many, only of their number."""
@@ -348,8 +290,14 @@ class Transaction:
         return call_sids
 
     def _merge_round(
-        self, observations: Sequence[Observation], *, origin: Origin, now: datetime, apply: bool
-    ) -> Iterator[Decision]:
+        self,
+        observations: Sequence[Observation],
+        *,
+        origin: Origin,
+        now: datetime,
+        apply: bool,
+        is_brief: bool = False,
+    ) -> list[Decision]:
         with self._conn.cursor() as cur:
             if not self._is_staging_empty:
                 cur.execute(_merge["empty_staging"])
@@ -358,18 +306,13 @@ class Transaction:
                 copy.set_types(_STAGED_TYPES)
                 for observation in observations:
                     copy.write_row(observation)
-            cur.execute(
-                _merge["merge_staged"],
-                {**self._rules._asdict(), **origin._asdict(), "now": now, "apply": apply, "explain": not apply},
-                prepare=True,
-            )
+            params = {**self._rules._asdict(), **origin._asdict(), "now": now, "apply": apply, "explain": not apply}
+            cur.execute(_merge["merge_staged"], {**params, "brief": is_brief}, prepare=True)
             rows = cur.fetchall()
-            if apply:
-                decided = sum(row[1] in _WRITES for row in rows)
-                if rows and rows[0][-1] != decided:
-                    raise Contended("another writer changed a call between our decision and our write")
-        for sid, action, gap, *rest, _written in rows:
-            yield Decision(sid, action, Gap(gap) if gap else None, *rest)
+        decisions = [Decision(sid, action, Gap(gap) if gap else None, *rest) for sid, action, gap, *rest, _ in rows]
+        if apply and rows and rows[0][-1] != sum(d.calls for d in decisions if d.action in WRITES):
+            raise Contended("another writer changed a call between our decision and our write")
+        return decisions
 
 
 def one_per_call(observations: Sequence[Observation]) -> Iterator[list[Observation]]:

@@ -20,8 +20,9 @@ from typing import Any, Final, NamedTuple
 
 from msgspec.structs import asdict
 
+from reconciler.database.decisions import Decision, Merged
 from reconciler.database.store import Store
-from reconciler.database.transaction import Cursor, Decision, Merged
+from reconciler.database.transaction import Cursor
 from reconciler.errors import ExitCode, ReconcilerError, Unavailable
 from reconciler.jobs.accounts import for_each_account
 from reconciler.logs import get_logger

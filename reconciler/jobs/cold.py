@@ -12,6 +12,7 @@ Design rules
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,7 +20,8 @@ from typing import Final
 
 from reconciler import metrics
 from reconciler.database.account_days import DayProof, sum_up
-from reconciler.database.transaction import Merged, Transaction
+from reconciler.database.decisions import Merged
+from reconciler.database.transaction import Transaction
 from reconciler.errors import ExitCode, Refused, Retriable, TwilioAnswerError, Unavailable
 from reconciler.logs import get_logger
 from reconciler.sync.context import JobContext
@@ -135,7 +137,7 @@ class _Sweep:
             this,
             self._never_dialled,
             first=self._open,
-            cursor_after=lambda _: self._cursor,
+            move=lambda _: nullcontext(self._cursor),
             on_page=self._proofs.note,
             is_bulk=True,
         )
@@ -144,7 +146,7 @@ class _Sweep:
         self._may_prove = not failed
         usage_problem = self._read_usage() if self._may_prove and self._whole_days else None
         failed += read(
-            this, self._days, cursor_after=lambda _: self._cursor, on_page=self._settle, is_bulk=True
+            this, self._days, move=lambda _: nullcontext(self._cursor), on_page=self._settle, is_bulk=True
         )  # fmt: skip
         return describe(failed + self._proofs.failed) or usage_problem
 

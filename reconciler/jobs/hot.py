@@ -21,7 +21,7 @@ from typing import Final
 
 from reconciler.database.calls import has_trunk_calls, open_calls
 from reconciler.database.connection import Connection
-from reconciler.database.transaction import Merged
+from reconciler.database.decisions import Merged
 from reconciler.logs import get_logger
 from reconciler.sync.context import JobContext
 from reconciler.sync.counts import Counts

@@ -17,9 +17,10 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from reconciler import metrics
+from reconciler.database.decisions import Decision, Merged
 from reconciler.database.inbox import WORKER_TRIES, InboxRow, InboxRows, RecordingEvent, backlog, count_unsettled
 from reconciler.database.store import PAGE_ATTEMPTS
-from reconciler.database.transaction import Decision, Merged, Transaction
+from reconciler.database.transaction import Transaction
 from reconciler.errors import BadObservation, Outpaced
 from reconciler.exact_json import parse_json
 from reconciler.logs import get_logger

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from reconciler.database.calls import KnownCall
-from reconciler.database.transaction import Decision, Merged, Transaction
+from reconciler.database.decisions import Decision, Merged
+from reconciler.database.transaction import Transaction
 from reconciler.logs import get_logger
 from reconciler.model import JobName, Page
 from reconciler.sync import telemetry

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from reconciler.database import connection as db
 from reconciler.database.calls import KnownCall
-from reconciler.database.transaction import Decision
+from reconciler.database.decisions import Decision
 from reconciler.errors import BadObservation, ExitCode
 from reconciler.exact_json import parse_json
 from reconciler.model import FINAL, Observation, Page

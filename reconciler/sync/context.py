@@ -70,5 +70,6 @@ class JobContext:
     on_progress: Callable[[], None] = lambda: None  # called after each commit, and while the database is away
     retry_at: Callable[[], datetime | None] = lambda: None  # when the job is due next
     pause_if_refused: timedelta | None = None  # the schedule's pause after a refusal; None: until the job is due
+    mergers: int = 1  # connections that merge the pages of a sweep at once
     make_executor: Callable[[int], Executor] = partial(ThreadPoolExecutor, thread_name_prefix="fetch")
     progress_every: timedelta = PROGRESS_EVERY

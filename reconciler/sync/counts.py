@@ -8,7 +8,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from reconciler.database.transaction import Merged
+from reconciler.database.decisions import Merged
 from reconciler.errors import ExitCode
 from reconciler.model import Gap
 

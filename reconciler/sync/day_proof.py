@@ -21,7 +21,7 @@ from typing import Any, Final
 from reconciler.database import account_days
 from reconciler.database.account_days import DayProof, HeldDay
 from reconciler.database.calls import KnownCall
-from reconciler.database.transaction import Merged
+from reconciler.database.decisions import Merged
 from reconciler.logs import get_logger
 from reconciler.model import DeadLetter
 from reconciler.sync.fetch import Failed, Fetched

@@ -1,11 +1,11 @@
-"""The reading of slices from Twilio: several at once, with each page handed to the caller as it arrives.
+"""The reading of slices from Twilio: several at once, with each page handled as it arrives.
 
 Design rules
 - Slices in `first` are read to their end before others begin. A sweep reads open calls first. A call whose start moves
   to another day during the sweep was open when the sweep began, so no order of the days can lose it. Days long past
   hold no such call, and do not wait.
-- At most one page of a slice is under way. A page is handed to the caller before the next page of its slice is
-  requested. After a kill only the pages that were under way are read again.
+- At most one page of a slice is under way: the next is requested when the page has been handled. After a kill only the
+  pages that were under way are read again. Pages of different slices may be handled at once.
 - `decide`, which is pure, decides what follows an error. The loop only does it.
 """
 
@@ -15,10 +15,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from queue import SimpleQueue
-from typing import Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from reconciler.errors import (
     FilterIgnored,
@@ -40,6 +42,8 @@ _ENOUGH_AT_LEAST: Final = 2  # failures in a row; a single one may be a day that
 
 log = get_logger(__name__)
 
+T = TypeVar("T")
+
 
 class Fetched(NamedTuple):
     """One page of one slice, with only the calls that belong to the slice.
@@ -59,6 +63,13 @@ class Fetched(NamedTuple):
 
 
 Cut = Callable[[Fetched], tuple[Slice, ...]]
+
+
+class Handled(NamedTuple, Generic[T]):
+    """A page, and the result of its handling."""
+
+    item: Fetched
+    result: T
 
 
 class Failed(NamedTuple):
@@ -144,13 +155,16 @@ def fetch(
     resume_at: Mapping[str, str | None] | None = None,
     is_independent: Callable[[Slice], bool] = lambda _: False,
     cut: Cut = lambda _: (),
+    handle: Callable[[Fetched], T],
+    handlers: Executor,
     make_executor: Callable[[int], Executor],
     stop: threading.Event,
-) -> Generator[Fetched | Failed, None, None]:
-    """Read `first`, then `slices`, several at once; yield each page as it arrives, the pages of a slice in order.
+) -> Generator[Handled[T] | Failed, None, None]:
+    """Read `first`, then `slices`, several at once; yield each page when it is handled, the pages of a slice in order.
 
+    - `handle` is called with each page as it arrives, by `handlers`. An error of it ends the reading.
     - `resume_at` maps a slice's name to the page at which to continue.
-    - A slice is taken from `slices` when there is room for it. While the caller works on a page, others are fetched.
+    - A slice is taken from `slices` when there is room for it. While a page is handled, others are fetched.
     - A slice that `is_independent` does not wait for `first`.
     - `cut` is called with the first of several pages of a slice. The slices that it returns are read instead.
     - When `stop` is set, the reading ends early, between two pages.
@@ -163,7 +177,7 @@ def fetch(
     """
     order = _Order(first, slices, is_independent, at_once=session.concurrency)
     with make_executor(session.concurrency) as pool:
-        yield from _Loop(session, pool, resume_at or {}, stop, order, cut).read()
+        yield from _Loop(session, pool, resume_at or {}, stop, order, cut, handle, handlers).read()
 
 
 def fetch_in_order(
@@ -259,7 +273,20 @@ class _Order:
         yield from self._others
 
 
-class _Loop:
+class Inline(Executor):
+    """An executor that works in the thread of its caller, at once."""
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Call `work` and return its outcome."""
+        done: Future[T] = Future()
+        try:
+            done.set_result(work(*args, **kwargs))
+        except Exception as exc:
+            done.set_exception(exc)
+        return done
+
+
+class _Loop(Generic[T]):
     """The reading loop, for as many slices at once as the tally says."""
 
     def __init__(
@@ -270,6 +297,8 @@ class _Loop:
         stop: threading.Event,
         order: _Order,
         cut: Cut,
+        handle: Callable[[Fetched], T],
+        handlers: Executor,
     ) -> None:
         self._session = session
         self._pool = pool
@@ -277,31 +306,45 @@ class _Loop:
         self._stop = stop
         self._order = order
         self._cut = cut
-        self._arrived: SimpleQueue[tuple[Reading, Future[Page]]] = SimpleQueue()
+        self._handle = handle
+        self._handlers = handlers
+        self._arrived: SimpleQueue[Callable[[], Iterator[Handled[T] | Failed]]] = SimpleQueue()
         self._tally = Tally(session.concurrency)
         self._under_way = 0
 
-    def read(self) -> Iterator[Fetched | Failed]:
-        """Yield the pages as they arrive."""
+    def read(self) -> Iterator[Handled[T] | Failed]:
+        """Yield the pages as they are handled."""
         while True:
             self._begin_slices()
             if not self._under_way:
                 return
-            reading, done = self._arrived.get()
-            try:
-                item = _received(reading, done.result())
-            except ReconcilerError as exc:
-                yield from self._obey(reading, exc)
-                continue
-            self._tally.failures_in_a_row = 0
-            if item.is_first and item.next_uri is not None and (hours := self._cut(item)):
-                item = item._replace(next_uri=None, hours=hours)
-                self._order.insert(hours)
-            yield item
-            if item.next_uri is not None and not self._stop.is_set():
-                self._ask(reading)
-            else:
-                self._end(reading)
+            yield from self._arrived.get()()
+
+    def _receive(self, reading: Reading, asked: Future[Page]) -> Iterator[Handled[T] | Failed]:
+        try:
+            item = _received(reading, asked.result())
+        except ReconcilerError as exc:
+            yield from self._obey(reading, exc)
+            return
+        self._tally.failures_in_a_row = 0
+        if item.is_first and item.next_uri is not None and (hours := self._cut(item)):
+            item = item._replace(next_uri=None, hours=hours)
+        yield from self._hand_over(reading, item)
+
+    def _hand_over(self, reading: Reading, item: Fetched) -> Iterator[Handled[T]]:
+        handled = self._handlers.submit(copy_context().run, self._handle, item)
+        if handled.done():
+            yield from self._go_on(reading, item, handled)
+        else:
+            handled.add_done_callback(lambda done: self._arrived.put(partial(self._go_on, reading, item, done)))
+
+    def _go_on(self, reading: Reading, item: Fetched, handled: Future[T]) -> Iterator[Handled[T]]:
+        yield Handled(item, handled.result())
+        self._order.insert(item.hours)  # not earlier: only from here on the plan has them
+        if item.next_uri is not None and not self._stop.is_set():
+            self._ask(reading)
+        else:
+            self._end(reading)
 
     def _begin_slices(self) -> None:
         while self._under_way < self._tally.at_once and not self._stop.is_set():
@@ -320,9 +363,9 @@ class _Loop:
 
     def _ask(self, reading: Reading) -> None:
         asked = self._pool.submit(self._session.page, reading.listing, reading.path)
-        asked.add_done_callback(lambda done: self._arrived.put((reading, done)))
+        asked.add_done_callback(lambda done: self._arrived.put(partial(self._receive, reading, done)))
 
-    def _obey(self, reading: Reading, error: ReconcilerError) -> Iterator[Fetched | Failed]:
+    def _obey(self, reading: Reading, error: ReconcilerError) -> Iterator[Handled[T] | Failed]:
         match decide(reading, error, self._tally):
             case Retry(listing, begun_anew):
                 if not begun_anew:  # a part of the slice is lost
@@ -331,8 +374,9 @@ class _Loop:
             case Nothing():
                 _log_failed(reading.slice.name, error)
                 self._tally.failures_in_a_row = 0
-                self._end(reading)
-                yield Fetched(reading.slice, Page([], [], None, reading.slice.until), None)
+                yield from self._hand_over(
+                    reading, Fetched(reading.slice, Page([], [], None, reading.slice.until), None)
+                )
             case step:
                 is_first = self._order.is_first(reading.slice)
                 self._end(reading)

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final
 
 from reconciler.database.calls import KnownCall, count_calls
-from reconciler.database.transaction import Merged
+from reconciler.database.decisions import Merged
 from reconciler.errors import ReconcilerError, Retriable, TwilioAnswerError
 from reconciler.model import Page
 from reconciler.sync.fetch import Fetched

@@ -3,6 +3,7 @@
 Design rules
 - A page commits with the cursor that holds the plan. After a kill the next run continues at that place, and reads again
   only the pages that were under way.
+- Several threads may merge pages at once. They commit one after another: each moves the plan in `moving`.
 - A slice that fails does not affect the others, and stays in the plan. Days that could not be read together are read
   one by one from then on.
 - Days are cut into slices when there is room to read them. A slice has as many days as will fill some pages: a page
@@ -11,10 +12,13 @@ Design rules
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Final
 
 from reconciler.sync.cursors import PlanCursor
@@ -36,6 +40,7 @@ class Plan:
 
     account_sid: str
     state: PlanCursor
+    _lock: threading.RLock = field(default_factory=threading.RLock)  # whoever changes the plan, or writes its cursor
     _seen: Counter[str] = field(default_factory=Counter)  # calls by slice under way
     _calls_read: int = 0
     _days_read: int = 0  # whole days only: today may have just begun
@@ -98,45 +103,82 @@ class Plan:
     def others(self, at_once: int, page_size: int) -> Iterator[Slice]:
         """Yield the other slices, the newest days first, each cut when it is taken; `at_once` are read at a time.
 
-        Slices under way come first. Slices that could not be read before come last, because they may fail again.
+        Slices under way come first. A status takes turns with days: it may be a long slice, and it may fail. Days that
+        could not be read before come last, because they may fail again.
         """
         begun = self.state.begun
         others = [slice_ for slice_ in self._begun() if slice_.listing.status not in OPEN]
         yield from [slice_ for slice_ in others if begun[slice_.name] is not None]
-        while self.state.pending_windows:
+        unread = [slice_ for slice_ in others if begun.get(slice_.name, "") is None]
+        statuses = iter([slice_ for slice_ in unread if slice_.listing.status is not None])
+        while (days := self._next_days(at_once, page_size)) is not None:
+            yield days
+            yield from islice(statuses, 1)
+        yield from statuses
+        yield from [slice_ for slice_ in unread if slice_.listing.status is None]
+
+    def split(self, slice_: Slice) -> None:
+        """Record that a slice could not be read. If it has several days, each is read alone from now on."""
+        if len(slice_.parts) > 1:
+            with self._lock:
+                self.state.begun.pop(slice_.name, None)
+                self.state.begun |= dict.fromkeys(slice_.parts)
+
+    @contextmanager
+    def moving(self, item: Fetched) -> Iterator[None]:
+        """Record that `item` is merged; what is done inside is its commit. If that fails, the record is taken back."""
+        with self._lock:
+            take_back = self._move(item)
+            try:
+                yield
+            except BaseException:
+                take_back()
+                raise
+            self._count(item)
+
+    def _move(self, item: Fetched) -> Callable[[], None]:
+        """Move on to the state after `item`; return what takes that back."""
+        state, name = self.state, item.slice.name
+        before, done = state.begun[name], state.done
+        if item.next_uri is not None:
+            state.begun[name] = item.next_uri
+        else:
+            del state.begun[name]
+            state.begun |= dict.fromkeys(hours.name for hours in item.hours)
+            state.done += 0 if item.hours else len(item.slice.parts)
+
+        def take_back() -> None:
+            for hours in item.hours:
+                del state.begun[hours.name]
+            state.begun[name], state.done = before, done
+
+        return take_back
+
+    def _count(self, item: Fetched) -> None:
+        """Count the calls of `item`, which tell how many days fill a page."""
+        name = item.slice.name
+        if item.hours:
+            return
+        self._seen[name] += len(item.page.observations)
+        if item.next_uri is None:
+            calls, whole_days = self._seen.pop(name), (item.slice.until - item.slice.since) // _ONE_DAY
+            if item.slice.listing.status is None and whole_days:
+                self._calls_read += calls
+                self._days_read += whole_days
+
+    def _next_days(self, at_once: int, page_size: int) -> Slice | None:
+        """Take the next slice of days from the windows that were not read; None if there is none."""
+        with self._lock:
+            if not self.state.pending_windows:
+                return None
             since, until = self.state.pending_windows.pop()
             days = utc_days(since, until)
             start, _ = days[-self._days_wanted(len(days), at_once, page_size)]
             if start > since:
                 self.state.pending_windows.append((since, start))
             slice_ = slice_of_days(self.account_sid, start, until)
-            begun[slice_.name] = None
-            yield slice_
-        yield from [slice_ for slice_ in others if begun.get(slice_.name, "") is None]
-
-    def split(self, slice_: Slice) -> None:
-        """Record that a slice could not be read. If it has several days, each is read alone from now on."""
-        if len(slice_.parts) > 1:
-            self.state.begun.pop(slice_.name, None)
-            self.state.begun |= dict.fromkeys(slice_.parts)
-
-    def move(self, item: Fetched) -> None:
-        """Record that `item` is about to be merged."""
-        name = item.slice.name
-        if item.hours:
-            del self.state.begun[name]
-            self.state.begun |= dict.fromkeys(hours.name for hours in item.hours)
-            return
-        self._seen[name] += len(item.page.observations)
-        if item.next_uri is not None:
-            self.state.begun[name] = item.next_uri
-            return
-        del self.state.begun[name]
-        self.state.done += len(item.slice.parts)
-        calls, whole_days = self._seen.pop(name), (item.slice.until - item.slice.since) // _ONE_DAY
-        if item.slice.listing.status is None and whole_days:
-            self._calls_read += calls
-            self._days_read += whole_days
+            self.state.begun[slice_.name] = None
+            return slice_
 
     def _begun(self) -> list[Slice]:
         return [slice_named(self.account_sid, name) for name in self.state.begun]

@@ -6,15 +6,18 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
 from reconciler import metrics
 from reconciler.database.connection import Connection
-from reconciler.database.transaction import Cursor, Merged, Origin, Transaction
+from reconciler.database.decisions import Merged
+from reconciler.database.store import Store
+from reconciler.database.transaction import Cursor, Origin, Transaction
 from reconciler.errors import JobHeld, ReconcilerError, Retriable
 from reconciler.logs import get_logger
 from reconciler.masking import mask, redact
@@ -38,6 +41,9 @@ log = get_logger(__name__)
 C = TypeVar("C", bound=Counts)
 K = TypeVar("K", bound=JobCursor)
 T = TypeVar("T")
+
+# As `transaction.Move`, with the cursor's value: entered when the rows are written, left after their commit.
+Move = Callable[[], AbstractContextManager[JobCursor | None]]
 
 
 class Run(Generic[C]):
@@ -145,24 +151,37 @@ class Run(Generic[C]):
 
         `seen` is the number of the page's calls that this run counts; None means all of them.
         """
-        moved = None if cursor is None else self._encoded(cursor)
-        merged = self.persist(
-            lambda: self.context.store.commit_page(
+        merged = self.write_page(page, move=lambda: nullcontext(cursor))
+        self.count_page(page, merged, seen=seen, is_bulk=is_bulk)
+        return merged
+
+    def write_page(
+        self, page: Page, *, move: Move = nullcontext, store: Store | None = None, is_brief: bool = False
+    ) -> Merged:
+        """Merge a page, keep its dead letters and move the cursor in one commit; see `Store.commit_page`.
+
+        Several threads may call this at once, each with a `store` of its own, see `Store.mergers`.
+        """
+        return self.persist(
+            lambda: (store or self.context.store).commit_page(
                 page.observations,
                 origin=self.origin,
                 now=self.now(),
-                cursor=moved,
+                move=partial(self._moving, move),
                 dead_letters=page.dead_letters,
                 refuse=bury_observation,
+                is_brief=is_brief,
             )
         )
+
+    def count_page(self, page: Page, merged: Merged, *, seen: int | None = None, is_bulk: bool = False) -> None:
+        """Count and log what the merge of a page did; `seen` as in `merge_page`."""
         told = self.counts.gaps.total()
         self.counts.count_page(merged, seen=seen)
         for decision in merged.decisions:
             if decision.to_status in FINAL and decision.from_status not in FINAL and not decision.is_imported:
                 metrics.repair_seconds.observe(decision.late_seconds)
         telemetry.report_page(merged, [*page.dead_letters, *merged.refused], told=told, is_bulk=is_bulk)
-        return merged
 
     def mark_gone(self, call_sids: Sequence[str]) -> None:
         """Mark calls as gone: Twilio no longer has them."""
@@ -192,10 +211,7 @@ class Run(Generic[C]):
             ConfigError: the cursor cannot be right; see `cursors.load`.
 
         """
-        if since is None:
-            return self.read_cursor(kind)
-        self.persist(lambda: self.context.store.read_cursor(self.job))  # so that this run may move it
-        return None
+        return self.read_cursor(kind) if since is None else None
 
     def keep_cursor(self, cursor: JobCursor) -> None:
         """Move this job's cursor in a commit of its own, without rows."""
@@ -229,6 +245,11 @@ class Run(Generic[C]):
 
     def _encoded(self, cursor: JobCursor) -> Cursor:
         return Cursor(self.job, encode(cursor))  # a copy: the caller may change the cursor later
+
+    @contextmanager
+    def _moving(self, move: Move) -> Iterator[Cursor | None]:
+        with move() as cursor:
+            yield None if cursor is None else self._encoded(cursor)
 
     def _announce(self, error: Retriable, attempt: int, wait: float) -> None:
         self.context.on_progress()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, Final
 
-from reconciler.database.transaction import Merged
-from reconciler.sync import telemetry
+from reconciler.database.decisions import Merged
+from reconciler.database.store import Store
+from reconciler.logs import get_logger
 from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import JobCursor
-from reconciler.sync.fetch import Cut, Failed, Fetched, fetch, fetch_in_order
+from reconciler.sync.fetch import Cut, Failed, Fetched, Inline, fetch, fetch_in_order
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run
 from reconciler.sync.slices import Slice, cut
@@ -20,11 +25,15 @@ from reconciler.sync.slices import Slice, cut
 _STARTS_MOVE_FOR: Final = timedelta(days=1)
 
 CursorAfter = Callable[[Fetched], JobCursor | None]
+Move = Callable[[Fetched], AbstractContextManager[JobCursor | None]]  # see `transaction.Move`
 OnPage = Callable[[Fetched, Merged], None]
+Merge = Callable[[Fetched], Merged]
+
+log = get_logger(__name__)
 
 
-def _no_cursor(_: Fetched) -> None:
-    return None
+def _move_nothing(_: Fetched) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _ignore_page(_item: Fetched, _merged: Merged) -> None:
@@ -41,19 +50,21 @@ def read(
     *,
     first: Sequence[Slice] = (),
     resume_at: Mapping[str, str | None] | None = None,
-    cursor_after: CursorAfter = _no_cursor,
+    move: Move = _move_nothing,
     on_page: OnPage = _ignore_page,
     on_failed: Callable[[Slice], None] = _ignore_failure,
-    preview: Callable[[Fetched], Merged] | None = None,
+    merge: Merge | None = None,
+    handlers: Executor | None = None,
     is_bulk: bool = False,
     is_independent: Callable[[Slice], bool] = lambda _: False,
     cut: Cut = lambda _: (),
 ) -> list[Failed]:
     """Read and merge `first`, then `slices`, until the run is stopped; return the slices that failed. See `fetch`.
 
-    - `cursor_after` is called with each page before the merge; it returns the cursor that commits with the page.
+    - `move` is entered with each page when it is merged, and left after the commit. It yields the cursor that commits
+      with the page.
     - `on_page` is called after the merge, and `on_failed` with each slice that could not be read.
-    - `preview` replaces the merge.
+    - `merge` replaces the merge, and `handlers` the thread of the caller as the place where it happens.
 
     Raises:
         Refused: Twilio or the database refused.
@@ -67,6 +78,8 @@ def read(
         resume_at=resume_at,
         is_independent=is_independent,
         cut=cut,
+        handle=merge or (lambda item: this.write_page(item.page, move=partial(move, item))),
+        handlers=handlers or Inline(),
         make_executor=this.context.make_executor,
         stop=this.stop,
     )
@@ -75,26 +88,27 @@ def read(
     # that is just starting and holds the lock of all starts: Python 3.11 then waits for itself, for ever
     # (`threading._maintain_shutdown_locks`, https://github.com/python/cpython/pull/25226).
     with closing(items):
-        for item in items:
-            if isinstance(item, Failed):
-                failed.append(item)
-                on_failed(item.slice)
-            else:
-                on_page(item, _merge(this, item, cursor_after, preview, is_bulk=is_bulk))
-                if is_bulk:
-                    this.tell_progress()
+        for found in items:
+            if isinstance(found, Failed):
+                failed.append(found)
+                on_failed(found.slice)
+                continue
+            _count(this, found.item, found.result, is_bulk=is_bulk)
+            on_page(*found)
     return failed
 
 
 def read_in_order(this: Run[Any], slice_: Slice, *, resume_at: str | None, cursor_after: CursorAfter) -> None:
     """Read and merge one slice while its pages are in order, newest first. See `fetch_in_order`.
 
+    `cursor_after` is called with each page before the merge; it returns the cursor that commits with the page.
+
     Raises:
         ReconcilerError: the slice cannot be read.
 
     """
     for item in fetch_in_order(this.session, slice_, resume_at=resume_at, stop=this.stop):
-        _merge(this, item, cursor_after, None, is_bulk=False)
+        this.merge_page(item.page, cursor=cursor_after(item))
 
 
 def read_plan(
@@ -103,14 +117,12 @@ def read_plan(
     *,
     cursor: JobCursor,
     on_page: OnPage = _ignore_page,
-    preview: Callable[[Fetched], Merged] | None = None,
+    preview: Merge | None = None,
 ) -> list[Failed]:
-    """Read and merge the slices left in `plan`. Each page commits with `cursor`, which holds the plan."""
+    """Read and merge the slices left in `plan`. Each page commits with `cursor`, which holds the plan.
 
-    def move(item: Fetched) -> JobCursor:
-        plan.move(item)
-        return cursor
-
+    Pages are merged on as many connections at once as the context says. `preview` replaces the merge.
+    """
     settled = this.now() - _STARTS_MOVE_FOR
 
     def is_independent(slice_: Slice) -> bool:
@@ -122,19 +134,57 @@ def read_plan(
         hours = () if preview is not None else cut(item.slice, item.page, at_once=this.session.concurrency)
         return hours if hours and this.session.counts_time(item.slice.listing.account_sid, item.page) else ()
 
-    return read(
-        this,
-        plan.others(this.session.concurrency, this.session.page_size),
-        first=plan.open_calls(),
-        resume_at=plan.state.begun,
-        cursor_after=move,
-        on_page=on_page,
-        on_failed=plan.split,
-        preview=preview,
-        is_bulk=True,
-        is_independent=is_independent,
-        cut=cut_day,
-    )
+    with _merging(this, plan, cursor, preview) as (merge, handlers):
+        return read(
+            this,
+            plan.others(this.session.concurrency, this.session.page_size),
+            first=plan.open_calls(),
+            resume_at=plan.state.begun,
+            on_page=on_page,
+            on_failed=plan.split,
+            merge=merge,
+            handlers=handlers,
+            is_bulk=True,
+            is_independent=is_independent,
+            cut=cut_day,
+        )
+
+
+@contextmanager
+def _merging(this: Run[Any], plan: Plan, cursor: JobCursor, preview: Merge | None) -> Iterator[tuple[Merge, Executor]]:
+    """Yield what merges a page of a plan, and the threads that do it, each with a connection."""
+
+    @contextmanager
+    def move(item: Fetched) -> Iterator[JobCursor]:
+        with plan.moving(item):
+            yield cursor
+
+    if preview is not None:
+
+        def look(item: Fetched) -> Merged:
+            with plan.moving(item):
+                return preview(item)
+
+        yield look, Inline()
+        return
+    is_brief = not log.is_enabled_for(logging.DEBUG)  # at that level each gap is logged
+    with this.context.store.mergers(min(this.context.mergers, this.session.concurrency)) as stores:
+        free = SimpleQueue[Store]()  # in turn: a connection that is idle for too long ends, and with it the job's lock
+        for store in stores:
+            free.put(store)
+
+        def merge(item: Fetched) -> Merged:
+            store = free.get()
+            try:
+                return this.write_page(item.page, move=partial(move, item), store=store, is_brief=is_brief)
+            finally:
+                free.put(store)
+
+        if len(stores) == 1:
+            yield merge, Inline()
+            return
+        with ThreadPoolExecutor(len(stores), thread_name_prefix="merge") as threads:
+            yield merge, threads
 
 
 def describe(failed: Sequence[Failed]) -> str | None:
@@ -145,28 +195,15 @@ def describe(failed: Sequence[Failed]) -> str | None:
     return f"{sum(len(failure.slice.parts) or 1 for failure in failed)} slices were not read: {reasons}"
 
 
-def _merge(
-    this: Run[Any],
-    item: Fetched,
-    cursor_after: CursorAfter,
-    preview: Callable[[Fetched], Merged] | None,
-    *,
-    is_bulk: bool,
-) -> Merged:
+def _count(this: Run[Any], item: Fetched, merged: Merged, *, is_bulk: bool) -> None:
     # In a sweep an open call that has started is also in one of the days, and counted there.
     seen = item.slice.count(item.page) if is_bulk else None
     if item.hours:  # the page is read again, and counted then
         seen = 0
-    cursor = cursor_after(item)
-    if preview is None:
-        merged = this.merge_page(item.page, cursor=cursor, seen=seen, is_bulk=is_bulk)
-    else:
-        merged = preview(item)
-        this.counts.count_page(merged, seen=seen)
-        telemetry.report_page(merged, item.page.dead_letters, is_bulk=is_bulk)
+    this.count_page(item.page, merged, seen=seen, is_bulk=is_bulk)
     if is_bulk:
         _count_slices(this.counts, item)
-    return merged
+        this.tell_progress()
 
 
 def _count_slices(counts: Counts, item: Fetched) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from reconciler import metrics
-from reconciler.database.transaction import Decision, Merged
+from reconciler.database.decisions import Decision, Merged
 from reconciler.logs import get_logger
 from reconciler.model import DeadLetter, Gap, JobName
 from reconciler.sync.counts import Counts, Outcome

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reconciler.database.transaction import Decision
+from reconciler.database.decisions import Decision
 from reconciler.jobs.backfill import BackfillCounts, Watcher
 from reconciler.masking import mask_field
 

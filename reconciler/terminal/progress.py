@@ -10,7 +10,7 @@ from datetime import timedelta
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from reconciler.database.transaction import Decision
+from reconciler.database.decisions import Decision
 from reconciler.jobs.backfill import BackfillCounts, Watcher
 from reconciler.model import Gap
 from reconciler.terminal.console import err, out, print_figures

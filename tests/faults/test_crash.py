@@ -25,6 +25,18 @@ def test_whoever_dies_goes_on_to_the_same_end(account, command):
 
     A backfill reads at most one page again.
     """
+    assert die_of(account, command) == []
+
+
+def test_a_backfill_on_several_connections_goes_on_to_the_same_end(server_url, template):
+    """Three slices are read and merged at once: of each at most one page is read again."""
+    with Account.behind(server_url, template, at_once=3) as account:
+        account.learn("backfill")
+        assert die_of(account, "backfill") == []
+
+
+def die_of(account: Account, command: str) -> list[str]:
+    """Kill the command at some boundaries of each moment; returns what is wrong in the end."""
     problems = []
     for moment, deaths in DEATHS.items():
         boundaries = [b for b in account.boundaries if (b.command, b.moment) == (command, moment)]
@@ -32,7 +44,7 @@ def test_whoever_dies_goes_on_to_the_same_end(account, command):
         for part in range(1, deaths + 1) if boundaries else ():
             problems += account.die(boundaries[len(boundaries) * part // (deaths + 1)])
     print(*problems, sep="\n")  # pytest cuts them short
-    assert problems == []
+    return problems
 
 
 def test_killed_at_any_moment_of_mixed_work(server_url, template):

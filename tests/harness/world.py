@@ -15,8 +15,9 @@ import pytest
 import structlog
 
 from reconciler.database import connection as db
+from reconciler.database.decisions import Decision
 from reconciler.database.store import Store
-from reconciler.database.transaction import Decision, Origin, Rules
+from reconciler.database.transaction import Origin, Rules
 from reconciler.jobs.accounts import name_job
 from reconciler.jobs.backfill import BackfillCounts, Watcher, Window, name_backfill
 from reconciler.jobs.cold import ColdCounts, cold

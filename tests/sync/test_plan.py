@@ -34,9 +34,15 @@ def read_all(plan: Plan, calls_a_day: float, *, at_once: int) -> list[Slice]:
     days = []
     for slice_ in chain(plan.open_calls(), plan.others(at_once, PAGE_SIZE)):
         is_days = slice_.listing.status is None
-        plan.move(Fetched(slice_, page(round(calls_a_day * len(slice_.parts)) if is_days else 0), None))
+        move(plan, Fetched(slice_, page(round(calls_a_day * len(slice_.parts)) if is_days else 0), None))
         days += [slice_] if is_days else []
     return days
+
+
+def move(plan: Plan, item: Fetched) -> None:
+    """Record that a page is merged."""
+    with plan.moving(item):
+        pass
 
 
 def tile(slices: list[Slice]) -> list[tuple[datetime, datetime]]:
@@ -62,7 +68,7 @@ def test_every_moment_of_a_window_is_in_one_slice(days, later, calls_a_day, at_o
     assert len(parts) == len(set(parts))
     read = []
     for slice_, _ in zip(chain(plan.open_calls(), plan.others(at_once, PAGE_SIZE)), range(stopped_after), strict=False):
-        plan.move(Fetched(slice_, page(round(calls_a_day)), None))
+        move(plan, Fetched(slice_, page(round(calls_a_day)), None))
         read += [slice_] if slice_.listing.status is None else []
     taken_up = Plan.resume(ACCOUNT, convert(json.loads(encode(plan.state)), PlanCursor))
     assert (taken_up.left, taken_up.state.done) == (plan.left, plan.state.done)
@@ -106,7 +112,7 @@ def test_days_that_could_not_be_read_together_are_tried_alone_and_last():
     for bad in chain(plan.open_calls(), plan.others(8, PAGE_SIZE)):
         if len(bad.parts) > 1:
             break
-        plan.move(Fetched(bad, page(10 if bad.listing.status is None else 0), None))
+        move(plan, Fetched(bad, page(10 if bad.listing.status is None else 0), None))
     plan.split(bad)
     read = set(Plan.of(ACCOUNT, NOW - 60 * DAY, NOW).left) - set(plan.left)
     assert set(bad.parts) <= set(plan.left)

@@ -49,7 +49,8 @@ SELECT ctid FROM messages WHERE twilio_sid::text = %(call_sid)s
 -- that version (ctid and xmin), and an INSERT does nothing if another writer was first. `written` is the number of rows
 -- written. If it differs from the number decided, the caller rolls back and merges again.
 --
--- Returns one row for each observation that holds something new: the columns of transaction.Decision, then `written`.
+-- Returns one row for each observation that holds something new: the columns of transaction.Decision, then `written`. With
+-- `brief` alike observations are one row, with their number; only a drift, and a call that ended, are named.
 WITH decided AS MATERIALIZED (
     SELECT
         s.call_sid, s.via, s.direction, s.status AS said_status, s.status_at, s.observed_at AS said_at,
@@ -314,16 +315,30 @@ recorded AS (
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
 )
 SELECT
-    d.call_sid, d.action, CASE WHEN NOT d.is_old THEN d.gap END AS gap,
-    d.is_old AND (d.gap IS NOT NULL OR d.action = 'insert') AS is_imported, d.old_status,
-    CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END AS to_status,
-    extract(epoch FROM d.said_at - d.status_at)::double precision AS late_seconds,
-    d.freeze_reason IS NOT NULL AS freezes,
-    CASE WHEN d.action = 'drift' THEN NOT EXISTS (
-        SELECT FROM call_events AS e
-        WHERE e.dedupe_key = d.call_sid || ':drift:' || pg_catalog.md5(d.held_since::text || d.payload::text)
-    ) ELSE true END AS is_news,
-    CASE WHEN %(explain)s OR d.action = 'drift' THEN d.payload END AS theirs,
-    d.ours,
+    CASE WHEN t.is_named THEN d.call_sid ELSE '' END AS call_sid, d.action, d.gap, d.is_imported, d.old_status, d.to_status,
+    CASE WHEN t.is_named THEN d.late_seconds ELSE 0 END AS late_seconds, d.freezes, d.is_news, d.theirs, d.ours,
+    pg_catalog.count(*) AS calls,
     (SELECT pg_catalog.count(*) FROM inserted) + (SELECT pg_catalog.count(*) FROM updated) AS written
-FROM decided AS d
+FROM (
+    SELECT
+        d.call_sid, d.action, CASE WHEN NOT d.is_old THEN d.gap END AS gap,
+        d.is_old AND (d.gap IS NOT NULL OR d.action = 'insert') AS is_imported, d.old_status,
+        CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END AS to_status,
+        extract(epoch FROM d.said_at - d.status_at)::double precision AS late_seconds,
+        d.freeze_reason IS NOT NULL AS freezes,
+        CASE WHEN d.action = 'drift' THEN NOT EXISTS (
+            SELECT FROM call_events AS e
+            WHERE e.dedupe_key = d.call_sid || ':drift:' || pg_catalog.md5(d.held_since::text || d.payload::text)
+        ) ELSE true END AS is_news,
+        CASE WHEN %(explain)s OR d.action = 'drift' THEN d.payload END AS theirs,
+        d.ours
+    FROM decided AS d
+    OFFSET 0
+) AS d
+CROSS JOIN LATERAL (
+    SELECT NOT %(brief)s OR d.action = 'drift' OR (
+        call_status_is_final(d.to_status::text) AND NOT call_status_is_final(d.old_status::text) AND NOT d.is_imported
+    ) AS is_named
+    OFFSET 0
+) AS t
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11

@@ -1,7 +1,7 @@
 -- The cursor and the last run of each job: one row for each job and account.
 
 -- name: read_cursor
-SELECT cursor, cursor::text FROM sync_state WHERE job_name = %(job)s
+SELECT cursor FROM sync_state WHERE job_name = %(job)s
 
 -- name: cursors_of_kind
 -- The cursors of one kind of job: one for the main account, and one for each other account.
@@ -13,15 +13,16 @@ INSERT INTO sync_state (job_name, cursor, updated_at)
 VALUES (%(job)s, %(cursor)s, %(now)s)
 ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCLUDED.updated_at
 
+-- name: take_over
+-- Begin a run: from now on no transaction of an earlier run can move the cursor. This waits for one that has moved it and
+-- not committed yet.
+INSERT INTO sync_state AS s (job_name, term) VALUES (%(job)s, 1)
+ON CONFLICT (job_name) DO UPDATE SET term = s.term + 1
+RETURNING term
+
 -- name: move_cursor
--- As set_cursor, but only if the cursor still has the expected value. A process that was stopped while another took
--- over must not set the cursor back. No row: the job has never run.
-INSERT INTO sync_state AS s (job_name, cursor, updated_at)
-VALUES (%(job)s, %(cursor)s, %(now)s)
-ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCLUDED.updated_at
-WHERE s.cursor = coalesce(%(expected)s::jsonb, '{}')
-    -- Also if the cursor already has the new value: then our own commit succeeded, and only its answer was lost.
-    OR s.cursor = EXCLUDED.cursor
+-- As set_cursor, but only for the run that took the job over last. The row stays locked until the commit.
+UPDATE sync_state SET cursor = %(cursor)s, updated_at = %(now)s WHERE job_name = %(job)s AND term = %(term)s
 
 -- name: record_success
 INSERT INTO sync_state (job_name, last_success_at, updated_at)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from reconciler.database import connection as db
+from reconciler.database.decisions import Merged
 from reconciler.database.store import Store
-from reconciler.database.transaction import Merged
 from reconciler.model import Observation
 from tests.harness.names import sid
 from tests.harness.rows import ORIGIN, T0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from decimal import Decimal
 
 import psycopg
@@ -97,10 +98,14 @@ def test_rows_and_cursor_commit_together(store, conn):
     """A page that fails leaves neither rows nor a moved cursor."""
     bad = make_observation(call=2, duration=2**31)  # wider than the column
     with pytest.raises(Exception, match="out of range"):
-        store.commit_page([make_observation(), bad], origin=ORIGIN, now=T0, cursor=cursor_at("test", {"page": 1}))
+        store.commit_page(
+            [make_observation(), bad], origin=ORIGIN, now=T0, move=lambda: nullcontext(cursor_at("test", {"page": 1}))
+        )
     assert store.read_cursor(JobName("test")) is None
     assert conn.execute("SELECT count(*) FROM messages").fetchone() == (0,)
-    store.commit_page([make_observation()], origin=ORIGIN, now=T0, cursor=cursor_at("test", {"page": 1}))
+    store.commit_page(
+        [make_observation()], origin=ORIGIN, now=T0, move=lambda: nullcontext(cursor_at("test", {"page": 1}))
+    )
     assert store.read_cursor(JobName("test")) == {"page": 1}
 
 

@@ -1,18 +1,23 @@
-"""A job runs once, its cursor moves only from where it was left, and whoever listens hears what changed."""
+"""A job runs once, only its last run moves its cursor, and whoever listens hears what changed."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from structlog.testing import capture_logs
 
 from reconciler.database.store import Store
-from reconciler.database.transaction import NOTIFIED_AT_MOST
+from reconciler.database.transaction import NOTIFIED_AT_MOST, Move
 from reconciler.errors import JobHeld, Unavailable
 from reconciler.model import JobName, Status
 from tests.harness.contexts import cursor_at
@@ -153,64 +158,147 @@ def test_a_connection_is_named_after_its_job(database_url, conn):
             assert conn.execute(names).fetchall() == [("reconciler: cold",)]
 
 
-# Where a cursor may move from
+# Whose run may move a cursor
 
 
-def test_a_cursor_moves_from_where_it_was_left(store):
-    """Page by page, and from run to run."""
+def _to(page: int) -> Move:
+    return lambda: nullcontext(cursor_at("hot", {"page": page}))
+
+
+def test_a_cursor_moves_page_by_page(store):
+    """And from run to run."""
     for _ in range(2):
         with store.holding(JobName("hot")):
-            store.read_cursor(JobName("hot"))
             for page in range(3):
-                store.commit_page([], origin=ORIGIN, now=T0, cursor=cursor_at("hot", {"page": page}))
+                store.commit_page([], origin=ORIGIN, now=T0, move=_to(page))
                 assert store.read_cursor(JobName("hot")) == {"page": page}
 
 
-@pytest.mark.parametrize("has_run", [False, True])
-def test_a_cursor_that_another_moved_is_left_there(database_url, store, conn, has_run):
-    """A process that was stopped while another took its place ends, and what it brought is not written."""
-    if has_run:
-        store.commit_cursor(cursor_at("hot", {"page": 0}), now=T0)
-    store.read_cursor(JobName("hot"))
-    with Store(database_url) as other:
-        other.commit_cursor(cursor_at("hot", {"page": 7}), now=T0)
-    with pytest.raises(JobHeld, match="another process has moved the cursor of hot"):
-        store.commit_page([make_observation()], origin=ORIGIN, now=T0, cursor=cursor_at("hot", {"page": 1}))
-    assert conn.execute("SELECT cursor, (SELECT count(*) FROM messages) FROM sync_state").fetchone() == ({"page": 7}, 0)
+def test_who_was_stopped_while_another_worked_moves_nothing(database_url, conn):
+    """The job is free again, but its cursor is another run's: what the first brings is not written."""
+    with Store(database_url) as first, Store(database_url) as second, first.holding(JobName("hot")):
+        first.commit_page([], origin=ORIGIN, now=T0, move=_to(1))
+        _end_session(conn, first)
+        with pytest.raises(Unavailable):
+            first.commit_page([make_observation()], origin=ORIGIN, now=T0, move=_to(2))
+        with second.holding(JobName("hot")):
+            pass  # it moved nothing yet
+        with pytest.raises(JobHeld, match="another process has taken over hot"):
+            first.commit_page([make_observation()], origin=ORIGIN, now=T0, move=_to(2))
+    assert conn.execute("SELECT cursor, (SELECT count(*) FROM messages) FROM sync_state").fetchone() == ({"page": 1}, 0)
 
 
-def test_a_cursor_moved_between_two_pages_is_left_there(database_url, store):
-    """Not only the first move is checked."""
-    store.read_cursor(JobName("hot"))
-    store.commit_cursor(cursor_at("hot", {"page": 1}), now=T0)
-    with Store(database_url) as other:
-        other.commit_cursor(cursor_at("hot", {"page": 7}), now=T0)
-    with pytest.raises(JobHeld):
-        store.commit_cursor(cursor_at("hot", {"page": 2}), now=T0)
-    assert store.read_cursor(JobName("hot")) == {"page": 7}
+@pytest.fixture
+def beside(database_url):
+    """A store that holds `hot`, and one that merges for the same run on a connection of its own."""
+    with Store(database_url) as owner, owner.holding(JobName("hot")), owner.mergers(2) as (_, other):
+        yield owner, other
 
 
-def test_a_page_whose_commit_was_not_answered_may_come_again(database_url, store, conn):
-    """The commit landed and its answer was lost: the repetition finds the cursor where it is to go, and passes."""
-    store.commit_cursor(cursor_at("hot", {"page": 0}), now=T0)
-    store.read_cursor(JobName("hot"))
-    page: dict[str, Any] = {
-        "origin": ORIGIN,
-        "now": T0,
-        "cursor": cursor_at("hot", {"page": 1, "of": [1, 2]}),
-    }
-    with Store(database_url) as lost:
-        lost.commit_page([make_observation()], **page)
-    again = store.commit_page([make_observation()], **page)
-    assert (again.inserted, again.updated) == (0, 0)
-    store.commit_cursor(cursor_at("hot", {"page": 2}), now=T0)
-    assert store.read_cursor(JobName("hot")) == {"page": 2}
+def test_a_connection_beside_the_lock_proves_that_the_run_owns_the_job(database_url, conn, beside):
+    """Its own connection is as good as ever, but the lock is another process's: it writes nothing."""
+    owner, other = beside
+    assert other.commit_page([make_observation()], origin=ORIGIN, now=T0, move=_to(1)).inserted == 1
+    assert _locks(conn) == 1
+    _end_session(conn, owner)
+    with Store(database_url) as second, second.holding(JobName("hot")):
+        second.commit_page([], origin=ORIGIN, now=T0, move=_to(7))
+        with pytest.raises(JobHeld):
+            other.commit_page([make_observation(call=2)], origin=ORIGIN, now=T0, move=_to(2))
+        assert second.read_cursor(JobName("hot")) == {"page": 7}
+    assert conn.execute("SELECT count(*) FROM messages").fetchone() == (1,)
+
+
+def test_no_take_over_between_a_move_and_its_commit(database_url, conn, beside):
+    """Who would take over waits for the commit, not for long, and leaves the lock free."""
+    owner, other = beside
+    moved, may_commit = threading.Event(), threading.Event()
+
+    def work(transaction):
+        transaction.move_cursor(cursor_at("hot", {"page": 1}), now=T0)
+        moved.set()
+        assert may_commit.wait(30)
+
+    with Store(database_url) as second, ThreadPoolExecutor() as threads:
+        committed = threads.submit(other.atomically, work)
+        assert moved.wait(30)
+        _end_session(conn, owner)
+        with pytest.raises(JobHeld, match="still committing"), second.holding(JobName("hot")):
+            pass
+        assert _locks(conn) == 0
+        may_commit.set()
+        committed.result(30)
+        with second.holding(JobName("hot")):
+            assert second.read_cursor(JobName("hot")) == {"page": 1}
+
+
+def test_two_connections_merge_at_once(beside):
+    """The second merges and commits while the first has merged and not committed."""
+    owner, other = beside
+    merged, may_commit = threading.Event(), threading.Event()
+
+    @contextmanager
+    def wait():
+        merged.set()
+        assert may_commit.wait(30)
+        yield cursor_at("hot", {"page": 1})
+
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(owner.commit_page, [make_observation()], origin=ORIGIN, now=T0, move=wait)
+        assert merged.wait(30)
+        assert other.commit_page([make_observation(call=2)], origin=ORIGIN, now=T0, move=_to(2)).inserted == 1
+        may_commit.set()
+        assert waiting.result(30).inserted == 1
+    assert owner.read_cursor(JobName("hot")) == {"page": 1}
+
+
+def test_a_server_without_room_merges_on_one_connection(database_url, conn, stranger):
+    """No connection is left for a second one: the run goes on with its own."""
+    conn.execute(f"ALTER ROLE {stranger} CONNECTION LIMIT 1".encode())
+    with Store(make_conninfo(database_url, user=stranger)) as store:
+        with store.mergers(3) as stores:
+            assert stores == [store]
+        _end_session(conn, store)
+
+
+def test_what_moves_with_a_commit_hears_of_its_failure(store, conn):
+    """The error of the COMMIT itself, which a deferred trigger raises: what was moved for it can be taken back."""
+    conn.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN RAISE EXCEPTION USING ERRCODE = ''serialization_failure''; END';"
+        "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON messages DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    outcomes = []
+
+    @contextmanager
+    def move():
+        try:
+            yield cursor_at("hot", {"page": 1})
+        except psycopg.Error:
+            outcomes.append("taken back")
+            conn.execute("DROP TRIGGER refuse ON messages")
+            raise
+        outcomes.append("committed")
+
+    store.commit_page([make_observation()], origin=ORIGIN, now=T0, move=move)
+    assert outcomes == ["taken back", "committed"]
+    assert store.read_cursor(JobName("hot")) == {"page": 1}
+
+
+def test_a_page_whose_commit_was_not_answered_may_come_again(store):
+    """The commit landed and its answer was lost: the repetition changes nothing, and passes."""
+    with store.holding(JobName("hot")):
+        for inserted in (1, 0):
+            merged = store.commit_page([make_observation()], origin=ORIGIN, now=T0, move=_to(1))
+            assert (merged.inserted, merged.updated) == (inserted, 0)
+        assert store.read_cursor(JobName("hot")) == {"page": 1}
 
 
 def test_an_outcome_moves_no_cursor(store):
     """A first run that fails leaves a row of its job with an empty cursor; the next one may start from nothing."""
     store.record_failure(JobName("hot"), error="no", now=T0)
-    assert store.read_cursor(JobName("hot")) == {}
+    assert store.read_cursor(JobName("hot")) is None
     store.commit_cursor(cursor_at("hot", {"page": 1}), now=T0)
     with store.holding(JobName("warm")):
         assert store.read_cursor(JobName("warm")) is None
@@ -251,7 +339,7 @@ def test_changed_calls_are_named(listening):
     twice = [make_webhook(Status.IN_PROGRESS, call=1, minute=2), make_observation(call=1)]
     store.commit_page([*twice, make_webhook(Status.RINGING, call=2)], origin=ORIGIN, now=T0)
     assert heard() == [{"calls": [sids[1]]}]
-    store.commit_page([make_observation(call=1)], origin=ORIGIN, now=T0, cursor=cursor_at("hot", {"page": 1}))
+    store.commit_page([make_observation(call=1)], origin=ORIGIN, now=T0, move=_to(1))
     assert heard() == []
 
 

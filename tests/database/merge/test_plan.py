@@ -46,7 +46,7 @@ def test_the_merge_probes_the_unique_index_and_scans_no_table(connect, database_
             for observation in page:
                 copy.write_row(observation)
         now = T0 + timedelta(hours=1)
-        params = {**Rules()._asdict(), **ORIGIN._asdict(), "now": now, "apply": True, "explain": False}
+        params = {**Rules()._asdict(), **ORIGIN._asdict(), "now": now, "apply": True, "explain": False, "brief": False}
         (plan,) = merging.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + MERGE["merge_staged"], params).fetchone()
     on_messages = [node for node in _nodes(plan[0]["Plan"]) if node.get("Relation Name") == "messages"]
     probes: Counter[str] = Counter()
