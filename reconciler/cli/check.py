@@ -57,8 +57,8 @@ def nagios_line(checks: Sequence[Check]) -> str:
 
 def _print(item: Check) -> None:
     head = Text(f"{item.severity.value:<4} ", _STYLES[item.severity])
-    said = Text.assemble((item.name, "bold"), f": {harmless(item.detail, markup=False)}")
-    print_headed(head, said, console.out)
+    line = Text.assemble((item.name, "bold"), f": {harmless(item.detail, markup=False)}")
+    print_headed(head, line, console.out)
     if item.hint:
         print_headed(Text("     → ", "cyan"), Text(item.hint), console.out)
 

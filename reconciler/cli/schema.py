@@ -100,8 +100,8 @@ def verify(args: argparse.Namespace) -> int:
             plans, bad_plans = explain(conn)
             findings += bad_plans
     if args.json:
-        said = [{"subject": f.subject, "problem": f.problem, "hint": f.hint} for f in findings]
-        print_json({"findings": said, "plans": [asdict(plan) for plan in plans]} if args.explain else said)
+        listed = [{"subject": f.subject, "problem": f.problem, "hint": f.hint} for f in findings]
+        print_json({"findings": listed, "plans": [asdict(plan) for plan in plans]} if args.explain else listed)
     else:
         if plans:
             print_rows([_planned(plan) for plan in plans])

@@ -135,7 +135,7 @@ def show_status(status: facts.Snapshot) -> None:
     for standby in () if status.fleet else status.standbys:
         _say(f"{standby.name} stands by{_since(standby)}.")
     if status.waiting is not None:
-        _say(f"! {status.waiting.said(status.at)}; no answer since {status.waiting.since:%H:%M:%S} UTC.")
+        _say(f"! {status.waiting.in_words(status.at)}; no answer since {status.waiting.since:%H:%M:%S} UTC.")
     if status.next_runs:
         due = (f"{kind} in {rough(at - status.at)}" for kind, at in status.next_runs.items())
         _say(f"Next: {', '.join(due)}.")

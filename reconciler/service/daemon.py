@@ -145,7 +145,7 @@ class Daemon:
     def _health(self) -> Health:
         is_alive = time.monotonic() - self._ticked_at < 60
         outage = self._setup.client.outage.current()
-        waiting = "" if outage is None else outage.said(datetime.now(UTC))
+        waiting = "" if outage is None else outage.in_words(datetime.now(UTC))
         if (stalled := self._workers.stalled()) is not None:
             return Health(is_alive=False, is_ready=False, reason=f"{stalled} makes no progress")
         if not self._is_ready:

@@ -138,7 +138,7 @@ class Seen:
     @property
     def is_over_at_twilio(self) -> bool:
         """Whether the call has ended according to Twilio's record."""
-        return any(said.status in FINAL for said in self.page.observations) if self.page else False
+        return any(record.status in FINAL for record in self.page.observations) if self.page else False
 
     @property
     def changes(self) -> list[Change]:
@@ -193,27 +193,27 @@ def call(conn: db.Connection, call_sid: str) -> Call:
     return Call(call_sid, row[0] if row else None, events, len(newest) > EVENTS_SHOWN)
 
 
-def compare(row: Mapping[str, Any] | None, said: Observation | None) -> list[Field]:
+def compare(row: Mapping[str, Any] | None, record: Observation | None) -> list[Field]:
     """Return our row and Twilio's record field by field, also if there is only one of them.
 
     A value that Twilio lacks is no difference (merge rule 5).
     """
-    ours, theirs = row or {}, {} if said is None else _as_dict(said)
+    ours, theirs = row or {}, {} if record is None else _as_dict(record)
     pairs = [(name, ours.get(name), theirs.get(name)) for name in COMPARED]
-    held, told = ours.get("other_fields") or {}, theirs.get("other_fields") or {}
-    pairs += [(name, held.get(name), told.get(name)) for name in sorted(held.keys() | told.keys())]
+    held, listed = ours.get("other_fields") or {}, theirs.get("other_fields") or {}
+    pairs += [(name, held.get(name), listed.get(name)) for name in sorted(held.keys() | listed.keys())]
     return [
         Field(name, value, twilio, twilio is not None and not _is_same(value, twilio)) for name, value, twilio in pairs
     ]
 
 
-def _as_dict(said: Observation) -> dict[str, Any]:
+def _as_dict(record: Observation) -> dict[str, Any]:
     """Return a record by the names of our columns, with times in ISO form."""
     values = {
-        name: value.isoformat() if isinstance(value, datetime) else value for name, value in said._asdict().items()
+        name: value.isoformat() if isinstance(value, datetime) else value for name, value in record._asdict().items()
     }
-    others = None if said.other_fields is None else parse_json(said.other_fields)
-    return {**values, "status": said.status.value, "other_fields": others}
+    others = None if record.other_fields is None else parse_json(record.other_fields)
+    return {**values, "status": record.status.value, "other_fields": others}
 
 
 def _moment(text: str | None) -> datetime | None:

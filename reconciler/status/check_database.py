@@ -58,7 +58,7 @@ def check_server(conn: db.Connection) -> Iterator[Check]:
     """Check the server: its version, whether it takes writes, our session's time zone, and its clock."""
     version = (conn.info.parameter_status("server_version") or "?").split()[0]
     way = ", through a pooler that keeps sessions together" if pooling.is_pooled(conn) else ""
-    said = f"PostgreSQL {version}, database {conn.info.dbname}{way}"
+    server = f"PostgreSQL {version}, database {conn.info.dbname}{way}"
     with db.translated():
         before = datetime.now(UTC)
         row = conn.execute(_QUERIES["session"]).fetchone()
@@ -67,12 +67,12 @@ def check_server(conn: db.Connection) -> Iterator[Check]:
     is_read_only, zone, servers_zone, clock = row
     if is_read_only:
         hint = "does DATABASE_URL name a standby? else reset default_transaction_read_only"
-        yield fail("database", f"{said}, takes no writes", hint, ExitCode.UNAVAILABLE)
+        yield fail("database", f"{server}, takes no writes", hint, ExitCode.UNAVAILABLE)
     elif conn.info.server_version // 10_000 not in TESTED:
         tested = f"{TESTED[0]} to {TESTED[-1]}"
-        yield warn("database", said, f"this version was tested with PostgreSQL {tested}")
+        yield warn("database", server, f"this version was tested with PostgreSQL {tested}")
     else:
-        yield ok("database", said)
+        yield ok("database", server)
     if zone != "UTC":
         yield fail(
             "time zone",

@@ -123,9 +123,9 @@ def _endpoints(source: Session, accounts: Sequence[str]) -> Check:
         faults += find_faults(found)
     if not faults:
         return ok("webhooks", f"{counted(endpoints, 'endpoint')} ({what}), each with a status callback on one host")
-    said = [f"{fault}: {_named(those)}" for fault, those in _by_fault(faults).items()]
+    lines = [f"{fault}: {_named(those)}" for fault, those in _by_fault(faults).items()]
     hint = "set their status callback as the others have it; `reconcile why` shows the calls that this lost"
-    return warn("webhooks", "; ".join(said), hint)
+    return warn("webhooks", "; ".join(lines), hint)
 
 
 def _by_fault(faults: Sequence[EndpointFault]) -> dict[str, list[str]]:

@@ -38,7 +38,7 @@ def check_work(snapshot: Snapshot, settings: Settings) -> Iterator[Check]:
         yield _refusal(snapshot, cause, has_ended=cause is ended)
     if snapshot.waiting is not None:
         hint = "nothing is lost, jobs go on by themselves; https://status.twilio.com; since when: `reconcile status`"
-        yield warn(snapshot.waiting.service, snapshot.waiting.said(snapshot.at), hint)
+        yield warn(snapshot.waiting.service, snapshot.waiting.in_words(snapshot.at), hint)
     if ended is None:
         yield _daemon(snapshot)
     yield from _jobs(snapshot, [cause for cause in found if cause not in refusals], has_refusals=bool(refusals))

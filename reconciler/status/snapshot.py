@@ -56,7 +56,7 @@ class Waiting:
     next_at: datetime
     since: datetime
 
-    def said(self, now: datetime) -> str:
+    def in_words(self, now: datetime) -> str:
         """Return the wait in words: `waiting for Twilio: HTTP 503, try 8, next in 18 s`."""
         left = (self.next_at - now).total_seconds()
         return waiting_for(self.service, self.reason, attempt=self.attempt, seconds_left=left)
@@ -184,7 +184,7 @@ def take_snapshot(
     """
     with db.translated():
         jobs, leader = _jobs(conn, now)
-        waiting, next_runs = _word_of(conn, leader)
+        waiting, next_runs = _leaders_note(conn, leader)
         return Snapshot(
             at=now,
             schema_version=len(load_migrations()) - 1,
@@ -237,16 +237,16 @@ def _standbys(conn: db.Connection, leader: Daemon | None) -> list[Daemon]:
     return [_daemon(*row) for row in rows if leader is None or row[0] != leader.pid]
 
 
-def _word_of(conn: db.Connection, leader: Daemon | None) -> tuple[Waiting | None, dict[str, datetime]]:
+def _leaders_note(conn: db.Connection, leader: Daemon | None) -> tuple[Waiting | None, dict[str, datetime]]:
     """Return the leader's note in `sync_state`; nothing if an earlier leader wrote it."""
     row = conn.execute(_queries["leaders_note"], {"job": LOCK}).fetchone()
-    word: dict[str, Any] = row[0] if row else {}
-    if leader is None or word.get("backend") != leader.pid:
+    note: dict[str, Any] = row[0] if row else {}
+    if leader is None or note.get("backend") != leader.pid:
         return None, {}
-    waiting = word["waiting"] and Waiting(
-        **{**word["waiting"], **{name: datetime.fromisoformat(word["waiting"][name]) for name in ("next_at", "since")}}
+    waiting = note["waiting"] and Waiting(
+        **{**note["waiting"], **{name: datetime.fromisoformat(note["waiting"][name]) for name in ("next_at", "since")}}
     )
-    return waiting, {kind: datetime.fromisoformat(at) for kind, at in word["next_runs"].items()}
+    return waiting, {kind: datetime.fromisoformat(at) for kind, at in note["next_runs"].items()}
 
 
 def _calls(conn: db.Connection, now: datetime, stuck_after: timedelta) -> Calls:

@@ -176,12 +176,12 @@ class Run(Generic[C]):
 
     def count_page(self, page: Page, merged: Merged, *, seen: int | None = None, is_bulk: bool = False) -> None:
         """Count and log what the merge of a page did; `seen` as in `merge_page`."""
-        told = self.counts.gaps.total()
+        named = self.counts.gaps.total()
         self.counts.count_page(merged, seen=seen)
         for decision in merged.decisions:
             if decision.to_status in FINAL and decision.from_status not in FINAL and not decision.is_imported:
                 metrics.repair_seconds.observe(decision.late_seconds)
-        telemetry.report_page(merged, [*page.dead_letters, *merged.refused], told=told, is_bulk=is_bulk)
+        telemetry.report_page(merged, [*page.dead_letters, *merged.refused], named=named, is_bulk=is_bulk)
 
     def mark_gone(self, call_sids: Sequence[str]) -> None:
         """Mark calls as gone: Twilio no longer has them."""

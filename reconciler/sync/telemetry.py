@@ -34,9 +34,9 @@ def log_fields(job: JobName, account_sid: str | None) -> dict[str, str]:
 
 
 def report_page(
-    merged: Merged, dead_letters: Sequence[DeadLetter] = (), *, told: int = 0, is_bulk: bool = False
+    merged: Merged, dead_letters: Sequence[DeadLetter] = (), *, named: int = 0, is_bulk: bool = False
 ) -> None:
-    """Log the results of a page, after `told` gaps of this run.
+    """Log the results of a page, after `named` gaps of this run.
 
     A run names its first few gaps. The others, and all those of bulk work, are logged at level debug.
     """
@@ -44,7 +44,7 @@ def report_page(
         log.warning("record.dead_lettered", call_sid=letter.call_sid, reason=letter.reason)
     for letter in merged.held:
         log.warning("record.deferred", call_sid=letter.call_sid, reason=letter.reason)
-    names_left = 0 if is_bulk else max(0, GAPS_NAMED - told)
+    names_left = 0 if is_bulk else max(0, GAPS_NAMED - named)
     is_debugging = log.is_enabled_for(logging.DEBUG)
     for decision in merged.decisions:
         if decision.action == "drift" and decision.is_news:

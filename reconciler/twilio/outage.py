@@ -17,7 +17,7 @@ class Wait(NamedTuple):
     next_at: datetime
     since: datetime
 
-    def said(self, now: datetime) -> str:
+    def in_words(self, now: datetime) -> str:
         """Return the outage in words: `waiting for Twilio: HTTP 503, try 8, next in 18 s`."""
         left = (self.next_at - now).total_seconds()
         return waiting_for("Twilio", self.reason, attempt=self.attempt, seconds_left=left)

@@ -114,11 +114,11 @@ def read_recording(
         return None
     if not isinstance(call_sid, str) or not CALL_SID.fullmatch(call_sid):
         raise BadObservation("CallSid is not CA and 32 hexadecimal digits")
-    said = {
+    fields = {
         name: payload[parameter] for parameter, name in _RECORDING.items() if isinstance(payload.get(parameter), str)
     }
     # A recording callback has no Timestamp.
-    return Recording(call_sid, recording_sid, received_at, {"recording_sid": recording_sid, **said})
+    return Recording(call_sid, recording_sid, received_at, {"recording_sid": recording_sid, **fields})
 
 
 def _read_voice(payload: Mapping[str, Any], received_at: datetime) -> Observation | None:

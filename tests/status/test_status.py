@@ -114,7 +114,7 @@ def test_the_leaders_note(conn, connect, database_url, paper):
     snapshot = report.take_snapshot(conn, now=NOW, **RULES)
     assert snapshot.leader is not None and snapshot.leader.process == os.getpid()
     assert snapshot.waiting is not None
-    assert snapshot.waiting.said(NOW) == "waiting for Twilio: HTTP 503, try 8, next in 18 s"
+    assert snapshot.waiting.in_words(NOW) == "waiting for Twilio: HTTP 503, try 8, next in 18 s"
     assert snapshot.jobs == []
     written = paper(80)
     show_status(snapshot)
