@@ -213,7 +213,7 @@ COMMANDS: Final = (
         "the daemon: apply migrations, then run every job by its schedule (what systemd starts)",
     ),
     Command("once", _once, "run one job once, now", (
-        argument("job", choices=_JOBS, metavar="JOB", help=" · ".join(f"{job}: {text}" for job, text in _JOBS.items())),
+        argument("job", choices=_JOBS, metavar="JOB", help="the job; see below"),
         _ACCOUNT,
         argument("--from", dest="from_", metavar="WHEN", help="hot, warm: read from then on, and ignore the cursor"),
         _JSON,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from textwrap import fill
 from typing import Any, NoReturn
@@ -19,6 +20,13 @@ from reconciler.errors import EXIT_MEANINGS, ExitCode, ReconcilerError, UsageErr
 from reconciler.terminal.printing import accept_any_encoding, complain
 
 
+class _Help(argparse.HelpFormatter):
+    """Wraps the summary of a command, and leaves the list below its options as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         # An abbreviation that works today would fail with the next option that begins alike.
@@ -26,21 +34,21 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        self.exit(ExitCode.USAGE, f"{self.prog}: {message}\n")
+        self._refuse(message)
+
+    def _refuse(self, message: str, step: str = "") -> NoReturn:
+        columns = shutil.get_terminal_size().columns if sys.stderr.isatty() else 1_000
+        said = fill(f"{self.prog}: {message}", columns, subsequent_indent="  ", break_on_hyphens=False)
+        self.exit(ExitCode.USAGE, f"{said}\n{step}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Refuse a value that is no choice. If one choice is similar, the error names it instead of the whole list."""
+        """Refuse a value that is no choice. If one choice is similar, the error names it."""
         if action.choices is None or value in action.choices:
             return
         alike = get_close_matches(str(value), [str(choice) for choice in action.choices], n=1)
-        if not alike:
-            super()._check_value(action, value)
         what = "job" if action.metavar == "JOB" else "shell" if action.metavar == "SHELL" else "command"
-        self.exit(
-            ExitCode.USAGE,
-            f"{self.prog}: {str(value)!r} is no {what}; did you mean `{self.prog} {alike[0]}`?\n"
-            f"  → all of them: `{self.prog} --help`\n",
-        )
+        suggestion = f"; did you mean `{self.prog} {alike[0]}`?" if alike else ""
+        self._refuse(f"{str(value)!r} is no {what}{suggestion}", f"  → all of them: `{self.prog} --help`\n")
 
 
 def _options() -> argparse.ArgumentParser:
@@ -61,9 +69,9 @@ def _epilog() -> str:
     )
     return "\n".join((
         "exit codes:", *codes, "",
-        "Settings are read from the environment; docs/reference.md and `reconcile man` list",
-        "them. Without arguments it says what to do next. To see it work with nothing",
-        "set: reconcile demo",
+        "Settings are read from the environment; docs/reference.md and `reconcile man`",
+        "list them. Without arguments it says what to do next. To see it work with",
+        "nothing set: reconcile demo",
     ))  # fmt: skip
 
 
@@ -83,7 +91,10 @@ def get_parser() -> argparse.ArgumentParser:
 def _add_commands(root: argparse.ArgumentParser, parser: argparse.ArgumentParser, commands: Sequence[Command]) -> None:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=parser is not root)
     for command in commands:
-        sub = subparsers.add_parser(command.name, help=command.summary, description=command.summary)
+        sub = subparsers.add_parser(
+            command.name, help=command.summary, description=command.summary, epilog=_choices_of(command),
+            formatter_class=_Help,
+        )  # fmt: skip
         sub.set_defaults(run=command.run, parser=root)
         groups: dict[str, argparse._ActionsContainer] = {}
         for argument in command.arguments:
@@ -92,6 +103,20 @@ def _add_commands(root: argparse.ArgumentParser, parser: argparse.ArgumentParser
             argument.add_to(sub if argument.group is None else groups[argument.group])
         if command.commands:
             _add_commands(root, sub, command.commands)
+
+
+def _choices_of(command: Command) -> str | None:
+    """Return the list of what an argument of the command may be, if each choice has a meaning of its own."""
+    for argument in command.arguments:
+        choices = argument.settings.get("choices")
+        if isinstance(choices, Mapping):
+            widest = max(map(len, choices)) + 4
+            lines = (
+                fill(meaning, 78, initial_indent=f"  {choice}".ljust(widest), subsequent_indent=" " * widest)
+                for choice, meaning in choices.items()
+            )
+            return "\n".join((f"{argument.settings['metavar']} is one of:", *lines))
+    return None
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

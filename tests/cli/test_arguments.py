@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from reconciler import __version__
+from reconciler.cli.commands import COMMANDS
+from reconciler.cli.main import main
 
 
 def test_the_version(command):
@@ -41,6 +43,26 @@ def test_help_names_every_command_and_exit_code(command):
         assert f" {word} " in done.out
     for code in (0, 1, 64, 69, 70, 75, 77, 78, 130):
         assert f" {code} " in done.out
+
+
+def test_no_help_is_wider_than_80_columns(capsys, monkeypatch):
+    """That of each command: a terminal would break its lines inside words."""
+    monkeypatch.setenv("COLUMNS", "80")
+    places = [(), *((command.name,) for command in COMMANDS)]
+    places += [(command.name, sub.name) for command in COMMANDS for sub in command.commands]
+    for words in places:
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("usage: ") for line in lines) == len(places)
+    assert not [line for line in lines if len(line) > 80]
+
+
+def test_each_job_has_a_line_of_help(command):
+    """What it does, and not all of them in one paragraph."""
+    lines = command.run("once", "--help").out.splitlines()
+    for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks"):
+        assert [line for line in lines if line.startswith(f"  {job} ")]
 
 
 @pytest.mark.parametrize(
