@@ -46,17 +46,17 @@ def read_settings(*, serves: bool = False, quietest: str = "warning") -> Setting
     level = settings.log_level
     if level == "auto":
         level = quietest if stream.isatty() and not serves else "info"
-    logs.configure(
-        form=settings.log_format, level=level, pii=settings.log_pii, stream=stream, lines=_log_lines(stream)
-    )  # fmt: skip
+    lines = _log_lines(stream, serves=serves)
+    logs.configure(form=settings.log_format, level=level, pii=settings.log_pii, stream=stream, lines=lines)
     return settings
 
 
-def _log_lines(stream: TextIO) -> LogLines:
+def _log_lines(stream: TextIO, *, serves: bool) -> LogLines:
     is_terminal = stream.isatty()
     return LogLines(
         width=lambda: shutil.get_terminal_size().columns if is_terminal else None,
         colours=is_terminal and not os.environ.get("NO_COLOR"),  # https://no-color.org
+        says_failures=not serves,
     )
 
 

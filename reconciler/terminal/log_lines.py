@@ -40,14 +40,20 @@ _IN_WORDS: Final = {
     "lead.acquired": "this daemon leads", "daemon.stopping": "stops: finishes the pages in hand",
     "daemon.stopped": "stopped", "database.reconnected": "the database answers again",
 }  # fmt: skip
+# Fields that are sentences: they come first, without their name.
+_SENTENCES: Final = ("error", "reason", "why")
 # Jobs whose runs are not shown if they found nothing to do.
-_QUIET: Final = frozenset(("inbox", "freeze", "warm"))
+_QUIET: Final = frozenset(("inbox", "freeze", "warm", "housekeeping", "webhooks"))
 
 
 class LogLines:
-    """A structlog renderer. `width` returns the terminal's columns; None means that lines are not wrapped."""
+    """A structlog renderer. `width` returns the terminal's columns; None means that lines are not wrapped.
 
-    def __init__(self, *, width: Callable[[], int | None], colours: bool) -> None:
+    A command `says_failures` itself: the error of its run is not told twice.
+    """
+
+    def __init__(self, *, width: Callable[[], int | None], colours: bool, says_failures: bool = False) -> None:
+        self._command_says_it = says_failures
         self._width = width
         self._colours = colours
         self._gaps: Counter[str] = Counter()  # named by each run that is at work
@@ -92,9 +98,13 @@ class LogLines:
                 return f"reconciler {event['version']} starts; status page on port {event['http_port']}"
             case name if name in _IN_WORDS:
                 return _IN_WORDS[name].format(**event)
+            case "job.failed" if self._command_says_it:
+                raise DropEvent
             case name:
-                fields = ", ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in _rest(event).items())
-                return f"{name} {fields}".rstrip()
+                rest = _rest(event)
+                said = [str(rest.pop(key)) for key in _SENTENCES if key in rest]
+                said += [_field(key, value) for key, value in rest.items()]
+                return f"{name}: {', '.join(said)}" if said else name
 
     def _finished(self, event: Mapping[str, Any]) -> str:
         run = str(event.get("run_id"))
@@ -133,6 +143,16 @@ def _rest(event: Mapping[str, Any]) -> dict[str, Any]:
         for k, v in event.items()
         if k not in _SHOWN_ELSEWHERE and not k.startswith("_") and v not in (None, "", [])
     }
+
+
+def _field(name: str, value: object) -> str:
+    match name:
+        case "attempt":
+            return f"try {value}"
+        case "wait_seconds":
+            return f"again in {_shown(value)} s"
+        case _:
+            return f"{name.replace('_', ' ')} {_shown(value)}"
 
 
 def _shown(value: object) -> str:

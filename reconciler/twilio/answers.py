@@ -66,7 +66,7 @@ def meaning(
     if status == 404:
         return NotFound(
             f"Twilio knows no such account for these credentials ({said})",
-            hint="check TWILIO_ACCOUNT_SID, or --account; an API key cannot read subaccounts",
+            hint="check TWILIO_ACCOUNT_SID, --account or TWILIO_BASE_URL; an API key cannot read subaccounts",
         )
     if status == 400 and code == _OUTSIDE_RETENTION:  # with status 405 the same code means: method not allowed
         return OutsideRetention(f"Twilio no longer keeps calls of this window ({said})")

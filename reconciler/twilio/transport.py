@@ -130,6 +130,14 @@ class Transport(HttpClient):
         return b"".join(parts)
 
 
+# The usual reasons why there is no connection.
+_IN_WORDS: Final = {
+    "ConnectionRefusedError": "connection refused",
+    "ConnectionResetError": "connection reset",
+    "NameResolutionError": "the name of the host is unknown",
+    "RemoteDisconnected": "closed without an answer",
+}
+
 _Origin = tuple[str, str | None, int | None]
 
 
@@ -153,12 +161,13 @@ def _refusal_of_proxy(origin: _Origin, status: str) -> Unavailable:
 
 
 def _cause(exc: BaseException) -> str:
-    """Return the kind of the innermost cause, such as `ConnectionResetError` or `NameResolutionError`."""
+    """Return the innermost cause: `connection reset`, or the kind of an exception without words of ours."""
     inner: BaseException = exc
     while True:
         nested = getattr(inner, "reason", None)
         if not isinstance(nested, BaseException):
             nested = next((a for a in inner.args if isinstance(a, BaseException)), inner.__cause__)
         if nested is None or isinstance(nested, socket.gaierror):  # NameResolutionError says more
-            return type(inner).__name__
+            kind = type(inner).__name__
+            return _IN_WORDS.get(kind, kind)
         inner = nested
