@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from reconciler.cli.wiring import read_settings
+from reconciler.cli.wiring import connect, read_settings
 from reconciler.database import connection as db
+from reconciler.database import embedded
 from reconciler.database import migrate as runner
 from reconciler.errors import ExitCode, ReconcilerError
 from reconciler.settings import Settings
@@ -56,6 +56,9 @@ def _unset(settings: Settings) -> Advice | None:
         ConfigError: a part of the credentials is not set.
 
     """
+    if settings.database_url is None and embedded.is_there():
+        settings.credentials()
+        return None
     if settings.database_url is None and settings.twilio_account_sid is None:
         return Advice(
             "neither a database nor a Twilio account is configured",
@@ -79,8 +82,7 @@ def _in_database(settings: Settings) -> Advice | str:
         ReconcilerError: the database does not answer.
 
     """
-    assert settings.database_url
-    with closing(db.connect(settings.database_url, purpose="advice")) as conn:
+    with connect(settings, purpose="advice") as conn:
         with db.translated():
             behind = runner.behind(conn)
         if behind:
@@ -90,8 +92,9 @@ def _in_database(settings: Settings) -> Advice | str:
                 ExitCode.UNRECONCILED,
             )
         snapshot = take_snapshot(
-            conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace
-        )
+            conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace,
+            shares=settings.engine != "local",
+        )  # fmt: skip
     return _next_step(snapshot, settings)
 
 

@@ -38,6 +38,7 @@ from reconciler.twilio.listing import RETENTION
 from reconciler.wording import short_sids
 
 _SHOWN: Final = ("calls_seen", "inserted", "updated", "frozen", "gone", "requests")  # for each of several accounts
+_ALWAYS_SHOWN: Final = ("calls_seen", "requests", "duration_seconds")  # for one account; the others only if not 0
 _TROUBLES: Final[tuple[str, ...]] = ("drifted", "dead_letters")  # for one account
 
 
@@ -139,8 +140,9 @@ def _print(done: dict[str, Counts], failed: dict[str, ReconcilerError], *, as_js
     if as_json:
         print_json(figures)
     elif "accounts" not in figures:
-        troubles = {name: figures.pop(name) for name in _TROUBLES if name in figures}
-        print_figures(_in_words(figures), _in_words(troubles))
+        told = {name: value for name, value in figures.items() if value or name in _ALWAYS_SHOWN}
+        troubles = {name: told.pop(name) for name in _TROUBLES if name in told}
+        print_figures(_in_words(told), _in_words(troubles))
     else:
         print_rows(
             [

@@ -25,6 +25,11 @@ def data_folder() -> Path:
     return Path(platformdirs.user_data_dir("reconciler", appauthor=False)) / "postgresql"
 
 
+def is_there() -> bool:
+    """Whether the user has an embedded database, which holds what earlier commands wrote."""
+    return (data_folder() / "PG_VERSION").exists()
+
+
 class EmbeddedServer:
     """A server that runs until its last user ends. `url` stays the same when it is stopped and started again."""
 

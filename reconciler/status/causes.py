@@ -41,14 +41,20 @@ class Cause(NamedTuple):
         """Whether PostgreSQL refused the login or a privilege."""
         return self.error.startswith(_REFUSED_BY_DATABASE)
 
-    @property
-    def is_of_main_account(self) -> bool:
-        """Whether one of the failing jobs belongs to the main account or to the whole database."""
-        return any(":" not in job.job for job in self.jobs)
+    def is_of_account(self, main: str | None) -> bool:
+        """Whether one of the failing jobs belongs to the main account `main` or to the whole database."""
+        return any(name.account_sid in (None, main) for name in self._names())
+
+    def ends_daemon(self, main: str | None) -> bool:
+        """Whether the daemon itself ran one of these jobs for the main account. A backfill is a command of its own."""
+        return any(name.account_sid in (None, main) and name.kind != "backfill" for name in self._names())
+
+    def _names(self) -> list[JobName]:
+        return [JobName.parse(job.job) for job in self.jobs]
 
     def named(self) -> str:
         """Return the kinds of the jobs, and the number of accounts if there are several: `hot, warm of 3 accounts`."""
-        names = [JobName.parse(job.job) for job in self.jobs]
+        names = self._names()
         kinds = sorted({name.kind for name in names})
         accounts = {name.account_sid for name in names}
         if len(self.jobs) == 1:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TypeVar
 
+from reconciler.database import connection as db
 from reconciler.errors import ExitCode, ReconcilerError, Unavailable
 from reconciler.settings import SecretFile, Settings, secret_files
 from reconciler.status.check_database import check_database
 from reconciler.status.check_line import Check, Severity, failed, ok, warn
 from reconciler.status.check_twilio import check_twilio
+from reconciler.status.check_work import check_work
+from reconciler.status.snapshot import take_snapshot
+
+T = TypeVar("T")
 
 
 def check(
@@ -22,8 +30,24 @@ def check(
     yield ok("settings", "can be read, and do not contradict each other")
     if environ is not None:
         yield check_secrets(secret_files(environ))
-    yield from _guarded("database", lambda: check_database(database_url(), settings))
-    yield from _guarded("Twilio", lambda: check_twilio(settings))
+    # The work comes last: while Twilio refuses the credentials, nobody should first read that a daemon does not run.
+    is_readable = yield from _guarded("database", lambda: check_database(database_url(), settings))
+    is_refused = False
+    for line in _guarded("Twilio", lambda: check_twilio(settings)):
+        is_refused = is_refused or line.exit_code is ExitCode.REFUSED
+        yield line
+    if is_readable:
+        yield from _guarded("work", lambda: _check_work(database_url(), settings, is_refused=is_refused))
+
+
+def _check_work(url: str, settings: Settings, *, is_refused: bool) -> Generator[Check, None, None]:
+    now = datetime.now(UTC)
+    with closing(db.connect(url, purpose="check")) as conn:
+        snapshot = take_snapshot(
+            conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace,
+            shares=settings.engine != "local",
+        )  # fmt: skip
+    yield from check_work(snapshot, settings, is_refused=is_refused)
 
 
 def exit_code(checks: Iterable[Check]) -> ExitCode:
@@ -43,12 +67,14 @@ def check_secrets(files: list[SecretFile]) -> Check:
     return ok("secrets", f"{', '.join(file.name for file in files)} in files that only their owner may write")
 
 
-def _guarded(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+def _guarded(name: str, look: Callable[[], Generator[Check, None, T]]) -> Generator[Check, None, T | None]:
+    """Yield the lines of `look`, the last one about the error that ended it; return what it returns."""
     try:
-        yield from look()
+        return (yield from look())
     except ReconcilerError as exc:
         line = failed(name, exc)
         if name == "Twilio" and isinstance(exc, Unavailable):
             hint = line.hint or "nothing is lost, jobs go on by themselves; https://status.twilio.com"
             line = line._replace(detail=f"does not answer: {exc}", hint=hint)
         yield line
+        return None

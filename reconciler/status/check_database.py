@@ -1,9 +1,9 @@
-"""`reconcile check` on the database: the server, the role's privileges, the schema, and the state of the work."""
+"""`reconcile check` on the database: the server, the role's privileges and the schema."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -14,8 +14,6 @@ from reconciler.errors import ExitCode, Refused, SchemaError
 from reconciler.settings import Settings
 from reconciler.status.check_engine import check_engine
 from reconciler.status.check_line import Check, compare_clocks, fail, failed, ok, warn
-from reconciler.status.check_work import check_work
-from reconciler.status.snapshot import take_snapshot
 
 TESTED: Final = range(14, 19)  # major versions of PostgreSQL
 IDS_LOW: Final = 0.9  # of all ids
@@ -24,8 +22,10 @@ FEW: Final = 3  # migrations that are named one by one
 _QUERIES = db.load_queries("check")
 
 
-def check_database(url: str, settings: Settings) -> Iterator[Check]:
+def check_database(url: str, settings: Settings) -> Generator[Check, None, bool]:
     """Yield the lines about the database; after a failure, checks that depend on it are left out.
+
+    The generator returns whether the state of the work can be read.
 
     Raises:
         ReconcilerError: the database does not answer as it should.
@@ -42,16 +42,11 @@ def check_database(url: str, settings: Settings) -> Iterator[Check]:
                 yield line
         except SchemaError as exc:  # the ledger does not fit this version's files
             yield failed("schema", exc)
-            return
+            return False
         if any(check.hint for check in found):
-            return
+            return False
         yield from check_engine(conn, settings)
-        now = datetime.now(UTC)
-        snapshot = take_snapshot(
-            conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace,
-            shares=settings.engine != "local",
-        )  # fmt: skip
-        yield from check_work(snapshot, settings)
+        return True
 
 
 def check_server(conn: db.Connection) -> Iterator[Check]:

@@ -44,7 +44,7 @@ def fail(name: str, detail: str, hint: str | None, exit_code: ExitCode) -> Check
 
 def failed(name: str, error: ReconcilerError) -> Check:
     """Return the line of a check that ended in `error`."""
-    return fail(name, str(error), error.hint, ExitCode(error.exit_code))
+    return fail(name, "; ".join(str(error).splitlines()), error.hint, ExitCode(error.exit_code))
 
 
 # Grace periods are a minute or longer. A larger difference between clocks would distort them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -30,7 +30,7 @@ FEW: Final = 5  # endpoints at fault that are named
 A_PAGE_TAKES: Final = timedelta(seconds=1)  # a generous time to fetch and merge a page
 
 
-def check_twilio(settings: Settings) -> Iterator[Check]:
+def check_twilio(settings: Settings) -> Generator[Check, None, None]:
     """Yield the lines about Twilio, from a few requests.
 
     Raises:

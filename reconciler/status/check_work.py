@@ -29,18 +29,23 @@ _CORRECT_IT: Final = (
 )
 
 
-def check_work(snapshot: Snapshot, settings: Settings) -> Iterator[Check]:
-    """Yield one line for each part of the work, the most urgent first."""
+def check_work(snapshot: Snapshot, settings: Settings, *, is_refused: bool = False) -> Iterator[Check]:
+    """Yield one line for each part of the work, the most urgent first.
+
+    `is_refused`: Twilio refused the credentials just now. A daemon that starts would be refused too.
+    """
     found = causes(snapshot.jobs)
     refusals = [cause for cause in found if cause.is_refusal_by_twilio or cause.is_refusal_by_database]
-    ended = next((cause for cause in refusals if cause.is_of_main_account and snapshot.leader is None), None)
+    main = settings.twilio_account_sid
+    ended = next((cause for cause in refusals if cause.ends_daemon(main) and snapshot.leader is None), None)
+    is_refused = is_refused or any(cause.is_refusal_by_twilio and cause.is_of_account(main) for cause in refusals)
     for cause in refusals:
-        yield _refusal(snapshot, cause, has_ended=cause is ended)
+        yield _refusal(snapshot, cause, is_of_main=cause.is_of_account(main), has_ended=cause is ended)
     if snapshot.waiting is not None:
         hint = "nothing is lost, jobs go on by themselves; https://status.twilio.com; since when: `reconcile status`"
         yield warn(snapshot.waiting.service, snapshot.waiting.in_words(snapshot.at), hint)
     if ended is None:
-        yield _daemon(snapshot)
+        yield _daemon(snapshot, is_refused=is_refused)
     yield from _jobs(snapshot, [cause for cause in found if cause not in refusals], has_refusals=bool(refusals))
     yield from _inbox(snapshot, settings)
     yield _days(snapshot)
@@ -52,7 +57,7 @@ def troubles(snapshot: Snapshot, settings: Settings) -> list[Check]:
     return [line for line in check_work(snapshot, settings) if line.severity is not Severity.OK]
 
 
-def _refusal(snapshot: Snapshot, cause: Cause, *, has_ended: bool) -> Check:
+def _refusal(snapshot: Snapshot, cause: Cause, *, is_of_main: bool, has_ended: bool) -> Check:
     newest = cause.jobs[0].last_error_at
     when = "" if newest is None else f"{rough(snapshot.at - newest)} ago: "
     detail = f"{when}{short_sids(cause.error)} ({short_sids(cause.named())})"
@@ -60,17 +65,18 @@ def _refusal(snapshot: Snapshot, cause: Cause, *, has_ended: bool) -> Check:
         detail += "; no daemon leads: it ended with 77 and stays down on purpose"
     if cause.is_refusal_by_database:
         return warn("refused", detail, "run deploy/grants.sql again; then `reconcile check`")
-    if has_ended:
-        return warn("refused", detail, f"{_CORRECT_IT}`systemctl start reconciler`")
-    if cause.is_of_main_account:
-        return warn("refused", detail, f"{_CORRECT_IT}`systemctl reload reconciler`")
+    if is_of_main:
+        verb = "start" if snapshot.leader is None else "reload"
+        return warn("refused", detail, f"{_CORRECT_IT}`systemctl {verb} reconciler`")
     hint = "is the subaccount suspended? See Twilio's console; the others go on; `reconcile check` asks again"
     return warn("refused", detail, hint)
 
 
-def _daemon(snapshot: Snapshot) -> Check:
+def _daemon(snapshot: Snapshot, *, is_refused: bool) -> Check:
     if snapshot.leader is None:
-        if all(job.last_success_at is None for job in snapshot.jobs):
+        if is_refused:
+            hint = f"{_CORRECT_IT}`systemctl start reconciler`"
+        elif all(job.last_success_at is None for job in snapshot.jobs):
             hint = "see what would change: `reconcile --since 7d --dry-run`; then `reconcile run`"
         else:
             hint = "start it: `systemctl start reconciler`, or `reconcile run`"

@@ -146,13 +146,16 @@ def test_a_terminal_sees_results_and_no_log(run, cli, calls, empty_database_url)
     code, seen = cli.on_terminal("--since", "3d", DATABASE_URL=empty_database_url)
     lines = ESCAPES.sub("", seen).splitlines()
     assert code == 0
+    advice, *lines = lines
+    assert advice.startswith("Before you migrate: back up")
     assert lines[: len(load_migrations())] == [f"Migration {m.version:03} {m.name} applied." for m in load_migrations()]
     assert "job." not in seen
     code, seen = cli.on_terminal("once", "warm", DATABASE_URL=empty_database_url)
     lines = ESCAPES.sub("", seen).splitlines()
     assert code == 0
     assert re.fullmatch(r"calls seen +\d+", lines[0].rstrip())
-    assert re.fullmatch(r"dead letters +0", lines[-1].rstrip())
+    assert re.fullmatch(r"duration seconds +\d+\.\d", lines[-1].rstrip())
+    assert not [line for line in lines if re.fullmatch(r"(gaps|dead letters|drifted).* 0", line.rstrip())]
 
 
 def test_a_terminal_sees_complaints_wrapped_at_words(run, cli, calls):

@@ -23,7 +23,7 @@ from reconciler.status.check_work import check_work, troubles
 from reconciler.status.snapshot import Calls, Inbox, ProvenDays, StuckCall, TableSize
 from reconciler.twilio import answers
 from reconciler.twilio.transport import Answer
-from tests.harness.names import NOW, sid
+from tests.harness.names import ACCOUNT, NOW, sid
 from tests.harness.present import present
 
 from .pages import OTHER, make_day, make_job, make_status
@@ -256,6 +256,16 @@ def test_after_a_refusal_nobody_says_start_it():
     assert not [line for line in found if "start it" in (line.hint or "")]
 
 
+def test_a_backfill_that_was_refused_ended_no_daemon():
+    """Its token is the main account's all the same: nobody says "start it" before that is right."""
+    main = Settings.read({"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "wrong"})
+    found = troubles(make_status(leader=None, jobs=failing(f"backfill:{ACCOUNT}", error=REFUSED)), main)
+    assert [line.name for line in found] == ["refused", "daemon"]
+    assert "ended" not in found[0].detail
+    for line in found:
+        assert re.findall(r"`([^`]+)`", present(line.hint)) == ["reconcile check", "systemctl start reconciler"]
+
+
 def test_a_subaccount_that_is_refused():
     """Stops no other, and is no reason to change the token."""
     (found,) = troubles(make_status(jobs=[make_job(), *failing(f"hot:{OTHER}", error=REFUSED)]), SETTINGS)
@@ -368,12 +378,30 @@ def test_a_line_each_for_a_person(signed_in, account):
     assert (done.code, done.err) == (0, "")
     assert [line.partition(":")[0] for line in lines if not line.startswith("  ")] == [
         "OK   settings", "OK   secrets", *(f"OK   {name}" for name in SERVER), "OK   schema owner", "OK   schema",
-        "OK   privileges", "WARN daemon", "OK   jobs", "OK   inbox", "OK   retention", "OK   days", "OK   calls",
-        "OK   Twilio", "OK   usage records", "OK   alerts", "OK   webhooks", "OK   volume", "OK   clock",
+        "OK   privileges", "OK   Twilio", "OK   usage records", "OK   alerts", "OK   webhooks", "OK   volume",
+        "OK   clock", "WARN daemon", "OK   jobs", "OK   inbox", "OK   retention", "OK   days", "OK   calls",
     ]  # fmt: skip
     assert lines[lines.index("WARN daemon: none leads: jobs run only when somebody starts them") + 1].startswith(
         "     → "
     )
+
+
+def test_with_a_wrong_token_nobody_says_start_it(signed_in):
+    """The credentials come before the daemon, and its start comes after them."""
+    done = signed_in("check", TWILIO_AUTH_TOKEN="wrong")
+    lines = done.out.splitlines()
+    assert done.code == 77
+    refused = next(n for n, line in enumerate(lines) if line.startswith("FAIL Twilio: Twilio refused the credentials"))
+    daemon = next(n for n, line in enumerate(lines) if line.startswith("WARN daemon"))
+    assert refused < daemon
+    assert re.findall(r"`([^`]+)`", lines[daemon + 1]) == ["reconcile check", "systemctl start reconciler"]
+
+
+def test_settings_that_are_missing_are_one_line(signed_in):
+    """However many are: no character that a terminal cannot show stands between them."""
+    done = signed_in("check", TWILIO_ACCOUNT_SID="", TWILIO_AUTH_TOKEN="")
+    (line,) = [line for line in done.out.splitlines() if line.startswith("FAIL Twilio")]
+    assert line.startswith("FAIL Twilio: TWILIO_ACCOUNT_SID is not set; TWILIO_AUTH_TOKEN is not set")
 
 
 def test_as_json(signed_in, conn):
