@@ -32,7 +32,10 @@ _TWICE: Final = re.compile(r"\((\([^()]*\))\)|\((ARRAY\[[^\]]*\])\)(?=\))")
 
 
 class SchemaObject(NamedTuple):
-    """A column, default, unique key, index, constraint, trigger or function; a function has no table."""
+    """A column, default, unique key, index, storage option, constraint, trigger or function.
+
+    A function has no table.
+    """
 
     kind: str
     table: str

@@ -45,6 +45,7 @@ def verify(conn: Connection) -> list[Finding]:
     """Return the differences between the catalog and the schema that this version needs; change nothing.
 
     - An object that can hold all our values is no difference: a wider type, a unique key of any name.
+    - A storage option may have another value than ours: it suits that database.
     - Other objects are the Viewer's and allowed, except functions that have a name of ours.
     """
     expected = expected_objects()
@@ -110,7 +111,7 @@ def _is_required(wanted: SchemaObject, version: int, actual: Mapping[Key, Schema
 def _is_same(found: SchemaObject, wanted: SchemaObject) -> bool:
     if wanted.kind == "default" and wanted.definition.startswith("nextval("):
         return found.definition == "identity" or found.definition.startswith("nextval(")
-    return normal(found.definition) == normal(wanted.definition)
+    return wanted.kind == "option" or normal(found.definition) == normal(wanted.definition)
 
 
 def _compare_column(found: SchemaObject, wanted: SchemaObject) -> Iterator[Finding]:

@@ -17,6 +17,10 @@ UNION ALL
 SELECT 'index state ' || indexrelid::regclass, indisvalid::text
 FROM pg_index JOIN pg_class AS c ON c.oid = indexrelid WHERE c.relnamespace = 'public'::regnamespace
 UNION ALL
+SELECT 'option ' || oid::regclass || '.' || o.option_name, o.option_value
+FROM pg_class CROSS JOIN LATERAL pg_options_to_table(reloptions) AS o
+WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+UNION ALL
 SELECT 'constraint ' || conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
 FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
 UNION ALL

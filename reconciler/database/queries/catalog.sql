@@ -42,6 +42,11 @@ JOIN pg_catalog.pg_index AS x ON x.indrelid = o.oid
 JOIN pg_catalog.pg_class AS c ON c.oid = x.indexrelid
 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.conindid = x.indexrelid)
 UNION ALL
+SELECT 'option', o.name, s.option_name, s.option_value, ''
+FROM ours AS o
+JOIN pg_catalog.pg_class AS c ON c.oid = o.oid
+CROSS JOIN LATERAL pg_catalog.pg_options_to_table(c.reloptions) AS s
+UNION ALL
 SELECT 'constraint', o.name, k.conname::text,
        pg_catalog.replace(
            pg_catalog.regexp_replace(pg_catalog.pg_get_constraintdef(k.oid), ' NOT VALID$'::text, ''),

@@ -9,8 +9,8 @@
 -- last run.
 --
 -- Cost: reads messages_open, and there the rows of the account. An open row has no finalized_at (messages_final_agrees).
--- The condition says it that way, because `NOT is_final` would also fit idx_messages_active_calls: by statistics from an
--- hour in which nobody talked that index looks as cheap, and holds the open rows of all accounts.
+-- The condition says it that way, because `NOT is_final` would also fit an index of the Viewer's (sql/004): by statistics
+-- from an hour in which nobody talked that index looks as cheap, and it holds the open rows of all accounts.
 SELECT
     twilio_sid,
     -- No call began later than now, and Python has no infinity and no year 20000.

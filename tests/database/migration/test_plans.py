@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from reconciler.database import connection as db
 from reconciler.database.connection import load_queries
 from reconciler.database.migration_files import TABLES
 from reconciler.database.plans import MANY_ROWS, explain, polling_statements
+from reconciler.database.store import _MERGE_SESSION
+from tests.harness.databases import new_database
+from tests.harness.volume import fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +32,66 @@ NO_POLLS = {
     "report.leaders_note", "thaw.thaw", "migrations.ledger",
     "budgets.keep", "budgets.lock",
 }  # fmt: skip
+
+
+# Each reads its table whole if that is smaller, or takes whichever index costs least: the statement names them all.
+ANY_OF = {
+    "messages.count_open", "messages.stuck_calls", "messages.freeze_due", "webhook_evidence.lost_calls",
+    "webhook_evidence.forget_faults", "webhook_evidence.forget_alerts",
+}  # fmt: skip
+
+# Tables that grow with the calls, not with the accounts.
+GROWING = ("messages", "call_events", "twilio_webhook_inbox")
+CALLS = 30_000
+
+
+@pytest.fixture(scope="module")
+def full(server_url: str, template: str) -> Iterator[str]:
+    """The URL of a database that has seen a year."""
+    with new_database(server_url, template) as url:
+        with db.connect(url, purpose="test") as conn:
+            fill(conn, CALLS, now=datetime.now(UTC))
+        yield url
+
+
+def take_statistics_of_a_quiet_hour(conn: Connection) -> None:
+    """Analyse the calls while none is open or waits to be frozen. In the field nobody analyses them again for hours."""
+    conn.execute("ALTER TABLE messages DISABLE TRIGGER USER")
+    conn.execute("CREATE TEMPORARY TABLE busy AS SELECT * FROM messages WHERE sync_state <> 'frozen'")
+    conn.execute("DELETE FROM messages WHERE sync_state <> 'frozen'")
+    conn.execute("ANALYZE messages")
+    conn.execute("INSERT INTO messages SELECT * FROM busy")
+
+
+SESSIONS: dict[str, dict[str, str]] = {"of the jobs": _MERGE_SESSION, "of the views": {}}
+
+
+@pytest.mark.parametrize("session", SESSIONS)
+@pytest.mark.parametrize("statistics", ["fresh", "of an hour in which nobody talked"])
+def test_every_polling_statement_reads_its_indexes_alone(full: str, session: str, statistics: str) -> None:
+    """No table that grows with the calls is read whole, and each statement takes the indexes that its comment names.
+
+    The planner takes others where it knows no better: with statistics from an hour in which no call was open or waited,
+    and in a session of the views, which may read whole tables.
+    """
+    with db.connect(full, purpose="test", settings=SESSIONS[session]) as conn, conn.transaction(force_rollback=True):
+        if statistics != "fresh":
+            take_statistics_of_a_quiet_hour(conn)
+        plans, findings = explain(conn)
+    assert findings == []
+    assert {plan.note for plan in plans} == {""}
+    assert {plan.statement: plan.reads_whole for plan in plans if set(plan.reads_whole) & set(GROWING)} == {}
+    unused = {plan.statement: plan.unused for plan in plans if plan.unused and plan.statement not in ANY_OF}
+    assert unused == {}
+
+
+def test_what_the_jobs_poll_is_not_read_for_other_accounts(full: str) -> None:
+    """hot and warm, each minute: the account's open and its unfrozen calls, whatever the statistics say."""
+    with db.connect(full, purpose="test", settings=_MERGE_SESSION) as conn, conn.transaction(force_rollback=True):
+        take_statistics_of_a_quiet_hour(conn)
+        uses = {plan.statement: plan.uses for plan in explain(conn)[0]}
+    assert uses["messages.open_calls"] == ["messages_open"]
+    assert uses["messages.unfrozen_calls"] == ["messages_unfrozen_account"]
 
 
 @pytest.fixture

@@ -77,6 +77,11 @@ DAMAGE = [
     ),
     ("DROP INDEX messages_open", "index messages.messages_open", "is missing; migration 020 makes it"),
     (
+        "ALTER TABLE messages RESET (vacuum_index_cleanup)",
+        "option messages.vacuum_index_cleanup",
+        "is missing; migration 022 makes it",
+    ),
+    (
         "DROP INDEX call_events_created_at",
         "index call_events.call_events_created_at",
         "is missing; migration 018 makes it",
@@ -270,12 +275,13 @@ WIDER = [
     ),
     "ALTER TABLE call_events ALTER id DROP DEFAULT, ALTER id ADD GENERATED ALWAYS AS IDENTITY",
     "ALTER TABLE twilio_webhook_inbox ALTER dedupe_key TYPE text",
+    "ALTER TABLE messages SET (autovacuum_vacuum_scale_factor = 0.5, fillfactor = 90)",
 ]
 
 
 @pytest.mark.parametrize("change", WIDER)
 def test_what_holds_our_values_is_as_good(change: str, conn: Connection) -> None:
-    """A wider type, a unique key of another name."""
+    """A wider type, a unique key of another name, another value for autovacuum."""
     conn.execute(change.encode())
     assert verify(conn) == []
 
