@@ -28,7 +28,7 @@ from reconciler.status.check_work import troubles
 from reconciler.status.dead_letters import Letter, list_newest
 from reconciler.status.html_fleet import show_fleet
 from reconciler.status.html_parts import code, number, row, section, table
-from reconciler.status.markup import Content, Markup, element
+from reconciler.status.markup import Content, Markup, advice, element
 from reconciler.status.overview import NAMED, accounts_shown, jobs_shown
 from reconciler.status.report import GapsOfHour, Report, read_gaps_by_hour, read_report
 from reconciler.status.snapshot import DAYS_SHOWN, AccountDay, JobState, Snapshot, take_snapshot
@@ -111,7 +111,7 @@ def render_failure(reason: str, hint: str | None, *, state: str, verdict: Verdic
     """Return the page for a database that does not answer: the daemon's state and the reason."""
     found = [element("p", element("strong", "database"), f": {reason}")]
     if hint:
-        found.append(element("p", f"→ {hint}", class_="step"))
+        found.append(element("p", advice(hint), class_="step"))
     body = section("What to do", element("div", found, class_="todo"))
     return _document(state, verdict, datetime.now(UTC), (body,), "The numbers are in the database.")
 
@@ -150,7 +150,7 @@ def _todo(lines: Sequence[Check], letters: Sequence[Letter]) -> Markup | None:
     for line in lines:
         found.append(element("p", element("strong", line.name), f": {line.detail}"))
         if line.hint:
-            found.append(element("p", f"→ {line.hint}", class_="step"))
+            found.append(element("p", advice(line.hint), class_="step"))
     rows = [
         row(str(letter.id), (code(letter.call_sid or ""), element("span", letter.reason or "", class_="fit")))
         for letter in letters
@@ -273,7 +273,7 @@ def _why(why: Why | None) -> Markup | None:
     rows: list[Content] = [
         row(
             cause.cause.value, (), number(f"{cause.gaps:,}"),
-            element("td", title(cause), element("div", f"→ {next_step(cause)}", class_="soft"), class_="why"),
+            element("td", title(cause), element("div", advice(next_step(cause)), class_="soft"), class_="why"),
         )
         for cause in why.causes[:NAMED]
     ]  # fmt: skip

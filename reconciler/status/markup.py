@@ -47,6 +47,17 @@ def join(content: Content) -> Markup:
     return Markup("".join(map(join, content)))
 
 
+def advice(hint: str) -> Content:
+    """Return `→ ` and a hint whose commands, which stand between backticks, are code; an option is never split."""
+    parts = hint.split("`")
+    return ["→ ", *(_command(part) if number % 2 else part for number, part in enumerate(parts))]
+
+
+def _command(command: str) -> Markup:
+    words = (element("span", word, class_="whole") if word.startswith("-") else word for word in command.split(" "))
+    return element("code", [[" " if number else "", word] for number, word in enumerate(words)])
+
+
 def text(value: str) -> Markup:
     """Return text as HTML: escaped and masked. An element is returned unchanged."""
     return value if isinstance(value, Markup) else Markup(escape(mask(value)))

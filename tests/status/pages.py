@@ -6,6 +6,10 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
+from reconciler.settings import Settings
+from reconciler.status.check_work import troubles
+from reconciler.status.dead_letters import Letter
+from reconciler.status.html_page import render, render_failure
 from reconciler.status.report import GapsOfHour, Report
 from reconciler.status.snapshot import (
     AccountDay,
@@ -17,7 +21,9 @@ from reconciler.status.snapshot import (
     Snapshot,
     StuckCall,
     TableSize,
+    Waiting,
 )
+from reconciler.status.verdict import Verdict
 from tests.harness.names import ACCOUNT, NOW, sid
 
 OTHER = "AC" + 32 * "2"
@@ -111,3 +117,37 @@ def troubled() -> tuple[Snapshot, Report, list[GapsOfHour]]:
         ],
     )  # fmt: skip
     return status, make_report(*days), hours
+
+
+def failing_states() -> dict[str, str]:
+    """The page in each state in which somebody looks at it: its HTML, by what has failed."""
+    settings = Settings.read({"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "token"})
+    status, report, hours = troubled()
+    fails = {"last_error_at": NOW - timedelta(seconds=40), "last_error": "HTTP 503, Twilio error 20500: Unavailable"}
+    waiting = Waiting("Twilio", "HTTP 503", 8, NOW + timedelta(seconds=18), NOW - timedelta(minutes=2))
+    letters = [
+        Letter(23 - n, None, "twilio_voice", "call-status", sid(n), f"no such call status: {reason}")
+        for n, reason in enumerate(("teleported", "released", "answered-by-a-machine-that-says-a-great-deal"))
+    ]
+
+    def page(shown: Snapshot, state: str, verdict: Verdict, **more: Any) -> str:
+        return render(shown, report, hours, todo=troubles(shown, settings), state=state, verdict=verdict, **more)
+
+    outage = make_status(
+        waiting=waiting, jobs=[make_job(), make_job("warm", 400, 400, **fails), make_job("cold", 41_000, 41_000)],
+        next_runs={"hot": NOW + timedelta(seconds=18), "warm": NOW + timedelta(minutes=9)},
+    )  # fmt: skip
+    refused = {"last_error_at": NOW - timedelta(seconds=70), "last_error": LONG}
+    ended = make_status(leader=None, jobs=[make_job("hot", 900, 900, **refused), make_job("warm", 900, 900, **refused)])
+    standby = make_status(standbys=[Daemon(12, "db2.example.net", 812, NOW - 2 * HOUR)])
+    return {
+        "twilio away": page(outage, waiting.in_words(NOW) + "; hot succeeded 40 s ago", Verdict.WAITING),
+        "refused": page(ended, "not ready: Twilio refused the credentials", Verdict.NOT_WORKING),
+        "left over": page(status, "hot has not succeeded for 4000 s", Verdict.NOT_WORKING, letters=letters),
+        "standing by": page(standby, "standing by: db1/4711 leads", Verdict.STANDING_BY),
+        "database away": render_failure(
+            'the database is unavailable: connection failed: connection to server at "db.example.net" (192.0.2.7), '
+            "port 5432 failed: Connection refused", "is the server in DATABASE_URL up?",
+            state="waiting for the database: the database is unavailable", verdict=Verdict.WAITING,
+        ),
+    }  # fmt: skip

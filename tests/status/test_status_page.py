@@ -28,11 +28,12 @@ from reconciler.status.verdict import Verdict
 from tests.harness.names import ACCOUNT, NOW, sid
 from tests.programs.browser import CHROMIUM, browser
 
-from .pages import LONG, OTHER, make_day, make_job, make_report, make_status, troubled
+from .pages import LONG, OTHER, failing_states, make_day, make_job, make_report, make_status, troubled
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)> &amp; call +15005550123"""
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
+SCREEN = 800  # pixels that a browser shows at once, at both widths
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
@@ -321,7 +322,8 @@ def test_an_old_schema_is_said(empty_database_url):
 def test_what_to_do_comes_first(trouble):
     """The lines of `check` with their commands, and dead letters with their reasons, before any number."""
     assert trouble.texts("h2")[0] == "What to do"
-    assert trouble.texts("p")[:2] == ["days: 1 account day not proven complete", "→ `reconcile once cold`"]
+    assert trouble.texts("p")[:2] == ["days: 1 account day not proven complete", "→ reconcile once cold"]
+    assert "reconcile once cold" in trouble.texts("code")
     assert f"7{sid(7)[:6]}…{sid(7)[-4:]}unknown status odd" in trouble.texts("tr")
     assert "What to do" not in page_of().texts("h2")
 
@@ -401,6 +403,23 @@ def test_a_file_that_cannot_be_written(run, tmp_path):
 
 
 # In a browser
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.parametrize("state", failing_states())
+def test_what_failed_is_seen_without_scrolling(state):
+    """On a phone and on a desk, light and dark: the verdict, the first cause, and the first step with its command."""
+    html = failing_states()[state]
+    with served(lambda: html) as url, browser() as chromium:
+        for width, dark in ((390, False), (390, True), (1_200, False), (1_200, True)):
+            chromium.open(url, width=width, dark=dark)
+            assert chromium.complaints == []
+            assert chromium.value("document.documentElement.scrollWidth") == width
+            assert chromium.value(LEAST_CONTRAST) >= 4.5
+            for first in ("header strong", *(() if state == "standing by" else (".todo p", ".todo .step"))):
+                box = f"document.querySelector({first!r}).getBoundingClientRect()"
+                assert 0 <= chromium.value(f"{box}.top") < chromium.value(f"{box}.bottom") <= SCREEN
 
 
 @needs_chromium
