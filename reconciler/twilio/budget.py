@@ -7,8 +7,9 @@ Design rules
 - The budget of an account is one value that all processes share. While a process sends requests, it revises the value
   about once a second, and takes no more than the others leave. Together they never exceed the limit, even while shares
   change.
-- A 429 halves the limit. A round of answers without a 429 raises it by one. Near a limit that Twilio refused lately it
-  takes many rounds, because each further try costs a refused request.
+- A 429 halves the limit. A round of answers without a 429 raises it by one. Until the first 429 a quarter of the places
+  make a round: an answer of each of them shows as well that there is room. Then a round is an answer for each place.
+  Near a limit that Twilio refused lately it takes many rounds, because each further try costs a refused request.
 - Hot comes first. If hot has sent requests within the last hour, bulk work (backfill, cold) leaves it a quarter of the
   limit.
 """
@@ -24,6 +25,7 @@ START: Final = 8  # requests at once, before anything is known about the limit
 GONE_AFTER: Final = 10.0  # seconds without a report: the process hangs, and its share becomes free
 REMEMBERED_FOR: Final = 3600.0  # seconds after the last report in which a limit is still believed
 HOT_EXPECTED_FOR: Final = 3600.0  # seconds after hot's last request in which a daemon is expected to send more
+EAGER_SHARE: Final = 4  # until the first 429, answers of one place in four are a round
 WARY_ROUNDS: Final = 16  # rounds without a 429 before a refused limit is tried again
 
 
@@ -146,7 +148,7 @@ class Budget(msgspec.Struct):
     def _wanted(self) -> int:
         """Return how many answers raise the limit by one."""
         is_wary = self.refused_at is not None and self.limit + 1 >= self.refused_at
-        return self.limit * (WARY_ROUNDS if is_wary else 1)
+        return answers_of_round(self.limit, self.lowerings) * (WARY_ROUNDS if is_wary else 1)
 
     def _reserve(self, limit: int, now: float) -> int:
         """Return how many places bulk work leaves to hot."""
@@ -158,6 +160,11 @@ class Budget(msgspec.Struct):
         return {
             name: total // len(names) + (rank < total % len(names)) for rank, name in enumerate(sorted(names))
         }  # fmt: skip
+
+
+def answers_of_round(limit: int, lowerings: int) -> int:
+    """Return how many answers without a 429 make a round, at a limit that was lowered so often."""
+    return limit if lowerings else max(1, limit // EAGER_SHARE)
 
 
 def load(value: object) -> Budget:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 from reconciler import metrics
 from reconciler.errors import ReconcilerError
 from reconciler.logs import get_logger
-from reconciler.twilio.budget import Budget, Report, Share, dump, load
+from reconciler.twilio.budget import Budget, Report, Share, answers_of_round, dump, load
 
 REVISED_EVERY: Final = 1.0  # seconds, while requests are under way
 REVISED_SOON: Final = 0.1  # seconds, when a request has no place or a round of answers is complete
@@ -145,14 +145,18 @@ class Gate:
                 self._hurry(0)
 
     def succeeded(self, ticket: Ticket) -> None:
-        """Count an answer. As many answers as the limit raise it by one."""
+        """Count an answer. A round of answers raises the limit by one."""
         with self._changed:
             if ticket.lowerings != self._share.lowerings or self._throttled is not None:
                 return  # a request sent before the limit was lowered says nothing about the lower limit
             self._answers += 1
             if self._alone is not None:
                 self._revise_alone()
-            elif self.is_shared and self._answers >= self._share.limit and self._share.limit < self._ceiling:
+            elif (
+                self.is_shared
+                and self._share.limit < self._ceiling
+                and self._answers >= answers_of_round(self._share.limit, self._share.lowerings)
+            ):
                 self._hurry(REVISED_SOON)
 
     def hear(self, ticket: Ticket, load: int | None) -> None:

@@ -22,11 +22,21 @@ def grown(limit: int = 16) -> Budget:
 
 
 def test_a_budget_begins_small_and_grows_with_the_answers():
-    """One more after each round, up to what is configured."""
+    """Up to what is configured: by one after each round, which is the answers of a quarter of the places."""
     budget = Budget()
     assert START == budget.revise("a", BACKFILL, 0).limit
-    assert START + 1 == budget.revise("a", BACKFILL._replace(answers=START), 1).limit
+    assert START == budget.revise("a", BACKFILL._replace(answers=START // 4 - 1), 1).limit
+    assert START + 1 == budget.revise("a", BACKFILL._replace(answers=1), 1).limit
+    assert START + 4 == budget.revise("a", BACKFILL._replace(answers=2 * 3), 1).limit
     assert 16 == budget.revise("a", BACKFILL._replace(answers=10_000), 2).limit
+
+
+def test_after_a_429_a_round_is_an_answer_for_each_place():
+    """From then on each try above what was answered may be refused."""
+    budget = grown(8)
+    assert 4 == budget.revise("a", BACKFILL._replace(throttled=0), 0).limit
+    assert 4 == budget.revise("a", BACKFILL._replace(answers=3), 1).limit
+    assert 5 == budget.revise("a", BACKFILL._replace(answers=1), 2).limit
 
 
 def test_a_limit_is_remembered_for_an_hour():
