@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from email.utils import format_datetime
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final
 
@@ -104,7 +105,7 @@ def decode_page(body: bytes, *, observed_at: datetime) -> Page:
     """
     try:
         listing = _decode_listing(body)
-        observations = [_observation(call, _others(call), observed_at) for call in listing.calls]
+        observations = [_observation(call, _others(_others_of(call)), observed_at) for call in listing.calls]
         return Page(observations, [], listing.next_page_uri, observed_at)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadObservation):
         return _decode_leniently(body, observed_at)
@@ -214,9 +215,10 @@ def _parse(body: bytes) -> Any:
         raise Unavailable("Twilio's answer is not JSON, or was cut short") from None
 
 
-def _others(call: _Call) -> str | None:
-    """Return `other_fields` of a record in the documented form."""
-    others = {name: value for name, value in zip(_OTHER, _others_of(call), strict=True) if value}
+@lru_cache(maxsize=1024)
+def _others(values: tuple[str | None, ...]) -> str | None:
+    """Return `other_fields` of a record in the documented form; the calls of a number have many of them in common."""
+    others = {name: value for name, value in zip(_OTHER, values, strict=True) if value}
     if others.get("api_version") == _USUAL_VERSION:
         del others["api_version"]
     if not others:
@@ -258,8 +260,11 @@ def _observation(call: _Columns, other_fields: str | None, observed_at: datetime
         raise BadObservation("sid is not CA and 32 hexadecimal digits")
     start_time = _time(call.start_time, "start_time")
     end_time = _time(call.end_time, "end_time")
-    date_created = _time(call.date_created, "date_created")
-    told_at = _time(call.date_updated, "date_updated") or start_time or date_created or observed_at
+    # Most calls start in the second of their creation, and change last when they end: what is equal is parsed once.
+    is_start, is_end = call.date_created == call.start_time, call.date_updated == call.end_time
+    date_created = start_time if is_start else _time(call.date_created, "date_created")
+    updated_at = end_time if is_end else _time(call.date_updated, "date_updated")
+    told_at = updated_at or start_time or date_created or observed_at
     return Observation(
         call.sid,
         _sid(call.account_sid, ACCOUNT_SID, "account_sid"),
