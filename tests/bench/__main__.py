@@ -10,35 +10,47 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from tests.bench import hot, paper, sweeps
+from tests.bench import hot, limits, paper, sweeps
 from tests.bench.processes import RECONCILE, run
 from tests.bench.servers import database_on, server
+from tests.bench.sweeps import Case
 
-DAYS = 30  # that the calls are spread over
-PARTS = ("sweeps", "hot", "merge", "start")
+T = TypeVar("T")
+
+MONTH, YEAR = 30, 365
+PARTS = ("sweeps", "memory", "limits", "beside", "idle", "hot", "merge", "start")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     add = parser.add_argument
-    add("--calls", type=int, default=100_000, help="of a backfill; half of them where a page takes a second")
+    add("--scale", type=float, default=1.0, help="of the numbers of calls in sweeps and memory; 0.1 for a short look")
     add("--runs", type=int, default=3, help="of each program; medians count")
     add("--pages", type=int, default=20, help="of each kind, merged into a table")
-    add("--large", action="store_true", help="also a million calls, and ten million rows (an hour, 20 GB)")
+    add("--large", action="store_true", help="also a merge into ten million rows (an hour, 20 GB)")
     add("--tls", action="store_true", help="over HTTPS, with a certificate made for it (needs openssl)")
     add("--only", choices=PARTS, nargs="+", default=PARTS, help="measure these alone")
     add("--out", type=Path, default=Path(__file__).parents[2] / "docs", help="folder of what is written")
     args = parser.parse_args()
     with server() as url:
+
+        def part(name: str, measure: Callable[[str, argparse.Namespace], Iterable[T]]) -> list[T]:
+            return [*measure(url, args)] if name in args.only else []
+
         measured = paper.Measured(
             paper.conditions(url, sys.argv[1:]),
-            [*(_sweeps(url, args) if "sweeps" in args.only else ())],
-            [*(_hot(url, args) if "hot" in args.only else ())],
-            dict(_merge(url, args) if "merge" in args.only else ()),
-            dict(_start() if "start" in args.only else ()),
+            part("sweeps", _sweeps),
+            dict(part("memory", _memory)),
+            part("limits", _limits),
+            part("beside", _beside),
+            part("idle", _idle),
+            part("hot", _hot),
+            dict(part("merge", _merge)),
+            dict(part("start", _start)),
         )
     text = paper.as_markdown(measured)
     print(text)
@@ -47,17 +59,36 @@ def main() -> None:
 
 
 def _sweeps(url: str, args: argparse.Namespace) -> Iterator[sweeps.Sweep]:
-    plans = [(args.calls, "0ms"), (args.calls, "50ms"), (args.calls, "250ms"), (args.calls // 2, "1s")]
-    if args.large:
-        plans += [(1_000_000, "0ms"), (1_000_000, "50ms")]
-    for calls, delay in plans:
-        days = max(1, DAYS * calls // args.calls) if calls <= args.calls else DAYS
-        runs = args.runs if calls <= args.calls else 1
-        _say(f"{calls:,} calls, {delay} a page")
-        is_fast = delay == "0ms" and calls == args.calls
-        for sweep in sweeps.measure(url, calls=calls, days=days, delay=delay, runs=runs, tls=args.tls, more=is_fast):
+    cases = (Case(100_000, MONTH, "0ms"), Case(60_000, MONTH, "250ms"), Case(60_000, MONTH, "1s"))
+    for case in (*cases, Case(40_000, 1, "250ms")):
+        scaled = case._replace(calls=int(case.calls * args.scale))
+        _say(f"{scaled.calls:,} calls in {case.days} days, {case.delay} a page")
+        is_fast = case.delay == "0ms"
+        for sweep in sweeps.measure(url, scaled, runs=args.runs, tls=args.tls, more=is_fast):
             _say(f"{sweep.name}: {sweep.seconds}")
             yield sweep
+
+
+def _memory(url: str, args: argparse.Namespace) -> Iterator[tuple[int, float]]:
+    for calls in (int(100_000 * args.scale), int(1_000_000 * args.scale)):
+        _say(f"memory of {calls:,} calls")
+        yield calls, sweeps.peak_of_ours(url, calls, MONTH)
+
+
+def _limits(url: str, args: argparse.Namespace) -> Iterator[limits.Limited]:
+    for limit in (6, 40):
+        _say(f"an account that allows {limit} requests at once")
+        yield limits.allowing(url, limit, calls=int(60_000 * args.scale), days=MONTH, delay=0.25)
+
+
+def _beside(url: str, args: argparse.Namespace) -> Iterator[limits.Beside]:
+    _say("hot beside a backfill")
+    yield limits.hot_beside_backfill(url, calls=int(365_000 * args.scale), days=YEAR, runs=10 * args.runs)
+
+
+def _idle(url: str, _: argparse.Namespace) -> Iterator[float]:
+    _say("an idle account, for six minutes")
+    yield limits.idle_requests(url, minutes=5)
 
 
 def _hot(url: str, args: argparse.Namespace) -> Iterator[hot.Hot]:
@@ -74,10 +105,12 @@ def _merge(url: str, args: argparse.Namespace) -> Iterator[tuple[int, paper.Merg
             yield 10**power, run(command, {}).result
 
 
-def _start() -> Iterator[tuple[str, float]]:
+def _start(url: str, args: argparse.Namespace) -> Iterator[tuple[str, float]]:
     for option in ("--version", "--help"):
         _say(option)
         yield option, statistics.median(run((*RECONCILE, option), {}).seconds for _ in range(15))
+    _say("--since")
+    yield "--since", limits.first_request(url, runs=5 * args.runs)
 
 
 def _say(what: str) -> None:

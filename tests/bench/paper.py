@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,32 +15,41 @@ import psycopg
 
 from reconciler import __version__
 from tests.bench.hot import Hot
-from tests.bench.sweeps import OURS, PLAIN, RAW, ROWS, Sweep
+from tests.bench.limits import CEILING, Beside, Limited
+from tests.bench.sweeps import AGAIN, BACKFILL, OURS, PLAIN, RAW, ROWS, Sweep
 from tests.harness.present import present
 
 Merges = Mapping[str, Sequence[float]]  # by statistics: seconds for a page of new, updated and unchanged calls
 CONTENDERS = (OURS, PLAIN, ROWS, RAW)
+BESIDE = (OURS, PLAIN)  # whose bytes and CPU are compared
+
+# How many times as fast as the plain script: new, and again.
+FASTER = {(30, "0ms"): (1.2, 2.5), (30, "250ms"): (5, 5), (30, "1s"): (8, 8), (1, "250ms"): (4, None)}
 
 
 LIMITS = """\
 ## What limits it
 
-- A new call is three rows, the call and its two events, with their indexes; the plain script writes one. Most of a
-  backfill is this work, of one PostgreSQL backend. *floor: rows* does the same work and nothing else.
-- Pages are read several at once and merged one after another, by the connection that holds the job's lock. A process
-  that loses the lock has lost the transaction.
-- Of each slice one page is under way, so that a killed run reads at most that one again. A quarter of the concurrency
-  is left to the hot job. Both show where a page takes a second.
-- A page that is read again is decoded, compared and left alone. The simulated Twilio then takes about as long as we do,
-  and shares the cores.
+- A new call is two rows, the call and its event, with their indexes; the plain script writes one. That work of
+  PostgreSQL is most of a backfill whose pages come at once. *floor: rows* does the same work and nothing else.
+- Several connections merge at once, one for each core. Here database, program and simulated Twilio share the cores, so
+  the second connection helps only where the others wait.
+- Of a slice one page is under way, so that a killed run reads at most that one again. Where a page takes a second, the
+  last pages of the last slices are waited for with few requests under way.
+- The number of requests at once is found from below: it begins at 8 and reaches 16 after two turns.
+- What is read again is decoded, compared and left alone. The simulated Twilio then takes about as long as we do.
 """
 
 
 class Measured(NamedTuple):
-    """All of it; what was left out is empty. `merges` by rows in the table, `start` seconds by option."""
+    """All of it; what was left out is empty. `memory` MiB by calls, `merges` by rows, `start` seconds by command."""
 
     conditions: list[str]
     sweeps: list[Sweep]
+    memory: dict[int, float]
+    limits: list[Limited]
+    beside: list[Beside]
+    idle: list[float]
     hot: list[Hot]
     merges: dict[int, Merges]
     start: dict[str, float]
@@ -74,33 +84,62 @@ def conditions(url: str, arguments: Sequence[str]) -> list[str]:
 def targets(measured: Measured) -> Iterator[Target]:
     """The promises that these measurements can judge."""
     for sweep in measured.sweeps:
-        seconds = sweep.seconds
-        faster = seconds[PLAIN] / seconds[OURS]
-        what = f"{sweep.name}, {sweep.calls:,} calls, {sweep.delay} a page"
-        least = {("backfill", "0ms"): 2, ("backfill", "250ms"): 5, ("backfill", "1s"): 8, ("the same again", "0ms"): 5}
-        if wanted := least.get((sweep.name, sweep.delay)):
-            yield Target(f"{what}: ≥ {wanted} × the plain script", f"{faster:.1f} ×", faster >= wanted)
-        if ROWS in seconds:
-            ratio = seconds[OURS] / seconds[ROWS]
-            yield Target(f"{what}: ≤ 1.5 × the floor that writes the same rows", f"{ratio:.2f} ×", ratio <= 1.5)
-        if sweep.wal_bytes is not None:
-            yield Target(
-                f"{what}: writes no row",
-                f"{sweep.written} rows, {sweep.wal_bytes / 1024:.0f} KiB of WAL",
-                not sweep.written,
-            )
-        peak = sweep.peak_mib[OURS]
-        yield Target(f"{what}: peak memory ≤ 120 MiB", f"{peak:.0f} MiB", peak <= 120)
+        yield from _sweep_targets(sweep)
+    if len(measured.memory) > 1:
+        few, many = measured.memory[min(measured.memory)], measured.memory[max(measured.memory)]
+        what = f"{min(measured.memory):,} and {max(measured.memory):,} calls"
+        yield Target(f"memory, {what}: ≤ 130 MiB", f"{few:.0f} and {many:.0f} MiB", max(few, many) <= 130)
+        yield Target(f"memory, {what}: the same", f"{many / few:.2f} ×", many <= 1.1 * few)
+    for limited in measured.limits:
+        what = f"an account that allows {limited.allows} requests at once"
+        ratio, refused = limited.seconds / limited.floor, limited.refused / limited.requests
+        yield Target(f"{what}: ≤ 1.5 × what {min(limited.allows, CEILING)} allow", f"{ratio:.2f} ×", ratio <= 1.5)
+        yield Target(f"{what}: ≤ 3 % refused", f"{refused:.1%}", refused <= 0.03)
+    for beside in measured.beside:
+        ratio = _p99(beside.beside) / _p99(beside.alone)
+        yield Target("hot's p99 beside a backfill of a year: ≤ 1.1 × alone", f"{ratio:.2f} ×", ratio <= 1.1)
+        yield Target(
+            f"both together: ≤ {CEILING} requests at once", f"{beside.most_at_once}", beside.most_at_once <= CEILING
+        )
+    for idle in measured.idle:
+        yield Target("an idle account: ≤ 4 requests a minute", f"{idle:.1f}", idle <= 4)
     for hot in measured.hot:
         if hot.open_calls == 10_000:
             promise = f"hot, 10,000 open calls of which {hot.ended} ended: ≤ 120 requests"
             yield Target(promise, str(hot.requests), hot.requests <= 120)
     if len(measured.merges) > 1:
         yield from _merge_targets(measured.merges)
-    for option, most in (("--version", 0.150), ("--help", 0.200)):
+    for option, most in (("--version", 0.150), ("--help", 0.200), ("--since", 0.400)):
         if option in measured.start:
             took = measured.start[option]
-            yield Target(f"`{option}`: ≤ {most * 1000:.0f} ms", f"{took * 1000:.0f} ms", took <= most)
+            what = "`--since` to its first request" if option == "--since" else f"`{option}`"
+            yield Target(f"{what}: ≤ {most * 1000:.0f} ms", f"{took * 1000:.0f} ms", took <= most)
+
+
+def _sweep_targets(sweep: Sweep) -> Iterator[Target]:
+    seconds = sweep.seconds
+    faster = seconds[PLAIN] / seconds[OURS]
+    days = f"{sweep.case.days} days" if sweep.case.days > 1 else "one day"
+    what = f"{sweep.name}, {sweep.calls:,} calls in {days}, {sweep.delay} a page"
+    new, again = FASTER.get((sweep.case.days, sweep.delay), (None, None))
+    wanted = {BACKFILL: new, AGAIN: again}.get(sweep.name)
+    if wanted is not None:
+        yield Target(f"{what}: ≥ {wanted} × the plain script", f"{faster:.1f} ×", faster >= wanted)
+    if ROWS in seconds:
+        ratio = seconds[OURS] / seconds[ROWS]
+        yield Target(f"{what}: ≤ 1.5 × the floor that writes the same rows", f"{ratio:.2f} ×", ratio <= 1.5)
+    if sweep.name == BACKFILL and ROWS in seconds:
+        wal, disk = sweep.a_call(sweep.wal, OURS), sweep.disk[OURS] / sweep.calls
+        yield Target(f"{what}: ≤ 1,500 bytes of WAL a call", f"{wal:,.0f}", wal <= 1500)
+        yield Target(f"{what}: ≤ 1.2 kB on disk a call", f"{disk:,.0f} bytes", disk <= 1200)
+    if sweep.name == AGAIN:
+        wal = sweep.a_call(sweep.wal, OURS)
+        promise = f"{what}: writes no row, and ≤ 10 bytes of WAL a call"
+        yield Target(promise, f"{sweep.written} rows, {wal:.1f} bytes", not sweep.written and wal <= 10)
+
+
+def _p99(times: Sequence[float]) -> float:
+    return sorted(times)[-1 - len(times) // 100]
 
 
 def _merge_targets(merges: Mapping[int, Merges]) -> Iterator[Target]:
@@ -128,8 +167,43 @@ def as_markdown(measured: Measured) -> str:
     ]
     if measured.sweeps:
         lines += ["## Sweeps", ""]
-        header = ("", "calls", "a page takes", *(f"{who}, s" for who in CONTENDERS), "plain / ours", "ours / rows")
-        lines += _table([*header, "requests", "peak MiB"], [_sweep_row(sweep) for sweep in measured.sweeps])
+        header = ("", "calls", "days", "a page takes", *(f"{who}, s" for who in CONTENDERS))
+        lines += _table(
+            [*header, "plain / ours", "ours / rows", "requests", "peak MiB"], [_sweep_row(s) for s in measured.sweeps]
+        )
+        lines += [
+            "## What a call costs",
+            "",
+            "The CPU of PostgreSQL is that of all its processes, checkpoints included.",
+            "",
+        ]
+        header = ("", "calls", "a page takes", *(f"{what}, {who}" for what in _COSTS for who in BESIDE))
+        lines += _table(header, [_cost_row(s) for s in measured.sweeps])
+    if measured.memory:
+        lines += ["## Memory", ""]
+        lines += _table(["calls", "peak MiB"], [[f"{n:,}", f"{mib:.0f}"] for n, mib in measured.memory.items()])
+    if measured.limits:
+        lines += ["## Accounts that allow so many requests at once", ""]
+        rows = [
+            [str(m.allows), f"{m.seconds:.1f}", f"{m.floor:.1f}", str(m.requests), str(m.refused)]
+            for m in measured.limits
+        ]
+        lines += _table(["allows", "seconds", "what that allows, s", "requests", "refused"], rows)
+    for beside in measured.beside:
+        lines += [
+            "## Hot beside a backfill of a year",
+            "",
+            f"Runs of `once hot`, {len(beside.alone)} of each, 250 ms a page.",
+            "",
+        ]
+        rows = [
+            [name, f"{statistics.median(times):.2f}", f"{_p99(times):.2f}"]
+            for name, times in (("alone", beside.alone), ("beside", beside.beside))
+        ]
+        lines += _table(["", "median, s", "p99, s"], rows)
+        lines += [f"Twilio saw {beside.most_at_once} requests at once at most.", ""]
+    for idle in measured.idle:
+        lines += ["## An account without calls", "", f"The daemon sent {idle:.1f} requests a minute.", ""]
     if measured.hot:
         lines += ["## Hot", "", "Of the open calls one in a hundred ended since the run before.", ""]
         rows = [[f"{h.open_calls:,}", str(h.ended), str(h.requests), f"{h.seconds:.2f}"] for h in measured.hot]
@@ -155,11 +229,28 @@ def as_markdown(measured: Measured) -> str:
 def _sweep_row(sweep: Sweep) -> list[str]:
     seconds = sweep.seconds
     return [
-        sweep.name, f"{sweep.calls:,}", sweep.delay.replace("ms", " ms").replace("1s", "1 s"),
+        sweep.name, f"{sweep.calls:,}", str(sweep.case.days), _delay(sweep),
         *(f"{seconds[who]:.1f}" if who in seconds else "" for who in CONTENDERS),
         f"{seconds[PLAIN] / seconds[OURS]:.1f}", f"{seconds[OURS] / seconds[ROWS]:.2f}" if ROWS in seconds else "",
         str(sweep.requests), f"{sweep.peak_mib[OURS]:.0f}",
     ]  # fmt: skip
+
+
+_COSTS = ("WAL bytes", "disk bytes", "CPU µs", "CPU µs of PostgreSQL")
+
+
+def _cost_row(sweep: Sweep) -> list[str]:
+    return [
+        sweep.name, f"{sweep.calls:,}", _delay(sweep),
+        *(f"{sweep.a_call(sweep.wal, who):,.0f}" for who in BESIDE),
+        *(f"{sweep.disk[who] / sweep.calls:,.0f}" for who in BESIDE),
+        *(f"{sweep.a_call(sweep.cpu, who) * 1e6:,.0f}" for who in BESIDE),
+        *(f"{sweep.a_call(sweep.server_cpu, who) * 1e6:,.0f}" for who in BESIDE),
+    ]  # fmt: skip
+
+
+def _delay(sweep: Sweep) -> str:
+    return sweep.delay.replace("ms", " ms").replace("1s", "1 s")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

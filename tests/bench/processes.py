@@ -9,11 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psycopg
 
 Environment = Mapping[str, str]
 
@@ -26,11 +29,12 @@ class Ran(NamedTuple):
 
     seconds: float
     peak_mib: float
+    cpu_seconds: float
     result: dict[str, Any]
 
 
-def run(command: Sequence[str], environment: Environment) -> Ran:
-    """Run a program to its end; it must succeed."""
+def run(command: Sequence[str], environment: Environment, *, may_end_with: Sequence[int] = (0,)) -> Ran:
+    """Run a program to its end; it must succeed, or end with one of these codes."""
     with tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
         process = subprocess.Popen(command, env=dict(environment), cwd=ROOT, stdout=subprocess.PIPE, stderr=errors)
@@ -40,19 +44,51 @@ def run(command: Sequence[str], environment: Environment) -> Ran:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        if process.returncode not in may_end_with:
             errors.seek(0)
             raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{errors.read().decode()[-2000:]}")
-    return Ran(seconds, usage.ru_maxrss / 1024, json.loads(output) if output.startswith(b"{") else {})
+    result = json.loads(output) if output.startswith(b"{") else {}
+    return Ran(seconds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime, result)
+
+
+def server_cpu(url: str) -> float:
+    """Return the CPU seconds of all processes of a PostgreSQL on this machine since it started."""
+    with psycopg.connect(url) as conn:
+        backend = conn.info.backend_pid
+        postmaster = int(_stat(backend)[1])
+        stats = [(int(part.name), _stat(int(part.name))) for part in Path("/proc").iterdir() if part.name.isdigit()]
+        own = [stat for pid, stat in stats if stat and postmaster in (pid, int(stat[1]))]
+        # A process that ended is counted with its parent.
+        ticks = sum(int(stat[11]) + int(stat[12]) for stat in own) + sum(map(int, _stat(postmaster)[13:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on; empty if the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def ask_simulator(environment: Environment) -> dict[str, Any]:
+    """Return what the simulated Twilio tells of its requests so far, and let it forget them."""
+    url = environment["TWILIO_BASE_URL"] + "/_simulator"
+    with urllib.request.urlopen(url) as answer:
+        found: dict[str, Any] = json.loads(answer.read())
+    with urllib.request.urlopen(urllib.request.Request(url, method="DELETE")):
+        return found
 
 
 @contextmanager
-def simulated_twilio(calls: int, days: int, delay: str, *, tls: bool = False) -> Iterator[Environment]:
+def simulated_twilio(
+    calls: int, days: int, delay: str, *, tls: bool = False, options: Sequence[str] = ()
+) -> Iterator[Environment]:
     """A simulated account in a process of its own; yields the environment that points at it."""
     with _certificate() if tls else nullcontext() as certificate:
         command = [sys.executable, "-m", "reconciler.simulator", "--port", "0", "--page-delay", delay]
         # Its time stands still: no price arrives between two runs, so the second has nothing to write.
-        command += ["--calls", str(calls), "--days", str(days), "--clock", datetime.now(UTC).isoformat()]
+        command += ["--calls", str(calls), "--days", str(days), "--clock", datetime.now(UTC).isoformat(), *options]
         if certificate is not None:
             command += ["--tls-cert", str(certificate), "--tls-key", str(certificate)]
         with serving(command) as (environment, _):
