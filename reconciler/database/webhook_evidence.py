@@ -55,6 +55,7 @@ class LostCalls:
     account_sid: str | None
     hour: datetime
     is_of_trunk: bool
+    trunk_sid: str | None  # None if the record did not name it, or the row is of an older version
     inbox_reason: str | None  # None if none of their webhooks failed in the inbox
     alert: Alerted | None
     fault: EndpointFault | None
@@ -148,12 +149,17 @@ def _params(window: LossWindow) -> dict[str, Any]:
 
 
 def _lost_calls(
-    account_sid: str | None, hour: datetime, is_of_trunk: bool, inbox_reason: str | None, *rest: Any
+    account_sid: str | None,
+    hour: datetime,
+    is_of_trunk: bool,
+    trunk_sid: str | None,
+    inbox_reason: str | None,
+    *rest: Any,
 ) -> LostCalls:
     alert, fault = rest[:3], rest[3:8]
     is_silent_leg, calls, since, until, call_sids = rest[8:]
     return LostCalls(
-        account_sid, hour, is_of_trunk, inbox_reason,
+        account_sid, hour, is_of_trunk, trunk_sid, inbox_reason,
         Alerted(*alert) if alert[0] is not None else None,
         EndpointFault(*fault) if fault[0] is not None else None,
         is_silent_leg, calls, since, until, tuple(call_sids),

@@ -169,7 +169,7 @@ def decide(lost: Iterable[LostCalls], alerts: Iterable[AlertsOfHour]) -> list[Ex
 def _certain(calls: LostCalls) -> Reason | None:
     """Return the reason that follows from these calls or from their number alone; None if there is none."""
     if calls.is_of_trunk:
-        return Reason(Cause.TRUNK)
+        return Reason(Cause.TRUNK, (("trunk_sid", mask(calls.trunk_sid)),) if calls.trunk_sid else ())
     if calls.inbox_reason is not None:
         return Reason(Cause.INBOX, (("reason", mask(calls.inbox_reason)),))
     if calls.fault is not None:
@@ -224,7 +224,7 @@ def title(explained: Explained) -> str:
     names = dict(explained.reason.names)
     match explained.cause:
         case Cause.TRUNK:
-            return "calls of SIP trunks"
+            return f"calls of SIP trunk {names['trunk_sid']}" if names else "calls of SIP trunks"
         case Cause.INBOX:
             return f"failed in the inbox: {names['reason'] or 'no reason kept'}"
         case Cause.ALERT:

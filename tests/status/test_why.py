@@ -18,13 +18,15 @@ from tests.harness.rows import insert_row
 HOUR = NOW.replace(minute=0)
 URL = "https://hooks.example.com/status"
 NUMBER = EndpointFault("PN1", "phone_number", "+12025550123", "no_callback", "")
+TRUNK = "TK" + 31 * "0" + "1"
 ALERT = Alerted(HOUR, "11205", URL)
 
 
 def lost(calls: int = 1, *, hour: datetime = HOUR, **evidence: Any) -> LostCalls:
     """Lost calls without any evidence but what is given."""
     none: dict[str, Any] = {
-        "account_sid": ACCOUNT, "is_of_trunk": False, "inbox_reason": None, "alert": None, "fault": None,
+        "account_sid": ACCOUNT, "is_of_trunk": False, "trunk_sid": None, "inbox_reason": None, "alert": None,
+        "fault": None,
         "is_silent_leg": False, "since": hour, "until": hour + timedelta(minutes=30),
     }  # fmt: skip
     return LostCalls(hour=hour, calls=calls, call_sids=(sid(calls),), **{**none, **evidence})
@@ -103,7 +105,7 @@ def why(*found: LostCalls, alerts: list[AlertsOfHour] | None = None, **more: Any
 
 
 EVERYTHING = (
-    lost(300, is_of_trunk=True),
+    lost(300, is_of_trunk=True, trunk_sid=TRUNK),
     lost(200, fault=NUMBER),
     lost(90, fault=EndpointFault("PN2", "phone_number", "+12025550199", "other_host", "https://old.example.net/s")),
     lost(80, fault=EndpointFault("SD1", "sip_domain", "quiet.sip.twilio.com", "no_callback", "")),
@@ -123,7 +125,7 @@ def test_the_json_is_a_contract() -> None:
     assert {tuple(cause) for cause in told["causes"]} == {("cause", "gaps", "since", "until", "detail", "next")}
     named = [(cause["cause"], {k: v for k, v in cause["detail"].items() if k != "calls"}) for cause in told["causes"]]
     assert named == [
-        ("trunk", {}),
+        ("trunk", {"trunk_sid": TRUNK}),
         ("no_callback", {"phone_number": "***23", "sid": "PN1"}),
         ("no_callback", {"phone_number": "***99", "sid": "PN2", "url": "https://old.example.net/s"}),
         ("no_callback", {"sip_domain": "quiet.sip.twilio.com", "sid": "SD1"}),
@@ -145,7 +147,7 @@ def test_every_width_shows_everything(paper: Any, width: int) -> None:
     assert text.count("→") == len(EVERYTHING)
     assert "5550" not in text
     if width == 80:
-        assert "  300  34%  trunk        calls of SIP trunks" in text
+        assert f"  300  34%  trunk        calls of SIP trunk {TRUNK}" in text
         assert "    1  <1%  unexplained  nothing known explains them" in text
 
 
@@ -174,7 +176,8 @@ def test_the_command_the_report_and_the_page(run: Any, conn: Any, add_call: Any,
     """Each reads the same database: a trunk call, a failed webhook, an alert, and a call that nothing explains."""
     now = datetime.now(UTC)
     for call, direction in ((1, "trunking-terminating"), (2, "inbound"), (3, "inbound"), (4, "inbound")):
-        add_call(call, direction=direction, account_sid=ACCOUNT, to_number="+12025550123")
+        others = Jsonb({"trunk_sid": TRUNK} if call == 1 else {})
+        add_call(call, direction=direction, account_sid=ACCOUNT, to_number="+12025550123", other_fields=others)
         add_event("call.created", call=call, created_at=now - timedelta(minutes=1))
     add_call(5, account_sid=ACCOUNT)
     add_event("call.created", call=5, created_at=now - timedelta(minutes=1), payload=Jsonb({"imported": True}))
@@ -191,6 +194,7 @@ def test_the_command_the_report_and_the_page(run: Any, conn: Any, add_call: Any,
     assert (done.result["gaps"], done.result["imported"]) == (4, 1)
     assert {cause["cause"] for cause in done.result["causes"]} == {"trunk", "inbox", "alert", "unexplained"}
     assert all(cause["gaps"] == 1 for cause in done.result["causes"])
+    assert [cause["detail"]["trunk_sid"] for cause in done.result["causes"] if cause["cause"] == "trunk"] == [TRUNK]
     assert "5550123" not in done.out
     assert run("why", "--json", "--account", SUBACCOUNT).result["gaps"] == 0
     assert "failed in the inbox: no number: ***23" in run("why").out

@@ -49,6 +49,7 @@ lost AS MATERIALIZED (
     SELECT
         f.call_sid, f.lost_at, m.account_sid,
         pg_catalog.starts_with(m.direction::text, 'trunking') AS is_of_trunk,
+        CASE WHEN pg_catalog.starts_with(m.direction::text, 'trunking') THEN m.other_fields ->> 'trunk_sid'::text END AS trunk_sid,
         f.was_missing AND coalesce(m.parent_call_sid::text, '') <> '' AS is_silent_leg,
         CASE
             WHEN pg_catalog.starts_with(m.direction::text, 'outbound') THEN NULL
@@ -79,7 +80,7 @@ named AS MATERIALIZED (
     ORDER BY a.account_sid, c.call_sid, a.hour DESC, a.alerts DESC, a.error_code, a.url
 )
 SELECT
-    l.account_sid, pg_catalog.date_trunc('hour', l.lost_at, 'UTC'), l.is_of_trunk, f.reason, n.hour, n.error_code, n.url,
+    l.account_sid, pg_catalog.date_trunc('hour', l.lost_at, 'UTC'), l.is_of_trunk, l.trunk_sid, f.reason, n.hour, n.error_code, n.url,
     e.endpoint_sid, e.kind, e.address, e.fault, e.url, l.is_silent_leg,
     pg_catalog.count(*), pg_catalog.min(l.lost_at), pg_catalog.max(l.lost_at),
     (pg_catalog.array_agg(l.call_sid ORDER BY l.lost_at DESC, l.call_sid))[1:%(examples)s::integer]
@@ -88,7 +89,7 @@ LEFT JOIN failed AS f ON f.call_sid = l.call_sid
 LEFT JOIN named AS n ON n.call_sid = l.call_sid AND n.account_sid = l.account_sid
 LEFT JOIN endpoint_faults AS e
     ON e.account_sid = l.account_sid AND e.address = l.address AND l.lost_at <= e.last_seen + %(fault_lasts)s::interval
-GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 
 -- name: count_imported
 -- The number of calls that were found, but that ended before any job ran for their account.

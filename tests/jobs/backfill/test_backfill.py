@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,12 @@ def test_every_real_record_lands_as_it_is(database_url, conn):
             world.backfill(days=(max(times) - min(times)) / timedelta(days=1) + 1)
     assert differences(conn, records) == []
     assert len(records) == 95
+    # date_updated, which has no column: the end of a final call.
+    updated = {
+        record["sid"]: record["date_updated"] and parsedate_to_datetime(record["date_updated"]) for record in records
+    }
+    for call_sid, last_event_time in conn.execute("SELECT twilio_sid, last_event_time FROM messages WHERE is_final"):
+        assert last_event_time == updated[call_sid]
 
 
 def test_calls_that_live_are_read_and_read_again(world, account):
