@@ -93,6 +93,12 @@ incomplete_proofs: Final = Gauge(
     ["account"],
     registry=REGISTRY,
 )
+price_drifts: Final = Gauge(
+    "reconciler_price_drifts",
+    "Account days of the last cold sweeps that Twilio billed otherwise than their calls cost.",
+    ["account"],
+    registry=REGISTRY,
+)
 day_verified: Final = Gauge(
     "reconciler_day_verified_timestamp_seconds",
     "End of the newest UTC day that is proven complete, as Unix time.",
@@ -150,6 +156,7 @@ _BY_ACCOUNT: Final = (
     last_success,
     lag,
     incomplete_proofs,
+    price_drifts,
     day_verified,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import date, datetime
+from decimal import Decimal
 from typing import NamedTuple
 
 from psycopg.types.json import Jsonb
@@ -25,6 +26,10 @@ class DayProof(NamedTuple):
     differences: dict[str, int]
     is_complete: bool
     verified_at: datetime
+    billed_price: Decimal | None = None  # Twilio's usage records', in `price_unit`
+    held_price: Decimal | None = None
+    price_unit: str | None = None
+    unsettled: int | None = None  # see HeldPrice
 
 
 class HeldDay(NamedTuple):
@@ -35,10 +40,23 @@ class HeldDay(NamedTuple):
     completed: int
 
 
+class HeldPrice(NamedTuple):
+    """The price of our calls of a day, without those of SIP trunks.
+
+    - `priced`: so many of them have a price.
+    - `unsettled`: of so many the price is not known for good: they are not frozen, or went before their price came.
+    """
+
+    price: Decimal
+    priced: int
+    unsettled: int
+
+
 class DaysSummary(NamedTuple):
-    """The number of days that are not proven complete, and the end of the newest day that is."""
+    """The numbers of days not proven complete, and billed otherwise; the end of the newest day that is proven."""
 
     incomplete: int
+    price_drifts: int
     verified_until: datetime | None
 
 
@@ -48,6 +66,14 @@ def held_of_day(conn: Connection, *, account_sid: str, since: datetime, until: d
     row = conn.execute(_queries["held_of_day"], params).fetchone()
     assert row is not None  # aggregates give one row
     return HeldDay(*row)
+
+
+def price_of_day(conn: Connection, *, account_sid: str, since: datetime, until: datetime, price_unit: str) -> HeldPrice:
+    """Return what our calls in `[since, until)` cost in this currency."""
+    params = {"account_sid": account_sid, "since": since, "until": until, "price_unit": price_unit}
+    row = conn.execute(_queries["price_of_day"], params).fetchone()
+    assert row is not None  # aggregates give one row
+    return HeldPrice(*row)
 
 
 def sids_of_day(conn: Connection, *, account_sid: str, since: datetime, until: datetime) -> list[str]:
@@ -64,7 +90,7 @@ def held_at_all(conn: Connection, call_sids: Collection[str]) -> list[str]:
 def sum_up(conn: Connection, *, account_sid: str, first: date) -> DaysSummary:
     """Return the summary of an account's days, from `first` on."""
     row = conn.execute(_queries["sum_up"], {"account_sid": account_sid, "first": first}).fetchone()
-    return DaysSummary(*row) if row else DaysSummary(0, None)
+    return DaysSummary(*row) if row else DaysSummary(0, 0, None)
 
 
 def proof_of_day(conn: Connection, *, account_sid: str, day: date) -> DayProof | None:

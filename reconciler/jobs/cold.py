@@ -46,16 +46,18 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class ColdCounts(Counts):
-    """The counts of a sweep: calls, and days that it proved complete or found incomplete."""
+    """The counts of a sweep: calls, days that it proved complete or found incomplete, and days billed otherwise."""
 
     days_verified: int = 0
     days_incomplete: int = 0
+    price_drifts: int = 0
 
     @property
     def exit_code(self) -> ExitCode:
         """The exit code of the command."""
         usual = self.usual_exit_code()
-        return ExitCode.UNRECONCILED if usual is ExitCode.DONE and self.days_incomplete else usual
+        is_unreconciled = self.days_incomplete or self.price_drifts
+        return ExitCode.UNRECONCILED if usual is ExitCode.DONE and is_unreconciled else usual
 
 
 def cold(context: JobContext) -> ColdCounts:
@@ -158,7 +160,7 @@ class _Sweep:
         """Read the usage records; return why that failed, or None, also if the API key may not read usage."""
         first, last = self._whole_days[-1].since.date(), self._whole_days[0].since.date()
         try:
-            self._proofs.billed = self._this.session.billed_calls(self._this.account.sid, first, last)
+            self._proofs.usage = self._this.session.usage(self._this.account.sid, first, last)
         except Refused:
             return None
         except (Retriable, TwilioAnswerError) as exc:
@@ -189,6 +191,12 @@ class _Sweep:
                 "day.incomplete", day=proof.day.isoformat(), listed=proof.listed, held=proof.held,
                 differences=proof.differences,
             )  # fmt: skip
+        if "price_drift" in proof.differences:
+            counts.price_drifts += 1
+            log.warning(
+                "day.price_drift", day=proof.day.isoformat(), billed_price=str(proof.billed_price),
+                held_price=str(proof.held_price), price_unit=proof.price_unit,
+            )  # fmt: skip
 
 
 def _is_whole(slice_: Slice) -> bool:
@@ -201,5 +209,6 @@ def _show_days(this: Run[ColdCounts], sweep: SweepCursor) -> None:
     account_sid, first = this.account.sid, (midnight(sweep.until) - DEEP).date()
     days = this.ask(partial(sum_up, account_sid=account_sid, first=first))
     metrics.incomplete_proofs.labels(account_sid).set(days.incomplete)
+    metrics.price_drifts.labels(account_sid).set(days.price_drifts)
     if days.verified_until is not None:
         metrics.day_verified.labels(account_sid).set(days.verified_until.timestamp())

@@ -144,11 +144,12 @@ class SimulatedAccount:
 
     def calls_at(
         self, now: datetime, filters: Filters = EVERYTHING, *, after: Call | None = None, limit: int | None = None,
-        skip: int = 0,
+        skip: int = 0, with_deleted: bool = False,
     ) -> list[Call]:  # fmt: skip
         """Return the calls that are visible at `now` and pass the filters, newest date_created first.
 
         The list begins behind the call `after`, leaves out the first `skip` calls and holds at most `limit`.
+        `with_deleted` also shows deleted calls.
         """
         at = seconds(now)
         span = filters.lifetime(at)
@@ -159,7 +160,8 @@ class SimulatedAccount:
                 for call in timeline.newest_first(
                     span.since, span.until, None if after is None else (after.created, after.sid)
                 )
-                if call.is_visible(at) and filters.matches(call, at)
+                if (call.is_visible(at) or (with_deleted and (call.deleted or at + 1) <= at))
+                and filters.matches(call, at)
             )
             return list(islice(found, skip, None if limit is None else skip + limit))
 

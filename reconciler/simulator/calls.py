@@ -68,6 +68,10 @@ class Call(Protocol):
     def ended(self) -> int | None:
         """The second at which the call reaches its final status; None if it never does."""
 
+    @property
+    def deleted(self) -> int | None:
+        """The second from which on listings and fetches no longer show the call; None if they always will."""
+
     def is_visible(self, at: int) -> bool:
         """Whether listings and fetches show the call at `at`."""
 

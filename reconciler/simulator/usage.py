@@ -4,6 +4,7 @@ Rules (OpenAPI `ListUsageRecordDaily`, https://www.twilio.com/docs/usage/api/usa
 - only billed calls count, so unanswered calls add nothing;
 - `usage` is in minutes, rounded up for each call; all values are strings;
 - IncludeSubaccounts is true by default, and both dates are inclusive;
+- a call that was deleted was billed all the same;
 - legs to and from clients and SIP have categories of their own; `calls` is the sum of all but trunking.
 """
 
@@ -73,7 +74,7 @@ def _add_up(
     begins = seconds(midnight)
     window = Span(begins, begins + DAY * ((last - first).days + 1))
     at = seconds(now)
-    for call in account.calls_at(now, Filters(status="completed", start=window)):
+    for call in account.calls_at(now, Filters(status="completed", start=window), with_deleted=True):
         start, end = call.start_at(at), call.end_at(at)
         if start is None or end is None:
             continue

@@ -89,7 +89,7 @@ def _accounts(settings: Settings, source: Session, main: str) -> Iterator[Check]
 def _usage(source: Session, main: str) -> Check:
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     try:
-        source.billed_calls(main, yesterday, yesterday)
+        source.usage(main, yesterday, yesterday)
     except Refused as exc:
         hint = "allow the key in TWILIO_API_KEY to read usage records" if source.client.has_key else str(exc)
         return warn("usage records", "cannot be read: days are proven without them", hint)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 
 from reconciler.database import connection as db
@@ -125,6 +126,10 @@ class AccountDay:
     differences: dict[str, int]
     is_complete: bool
     verified_at: datetime
+    billed_price: Decimal | None = None
+    held_price: Decimal | None = None
+    price_unit: str | None = None
+    unsettled: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from reconciler.database import account_days
-from reconciler.database.account_days import DayProof, HeldDay
+from reconciler.database.account_days import DayProof, HeldDay, HeldPrice
 from reconciler.database.calls import KnownCall
 from reconciler.database.decisions import Merged
 from reconciler.logs import get_logger
@@ -28,6 +29,7 @@ from reconciler.sync.fetch import Failed, Fetched
 from reconciler.sync.lookup import ask_each
 from reconciler.sync.run import Run
 from reconciler.sync.slices import Slice
+from reconciler.twilio.account_records import Usage
 from reconciler.twilio.dates import parse_rfc2822
 
 PROVEN_AFTER: Final = timedelta(hours=1)  # after a day's end, on Twilio's clock, the day can be proven
@@ -37,6 +39,9 @@ ASKED_AT_MOST: Final = 200  # unlisted calls of a day that Twilio is asked for
 # A small difference is no fault: usage records and listings are not of the same moment.
 BILLED_BEYOND_AT_LEAST: Final = 2
 BILLED_BEYOND_SHARE: Final = 0.02
+
+PRICES_ARE_EXACT_TO: Final = Decimal("0.00001")  # the last decimal of a record's price
+SUMS_ARE_EXACT_TO: Final = Decimal("0.01")  # at least
 
 log = get_logger(__name__)
 
@@ -53,15 +58,21 @@ class _Day:
     read_at: datetime | None = None  # on Twilio's clock, when its listing began
 
 
+class _Price(NamedTuple):
+    billed: Decimal
+    held: HeldPrice
+    unit: str
+
+
 class DayProofs:
     """The proofs of a sweep's days. `note` takes every page, those by Status first; `prove` proves one day.
 
-    - `billed`: the number of calls in Twilio's usage records by day, as far as Twilio has them.
+    - `usage`: Twilio's usage records by day, as far as Twilio has them.
     - `failed`: the days that could not be compared.
     """
 
     def __init__(self, this: Run[Any], days: Iterable[Slice]) -> None:
-        self.billed: Mapping[date, int] = {}
+        self.usage: Mapping[date, Usage] = {}
         self.failed: list[Failed] = []
         self._this = this
         self._days = {day.since.date(): _Day() for day in days}
@@ -107,13 +118,18 @@ class DayProofs:
         if compared is None:
             return None
         listed, held = compared
-        date_, digest = slice_.since.date(), _digest(listed)
-        billed = self.billed.get(date_)
+        date_, digest, age = slice_.since.date(), _digest(listed), day.read_at - slice_.until
+        usage = self.usage.get(date_)
+        billed = usage.calls if usage else None
         before = self._this.ask(partial(account_days.proof_of_day, account_sid=self._this.account.sid, day=date_))
-        day.found["billed_beyond"] = _beyond(billed, held.completed, age=day.read_at - slice_.until)
+        day.found["billed_beyond"] = _beyond(billed, held.completed, age=age)
         day.found["dead_letters"] = len(day.unreadable)
         day.found["shrunk"] = shrinkage(before, len(listed), digest, read_at=day.read_at)
         is_doubtful = day.nameless or day.found["billed_beyond"] or day.found["shrunk"]
+        is_complete = held.digest == digest and not is_doubtful
+        price = self._price(usage, slice_)
+        if price is not None and is_complete and age >= BILLED_AFTER:
+            day.found["price_drift"] = int(price_drifts(price.billed, price.held))
         return DayProof(
             self._this.account.sid,
             date_,
@@ -122,9 +138,21 @@ class DayProofs:
             digest,
             billed,
             dict(+day.found),
-            is_complete=held.digest == digest and not is_doubtful,
+            is_complete=is_complete,
             verified_at=day.read_at,
+            billed_price=price.billed if price else None,
+            held_price=price.held.price if price else None,
+            price_unit=price.unit if price else None,
+            unsettled=price.held.unsettled if price else None,
         )
+
+    def _price(self, usage: Usage | None, slice_: Slice) -> _Price | None:
+        """Return what the calls of a day cost, by Twilio and by our rows; None if Twilio does not say."""
+        if usage is None or usage.price is None or usage.price_unit is None:
+            return None
+        window: dict[str, Any] = {"account_sid": self._this.account.sid, "since": slice_.since, "until": slice_.until}
+        held = self._this.ask(partial(account_days.price_of_day, **window, price_unit=usage.price_unit))
+        return _Price(usage.price, held, usage.price_unit)
 
     def _compare(self, day: _Day, slice_: Slice) -> tuple[set[bytes], HeldDay] | None:
         """Return the calls that Twilio listed of a day, and what we hold; None if Twilio could not be asked for all."""
@@ -220,6 +248,17 @@ def _time(value: object) -> datetime | None:
         return parse_rfc2822(str(value))
     except ValueError:
         return None
+
+
+def price_drifts(billed: Decimal, held: HeldPrice) -> bool:
+    """Return whether Twilio billed another sum than all our calls cost, by more than rounding explains.
+
+    Each price may be off by half of its fifth decimal, and the sum by half of its own last one, or of a cent.
+    """
+    if held.unsettled:
+        return False
+    last_decimal = min(Decimal(1).scaleb(int(billed.as_tuple().exponent)), SUMS_ARE_EXACT_TO)
+    return abs(billed - held.price) > (held.priced * PRICES_ARE_EXACT_TO + last_decimal) / 2
 
 
 def _beyond(billed: int | None, completed: int, *, age: timedelta) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from decimal import Decimal
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +16,14 @@ class Account(NamedTuple):
 
     sid: str
     status: str  # active, suspended or closed
+
+
+class Usage(NamedTuple):
+    """The calls of a day by Twilio's usage records: how many were billed, and what for. The unit is in capitals."""
+
+    calls: int
+    price: Decimal | None
+    price_unit: str | None
 
 
 class _Account(msgspec.Struct, gc=False):
@@ -30,6 +39,8 @@ class _Accounts(msgspec.Struct, gc=False):
 class _Usage(msgspec.Struct, gc=False):
     start_date: str
     count: str | None = None
+    price: Decimal | None = None  # text or a number; neither passes through a float
+    price_unit: str | None = None
 
 
 class _UsageRecords(msgspec.Struct, gc=False):
@@ -55,8 +66,8 @@ def decode_accounts(body: bytes) -> tuple[list[Account], str | None]:
     return [Account(account.sid, account.status) for account in page.accounts], page.next_page_uri
 
 
-def decode_usage(body: bytes) -> tuple[dict[date, int], str | None]:
-    """Return the counts of `Usage/Records/Daily.json` by UTC day, and the URI of the next page.
+def decode_usage(body: bytes) -> tuple[dict[date, Usage], str | None]:
+    """Return the records of `Usage/Records/Daily.json` by UTC day, and the URI of the next page.
 
     The form is that of OpenAPI `ListUsageRecordDaily`.
 
@@ -66,8 +77,14 @@ def decode_usage(body: bytes) -> tuple[dict[date, int], str | None]:
     """
     try:
         page = _usage(body)
-        return {
-            date.fromisoformat(each.start_date): int(each.count or 0) for each in page.usage_records
-        }, page.next_page_uri
+        days = {date.fromisoformat(each.start_date): _read_usage(each) for each in page.usage_records}
+        return days, page.next_page_uri
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
         raise Unavailable("Twilio's answer is not a list of usage records") from None
+
+
+def _read_usage(record: _Usage) -> Usage:
+    if record.price is not None and not record.price.is_finite():
+        raise ValueError("the price is no amount")
+    unit = record.price_unit.upper() if record.price_unit else None
+    return Usage(int(record.count or 0), record.price if unit else None, unit)

@@ -39,7 +39,7 @@ from reconciler.logs import get_logger
 from reconciler.model import ACCOUNT_SID, Page
 from reconciler.retry import retrying
 from reconciler.settings import Credentials, Settings
-from reconciler.twilio.account_records import Account, decode_accounts, decode_usage
+from reconciler.twilio.account_records import Account, Usage, decode_accounts, decode_usage
 from reconciler.twilio.answers import date_of, load_of, meaning, outcome
 from reconciler.twilio.concurrency import Gate, Pacer
 from reconciler.twilio.listing import (
@@ -268,11 +268,11 @@ class Session:
         except NotFound:
             return Page([], [], None, self.client.clock())
 
-    def billed_calls(self, account_sid: str, first: date, last: date) -> dict[date, int]:
-        """Return the number of calls in Twilio's usage records by UTC day, `first` to `last`, without subaccounts.
+    def usage(self, account_sid: str, first: date, last: date) -> dict[date, Usage]:
+        """Return Twilio's usage records of calls by UTC day, `first` to `last`, without subaccounts.
 
         Twilio counts billed calls, by the day of their start (https://www.twilio.com/docs/usage/api/usage-record).
-        Yesterday's count may still grow.
+        Yesterday's may still grow. Calls of SIP trunks have records of their own.
         """
         days = (last - first).days + 1
         query = {
@@ -283,13 +283,13 @@ class Session:
             "PageSize": str(min(days, PAGE_SIZE)),  # one record a day
         }
         resource = f"{API_PATH}/{account_sid}/Usage/Records/Daily.json"
-        counts: dict[date, int] = {}
+        records: dict[date, Usage] = {}
         path: str | None = f"{resource}?{urlencode(query)}"
-        while path is not None and len(counts) < days:
+        while path is not None and len(records) < days:
             found, next_uri = self._fetch(path, lambda answer, _: decode_usage(answer.body), wanted=days)
-            counts |= found
+            records |= found
             path = own_path(next_uri, resource=resource, after=path) if next_uri and found else None
-        return counts
+        return records
 
     def accounts(self) -> list[Account]:
         """Return the account of these credentials and its subaccounts, closed ones included.

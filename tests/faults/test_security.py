@@ -123,7 +123,7 @@ def test_no_other_host_is_ever_spoken_to(source, twilio, elsewhere, account):
         lambda: source.page(Listing(ACCOUNT)),
         lambda: source.call(ACCOUNT, call.sid),
         source.accounts,
-        lambda: source.billed_calls(ACCOUNT, NOW.date(), NOW.date()),
+        lambda: source.usage(ACCOUNT, NOW.date(), NOW.date()),
     ]
     for ask in asked:
         ask()

@@ -288,7 +288,7 @@ def test_drift_is_counted_every_night_and_reported_once(busy):
         totals = busy.cold()
         assert busy.said("call.frozen_drift") == expected
         assert (totals.drifted, totals.days_verified, totals.exit_code) == (1, 3, ExitCode.UNRECONCILED)
-        assert busy.proofs()["2026-06-08"]["differences"] == {"drift": 1}
+        assert busy.proofs()["2026-06-08"]["differences"] == {"drift": 1, "price_drift": 1}
 
 
 # Usage

@@ -119,7 +119,7 @@ def test_usage_records_are_asked_for_as_many_as_days(source, account, twilio, pl
     """Twilio fails at large pages of them, and at most 35 days are wanted."""
     plan.when(above(100), Fault.server_error(500))
     last = NOON.date()
-    assert 35 == len(source.billed_calls(account.sid, last - timedelta(days=34), last))
+    assert 35 == len(source.usage(account.sid, last - timedelta(days=34), last))
     assert ([35], 0) == (sizes(twilio), source.retries)
 
 
@@ -132,9 +132,9 @@ def test_usage_records_are_read_to_the_last_day_that_is_wanted(source, account, 
         "next_page_uri": f"{resource}?{urlencode(query)}&PageSize=1&Page=1",
     }
     plan.next(Fault("instead", instead=Answer(payload=page)))
-    counted = source.billed_calls(account.sid, NOON.date() - timedelta(days=9), NOON.date())
+    counted = source.usage(account.sid, NOON.date() - timedelta(days=9), NOON.date())
     assert 10 == len(counted)
-    assert 4 == counted[NOON.date()]
+    assert counted[NOON.date()].calls == 4
 
 
 def test_a_size_that_failed_is_tried_again_ever_more_rarely():

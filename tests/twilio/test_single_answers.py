@@ -6,6 +6,7 @@ import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -13,7 +14,7 @@ from reconciler.errors import Refused, TwilioAnswerError, Unavailable
 from reconciler.model import Status
 from reconciler.simulator import Fault
 from reconciler.simulator.messages import Answer
-from reconciler.twilio.account_records import Account
+from reconciler.twilio.account_records import Account, Usage
 from reconciler.twilio.listing import Listing
 from tests.harness.names import NOW
 
@@ -99,8 +100,12 @@ def busy_days(account):
 
 def test_billed_calls_are_counted_by_day(source, account, twilio, busy_days):
     """Both ends included, days without calls too; of this account alone, by the day of their start."""
-    counted = source.billed_calls(account.sid, date(2026, 6, 1), date(2026, 6, 3))
-    assert {date(2026, 6, 1): 0, date(2026, 6, 2): 3, date(2026, 6, 3): 1} == counted
+    counted = source.usage(account.sid, date(2026, 6, 1), date(2026, 6, 3))
+    assert counted == {
+        date(2026, 6, 1): Usage(0, Decimal(0), "USD"),
+        date(2026, 6, 2): Usage(3, Decimal("0.04200"), "USD"),
+        date(2026, 6, 3): Usage(1, Decimal("0.01400"), "USD"),
+    }
     (request,) = twilio.requests
     assert f"/2010-04-01/Accounts/{account.sid}/Usage/Records/Daily.json" == request.path
     assert {
@@ -111,7 +116,22 @@ def test_billed_calls_are_counted_by_day(source, account, twilio, busy_days):
 
 def test_a_subaccount_has_counts_of_its_own(source, busy_days):
     """By its own path."""
-    assert {date(2026, 6, 2): 1} == source.billed_calls(f"AC{9:032x}", date(2026, 6, 2), date(2026, 6, 2))
+    only = source.usage(f"AC{9:032x}", date(2026, 6, 2), date(2026, 6, 2))
+    assert only == {date(2026, 6, 2): Usage(1, Decimal("0.01400"), "USD")}
+
+
+@pytest.mark.parametrize(
+    ("price", "read"),
+    [(0.1, "0.1"), (12, "12"), ("0.30000000000000004441", "0.30000000000000004441"), (None, None)],
+)
+def test_a_price_of_usage_is_exact(source, account, plan, price, read):
+    """Text or a number of JSON; its currency is in capitals, and a price without a currency is none."""
+    day = date(2026, 6, 2)
+    record = {"start_date": "2026-06-02", "count": "1", "price": price, "price_unit": "eur"}
+    plan.next(instead({"usage_records": [record]}))
+    assert source.usage(account.sid, day, day) == {day: Usage(1, read and Decimal(read), "EUR")}
+    plan.next(instead({"usage_records": [record | {"price_unit": None}]}))
+    assert source.usage(account.sid, day, day) == {day: Usage(1, None, None)}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +140,8 @@ def test_a_subaccount_has_counts_of_its_own(source, busy_days):
         {"usage_records": [{"start_date": "soon", "count": "1"}]},
         {"usage_records": [{"start_date": "2026-06-02", "count": "many"}]},
         {"usage_records": [{"count": "1"}]},
+        {"usage_records": [{"start_date": "2026-06-02", "count": "1", "price": "free"}]},
+        {"usage_records": [{"start_date": "2026-06-02", "count": "1", "price": "NaN", "price_unit": "usd"}]},
         {"calls": []},
         [],
     ],
@@ -128,10 +150,10 @@ def test_what_are_no_usage_records_is_asked_for_again_and_then_said(source, acco
     """A count that cannot be read is none: never 0."""
     day = date(2026, 6, 2)
     plan.next(instead(payload))
-    assert {day: 3} == source.billed_calls(account.sid, day, day)
+    assert source.usage(account.sid, day, day)[day].calls == 3
     plan.always(instead(payload))
     with pytest.raises(Unavailable, match="not a list of usage records"):
-        source.billed_calls(account.sid, day, day)
+        source.usage(account.sid, day, day)
 
 
 # Accounts

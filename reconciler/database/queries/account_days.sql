@@ -16,6 +16,23 @@ WHERE account_sid = %(account_sid)s
     AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
     AND coalesce(start_time AT TIME ZONE 'UTC', date_created) < %(until)s
 
+-- name: price_of_day
+-- In the order of account_days.HeldPrice. Twilio writes a charge as a negative price. A gone call counts: Twilio bills it
+-- all the same. The calls of trunks have usage records of their own.
+--
+-- Cost: reads messages_account_time between the two times.
+SELECT
+    coalesce(pg_catalog.sum(0::numeric - price) FILTER (WHERE pg_catalog.upper(coalesce(price_unit::text, %(price_unit)s::text)) = %(price_unit)s::text), 0::numeric),
+    pg_catalog.count(price) FILTER (WHERE pg_catalog.upper(coalesce(price_unit::text, %(price_unit)s::text)) = %(price_unit)s::text),
+    pg_catalog.count(*) FILTER (
+        WHERE sync_state <> 'frozen' OR (status::text = 'completed' AND price IS NULL AND gone_at IS NOT NULL)
+    )
+FROM messages
+WHERE account_sid = %(account_sid)s
+    AND coalesce(start_time AT TIME ZONE 'UTC', date_created) >= %(since)s
+    AND coalesce(start_time AT TIME ZONE 'UTC', date_created) < %(until)s
+    AND NOT pg_catalog.starts_with(direction::text, 'trunking')
+
 -- name: sids_of_day
 -- Cost: reads messages_account_time between the two times.
 SELECT twilio_sid
@@ -35,28 +52,35 @@ SELECT twilio_sid FROM messages WHERE twilio_sid::text = ANY(%(call_sids)s::text
 -- In the order of account_days.DayProof.
 --
 -- Cost: reads account_days_pkey.
-SELECT account_sid, day, listed, held, digest, billed, differences, is_complete, verified_at
+SELECT
+    account_sid, day, listed, held, digest, billed, differences, is_complete, verified_at, billed_price, held_price,
+    price_unit, unsettled
 FROM account_days
 WHERE account_sid = %(account_sid)s AND day = %(day)s
 
 -- name: keep_proof
 INSERT INTO account_days (
-    account_sid, day, listed, held, digest, billed, differences, is_complete, verified_at
+    account_sid, day, listed, held, digest, billed, differences, is_complete, verified_at, billed_price, held_price,
+    price_unit, unsettled
 )
 VALUES (
     %(account_sid)s, %(day)s, %(listed)s, %(held)s, %(digest)s, %(billed)s, %(differences)s, %(is_complete)s,
-    %(verified_at)s
+    %(verified_at)s, %(billed_price)s, %(held_price)s, %(price_unit)s, %(unsettled)s
 )
 ON CONFLICT (account_sid, day) DO UPDATE SET
     listed = EXCLUDED.listed, held = EXCLUDED.held, digest = EXCLUDED.digest, billed = EXCLUDED.billed,
-    differences = EXCLUDED.differences, is_complete = EXCLUDED.is_complete, verified_at = EXCLUDED.verified_at
+    differences = EXCLUDED.differences, is_complete = EXCLUDED.is_complete, verified_at = EXCLUDED.verified_at,
+    billed_price = EXCLUDED.billed_price, held_price = EXCLUDED.held_price, price_unit = EXCLUDED.price_unit,
+    unsettled = EXCLUDED.unsettled
 
 -- name: sum_up
--- The number of days since `first` that are not proven complete, and the end of the newest day that is.
+-- The numbers of days since `first` that are not proven complete, and that Twilio billed otherwise, and the end of the
+-- newest day that is proven.
 --
 -- Cost: reads account_days_pkey.
 SELECT
     pg_catalog.count(*) FILTER (WHERE NOT is_complete),
+    pg_catalog.count(*) FILTER (WHERE differences ? 'price_drift'::text),
     (pg_catalog.max(day) FILTER (WHERE is_complete) + 1)::timestamp AT TIME ZONE 'UTC'
 FROM account_days
 WHERE account_sid = %(account_sid)s AND day >= %(first)s

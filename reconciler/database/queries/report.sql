@@ -51,7 +51,8 @@ WITH RECURSIVE accounts AS (
     FROM accounts AS a
     WHERE a.account_sid IS NOT NULL
 )
-SELECT d.account_sid, d.day, d.listed, d.held, d.billed, d.differences, d.is_complete, d.verified_at
+SELECT d.account_sid, d.day, d.listed, d.held, d.billed, d.differences, d.is_complete, d.verified_at,
+    d.billed_price, d.held_price, d.price_unit, d.unsettled
 FROM accounts AS a
 CROSS JOIN LATERAL (
     SELECT * FROM account_days WHERE account_sid = a.account_sid AND day >= %(since)s
