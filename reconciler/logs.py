@@ -60,6 +60,7 @@ EVENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "call.stuck": ("call_sid", "account", "status", "open_seconds"),
     "day.verified": ("day", "listed", "held"),
     "day.incomplete": ("day", "listed", "held", "differences"),
+    "day.price_drift": ("day", "billed_price", "held_price", "price_unit"),
     "record.dead_lettered": ("call_sid", "reason"),
     "record.deferred": ("call_sid", "reason"),
     "inbox.backlogged": ("pending", "oldest_seconds"),

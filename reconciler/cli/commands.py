@@ -114,7 +114,7 @@ def _status(args: Namespace) -> int:
 
 
 def _report(args: Namespace) -> int:
-    from reconciler.cli.status import print_report
+    from reconciler.cli.report import print_report
 
     return print_report(args)
 

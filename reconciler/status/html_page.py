@@ -30,7 +30,7 @@ from reconciler.status.html_fleet import show_fleet
 from reconciler.status.html_parts import code, number, row, section, table
 from reconciler.status.markup import Content, Markup, advice, element
 from reconciler.status.overview import NAMED, accounts_shown, jobs_shown
-from reconciler.status.report import GapsOfHour, Report, read_gaps_by_hour, read_report
+from reconciler.status.report import Cost, GapsOfHour, Report, costs, read_gaps_by_hour, read_report
 from reconciler.status.snapshot import DAYS_SHOWN, AccountDay, JobState, Snapshot, take_snapshot
 from reconciler.status.verdict import Verdict
 from reconciler.status.why import Why, next_step, read_why, title
@@ -304,7 +304,9 @@ def _completeness(days: Sequence[AccountDay], now: datetime) -> Markup:
         parts.append(element("p", f"And {counted(hidden, 'account')} with no more trouble than these."))
     incomplete = sorted((day for day in days if not day.is_complete), key=lambda day: day.day, reverse=True)
     legend = [element("li", charts.swatch(kind, sign), f" {name}") for kind, sign, name in charts.DAY_KINDS]
-    return section("Completeness", element("ul", legend, class_="legend"), parts, _incomplete(incomplete))
+    return section(
+        "Completeness", element("ul", legend, class_="legend"), parts, _incomplete(incomplete), _costs(costs(days))
+    )
 
 
 def _incomplete(days: Sequence[AccountDay]) -> Markup | None:
@@ -323,6 +325,21 @@ def _incomplete(days: Sequence[AccountDay]) -> Markup | None:
         rows.append(element("tr", element("td", more, colspan=6)))
     headings = ("day", "account", ("listed",), ("held",), "what differs", "to read it again")
     return table("Days that are not complete", headings, rows)
+
+
+def _costs(known: Sequence[Cost]) -> Markup | None:
+    """Return what the calls of each account cost; None if Twilio told no price."""
+    if not known:
+        return None
+    rows: list[Content] = [
+        row(
+            element("code", cost.account_sid), (cost.price_unit,), number(f"{cost.days:,}"),
+            number(f"{cost.billed:,f}"), number(f"{cost.held:,f}"), number(f"{len(cost.drifts):,}"),
+        )
+        for cost in known[:NAMED]
+    ]  # fmt: skip
+    headings = ("account", "currency", ("days",), ("Twilio billed",), ("our rows",), ("days that differ",))
+    return table("What the calls of these days cost; reconcile report names the days that differ", headings, rows)
 
 
 def _stuck(snapshot: Snapshot) -> Markup | None:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 
 from reconciler.database import connection as db
@@ -62,6 +63,43 @@ class Report:
     calls_with_losses: int
     share_lost: float | None
     imported: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an account's calls cost in some days and one currency: by Twilio's usage records, and by our rows.
+
+    - `unsettled`: of so many of the days a price is still to come, or never will.
+    - `drifts`: the days on which Twilio billed another sum than their calls cost.
+    """
+
+    account_sid: str
+    price_unit: str
+    days: int
+    billed: Decimal
+    held: Decimal
+    unsettled: int
+    drifts: list[AccountDay]
+
+
+def costs(days: Iterable[AccountDay]) -> list[Cost]:
+    """Return what the calls of each account cost, on the days whose price Twilio told."""
+    by_account: dict[tuple[str, str], list[AccountDay]] = {}
+    for day in days:
+        if day.price_unit is not None:
+            by_account.setdefault((day.account_sid, day.price_unit), []).append(day)
+    return [
+        Cost(
+            account_sid,
+            price_unit,
+            len(those),
+            sum((day.billed_price or Decimal(0) for day in those), Decimal(0)),
+            sum((day.held_price or Decimal(0) for day in those), Decimal(0)),
+            sum(bool(day.unsettled) for day in those),
+            [day for day in those if day.differences.get("price_drift")],
+        )
+        for (account_sid, price_unit), those in by_account.items()
+    ]
 
 
 def read_report(conn: db.Connection, *, since: datetime, now: datetime, webhook_grace: timedelta) -> Report:

@@ -54,7 +54,7 @@ WHERE d.objid = 'public.asked'::regproc::oid
 
 EXTRA = {
     "answers": ["human"], "apply": True, "brief": True, "billed": 1, "column": "status", "cursor": "{}",
-    "day": "2026-01-01", "term": 1,
+    "day": "2026-01-01", "term": 1, "billed_price": 1, "held_price": 1, "unsettled": 0,
     "dedupe_key": "x", "differences": "{}", "digest": "x", "error": "x", "event_times": [datetime.now(UTC)],
     "expected": "{}", "explain": False, "functions": ["x"], "held": 1,
     "imported_before": "2026-01-01", "indexes": ["x"], "of_tables": ["messages"], "is_complete": True,

@@ -41,8 +41,8 @@ def prices(world: World, name: str = SETTLED) -> tuple[Any, ...]:
 def all_prices(world: World) -> list[tuple[Any, ...]]:
     """What is kept of each day; the last value says whether it is drift."""
     return world.conn.execute(
-        "SELECT day::text, billed_price, held_price, price_unit, unsettled, differences ? 'price_drift' FROM account_days"
-        " ORDER BY day"
+        "SELECT day::text, billed_price, held_price, price_unit, unsettled, differences ? 'price_drift'"
+        " FROM account_days ORDER BY day"
     ).fetchall()
 
 

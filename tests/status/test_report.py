@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import count
 
 import pytest
 from psycopg.types.json import Jsonb
 
-from reconciler.cli.status import show_report
+from reconciler.cli.report import show_report
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin, Rules
 from reconciler.model import Status
@@ -128,6 +129,7 @@ def test_the_json_is_a_contract(run, add_day, add_event):
         {
             "account_sid": ACCOUNT, "day": "2026-06-09", "listed": 100, "held": 100, "billed": None,
             "differences": {"missing": 2}, "is_complete": True, "verified_at": "2026-06-10T12:00:00+00:00",
+            "billed_price": None, "held_price": None, "price_unit": None, "unsettled": None,
         }
     ]  # fmt: skip
     assert result["gaps"] == [{"day": "2026-06-10", "kinds": NONE | {"missing": 1}, "jobs": {"hot": 1}}]
@@ -174,6 +176,44 @@ def test_every_width_shows_everything(made, add_day, add_event, paper, width):
     text = written.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert "".join(text.split()).count("2missing") == 4 or width < 60
+
+
+def test_what_the_calls_cost(run, add_day):
+    """Of each account and currency, and the days that differ; in JSON each day, its money as text."""
+    dollars = {"price_unit": "USD", "unsettled": 0}
+    add_day(1, billed_price=Decimal("1.5"), held_price=Decimal("1.49000"), price_unit="USD", unsettled=2)
+    add_day(2, billed_price=Decimal("1000.25"), held_price=Decimal("1000.25000"), **dollars)
+    add_day(3, billed_price=Decimal(3), held_price=Decimal("2.75000"), differences=Jsonb({"price_drift": 1}), **dollars)
+    add_day(4)
+    lines = [line.split() for line in run("report", "--since", "2026-05-11").out.splitlines()]
+    account = "AC1111…1111"
+    assert [
+        account,
+        "3",
+        "1,004.75",
+        "1,004.49000",
+        "USD",
+        "1",
+        "day",
+        "with",
+        "prices",
+        "still",
+        "to",
+        "come",
+    ] in lines
+    assert ["2026-06-07", account, "3", "2.75000", "+0.25000", "USD"] in lines
+    days = {day["day"]: day for day in run("report", "--since", "2026-05-11", "--json").result["days"]}
+    assert [days["2026-06-07"][name] for name in ("billed_price", "held_price", "price_unit")] == [
+        "3",
+        "2.75000",
+        "USD",
+    ]
+
+
+def test_without_prices_nothing_is_said_of_money(run, add_day):
+    """As where the credentials may not read usage records."""
+    add_day(1)
+    assert "cost" not in run("report", "--since", "2026-05-11").out
 
 
 def test_nothing_proven_yet(run):

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from decimal import Decimal
 from email.message import Message
 from html.parser import HTMLParser
 from typing import Any
@@ -173,6 +174,14 @@ def test_days_as_squares_and_in_words(trouble):
     )
     assert "No day is proven yet: the cold job does it, once a day." in page_of().texts("p")
     assert "Days that are not complete" not in page_of(days=make_report(make_day(1))).texts("caption")
+
+
+def test_what_the_calls_cost():
+    """Of each account and currency, by Twilio and by our rows; nothing where Twilio told no price."""
+    cost: dict[str, Any] = {"price_unit": "USD", "billed_price": Decimal("1000.5"), "held_price": Decimal("1000.25000")}
+    days = make_report(make_day(2, **cost), make_day(3, **cost, differences={"price_drift": 1}), make_day(4))
+    assert f"{ACCOUNT}USD22,001.02,000.500001" in page_of(days=days).texts("tr")
+    assert "cost" not in "".join(page_of(days=make_report(make_day(1))).texts("caption"))
 
 
 def test_stuck_calls_and_tables(trouble):

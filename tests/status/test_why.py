@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
-from reconciler.cli.status import _show_causes
+from reconciler.cli.report import show_causes
 from reconciler.cli.why import show_why
 from reconciler.database.webhook_evidence import Alerted, AlertsOfHour, EndpointFault, LostCalls
 from reconciler.status.why import Cause, Why, decide
@@ -164,9 +164,9 @@ def test_nothing_lost_and_imported_calls(paper: Any) -> None:
 def test_the_report_says_it_in_short(paper: Any) -> None:
     """A line a cause, and where to read on; nothing if nothing was lost."""
     written = paper(80)
-    _show_causes(why())
+    show_causes(why())
     assert written.getvalue() == ""
-    _show_causes(why(*EVERYTHING))
+    show_causes(why(*EVERYTHING))
     lines = written.getvalue().splitlines()
     assert lines[-1].strip() == "→ what to do: `reconcile why --since 2026-06-09`"
     assert "  no_callback    200  number ***23 has no status callback" in [line.rstrip() for line in lines]
