@@ -12,7 +12,13 @@ import structlog
 
 from reconciler import masking
 
-pytest_plugins = ["tests.harness.databases", "tests.harness.strangers", "tests.harness.twilio", "tests.harness.world"]
+pytest_plugins = [
+    "tests.harness.commands",
+    "tests.harness.databases",
+    "tests.harness.strangers",
+    "tests.harness.twilio",
+    "tests.harness.world",
+]
 
 
 def pytest_configure() -> None:

@@ -25,8 +25,6 @@ from reconciler.errors import ReconcilerError, UsageError
 from reconciler.jobs.accounts import for_each_account, name_job
 from reconciler.jobs.registry import KINDS
 from reconciler.model import JobName
-from reconciler.service.startup import serve
-from reconciler.service.systemd import Notifier
 from reconciler.settings import Settings
 from reconciler.sync.context import Account, JobContext, Options
 from reconciler.sync.counts import Counts
@@ -44,6 +42,8 @@ _TROUBLES: Final[tuple[str, ...]] = ("drifted", "dead_letters")  # for one accou
 
 def run(_: argparse.Namespace) -> int:
     """Run the daemon until a signal stops it."""
+    from reconciler.service.startup import serve
+    from reconciler.service.systemd import Notifier
 
     def prepare(settings: Settings) -> str:
         url = database_url(settings)

@@ -13,7 +13,7 @@ import pytest
 from reconciler.cli.main import main
 from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
-from tests.harness.commands import Command
+from tests.harness.commands import Command, RunHere, checked
 from tests.harness.done import Done
 from tests.harness.equality import differences, records_of
 from tests.harness.names import ACCOUNT, TOKEN
@@ -66,17 +66,17 @@ def cli(command: Command, twilio: SimulatedTwilio) -> Command:
 
 
 @pytest.fixture
-def run(cli: Command, database_url: str) -> Callable[..., Done]:
-    """Runs `reconcile ARGS` with a migrated database of its own."""
+def run(cli: Command, database_url: str, run_here: RunHere) -> Callable[..., Done]:
+    """Runs `reconcile ARGS` in this process, with a migrated database of its own."""
     cli.env["DATABASE_URL"] = database_url
-    return cli.run
+    return lambda *words, **env: checked(run_here(cli.environment(env), *words))
 
 
 @pytest.fixture
-def look(cli: Command, shared_database_url: str) -> Callable[..., Done]:
-    """Runs `reconcile ARGS` with a migrated database that all tests share: for runs that end before they write."""
+def look(cli: Command, shared_database_url: str, run_here: RunHere) -> Callable[..., Done]:
+    """Runs `reconcile ARGS` in this process, with a database that all tests share: for runs that write nothing."""
     cli.env["DATABASE_URL"] = shared_database_url
-    return cli.run
+    return lambda *words, **env: checked(run_here(cli.environment(env), *words))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -65,23 +66,23 @@ for _module in modules():
     MODULES.setdefault(_module.__name__.rpartition(".")[2], []).append(_module)
 
 
-def attributes() -> Iterator[str]:
-    """Every attribute that an object of ours may have: what is set on `self` or `cls`, and the fields of classes."""
+@cache
+def attributes() -> frozenset[str]:
+    """Every attribute that an object of ours may have: each name that is set, and the fields of classes."""
+    found = set()
     for path in CODE:
         if path.suffix == ".py":
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                    yield node.attr
+                    found.add(node.attr)
                 elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                    yield node.target.id
-
-
-ATTRIBUTES = frozenset(attributes())
+                    found.add(node.target.id)
+    return frozenset(found)
 
 
 def exists(module: str, name: str) -> bool:
     """Whether a module of that name has it, or a class in it has; or an object that is called like the module."""
-    return name in ATTRIBUTES or any(
+    return name in attributes() or any(
         hasattr(found, name) or any(name in vars(thing) for thing in vars(found).values() if isinstance(thing, type))
         for found in MODULES[module]
     )

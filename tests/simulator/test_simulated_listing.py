@@ -357,13 +357,13 @@ def test_real_records_pass_the_filters_their_own_fields_pass(serve, account, rea
     assert recent
 
 
-def test_a_hundred_thousand_calls_are_listed_completely(serve, account):
-    """A listing of 100,000 calls in pages of 1000 holds each call that can be seen, once."""
-    account.generate(100_000, NOON - 30 * DAY, NOON)
-    assert account.call_count == 100_000
+def test_twenty_thousand_calls_are_listed_completely(serve, account):
+    """A listing of 20,000 calls in pages of 1000 holds each call that can be seen, once."""
+    account.generate(20_000, NOON - 30 * DAY, NOON)
+    assert account.call_count == 20_000
     _, client = serve()
     sids = client.sids(PageSize=1000)
     visible = {call.sid for call in account.calls_at(NOON)}
     assert len(sids) == len(visible)
     assert set(sids) == visible
-    assert len(visible) > 99_900
+    assert len(visible) > 19_950

@@ -12,10 +12,10 @@ import pytest
 from psycopg.types.json import Jsonb
 from rich.console import Console
 
-from reconciler.cli.main import main
 from reconciler.database import connection as db
 from reconciler.simulator import Clock, SimulatedTwilio
 from reconciler.terminal import console
+from tests.harness.commands import RunHere
 from tests.harness.done import Done
 from tests.harness.equality import differences, records_of
 from tests.harness.names import ACCOUNT, NOW, TOKEN, sid
@@ -31,26 +31,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, database_url: str) -> Run:
+def run(monkeypatch, run_here: RunHere, database_url: str) -> Run:
     """`reconcile ARGS` on this test's database, without credentials."""
     for name in [name for name in os.environ if name.startswith(("TWILIO_", "RECONCILER_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DATABASE_URL", database_url)
-
-    def command(*words: str, **env: str) -> Done:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in env.items():
-                patch.setenv(name, value)
-            # The console of the module would write to the stdout of the test that imported it first.
-            patch.setattr(console, "out", Console(highlight=False, width=1_000))
-            try:
-                code = main(words)
-            except SystemExit as exc:
-                code = int(exc.code or 0)
-        printed = capsys.readouterr()
-        return Done(code, printed.out, printed.err)
-
-    return command
+    return lambda *words, **env: run_here({**os.environ, **env}, *words)
 
 
 @pytest.fixture
