@@ -62,6 +62,8 @@ BEGIN
         GRANT USAGE ON SCHEMA reconciler_engine TO reconciler;
         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA reconciler_engine TO reconciler;
         GRANT USAGE ON ALL SEQUENCES IN SCHEMA reconciler_engine TO reconciler;
+        -- A backfill by the fleet notes each slice, and deletes the notes that it has counted.
+        GRANT DELETE ON sync_state TO reconciler;
     END IF;
 END
 $$;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -20,10 +21,11 @@ from reconciler.cli.wiring import (
     share_budget,
     stop_on_signal,
 )
+from reconciler.database.engine_schema import shares_work
 from reconciler.errors import ExitCode, UsageError
 from reconciler.jobs import backfill
 from reconciler.settings import Settings
-from reconciler.sync.context import Account
+from reconciler.sync.context import Account, JobContext
 from reconciler.sync.counts import Outcome
 from reconciler.terminal.printing import complain
 from reconciler.terminal.progress import watching
@@ -39,13 +41,20 @@ def backfill_window(args: argparse.Namespace) -> int:
     since, until = _window(args, asked_at)
     if args.all and not args.dry_run:
         raise UsageError("--all goes with --dry-run: it lists each field that would change")
+    if args.fleet and args.dry_run:
+        raise UsageError("--fleet does not go with --dry-run: workers write")
     settings = read_settings()
+    if args.fleet and not shares_work(settings):
+        raise UsageError(
+            "--fleet needs RECONCILER_ENGINE=procrastinate, here and where the daemons run",
+            hint="without --fleet this process reads alone",
+        )
     with stop_on_signal() as stop, make_client(settings) as client:
         _, accounts = accounts_asked_for(args.account, settings, client.session(stop))
         since = backfill.clamp(since, now=asked_at)
         window = backfill.Window(since, until, {"since": args.since, "until": args.until})
         url = database_url(settings)
-        prepare_schema(url, migrate=not args.dry_run)
+        prepare_schema(url, migrate=not args.dry_run, settings=settings if args.fleet else None)
         share_budget(client, url)
         with (
             make_store(url, settings) as store,
@@ -58,7 +67,7 @@ def backfill_window(args: argparse.Namespace) -> int:
                 session=client.session(stop, is_bulk=True), account=Account(accounts[0]), stop=stop,
                 dry_run=args.dry_run, window=window, watcher=watcher, mergers=count_mergers(),
             )  # fmt: skip
-            counts = _read(context, client, accounts)
+            counts = _read_by_fleet(context, url, accounts) if args.fleet else _read(context, client, accounts)
             watcher.finished(counts)
     _last_words(counts, settings, dry_run=args.dry_run)
     if args.dry_run and counts.exit_code is ExitCode.DONE and (counts.inserted or counts.updated):
@@ -111,6 +120,15 @@ def _read(context: backfill.BackfillContext, client: TwilioClient, accounts: Seq
         accounts, context.window, read, store=None if context.dry_run else context.store, watcher=context.watcher,
         stop=context.stop, has_worked=lambda: client.has_worked,
     )  # fmt: skip
+
+
+def _read_by_fleet(context: backfill.BackfillContext, url: str, accounts: Sequence[str]) -> backfill.BackfillCounts:
+    from reconciler.service.backfill_queue import BackfillQueue
+    from reconciler.service.fleet_backfill import FLEET, backfill_by_fleet
+
+    own = JobContext(job=FLEET, settings=context.settings, store=context.store, stop=context.stop)
+    with closing(BackfillQueue(url)) as queue:
+        return backfill_by_fleet(own, accounts, context.window, queue, context.watcher)
 
 
 def _last_words(counts: backfill.BackfillCounts, settings: Settings, *, dry_run: bool) -> None:

@@ -180,6 +180,9 @@ BACKFILL: Final = (
     _ACCOUNT,
     argument("--dry-run", action="store_true", help="print what would change, field by field, and write nothing"),
     argument("--all", action="store_true", help="with --dry-run: list every field, also on a terminal"),
+    argument(
+        "--fleet", action="store_true", help="let the daemons of the fleet read (RECONCILER_ENGINE=procrastinate)"
+    ),
     _JSON,
 )
 

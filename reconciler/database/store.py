@@ -239,6 +239,12 @@ class Store:
         with self.session() as conn:
             return [row[0] for row in conn.execute(_sync_state["cursors_of_kind"], {"kind": kind})]
 
+    def progress_of(self, names: Sequence[str]) -> dict[str, tuple[Any, str | None]]:
+        """Return the cursor, as JSON, and the last error of these jobs; those that have never run are left out."""
+        with self.session() as conn:
+            rows = conn.execute(_sync_state["progress_of"], {"names": list(names)}).fetchall()
+        return {name: (cursor or None, error) for name, cursor, error in rows}
+
     def commit_cursor(self, cursor: Cursor, *, now: datetime) -> None:
         """Move a cursor in a commit of its own, without rows."""
         self.atomically(lambda transaction: transaction.move_cursor(cursor, now=now))

@@ -276,6 +276,15 @@ class Transaction:
         elif not self._conn.execute(_sync_state["move_cursor"], {**params, "term": self._hold.term}).rowcount:
             raise JobHeld(f"another process has taken over {cursor.job}", hint="its next run goes on there")
 
+    def forget_jobs(self, names: Sequence[str]) -> None:
+        """Delete the rows of slices that a backfill by a fleet has counted."""
+        if names:
+            self._conn.execute(_sync_state["forget_jobs"], {"names": list(names)})
+
+    def forget_slices(self, account_sid: str) -> None:
+        """Delete the rows of all slices that an earlier backfill by a fleet left of an account."""
+        self._conn.execute(_sync_state["forget_slices"], {"account_sid": account_sid})
+
     def notify(self, channel: str) -> None:
         """Notify `channel` of the changed calls at the commit; if there are too many, only of their number."""
         if self.changed:

@@ -40,7 +40,8 @@ from reconciler.twilio.listing import RETENTION
 # A backfill with the same options that began longer ago than this is another backfill.
 _STALE: Final = timedelta(days=1)
 
-_SUMS: Final = (
+# The counts that add up.
+SUMS: Final = (
     "seen", "inserted", "updated", "imported", "frozen", "drifted", "gone", "dead_letters", "requests", "retries",
     "seconds", "pages", "slices", "slices_done",
 )  # fmt: skip
@@ -192,17 +193,28 @@ class _Preview:
 def _begin(this: Run[BackfillCounts]) -> BackfillCursor:
     """Return the cursor of the same backfill, extended to now, or a new one."""
     assert isinstance(this.context, BackfillContext)
-    window, account_sid, now = this.context.window, this.account.sid, this.now()
-    cursor = None if this.context.dry_run else this.read_cursor(BackfillCursor)
-    if cursor is not None and _goes_on(cursor, window, now):
+    left = None if this.context.dry_run else this.read_cursor(BackfillCursor)
+    cursor, this.counts.resumed = begin_or_go_on(this.job, left, this.account.sid, this.context.window, this.now())
+    return cursor
+
+
+def begin_or_go_on(
+    job: JobName, left: BackfillCursor | None, account_sid: str, window: Window, now: datetime
+) -> tuple[BackfillCursor, bool]:
+    """Return `left` extended to now, if that is the same backfill, else a new cursor; and whether it goes on.
+
+    Raises:
+        ConfigError: the cursor cannot be right.
+
+    """
+    if left is not None and _goes_on(left, window, now):
         try:
-            Plan.resume(account_sid, cursor).extend(window.until)
+            Plan.resume(account_sid, left).extend(window.until)
         except ValueError:
-            raise unreadable(this.job) from None
-        this.counts.resumed = True
-        return cursor
+            raise unreadable(job) from None
+        return left, True
     plan = Plan.of(account_sid, window.since, window.until)
-    return BackfillCursor(**asdict(plan.state), asked=window.asked, begun_at=now, finished=False)
+    return BackfillCursor(**asdict(plan.state), asked=window.asked, begun_at=now, finished=False), False
 
 
 def _goes_on(cursor: BackfillCursor, window: Window, now: datetime) -> bool:
@@ -296,7 +308,7 @@ def _sum_up(
     total = BackfillCounts(accounts=dict(accounts), unread=dict(unread))
     total.outcome = Outcome.INTERRUPTED if interrupted else Outcome.SUCCEEDED
     for one in accounts.values():
-        for name in _SUMS:
+        for name in SUMS:
             setattr(total, name, getattr(total, name) + getattr(one, name))
         total.gaps.update(one.gaps)
         total.failed += one.failed

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from reconciler.database.webhook_evidence import READ_EVERY
+from reconciler.jobs.backfill_slice import read_slice
 from reconciler.jobs.cold import cold
 from reconciler.jobs.freeze import freeze
 from reconciler.jobs.hot import hot
@@ -40,3 +41,6 @@ KINDS: Final[Mapping[str, Kind]] = {
     "housekeeping": Kind(keep_house, lambda _: timedelta(days=1), timedelta(hours=6), asks_twilio=False),
     "webhooks": Kind(read_webhooks, lambda _: READ_EVERY, timedelta(minutes=30), asks_twilio=True, is_bulk=True),
 }
+
+# Not scheduled: a backfill by a fleet defers it.
+SLICE: Final = Kind(read_slice, lambda _: timedelta(minutes=1), timedelta(hours=12), asks_twilio=True, is_bulk=True)

@@ -16,7 +16,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from reconciler.errors import ReconcilerError
-from reconciler.jobs.registry import KINDS, Kind
+from reconciler.jobs.backfill_slice import KIND as BACKFILL
+from reconciler.jobs.registry import KINDS, SLICE, Kind
 from reconciler.model import JobName
 from reconciler.service.engine import Again, Engine
 from reconciler.service.engine_tables import Identity
@@ -51,9 +52,10 @@ class Fleet:
     ) -> None:
         self._setup = setup
         self._kinds = KINDS if kinds is None else kinds
+        self._tasks = {**self._kinds, BACKFILL: SLICE}
         self._accounts: frozenset[str] = frozenset()
         self._runner = Runner(
-            setup, kinds=self._kinds, waits=waits or Waits(), on_fatal=on_fatal, next_run=self._next_run
+            setup, kinds=self._tasks, waits=waits or Waits(), on_fatal=on_fatal, next_run=self._next_run
         )
         self._schedule = Schedule(self._defer, pools={_POOL: 1}, on_missed=self._runner.note_missed)
         self._engine = Engine(
@@ -135,17 +137,17 @@ class Fleet:
     def _defer(self, job: JobName) -> None:
         self._engine.defer(job)
 
-    def _perform(self, job: JobName, _task: Mapping[str, Any], attempts: int) -> None:
+    def _perform(self, job: JobName, task: Mapping[str, Any], attempts: int) -> None:
         """Run the job of a task.
 
         Raises:
             Again: the run is to happen again; the engine puts its task back.
 
         """
-        if job.kind not in self._kinds:  # a newer version deferred it
+        if job.kind not in self._tasks:  # a newer version deferred it
             raise Again(HELD_FOR)
         setup = self._setup()
-        ended = self._runner.execute(job)
+        ended = self._runner.execute(job, slice_name=task.get("slice"))
         again_in = decide_again(ended, attempts)
         if ended.again_in is not None and self._setup() is not setup:
             again_in = timedelta(0)  # the failure was one of the previous configuration
@@ -159,7 +161,7 @@ class Fleet:
         return None if at is None else datetime.now(UTC) - timedelta(seconds=time.monotonic() - at)
 
     def _next_run(self, job: JobName) -> datetime | None:
-        return datetime.now(UTC) + self._kinds[job.kind].interval(self._setup().settings)
+        return datetime.now(UTC) + self._tasks[job.kind].interval(self._setup().settings)
 
 
 def decide_again(ended: Ended, attempts: int) -> timedelta | None:

@@ -56,10 +56,19 @@ def open_queues(running: Collection[str], slots: int, *, leads: bool) -> list[st
     however long that takes.
     """
     counts = Counter(running)
-    others, for_others = len(running) - counts[HOT], slots - max(1, slots // 4)
+    others = len(running) - counts[HOT]
     queues = [HOT]
-    if others < for_others:
+    if others < slots - _for_hot(slots):
         queues += [USUAL, LEADER] if leads else [USUAL]
-        if counts[BULK] < for_others - 1:
+        if counts[BULK] < bulk_slots(slots):
             queues.append(BULK)
     return queues
+
+
+def bulk_slots(slots: int) -> int:
+    """Return how many runs of bulk work a worker takes at once."""
+    return slots - _for_hot(slots) - 1
+
+
+def _for_hot(slots: int) -> int:
+    return max(1, slots // 4)

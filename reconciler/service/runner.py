@@ -31,7 +31,7 @@ from reconciler.model import JobName
 from reconciler.settings import Settings
 from reconciler.sync import telemetry
 from reconciler.sync.context import Account, JobContext, Options
-from reconciler.sync.counts import Counts, Outcome
+from reconciler.sync.counts import Outcome
 from reconciler.twilio.accounts import Accounts
 from reconciler.twilio.client import TwilioClient
 
@@ -152,8 +152,8 @@ class Runner:
                 store.close()
         return unfinished
 
-    def execute(self, job: JobName, work: Callable[[JobContext], Counts] | None = None) -> Ended:
-        """Run `job` once, by the function of its kind or by `work`, and decide what its failure means."""
+    def execute(self, job: JobName, *, slice_name: str | None = None) -> Ended:
+        """Run `job` once, with the slice that it is about if there is one, and decide what its failure means."""
         setup, running = self._setup(), _Running()
         account_sid = self.account_of(job)
         with self._changed:
@@ -162,8 +162,7 @@ class Runner:
             self._running[job] = running
         try:
             with bound_contextvars(**telemetry.log_fields(job, account_sid)):
-                context = self._context(setup, job, account_sid, running)
-                return self._run(context, work or self._kinds[job.kind].work)
+                return self._run(self._context(setup, job, account_sid, running, slice_name))
         finally:
             with self._changed:
                 del self._running[job]
@@ -191,10 +190,10 @@ class Runner:
             return None
         return job.account_sid or self._setup().accounts.main
 
-    def _run(self, context: JobContext, work: Callable[[JobContext], Counts]) -> Ended:
+    def _run(self, context: JobContext) -> Ended:
         job = context.job
         try:
-            counts = work(context)
+            counts = self._kinds[job.kind].work(context)
             self._failures.pop(job, None)
             self._paused.discard(job)
             if counts.outcome is Outcome.FAILED:
@@ -211,7 +210,9 @@ class Runner:
             log.exception("program.failed", kind=type(exc).__name__)
             return Ended()
 
-    def _context(self, setup: Setup, job: JobName, account_sid: str | None, running: _Running) -> JobContext:
+    def _context(
+        self, setup: Setup, job: JobName, account_sid: str | None, running: _Running, slice_name: str | None
+    ) -> JobContext:
         kind, accounts = self._kinds[job.kind], setup.accounts
         session = account = None
         if account_sid is not None:
@@ -227,7 +228,9 @@ class Runner:
             store=self._store(setup),
             session=session,
             account=account,
-            options=Options(is_scheduled=True, scheduled_accounts=accounts.sids if accounts.is_complete else None),
+            options=Options(
+                is_scheduled=True, scheduled_accounts=accounts.sids if accounts.is_complete else None, slice=slice_name
+            ),
             stop=running.stop,
             time_limit=kind.time_limit,
             on_progress=running.progress,

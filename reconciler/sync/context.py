@@ -44,6 +44,7 @@ class Options:
     deep: bool | None = None  # cold: whether the sweep is deep; None: if a deep one is due
     is_scheduled: bool = False  # warm: ask only about the calls that are due
     scheduled_accounts: tuple[str, ...] | None = ()  # freeze: the accounts for which warm runs; None: all accounts
+    slice: str | None = None  # a backfill by a fleet: the name of the slice to read
     batch_size: int | None = None  # freeze, inbox, housekeeping: rows in one commit; None: the job's default
 
 

@@ -154,6 +154,20 @@ class BackfillCursor(PlanCursor, kw_only=True):
     finished: bool
 
 
+class SliceCursor(PlanCursor, kw_only=True):
+    """One slice that a worker of a fleet reads for a backfill: its plan, and the counts before the page under way.
+
+    - `finished`: the slice was read to its end, and `counts` and `gaps` are those of all of it.
+    - `error`: why the slice could not be read, with the exit code of the error.
+    """
+
+    finished: bool = False
+    counts: dict[str, float] = msgspec.field(default_factory=dict)
+    gaps: dict[str, int] = msgspec.field(default_factory=dict)
+    error: str | None = None
+    exit_code: int | None = None
+
+
 class BatchCursor(JobCursor, kw_only=True):
     """A backfill of several accounts: its options as written, its begin, and the end of the window read by account."""
 

@@ -175,7 +175,7 @@ def fetch(
         Refused: credentials or permissions do not suffice; no other slice would succeed.
 
     """
-    order = _Order(first, slices, is_independent, at_once=session.concurrency)
+    order = Order(first, slices, is_independent, at_once=session.concurrency)
     with make_executor(session.concurrency) as pool:
         yield from _Loop(session, pool, resume_at or {}, stop, order, cut, handle, handlers).read()
 
@@ -225,7 +225,7 @@ def _received(reading: Reading, page: Page) -> Fetched:
     return Fetched(slice_, slice_.keep(page), next_uri, is_first, in_order)
 
 
-class _Order:
+class Order:
     """Which slice is begun next: `first`, then the others; while `first` is under way, those that are independent."""
 
     def __init__(
@@ -295,7 +295,7 @@ class _Loop(Generic[T]):
         pool: Executor,
         resume_at: Mapping[str, str | None],
         stop: threading.Event,
-        order: _Order,
+        order: Order,
         cut: Cut,
         handle: Callable[[Fetched], T],
         handlers: Executor,

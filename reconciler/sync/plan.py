@@ -161,10 +161,20 @@ class Plan:
             return
         self._seen[name] += len(item.page.observations)
         if item.next_uri is None:
-            calls, whole_days = self._seen.pop(name), (item.slice.until - item.slice.since) // _ONE_DAY
-            if item.slice.listing.status is None and whole_days:
-                self._calls_read += calls
-                self._days_read += whole_days
+            self._learn(item.slice, self._seen.pop(name))
+
+    def settle(self, slice_: Slice, calls: int) -> None:
+        """Record that another process has read a slice to its end, and how many calls it had."""
+        with self._lock:
+            del self.state.begun[slice_.name]
+            self.state.done += len(slice_.parts)
+            self._learn(slice_, calls)
+
+    def _learn(self, slice_: Slice, calls: int) -> None:
+        whole_days = (slice_.until - slice_.since) // _ONE_DAY
+        if slice_.listing.status is None and whole_days:
+            self._calls_read += calls
+            self._days_read += whole_days
 
     def _next_days(self, at_once: int, page_size: int) -> Slice | None:
         """Take the next slice of days from the windows that were not read; None if there is none."""

@@ -33,7 +33,7 @@ EXAMPLES = ["90m", "24h", "7d", "2w"]
     ("typed", "offered"),
     [
         (["mi"], ["migrate"]),
-        (["--"], ["--help", "--version", "--since", "--until", "--account", "--dry-run", "--all", "--json"]),
+        (["--"], ["--help", "--version", "--since", "--until", "--account", "--dry-run", "--all", "--fleet", "--json"]),
         (["--since", ""], EXAMPLES),
         (["--since", "="], EXAMPLES),  # as bash cuts --since=
         (["--since", "=", "7"], ["7d"]),

@@ -163,6 +163,7 @@ def test_the_grants_are_what_a_daemon_needs(made, role, database_url, connect):
     assert engine_schema.lacking_privileges(theirs) == []
     theirs.execute("SET search_path = reconciler_engine")
     theirs.execute("SELECT procrastinate_register_worker_v1()")
+    theirs.execute("SET search_path = public")
     (line,) = check_engine(theirs, FLEET)
     assert line.severity is Severity.OK
 

@@ -87,6 +87,9 @@ FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname::text = 'reconciler_engine'::text
     AND CASE c.relkind::text WHEN 'S'::text THEN NOT pg_catalog.has_sequence_privilege(c.oid, 'USAGE'::text) ELSE false END
+UNION ALL
+SELECT 'DELETE on sync_state'::text
+WHERE NOT pg_catalog.has_table_privilege('sync_state'::text, 'DELETE'::text)
 
 -- name: workers
 -- The daemons that work, oldest first: who, since when, how many runs at once, seconds since the last sign of life, and
@@ -158,3 +161,8 @@ ON CONFLICT (worker_id) DO UPDATE SET hot_at = EXCLUDED.hot_at
 
 -- name: last_hot
 SELECT pg_catalog.max(hot_at) AS at FROM reconciler_engine.daemons
+
+-- name: withdraw
+-- Delete tasks that no worker has taken yet.
+DELETE FROM reconciler_engine.procrastinate_jobs AS j
+WHERE j.status = 'todo'::reconciler_engine.procrastinate_job_status AND pg_catalog.starts_with(j.queueing_lock, %(prefix)s)

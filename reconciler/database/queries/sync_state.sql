@@ -69,3 +69,17 @@ SELECT pg_catalog.split_part(job_name, ':', 2), cursor FROM sync_state WHERE pg_
 INSERT INTO sync_state (job_name, cursor, updated_at)
 VALUES (%(lock)s, %(note)s, %(now)s)
 ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCLUDED.updated_at
+
+-- name: progress_of
+-- The cursors and errors of these jobs: the slices of a backfill that workers read.
+SELECT job_name, cursor, last_error FROM sync_state WHERE job_name = ANY (%(names)s::text[])
+
+-- name: forget_jobs
+-- Delete the rows of these jobs: slices that a backfill has counted.
+DELETE FROM sync_state WHERE job_name = ANY (%(names)s::text[])
+
+-- name: forget_slices
+-- Delete what an earlier backfill of the account left of its slices.
+DELETE FROM sync_state
+WHERE pg_catalog.starts_with(job_name, 'backfill:'::text || %(account_sid)s::text || ':'::text)
+    AND job_name <> 'backfill:'::text || %(account_sid)s::text || ':fleet'::text

@@ -30,7 +30,8 @@ NO_POLLS = {
     "inbox.not_dead", "inbox.put_off", "merge.merge_staged", "report.jobs", "sync_state.read_cursor",
     "sync_state.cursors_of_kind", "sync_state.first_looks", "sync_state.move_cursor", "sync_state.note_first_look",
     "report.leaders_note", "thaw.thaw", "migrations.ledger",
-    "budgets.keep", "budgets.lock",
+    "budgets.keep", "budgets.lock", "sync_state.forget_slices",
+    "sync_state.forget_jobs", "sync_state.progress_of",
 }  # fmt: skip
 
 

@@ -1,0 +1,93 @@
+"""One slice of a backfill, read by a worker of a fleet (`reconcile --since 400d --fleet`).
+
+Design rules
+- A slice is a job of its own: its lock, its cursor and its outcome have the name that the backfill gave it. If its
+  worker dies, another goes on at the page where that one stopped.
+- The backfill reads the result from the cursor. An error of the slice is a result too: no other worker tries it again.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from reconciler.database.decisions import Merged
+from reconciler.errors import ConfigError, JobHeld, ReconcilerError, Refused
+from reconciler.jobs.backfill import SUMS, BackfillCounts
+from reconciler.model import Gap, JobName
+from reconciler.sync.context import JobContext
+from reconciler.sync.counts import Outcome
+from reconciler.sync.cursors import SliceCursor
+from reconciler.sync.fetch import Failed, Fetched
+from reconciler.sync.plan import Plan
+from reconciler.sync.run import Run, run
+from reconciler.sync.slices import Slice, slice_named
+from reconciler.sync.sweep import describe, read_plan
+
+KIND = "backfill"
+
+
+def name_slice(account_sid: str, begun_at: datetime, slice_: Slice) -> JobName:
+    """Return the job that reads a slice of the backfill that began then. The parts of a job's name have no colon."""
+    return JobName(KIND, account_sid, f"{begun_at:%Y%m%dT%H%M%S}.{slice_.name.replace(':', '')}")
+
+
+def read_slice(context: JobContext) -> BackfillCounts:
+    """Read and merge the slice that `context.options` names, and leave the result in the job's cursor.
+
+    Raises:
+        JobHeld: another process reads this slice.
+
+    """
+    try:
+        return _read(context)
+    except JobHeld:
+        raise
+    except ReconcilerError as exc:  # `run` has recorded it, where the backfill finds it
+        return BackfillCounts(outcome=Outcome.FAILED, problem=str(exc))
+
+
+def _read(context: JobContext) -> BackfillCounts:
+    assert context.account is not None
+    try:
+        slice_ = slice_named(context.account.sid, context.options.slice or "")
+    except ValueError:
+        raise ConfigError(f"{context.job} reads no slice {context.options.slice!r}") from None
+    with run(context, BackfillCounts()) as this:
+        cursor = this.read_cursor(SliceCursor) or SliceCursor(
+            since=slice_.since, until=slice_.until, done=0, pending_windows=[], begun={slice_.name: None}
+        )
+        if not cursor.finished:
+            _read_from(this, slice_, cursor)
+        this.finish()
+    return this.counts
+
+
+def _read_from(this: Run[BackfillCounts], slice_: Slice, cursor: SliceCursor) -> None:
+    before, gaps = dict(cursor.counts), dict(cursor.gaps)
+
+    def tally() -> None:
+        this.counts.requests, this.counts.retries = this.session.requests, this.session.retries
+        cursor.counts = {name: before.get(name, 0) + getattr(this.counts, name) for name in SUMS}
+        cursor.gaps = {gap.value: gaps.get(gap.value, 0) + this.counts.gaps[gap] for gap in Gap}
+
+    def tell(_: Fetched, __: Merged) -> None:
+        this.counts.pages += 1
+        tally()
+
+    try:
+        failed = read_plan(this, Plan.resume(this.account.sid, cursor), cursor=cursor, on_page=tell)
+    except Refused as exc:
+        failed = [Failed(slice_, exc)]
+    if this.is_cut_short:
+        return
+    cursor.finished = not failed
+    if failed:
+        _note(cursor, failed)
+        this.fail(describe(failed))
+    tally()
+    this.keep_cursor(cursor)
+
+
+def _note(cursor: SliceCursor, failed: list[Failed]) -> None:
+    error = failed[0].error
+    cursor.error, cursor.exit_code = str(error), int(error.exit_code)
