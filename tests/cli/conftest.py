@@ -66,17 +66,23 @@ def cli(command: Command, twilio: SimulatedTwilio) -> Command:
 
 
 @pytest.fixture
-def run(cli: Command, database_url: str, run_here: RunHere) -> Callable[..., Done]:
-    """Runs `reconcile ARGS` in this process, with a migrated database of its own."""
-    cli.env["DATABASE_URL"] = database_url
+def here(cli: Command, run_here: RunHere) -> Callable[..., Done]:
+    """Runs `reconcile ARGS` as `cli` does, in this process."""
     return lambda *words, **env: checked(run_here(cli.environment(env), *words))
 
 
 @pytest.fixture
-def look(cli: Command, shared_database_url: str, run_here: RunHere) -> Callable[..., Done]:
+def run(cli: Command, database_url: str, here: Callable[..., Done]) -> Callable[..., Done]:
+    """Runs `reconcile ARGS` in this process, with a migrated database of its own."""
+    cli.env["DATABASE_URL"] = database_url
+    return here
+
+
+@pytest.fixture
+def look(cli: Command, shared_database_url: str, here: Callable[..., Done]) -> Callable[..., Done]:
     """Runs `reconcile ARGS` in this process, with a database that all tests share: for runs that write nothing."""
     cli.env["DATABASE_URL"] = shared_database_url
-    return lambda *words, **env: checked(run_here(cli.environment(env), *words))
+    return here
 
 
 @pytest.fixture

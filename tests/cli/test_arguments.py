@@ -90,9 +90,9 @@ def test_each_job_has_a_line_of_help(command):
         (("--since", "7d", "migrate"), "arguments: migrate"),
     ],
 )
-def test_arguments_that_make_no_sense(command, args, named):
+def test_arguments_that_make_no_sense(here, args, named):
     """Exit code 64 and one line that names what is missing or wrong, and nothing on stdout."""
-    done = command.run(*args)
+    done = here(*args, DATABASE_URL="", TWILIO_ACCOUNT_SID="", TWILIO_AUTH_TOKEN="", TWILIO_BASE_URL="")
     assert done.code == 64
     assert done.out == ""
     (line,) = [line for line in done.said if line.startswith("reconcile")]
@@ -100,7 +100,7 @@ def test_arguments_that_make_no_sense(command, args, named):
 
 
 @pytest.mark.parametrize("sid", ["", "AC12", "SK" + 32 * "1"])
-def test_an_account_that_cannot_be_one(cli, sid):
+def test_an_account_that_cannot_be_one(here, sid):
     """Refused before anything is connected to."""
-    done = cli.run("--since", "1d", "--account", sid)
+    done = here("--since", "1d", "--account", sid)
     assert (done.code, done.said) == (64, ["reconcile: --account must be AC and 32 hexadecimal digits"])

@@ -15,19 +15,6 @@ from reconciler.jobs.backfill import name_backfill
 from reconciler.simulator import Fault
 from tests.harness.names import ACCOUNT, TOKEN
 
-# A run waits minutes for Twilio to come back; the waits, and nothing else, are shortened.
-IMPATIENT = (
-    sys.executable,
-    "-c",
-    """
-from reconciler import retry
-from reconciler.cli.main import main
-
-retry.FIRST_WAIT = retry.LONGEST_WAIT = 0.01
-raise SystemExit(main())
-""",
-)
-
 
 @pytest.fixture
 def powerless(server_url):
@@ -66,9 +53,9 @@ def test_a_suspended_account(look, twilio):
 
 
 @pytest.mark.parametrize("args", [("--since", "1d"), ("verify",)])
-def test_a_database_that_is_away(cli, args):
+def test_a_database_that_is_away(here, args):
     """69, and the password in its URL is not shown."""
-    done = cli.run(*args, DATABASE_URL="postgresql://me:hush-hush@127.0.0.1:1/calls")
+    done = here(*args, DATABASE_URL="postgresql://me:hush-hush@127.0.0.1:1/calls")
     assert done.code == 69
     assert "the database is unavailable" in done.said[0]
     assert "port 1 failed" in done.said[0]
@@ -76,25 +63,25 @@ def test_a_database_that_is_away(cli, args):
     assert done.out == ""
 
 
-def test_a_database_that_does_not_exist(cli, server_url):
+def test_a_database_that_does_not_exist(here, server_url):
     """77: waiting does not create it."""
-    done = cli.run("--since", "1d", DATABASE_URL=make_conninfo(server_url, dbname="no_such_database"))
+    done = here("--since", "1d", DATABASE_URL=make_conninfo(server_url, dbname="no_such_database"))
     assert done.code == 77
     assert '"no_such_database" does not exist' in done.said[0]
     assert "DATABASE_URL" in done.said[1]
 
 
-def test_a_user_who_does_not_exist(cli, server_url):
+def test_a_user_who_does_not_exist(here, server_url):
     """77 for a login that the server turns away."""
-    done = cli.run("--since", "1d", DATABASE_URL=make_conninfo(server_url, user="nobody_we_know"))
+    done = here("--since", "1d", DATABASE_URL=make_conninfo(server_url, user="nobody_we_know"))
     assert done.code == 77
     assert "DATABASE_URL" in done.said[1]
 
 
 @pytest.mark.parametrize("args", [("--since", "1d"), ("migrate", "--dry-run")])
-def test_a_role_that_may_create_nothing(cli, empty_database_url, powerless, args):
+def test_a_role_that_may_create_nothing(here, empty_database_url, powerless, args):
     """77 before anything is tried, naming the role and the privilege; a dry run says so as well."""
-    done = cli.run(*args, DATABASE_URL=make_conninfo(empty_database_url, user=powerless))
+    done = here(*args, DATABASE_URL=make_conninfo(empty_database_url, user=powerless))
     assert done.code == 77
     assert powerless in done.said[0]
     assert "CREATE" in done.said[0]
@@ -112,9 +99,9 @@ def test_settings_that_are_missing(command):
     assert len(done.said) == 3
 
 
-def test_settings_that_are_wrong(cli):
+def test_settings_that_are_wrong(here):
     """78: all of them are named in one go, the unknown one with the name that was meant."""
-    done = cli.run(
+    done = here(
         "--since", "1d", TWILIO_ACCOUNT_SID="AC12", RECONCILER_MAX_CONCURRENCY="many", RECONCILER_FREEZE_AFTER="soon",
         RECONCILER_OVERLAPP="5m", DATABASE_URL="hush-hush",
     )  # fmt: skip
@@ -127,17 +114,17 @@ def test_settings_that_are_wrong(cli):
     assert "hush-hush" not in done.err
 
 
-def test_a_window_that_twilio_no_longer_keeps(cli):
+def test_a_window_that_twilio_no_longer_keeps(here):
     """64 if all of the window lies before Twilio's retention: the command would ask for nothing and end with 0."""
-    done = cli.run("--since", "450d", "--until", "420d", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    done = here("--since", "450d", "--until", "420d", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert (done.code, done.said[0]) == (64, "reconcile: the window ends before the 400 days that Twilio keeps")
 
 
-def test_twilio_that_cannot_be_reached(cli, database_url):
+def test_twilio_that_cannot_be_reached(run, quick_retries):
     """69 after the repeats, with the address that was asked; the days are not tried when the living all failed."""
     nowhere = "http://127.0.0.1:1"
     args = "--since", "30d", "--json"
-    done = cli.run(*args, argv=IMPATIENT, DATABASE_URL=database_url, TWILIO_BASE_URL=nowhere)
+    done = run(*args, TWILIO_BASE_URL=nowhere)
     assert done.code == 69
     assert done.said[0].startswith("reconcile: Twilio is unavailable: ")
     assert done.said[1:] == [f"  → is TWILIO_BASE_URL right? {nowhere}"]
@@ -247,8 +234,8 @@ def test_where_the_log_is_json_the_last_line_is_too(cli):
         assert "\x1b" not in done.err
 
 
-def test_a_complaint_holds_no_control_characters(cli):
+def test_a_complaint_holds_no_control_characters(here):
     """A server, or a setting, could move the cursor with them."""
-    done = cli.run("--since", "\x1b[31mred")
+    done = here("--since", "\x1b[31mred")
     assert done.code == 64
     assert "\x1b" not in done.err

@@ -13,9 +13,9 @@ COUNT = len(load_migrations())
 
 
 @pytest.fixture
-def on(cli):
+def on(here):
     """Runs `reconcile ARGS` on a database."""
-    return lambda url, *args, **env: cli.run(*args, DATABASE_URL=url, **env)
+    return lambda url, *args, **env: here(*args, DATABASE_URL=url, **env)
 
 
 def tables(conn):
