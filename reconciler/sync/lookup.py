@@ -24,7 +24,7 @@ from reconciler.model import Page
 from reconciler.sync.fetch import Fetched
 from reconciler.sync.run import Run
 from reconciler.sync.slices import MARGIN, Slice
-from reconciler.sync.sweep import describe, read
+from reconciler.sync.sweep import cut_busy_days, describe, read
 from reconciler.times import midnight, next_midnight
 from reconciler.twilio.listing import Listing
 
@@ -50,11 +50,15 @@ def look_again(this: Run[Any], wanted: Sequence[KnownCall]) -> None:
         seen.update(observation.call_sid for observation in item.page.observations)
 
     slices = _worth_listing(this, wanted)
-    failed = read(this, slices, on_page=note) if slices else []
+    failed = read(this, slices, on_page=note, cut=cut_busy_days(this)) if slices else []
     this.fail(describe(failed))
     # If a listing failed, its calls are left to the next run: one by one they could be thousands of requests.
-    unread = {failure.slice.name for failure in failed}
-    rest = [known for known in wanted if known.call_sid not in seen and _name(known.began_at) not in unread]
+    unread = [failure.slice for failure in failed]
+    rest = [
+        known
+        for known in wanted
+        if known.call_sid not in seen and not any(slice_.since <= known.began_at < slice_.until for slice_ in unread)
+    ]
     for start in range(0, len(rest), _BATCH):
         batch = rest[start : start + _BATCH]
         errors = ask_each(this, batch)
@@ -118,9 +122,5 @@ def _worth_listing(this: Run[Any], wanted: Sequence[KnownCall]) -> list[Slice]:
         held = partial(count_calls, account_sid=account_sid, since=since, until=until)
         if len(times) > 1 and len(times) > 1 + this.ask(held) // this.session.page_size:
             listing = Listing(account_sid, since=since, until=until + MARGIN)
-            slices.append(Slice(_name(day), listing, since, until + MARGIN, down_to=since - MARGIN))
+            slices.append(Slice(f"{day:%F}", listing, since, until + MARGIN, down_to=since - MARGIN))
     return slices
-
-
-def _name(moment: datetime) -> str:
-    return f"{moment:%F}"

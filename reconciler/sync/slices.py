@@ -104,12 +104,12 @@ def slice_of_hours(account_sid: str, since: datetime, until: datetime) -> Slice:
     return Slice(name, listing, since, until, parts=(name,))
 
 
-def cut(slice_: Slice, page: Page, *, at_once: int) -> tuple[Slice, ...]:
+def cut_into_hours(slice_: Slice, page: Page, *, at_once: int) -> tuple[Slice, ...]:
     """The hours to read a busy day by, several at once; empty if that would gain nothing.
 
     `page` is its first page. The rest of the day is taken to be as busy as the page.
     """
-    is_days = slice_.listing.since is not None and slice_.until - slice_.since <= _ONE_DAY
+    is_days = slice_.listing.since is not None and slice_.until - slice_.since <= _ONE_DAY + 2 * MARGIN
     starts = [call.start_time for call in page.observations if call.start_time is not None]
     if not is_days or not starts:
         return ()

@@ -19,7 +19,7 @@ from reconciler.sync.cursors import JobCursor
 from reconciler.sync.fetch import Cut, Failed, Fetched, Inline, fetch, fetch_in_order
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run
-from reconciler.sync.slices import Slice, cut
+from reconciler.sync.slices import Slice, cut_into_hours
 
 # A start moves while a call waits for its answer: minutes, not days.
 _STARTS_MOVE_FOR: Final = timedelta(days=1)
@@ -34,6 +34,21 @@ log = get_logger(__name__)
 
 def _move_nothing(_: Fetched) -> AbstractContextManager[None]:
     return nullcontext()
+
+
+def cut_nothing(_: Fetched) -> tuple[Slice, ...]:
+    """Read each slice as a whole."""
+    return ()
+
+
+def cut_busy_days(this: Run[Any]) -> Cut:
+    """Read a day with many calls by its hours, where Twilio counts the time in its filters."""
+
+    def cut_day(item: Fetched) -> tuple[Slice, ...]:
+        hours = cut_into_hours(item.slice, item.page, at_once=this.session.concurrency)
+        return hours if hours and this.session.counts_time(item.slice.listing.account_sid, item.page) else ()
+
+    return cut_day
 
 
 def _ignore_page(_item: Fetched, _merged: Merged) -> None:
@@ -57,7 +72,7 @@ def read(
     handlers: Executor | None = None,
     is_bulk: bool = False,
     is_independent: Callable[[Slice], bool] = lambda _: False,
-    cut: Cut = lambda _: (),
+    cut: Cut = cut_nothing,
 ) -> list[Failed]:
     """Read and merge `first`, then `slices`, until the run is stopped; return the slices that failed. See `fetch`.
 
@@ -129,11 +144,6 @@ def read_plan(
         # Until Twilio has answered once, three listings show as well as thirty that it is away.
         return this.session.client.has_worked and slice_.listing.status is None and slice_.until <= settled
 
-    def cut_day(item: Fetched) -> tuple[Slice, ...]:
-        # A preview would tell the calls of the first page twice.
-        hours = () if preview is not None else cut(item.slice, item.page, at_once=this.session.concurrency)
-        return hours if hours and this.session.counts_time(item.slice.listing.account_sid, item.page) else ()
-
     with _merging(this, plan, cursor, preview) as (merge, handlers):
         return read(
             this,
@@ -146,7 +156,8 @@ def read_plan(
             handlers=handlers,
             is_bulk=True,
             is_independent=is_independent,
-            cut=cut_day,
+            # A preview would tell the calls of the first page twice.
+            cut=cut_busy_days(this) if preview is None else cut_nothing,
         )
 
 

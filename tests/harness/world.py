@@ -231,6 +231,16 @@ class World:
         """Return the requests of the last run, in order of arrival."""
         return [question(entry) for entry in self.twilio.requests]
 
+    def hours_asked(self) -> set[tuple[str, str]]:
+        """Return the windows of the last run's listings that begin and end within a day."""
+        found = set()
+        for entry in self.twilio.requests:
+            params = dict(entry.params)
+            window = params.get("StartTime>", ""), params.get("StartTime<", "")
+            if not any(moment[11:] in ("", "00:00:00Z", "00:10:00Z") for moment in window):
+                found.add(window)
+        return found
+
     def asked_singly(self) -> list[str]:
         """The calls that the last run asked about one by one."""
         paths = [entry.path for entry in self.twilio.requests if "/Calls/" in entry.path]

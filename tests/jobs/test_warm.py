@@ -322,3 +322,18 @@ def test_an_account_looks_after_its_own(world):
     assert theirs not in world.asked_singly()
     assert world.row(stray)["account_sid"] == ACCOUNT
     assert set(world.cursor(f"warm:{SUBACCOUNT}")) == {"account", "settled_until", "looked_at"}
+
+
+def test_a_busy_day_is_listed_by_its_hours(world):
+    """Hundreds of calls of yesterday wait for their prices: their pages are not one chain."""
+    noon = NOW.replace(hour=0, minute=0, second=0, microsecond=0) - DAY / 2
+    world.account.generate(1_500, noon - DAY / 4, noon + DAY / 4)
+    world.know()
+    world.conn.execute("SELECT set_config('reconciler.thaw', 'on', false)")
+    world.conn.execute("UPDATE messages SET price = NULL, sync_state = 'active' WHERE status = 'completed'")
+    world.page_size = 25
+    counts = world.warm_after(MINUTE)
+    assert len(world.hours_asked()) > 4
+    assert counts.problem is None
+    assert world.differences() == []
+    assert world.conn.execute("SELECT count(*) FROM messages WHERE sync_state <> 'frozen'").fetchone() == (0,)

@@ -24,21 +24,10 @@ def busy(world):
     return world
 
 
-def hours_asked(busy) -> set[tuple[str, str]]:
-    """The windows asked for that begin and end within a day."""
-    found = set()
-    for entry in busy.twilio.requests:
-        params = dict(entry.params)
-        window = params.get("StartTime>", ""), params.get("StartTime<", "")
-        if not any(moment[11:] in ("", "00:00:00Z", "00:10:00Z") for moment in window):
-            found.add(window)
-    return found
-
-
 def test_a_busy_day_is_read_by_its_hours(busy):
     """And every call of it lands once."""
     counts = busy.backfill(days=3, since="3d")
-    assert len(hours_asked(busy)) > 4
+    assert len(busy.hours_asked()) > 4
     assert counts.slices == counts.slices_done
     assert counts.seen == counts.inserted
     busy.backfill()
@@ -50,7 +39,7 @@ def test_where_only_dates_count_a_day_is_read_as_a_whole(busy):
     """One question shows it, and is not asked again."""
     busy.twilio.switches = Switches(time_filters="day")
     counts = busy.backfill()
-    assert len(hours_asked(busy)) == 1
+    assert len(busy.hours_asked()) == 1
     assert counts.seen == counts.inserted
     assert busy.differences() == []
 
@@ -59,7 +48,7 @@ def test_where_dates_begin_to_count_in_the_middle_nothing_is_lost(busy):
     """Each answer is checked; hours that cannot be asked for are read from the whole day."""
 
     def change() -> None:
-        if len(hours_asked(busy)) > 2:
+        if len(busy.hours_asked()) > 2:
             busy.twilio.switches = Switches(time_filters="day")
 
     busy.watched.on_page = change
@@ -91,7 +80,7 @@ def test_a_dry_run_tells_each_call_once(busy):
     counts = busy.backfill(dry_run=True)
     told = [decision.call_sid for decision in busy.watched.decisions]
     assert len(told) == len(set(told)) == counts.inserted
-    assert not hours_asked(busy)
+    assert not busy.hours_asked()
 
 
 def test_a_question_that_fails_leaves_the_day_whole(busy):
