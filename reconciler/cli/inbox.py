@@ -14,6 +14,7 @@ from reconciler.jobs import inbox
 from reconciler.masking import mask
 from reconciler.status import dead_letters as letters
 from reconciler.terminal.printing import harmless, print_json, print_rows
+from reconciler.wording import short_sids
 
 _LISTED: Final = 50  # dead letters
 
@@ -29,15 +30,23 @@ def list_letters(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"dead_letters": rows, "total": total})
     elif rows:
-        for row in rows:
-            row["received_at"] = (row["received_at"] or "")[:19].replace("T", " ")  # to the second, in UTC
-        print_rows([{name: harmless(value) for name, value in row.items()} for row in rows])
+        print_rows([_row(row) for row in rows])
         if total > len(rows):
             print(f"These are the newest {len(rows)} of {total:,}.")
-        print(f"→ see one: `reconcile inbox show {rows[0]['id']}`; after an upgrade: `reconcile inbox replay --all`")
+        print(f"→ see one: `reconcile inbox show {rows[0]['id']}`")
+        print("  after an upgrade: `reconcile inbox replay --all`")
     else:
         print("There are no dead letters.")
     return int(ExitCode.DONE)
+
+
+def _row(letter: dict[str, Any]) -> dict[str, str]:
+    """Return the columns that fit a terminal: the time to the second, in UTC, and the call's SID shortened."""
+    received = (letter["received_at"] or "")[:19].replace("T", " ")
+    return {
+        "id": str(letter["id"]), "received_at": received, "event": harmless(letter["event_type"]),
+        "call": harmless(short_sids(letter["call_sid"] or "")), "reason": harmless(letter["reason"]),
+    }  # fmt: skip
 
 
 def show(args: argparse.Namespace) -> int:

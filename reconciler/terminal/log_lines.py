@@ -40,6 +40,9 @@ _IN_WORDS: Final = {
     "lead.acquired": "this daemon leads", "daemon.stopping": "stops: finishes the pages in hand",
     "daemon.stopped": "stopped", "database.reconnected": "the database answers again",
 }  # fmt: skip
+# Events of which a run may log one for each of thousands of calls.
+_EACH_CALL: Final = frozenset(("call.gone", "call.frozen_drift", "call.stuck", "record.dead_lettered"))
+_CALLS_NAMED: Final = 5
 # Fields that are sentences: they come first, without their name.
 _SENTENCES: Final = ("error", "reason", "why")
 # Jobs whose runs are not shown if they found nothing to do.
@@ -58,6 +61,7 @@ class LogLines:
         self._colours = colours
         self._gaps: Counter[str] = Counter()  # named by each run that is at work
         self._days: Counter[str] = Counter()  # proven by each
+        self._calls: Counter[tuple[Any, str]] = Counter()  # events of `_EACH_CALL`, by run and name
 
     def __call__(self, _logger: object, _method: str, event: Mapping[str, Any]) -> str:
         """Render one event.
@@ -100,15 +104,22 @@ class LogLines:
                 return _IN_WORDS[name].format(**event)
             case "job.failed" if self._command_says_it:
                 raise DropEvent
+            case name if name in _EACH_CALL:
+                return self._one_of_many(name, event)
             case name:
-                rest = _rest(event)
-                said = [str(rest.pop(key)) for key in _SENTENCES if key in rest]
-                said += [_field(key, value) for key, value in rest.items()]
-                return f"{name}: {', '.join(said)}" if said else name
+                return self._plainly(name, event)
+
+    def _plainly(self, name: str, event: Mapping[str, Any]) -> str:
+        rest = _rest(event)
+        said = [str(rest.pop(key)) for key in _SENTENCES if key in rest]
+        said += [_field(key, value) for key, value in rest.items()]
+        return f"{name}: {', '.join(said)}" if said else name
 
     def _finished(self, event: Mapping[str, Any]) -> str:
         run = str(event.get("run_id"))
         named, days = self._gaps.pop(run, 0), self._days.pop(run, 0)
+        for name in _EACH_CALL:
+            self._calls.pop((event.get("run_id"), name), None)
         gaps = sum(int(value or 0) for name, value in event.items() if name.startswith("gaps_"))
         parts = [f"{event[name]:,} {word}" for name, word in _COUNTS if event.get(name)]
         if gaps > named:
@@ -120,6 +131,13 @@ class LogLines:
         seconds = float(event.get("duration_seconds") or 0)
         parts = parts or ["nothing new"]
         return f"{', '.join(parts)}, {f'{seconds:.1f} s' if seconds < _LONG else rough(seconds)}"
+
+    def _one_of_many(self, name: str, event: Mapping[str, Any]) -> str:
+        """Tell the first few events of a kind in a run; its result counts the others."""
+        seen = self._calls[event.get("run_id"), name] = self._calls[event.get("run_id"), name] + 1
+        if seen > _CALLS_NAMED + 1:
+            raise DropEvent
+        return self._plainly(name, event) if seen <= _CALLS_NAMED else f"{name}: more of them, which the result counts"
 
     def _gap(self, event: Mapping[str, Any]) -> str:
         self._gaps[str(event.get("run_id"))] += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from structlog import DropEvent
 
@@ -63,3 +65,16 @@ def test_a_run_that_found_nothing_is_no_line(job):
     with pytest.raises(DropEvent):
         told(finished)
     assert told({**finished, "job": "hot"}) == "12:00:05 hot: nothing new, 0.0 s"
+
+
+def test_of_many_calls_a_few_are_named():
+    """A torrent of them says nothing more; each run begins anew."""
+    lines = LogLines(width=lambda: 80, colours=False)
+    gone = {**BAD, "event": "call.gone", "job": "cold", "call_sid": "CA" + 32 * "a"}
+    for run_id in ("1", "2"):
+        said = []
+        for _ in range(100):
+            with suppress(DropEvent):
+                said.append(lines(None, "", {**gone, "run_id": run_id}))
+        assert said[:-1] == 5 * ["12:00:05 ! cold: call.gone: call sid CAaaaa…aaaa"]
+        assert said[-1] == "12:00:05 ! cold: call.gone: more of them, which the result counts"
