@@ -286,7 +286,10 @@ class Store:
                 with db.translated():
                     if job is not None and self._owner is None:
                         self._take_lock(conn, job)
-                    conn.execute(_merge["create_staging"])
+                    # The catalog may be locked for longer than the merge waits: autovacuum cuts its end off.
+                    with conn.transaction():
+                        conn.execute("SET LOCAL lock_timeout = '10s'")
+                        conn.execute(_merge["create_staging"])
             except BaseException:
                 conn.close()
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 
 from reconciler.database.connection import translated
 from reconciler.database.migrate import migrate
+from reconciler.database.store import Store
 from reconciler.database.verify import verify
 from reconciler.errors import Refused
 
@@ -59,6 +61,25 @@ def test_names_are_quoted_only_where_they_must_be(database_url: str, connect: Co
     set_for_all(connect(database_url), "quote_all_identifiers", "on")
     conn = connect(database_url)
     assert verify(conn) == []
+
+
+def test_a_session_outwaits_a_catalog_that_is_locked(database_url: str, connect: Connect) -> None:
+    """Autovacuum locks a catalog for longer than the merge waits for a row; the staging table is made afterwards."""
+    vacuum, watcher = connect(database_url), connect(database_url)
+    waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    def begin() -> list[object]:
+        with Store(database_url) as store:
+            return store.read_cursors("hot")
+
+    with ThreadPoolExecutor() as pool:
+        with vacuum.transaction():
+            vacuum.execute("LOCK TABLE pg_class IN SHARE MODE")
+            made = pool.submit(begin)
+            while not made.done() and watcher.execute(waiting).fetchone() is None:
+                pass
+            vacuum.execute("SELECT pg_sleep(0.5)")
+        assert made.result() == []
 
 
 def test_rows_that_a_policy_hides_are_an_error(database_url: str, connect: Connect, stranger: str) -> None:
