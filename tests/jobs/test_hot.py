@@ -747,3 +747,17 @@ def test_an_ended_listing_that_fails_moves_no_cursor(world, quick_retries):
     assert before == world.cursor()["ended_until"]
     world.hot_after(MINUTE)
     assert "completed" == world.row(late.sid)["status"]
+
+
+def test_an_open_call_that_the_viewer_sets_back_is_put_right(world):
+    """No trigger keeps an open call from going back; the next run of hot sees it. Its event is written once at most."""
+    call = world.account.call(NOW - timedelta(minutes=1), talks_for=600)
+    world.hot()
+    events = []
+    for _ in range(2):
+        world.conn.execute("UPDATE messages SET status = 'ringing'")
+        assert world.conn.execute("SELECT status FROM messages").fetchall() == [("ringing",)]
+        world.hot_after(timedelta(minutes=1))
+        assert world.conn.execute("SELECT twilio_sid, status FROM messages").fetchall() == [(call.sid, "in-progress")]
+        events.append(world.conn.execute("SELECT event_type, event_status FROM call_events ORDER BY id").fetchall())
+    assert events == [[("call.created", "in-progress"), ("call.status_changed", "in-progress")]] * 2
