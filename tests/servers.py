@@ -6,6 +6,7 @@ Prints the URL to be used as TEST_DATABASE_URL. BIN_DIR holds initdb and postgre
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -51,4 +52,6 @@ def main(bin_dir: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).resolve()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bin_dir", type=Path, metavar="BIN_DIR")
+    sys.exit(main(parser.parse_args().bin_dir.resolve()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -121,3 +123,24 @@ def test_the_hint_names_what_the_extra_installs():
 def test_readme_is_the_way_and_not_the_tables():
     """So that a newcomer reads it to its end; the tables stand in docs/reference.md."""
     assert len(README.splitlines()) <= 140
+
+
+def test_each_program_of_the_tests_explains_itself(tmp_path):
+    """--help prints the program's first lines, and runs nothing: it once made a picture of that name."""
+    readme = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"(?m)^\| `python (-m tests\.[\w.]+|tests/\w+\.py)", readme)
+    assert len(commands) > 10
+    started = {
+        command: subprocess.Popen(
+            [sys.executable, *command.replace("tests/", f"{ROOT}/tests/").split(), "--help"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        for command in commands
+    }
+    said = {command: process.communicate(timeout=120)[0] for command, process in started.items()}
+    assert {command: process.returncode for command, process in started.items()} == dict.fromkeys(commands, 0)
+    assert [command for command, text in said.items() if not text.startswith("usage: ")] == []
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ read, drift, a stuck call, and a day that is not complete.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -148,5 +149,6 @@ def _let_happen(minute: int, conn: db.Connection, twilio: SimulatedTwilio, clock
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with database() as database_url, closing(db.connect(database_url, purpose="soak")) as connection:
         tell(connection, database_url, sys.stdout)

@@ -7,6 +7,7 @@ TEST_DATABASE_URL names the server; without it an embedded one runs, with fsync 
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -137,4 +138,6 @@ def main(rows: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else ROWS))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="?", type=int, default=ROWS, metavar="ROWS")
+    sys.exit(main(parser.parse_args().rows))

@@ -6,7 +6,7 @@ accounts. Some webhooks were lost, and for three hours all of them.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -98,7 +98,9 @@ def live(conn: db.Connection, url: str) -> str:
 
 def main() -> None:
     logs.configure(form="json", level="error", pii="masked")
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURE
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path, default=PICTURE)
+    target = parser.parse_args().file
     with database() as url, closing(db.connect(url, purpose="picture")) as conn:
         page = live(conn, url)
     with tempfile.TemporaryDirectory() as folder, browser() as chromium:

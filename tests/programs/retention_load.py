@@ -8,6 +8,7 @@ TEST_DATABASE_URL names the server; without it an embedded one runs, with fsync 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import secrets
@@ -107,4 +108,6 @@ def _tell(name: str, waits: list[float]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else ROWS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="?", type=int, default=ROWS, metavar="ROWS")
+    main(parser.parse_args().rows)

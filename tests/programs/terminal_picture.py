@@ -7,6 +7,7 @@ not proven then.
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import pty
@@ -91,7 +92,9 @@ def _printed(line: str, folder: str, environ: dict[str, str]) -> str:
 
 def main() -> None:
     logs.configure(form="json", level="error", pii="masked")
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURE
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path, default=PICTURE)
+    target = parser.parse_args().file
     console = Console(file=io.StringIO(), record=True, width=COLUMNS, force_terminal=True, color_system="truecolor")
     console.print(Text.from_ansi(seen()), soft_wrap=True)
     page = console.export_html(theme=SVG_EXPORT_THEME, code_format=PAGE)
