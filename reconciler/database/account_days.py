@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from psycopg.types.json import Jsonb
 
-from reconciler.database.connection import Connection, load_queries
+from reconciler.database.connection import Connection, load_queries, unwritten
 
 _queries = load_queries("account_days")
 
@@ -100,5 +100,12 @@ def proof_of_day(conn: Connection, *, account_sid: str, day: date) -> DayProof |
 
 
 def keep_proof(conn: Connection, proof: DayProof) -> None:
-    """Write the proof of a day; it replaces an earlier one."""
-    conn.execute(_queries["keep_proof"], {**proof._asdict(), "differences": Jsonb(proof.differences)})
+    """Write the proof of a day; it replaces an earlier one.
+
+    Raises:
+        TableFault: a trigger keeps the row away.
+
+    """
+    params = {**proof._asdict(), "differences": Jsonb(proof.differences)}
+    if not conn.execute(_queries["keep_proof"], params).rowcount:
+        raise unwritten("account_days")

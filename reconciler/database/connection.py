@@ -245,6 +245,12 @@ def is_contention(exc: psycopg.Error) -> bool:
     return isinstance(exc, pg.DeadlockDetected | pg.SerializationFailure | pg.LockNotAvailable)
 
 
+def unwritten(table: str) -> TableFault:
+    """Return the error for a row of ours that is not there although PostgreSQL reported no error."""
+    hint = f"`\\d {table}` in psql shows its triggers; the next run goes on where this one was"
+    return TableFault(f"a trigger of this database keeps rows away from {table}", hint=hint)
+
+
 def is_fault_of_a_table(exc: psycopg.Error) -> bool:
     """Whether no row at all can be written: ids ran out, or a column is mandatory that the merge does not know."""
     if isinstance(exc, pg.NotNullViolation) and exc.diag.table_name in ("messages", "call_events"):

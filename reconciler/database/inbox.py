@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from psycopg.types.json import Jsonb
 
-from reconciler.database.connection import Connection, load_queries
+from reconciler.database.connection import Connection, load_queries, unwritten
 from reconciler.model import DeadLetter
 
 WORKER_PATIENCE: Final = timedelta(seconds=60)  # a worker may take this long for a row it has claimed
@@ -86,9 +86,13 @@ class InboxRows:
             self._conn.execute(_queries["give_up"], params)
 
     def keep_dead_letters(self, letters: Sequence[DeadLetter], *, now: datetime) -> None:
-        """Keep records that cannot be read, each once."""
-        for letter in letters:
-            self._conn.execute(_queries["keep_dead_letter"], {**letter._asdict(), "now": now})
+        """Keep records that cannot be read, each once.
+
+        Raises:
+            TableFault: a trigger keeps the rows away; the caller must not go on as if they were kept.
+
+        """
+        self._keep("keep_dead_letter", letters, now)
 
     def put_off(self, reasons: Mapping[int, str]) -> None:
         """Mark rows for a later try, each with its reason; see `claim_failed`."""
@@ -96,9 +100,22 @@ class InboxRows:
             self._conn.execute(_queries["put_off"], {"ids": list(reasons), "reasons": list(reasons.values())})
 
     def keep_for_retry(self, letters: Sequence[DeadLetter], *, now: datetime) -> None:
-        """Keep records that could not be written now; the inbox job tries them again. See `claim_failed`."""
+        """Keep records that could not be written now; the inbox job tries them again. See `claim_failed`.
+
+        Raises:
+            TableFault: as for `keep_dead_letters`.
+
+        """
+        self._keep("keep_for_retry", letters, now)
+
+    def _keep(self, query: str, letters: Sequence[DeadLetter], now: datetime) -> None:
         for letter in letters:
-            self._conn.execute(_queries["keep_for_retry"], {**letter._asdict(), "now": now})
+            if self._conn.execute(_queries[query], {**letter._asdict(), "now": now}).rowcount:
+                continue
+            # Either the row is there already, or a trigger kept it away.
+            has_letter = self._conn.execute(_queries["has_letter"], {"dedupe_key": letter.dedupe_key}).fetchone()
+            if has_letter == (False,):
+                raise unwritten("twilio_webhook_inbox")
 
     def record_recordings(
         self, recordings: Sequence[RecordingEvent], *, source: str, run_id: str, now: datetime

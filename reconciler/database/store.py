@@ -319,7 +319,8 @@ def _take_over(conn: db.Connection, job: JobName) -> Hold:
     except pg.LockNotAvailable:
         locks.release_advisory_lock(conn, str(job))
         raise JobHeld(f"another process is still committing for {job}", hint="wait for it, or stop it") from None
-    assert row is not None
+    if row is None:
+        raise db.unwritten("sync_state")
     return Hold(job, row[0])
 
 

@@ -137,7 +137,7 @@ def test_each_program_of_the_tests_explains_itself(tmp_path):
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
         for command in commands
     }
     said = {command: process.communicate(timeout=120)[0] for command, process in started.items()}

@@ -11,6 +11,10 @@ VALUES (
 )
 ON CONFLICT (dedupe_key) DO NOTHING
 
+-- name: has_letter
+-- Whether the record is kept: after a conflict it is, after a trigger that returns NULL it is not.
+SELECT EXISTS (SELECT FROM twilio_webhook_inbox WHERE dedupe_key::text = %(dedupe_key)s)
+
 -- name: keep_for_retry
 -- Keep a record that could not be written because another session holds its row; claim_failed claims it later. A newer
 -- record of the same call becomes another row only if it differs.

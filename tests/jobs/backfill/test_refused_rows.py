@@ -10,6 +10,8 @@ import pytest
 
 from reconciler.database.store import Store
 from reconciler.errors import ExitCode, TableFault
+from reconciler.simulator import Fault
+from reconciler.sync.counts import Outcome
 from reconciler.twilio.records import bury_observation, read_record
 from tests.harness.contexts import run_inbox, run_replay
 from tests.harness.equality import records_of
@@ -126,6 +128,26 @@ def test_a_write_that_writes_no_row_stops_nothing(world, conn, is_held):
     assert {line.split()[0] for line in world.differences()} == {sids[500]}
     ((call_sid, reason),) = conn.execute("SELECT call_sid, error FROM twilio_webhook_inbox").fetchall()
     assert (call_sid, reason) == (sids[500], "a trigger of this database lets the row not be written")
+
+
+SILENT_TABLE = """
+    CREATE FUNCTION viewers() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE TRIGGER a_viewers BEFORE INSERT OR UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION viewers()"""
+
+
+@pytest.mark.parametrize("table", ["sync_state", "twilio_webhook_inbox", "account_days"])
+def test_a_table_of_ours_that_silently_takes_no_row_fails_the_run(world, conn, table):
+    """Otherwise a cursor, a record that cannot be read, or a proof would be lost, and the run would say it is done."""
+    conn.execute(SILENT_TABLE.format(table).encode())
+    if table == "twilio_webhook_inbox":
+        world.twilio.faults.always(Fault.broken_record("unknown_status"))
+    with pytest.raises(TableFault) as failed:
+        world.cold()
+    assert f"keeps rows away from {table}" in str(failed.value)
+    assert failed.value.exit_code is ExitCode.TRY_AGAIN
+    conn.execute(f"DROP TRIGGER a_viewers ON {table}".encode())
+    assert world.cold().outcome is Outcome.SUCCEEDED
+    assert world.cold().problem is None
 
 
 def test_a_row_that_is_locked_stops_nothing_and_comes_back_by_itself(world, conn, connect):
