@@ -396,7 +396,7 @@ def test_a_stop_takes_effect_between_batches(work, put, conn):
             stop.set()
 
     assert work(stop=stop, on_progress=progress, batch=2).rows == 2
-    assert conn.execute("SELECT last_success_at FROM sync_state").fetchone() is None
+    assert conn.execute("SELECT last_success_at FROM sync_state").fetchone() == (None,)
     assert work(batch=2).rows == 3
     assert conn.execute("SELECT last_success_at FROM sync_state").fetchone() == (NOW,)
 
