@@ -55,15 +55,15 @@ TRIED_AGAIN_AFTER: Final = 5.0  # seconds after a question of the main thread th
 STEP_SHOWN_FOR: Final = 600.0  # seconds for which /readyz mentions a step of the clock
 ACCOUNTS_WAIT_GROWS: Final = 2.0  # factor, each time the accounts could not be read
 SYSTEMD_WAITS: Final = timedelta(minutes=5)  # the extension asked of systemd, renewed long before it is over
-SET_BY_RESTART: Final = (
-    "TWILIO_ACCOUNT_SID", "RECONCILER_HTTP_LISTEN", "RECONCILER_ENGINE", "RECONCILER_WORKERS",
-)  # fmt: skip # settings that a reload cannot change
+# Settings that a reload cannot change.
+SET_BY_RESTART: Final = ("TWILIO_ACCOUNT_SID", "RECONCILER_HTTP_LISTEN", "RECONCILER_ENGINE", "RECONCILER_WORKERS")
 _ONCE: Final = threading.Event()  # the `stop` of a session that repeats nothing: the next tick asks again
 _ONCE.set()
 
 log = get_logger(__name__)
 
 T = TypeVar("T")
+Handler = Callable[[int, Any], None]
 
 
 class _Stopping(Exception):
@@ -82,21 +82,21 @@ class Daemon:
         *,
         kinds: Mapping[str, Kind] | None = None,
         waits: Waits | None = None,
+        clock: ClockWatch | None = None,
     ) -> None:
         self._setup = setup
         self._read_settings = read_settings
         self._prepare = prepare
         self._notifier = notifier
-        self._signals: SimpleQueue[int] = (
-            SimpleQueue()
-        )  # a signal handler may interrupt `put`, but not an Event's `set`
+        # A signal handler may interrupt `put`, but not an Event's `set`.
+        self._signals: SimpleQueue[int] = SimpleQueue()
         self._lead = Leadership(setup.url)
         # Refusals from any thread, with the seconds until the next try; None if that was the last one.
         self._refusals: SimpleQueue[tuple[ReconcilerError, float | None]] = SimpleQueue()
         self._database_login, self._twilio_login = LoginAttempts(), LoginAttempts()
         self._database_outage = DatabaseOutage()
         self._lead_due = 0.0
-        self._clock = ClockWatch()
+        self._clock = clock or ClockWatch()
         self._step, self._stepped_at = timedelta(0), -math.inf
         self._workers = make_workers(
             self.setup, on_fatal=lambda error: self._refusals.put((error, None)), kinds=kinds, waits=waits
@@ -115,11 +115,11 @@ class Daemon:
         """Return the setup that the current settings lead to."""
         return self._setup
 
-    def run(self) -> ExitCode:
+    def run(self, hear: Callable[[int, Handler], object] = signal.signal) -> ExitCode:
         """Serve until a signal or an error that does not heal; let runs finish their pages; return the exit code."""
         started = time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
+            hear(number, self._on_signal)
         try:
             while self._exit_code is None:
                 self._watch()

@@ -19,7 +19,7 @@ import structlog
 import reconciler.service.daemon
 import reconciler.service.runner
 from reconciler import metrics
-from reconciler.service.daemon import Daemon
+from reconciler.service.daemon import Daemon, Handler
 from reconciler.service.runner import Setup
 from reconciler.service.systemd import Notifier
 from reconciler.settings import Settings
@@ -76,7 +76,9 @@ def test_a_refused_account_is_paused_for_an_hour_and_the_log_says_until_when(com
     (failed,) = daemon.said("job.failed", job="hot", account=SECOND)
     rest = datetime.fromisoformat(failed["will_retry_at"]) - datetime.fromisoformat(failed["timestamp"])
     assert timedelta(minutes=59) < rest < timedelta(minutes=61)
-    assert daemon.said("job.missed", account=SECOND) == []
+    # On a busy machine a run may be late before that.
+    missed = daemon.said("job.missed", job="hot", account=SECOND)
+    assert [line for line in missed if line["timestamp"] > failed["timestamp"]] == []
     assert daemon.metric("reconciler_runs_total", job_name="hot", account=SECOND, outcome="refused") == 1
     assert daemon.metric("reconciler_runs_total", job_name="hot", account=THIRD, outcome="succeeded") >= 4
     assert set(rows(conn).values()) == {ACCOUNT, FIRST, THIRD}
@@ -169,7 +171,6 @@ def daemon_of_all(twilio, accounts, database_url, monkeypatch) -> Iterator[Simpl
     monkeypatch.setattr(reconciler.service.daemon, "ACCOUNTS_READ_EVERY", 1.0)
     monkeypatch.setattr(reconciler.service.daemon, "TRIED_AGAIN_AFTER", SOON)
     monkeypatch.setattr(reconciler.service.daemon, "TICK", 0.05)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # only the main thread may
     settings = Settings.read({
         "TWILIO_BASE_URL": twilio.base_url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN,
         "DATABASE_URL": database_url, "RECONCILER_HOT_INTERVAL": "1s", "RECONCILER_ACCOUNTS": "all",
@@ -179,10 +180,11 @@ def daemon_of_all(twilio, accounts, database_url, monkeypatch) -> Iterator[Simpl
     with structlog.testing.capture_logs() as log:
         setup = Setup(settings, database_url, client, named_accounts(settings, ACCOUNT))
         daemon = Daemon(setup, lambda: settings, lambda _: database_url, Silent())
-        thread = threading.Thread(target=daemon.run)
+        handlers: dict[int, Handler] = {}
+        thread = threading.Thread(target=daemon.run, args=(handlers.__setitem__,))
         thread.start()
         yield SimpleNamespace(daemon=daemon, log=log)
-        daemon._on_signal(signal.SIGTERM, None)
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
         thread.join(20)
         assert not thread.is_alive()
     client.close()

@@ -17,7 +17,8 @@ import reconciler.service.daemon
 from reconciler import metrics
 from reconciler.errors import ExitCode, ReconcilerError, Refused, Unavailable
 from reconciler.jobs.registry import KINDS, Kind
-from reconciler.service.daemon import Daemon
+from reconciler.service.clock import ClockWatch
+from reconciler.service.daemon import Daemon, Handler
 from reconciler.service.runner import Setup, Waits
 from reconciler.service.systemd import Notifier
 from reconciler.service.workers import WorkerPool
@@ -195,20 +196,47 @@ def test_a_rare_job_that_fails_is_tried_again_soon(set_to_work, log):
 
 
 @pytest.fixture
-def daemon(setup, monkeypatch, short_folder, twilio) -> Iterator[Daemon]:
+def daemon(setup, monkeypatch, short_folder, twilio, wall) -> Iterator[Daemon]:
     """A daemon in a thread, with real jobs; a job that makes no progress for a second hangs."""
     monkeypatch.setattr(reconciler.service.daemon, "TICK", 0.05)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # only the main thread may
     kinds, waits = {"hot": KINDS["hot"]}, Waits(stalled_after=timedelta(seconds=1))
-    daemon = Daemon(setup, lambda: setup.settings, lambda _: setup.url, Alive(), kinds=kinds, waits=waits)
-    thread = threading.Thread(target=daemon.run)
+    daemon = Daemon(
+        setup, lambda: setup.settings, lambda _: setup.url, Alive(), kinds=kinds, waits=waits, clock=ClockWatch(wall)
+    )
+    handlers: dict[int, Handler] = {}
+    thread = threading.Thread(target=daemon.run, args=(handlers.__setitem__,))
     thread.start()
     eventually(lambda: daemon.health().is_ready)
     yield daemon
     twilio.faults.clear()
-    daemon._on_signal(signal.SIGTERM, None)
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
     thread.join(20)
     assert not thread.is_alive()
+
+
+class Wall:
+    """The machine's clock, which a test may set."""
+
+    off = timedelta(0)
+
+    def __call__(self) -> float:
+        return time.time() + self.off.total_seconds()
+
+
+@pytest.fixture
+def wall(monkeypatch) -> Wall:
+    """The wall clock of the daemon and of its schedule."""
+    from apscheduler.schedulers import base
+
+    wall = Wall()
+
+    class Stepped(base.datetime):  # type: ignore[misc]
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return super().now(tz) + wall.off
+
+    monkeypatch.setattr(base, "datetime", Stepped)
+    return wall
 
 
 class Alive(Notifier):
@@ -237,17 +265,9 @@ def assert_starved_until(daemon: Daemon, release: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("seconds", [-3600, -20, 3600])
-def test_a_clock_that_is_set(daemon, log, monkeypatch, twilio, seconds):
+def test_a_clock_that_is_set(daemon, log, wall, twilio, seconds):
     """The intervals stay the same; the step of the clock is in the log and in /readyz."""
-    from apscheduler.schedulers import base
-
-    class Stepped(base.datetime):  # type: ignore[misc]
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return super().now(tz) + timedelta(seconds=seconds)
-
-    monkeypatch.setattr(base, "datetime", Stepped)
-    monkeypatch.setattr(daemon._clock, "_wall", lambda: time.time() + seconds)
+    wall.off = timedelta(seconds=seconds)
     assert abs(eventually(lambda: said(log, "clock.stepped"))[0]["seconds"] - seconds) < 1
     asked = len(twilio.requests)
     eventually(lambda: len(twilio.requests) >= asked + 3, within=8)
@@ -260,20 +280,10 @@ def _more_than(count: int, look: Callable[[], Any]) -> bool:
     return len(look()) > count
 
 
-def test_a_clock_that_is_fast_for_a_moment(daemon, log, monkeypatch, twilio):
+def test_a_clock_that_is_fast_for_a_moment(daemon, log, wall, twilio):
     """The clock steps forward and back, and the schedule follows both steps."""
-    from apscheduler.schedulers import base
-
-    off = timedelta(0)
-
-    class Stepped(base.datetime):  # type: ignore[misc]
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return super().now(tz) + off
-
-    monkeypatch.setattr(base, "datetime", Stepped)
-    monkeypatch.setattr(daemon._clock, "_wall", lambda: time.time() + off.total_seconds())
-    for off in (timedelta(seconds=20), timedelta(0)):  # noqa: B007 - read by the clocks
+    for off in (timedelta(seconds=20), timedelta(0)):
+        wall.off = off
         steps = len(said(log, "clock.stepped"))
         eventually(partial(_more_than, steps, lambda: said(log, "clock.stepped")))
         asked = len(twilio.requests)
@@ -307,11 +317,16 @@ def test_a_job_that_hangs_at_twilio_starves_the_watchdog(daemon, twilio):
     assert_starved_until(daemon, twilio.faults.clear)
 
 
-def test_a_bug_in_the_main_thread_ends_it_in_order(setup, monkeypatch, log):
+class Buggy(Alive):
+    """A notifier with a bug, which the main thread meets in its first round."""
+
+    def status(self, text: str) -> None:
+        raise KeyError(text)
+
+
+def test_a_bug_in_the_main_thread_ends_it_in_order(setup, log):
     """Exit code 70: no job goes on with nobody watching."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    daemon = Daemon(setup, lambda: setup.settings, lambda _: setup.url, Alive())
-    monkeypatch.setattr(daemon, "_check_lead", lambda: dict[str, str]()["nothing"])
-    assert daemon.run() == ExitCode.BUG
+    daemon = Daemon(setup, lambda: setup.settings, lambda _: setup.url, Buggy())
+    assert daemon.run(lambda *_: None) == ExitCode.BUG
     assert said(log, "program.failed")[0]["kind"] == "KeyError"
     assert said(log, "daemon.stopped")[0]["exit_code"] == 70
