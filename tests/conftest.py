@@ -7,6 +7,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import structlog
 
@@ -22,7 +23,13 @@ pytest_plugins = [
 
 
 def pytest_configure() -> None:
-    """Hear SIGINT: a shell that starts tests in the background ignores it, and every child would inherit that."""
+    """Hear SIGINT, and give property tests no deadline for one example.
+
+    - A shell that starts tests in the background ignores SIGINT, and every child would inherit that.
+    - An example takes long when the machine is busy. That is no fault of the code.
+    """
+    hypothesis.settings.register_profile("ours", deadline=None)
+    hypothesis.settings.load_profile("ours")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -115,7 +115,7 @@ def base(server_url: str, template: str) -> Iterator[tuple[Store, db.Connection]
         yield store, conn
 
 
-SETTINGS = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
 
 
 @SETTINGS
@@ -163,7 +163,7 @@ def known(conn: db.Connection, observations: list[Observation]) -> set[tuple[str
     return set(conn.execute("SELECT twilio_sid, status FROM messages WHERE twilio_sid = ANY(%s)", (sids,)).fetchall())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(RECORD_TEXT, max_size=4))
 @example([record_text(CALLS[0], [('"caller_name"', '"\udcff"')])])
 @example([record_text(CALLS[0], [('"\ud800"', "0")])])
@@ -175,7 +175,7 @@ def test_a_broken_neighbour_changes_no_record(records):
     assert beside.dead_letters[:-1] == alone.dead_letters
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(RECORD_TEXT, min_size=1, max_size=3), st.binary(max_size=3), st.integers(0, 10_000))
 def test_bytes_put_into_a_page_are_survived(records, noise, place):
     """A page, or worth asking again; never anything else."""
@@ -257,7 +257,7 @@ def test_every_form_is_an_event_or_nothing_or_a_dead_letter(base, sent, repeated
     assert finals == {o.call_sid for o in observations if RANK[o.status] == 4}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.dictionaries(
         st.sampled_from([*FORM, *DIAL, "ParentCallSid"]) | st.text(),

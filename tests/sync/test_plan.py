@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import convert
 
@@ -56,7 +56,6 @@ def tile(slices: list[Slice]) -> list[tuple[datetime, datetime]]:
     return windows
 
 
-@settings(deadline=None)
 @given(
     days=st.floats(0.001, 400), later=st.floats(0, 3), calls_a_day=st.floats(0, 50_000), at_once=st.integers(1, 16),
     stopped_after=st.integers(0, 30),

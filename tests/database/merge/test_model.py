@@ -68,7 +68,7 @@ _calls = count(1)
 
 @pytest.mark.parametrize("freeze_after", [timedelta(seconds=3), timedelta(hours=24)], ids=["soon", "late"])
 @settings(
-    max_examples=150, deadline=None, derandomize=False, phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    max_examples=150, derandomize=False, phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(pages=pages, data=st.data())

@@ -71,7 +71,7 @@ def inbox(server_url, template) -> Iterator[tuple[Store, db.Connection]]:
         yield store, conn
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=st.lists(ROW, min_size=1, max_size=8))
 def test_anything_is_settled(inbox, rows):
     """Completed, or a dead letter with a reason; a replay of those ends the same way."""
