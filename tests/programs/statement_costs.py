@@ -40,7 +40,7 @@ PAGE = 1_000
 # Asked over a connection without the merge's settings.
 BY_STATUS = ("check", "report", "webhook_evidence")
 # Each reads no table of ours, changes the schema, or is no statement that EXPLAIN takes.
-LEFT_OUT = ("migrations", "obstacles", "demo", "catalog", "check")
+LEFT_OUT = ("migrations", "obstacles", "demo", "catalog", "check", "engine")
 NO_PLAN = {
     "merge.create_staging", "merge.copy_into_staging", "thaw.open_door", "thaw.close_door",
     "housekeeping.open_retention", "housekeeping.close_retention",
@@ -181,10 +181,11 @@ def _values(calls: int) -> dict[str, Any]:
         "prefix": "reconciler:", "ids": list(range(calls - 99, calls + 1)), "reasons": ["why"] * 100,
         "recording_sids": ["RE1"] * 100, "event_times": [NOW] * 100, "payloads": ["{}"] * 100, "record": "{}",
         "dedupe_key": "one", "reason": "why", "answers": ["human"] * 100, "said_ats": [NOW] * 100,
-        "id": calls, "kind": "hot", "cursor": "{}", "expected": None, "error": "why", "word": "{}", "budget": "{}",
+        "id": calls, "kind": "hot", "cursor": "{}", "expected": None, "error": "why", "note": "{}",
+        "lock": "daemon", "budget": "{}",
         "listed": 1, "held": 1, "digest": "", "billed": None, "differences": "{}", "is_complete": True,
         "verified_at": NOW, "address": "+1", "endpoint_sid": "PN1", "fault": "no_callback", "url": "", "hour": NOW,
-        "error_code": "11200", "alerts": 1, "first_looks": "{}", "limit": 201, "batch": 1000,
+        "error_code": "11200", "alerts": 1, "term": 0, "brief": True, "first_looks": "{}", "limit": 201, "batch": 1000,
     }  # fmt: skip
 
 
