@@ -8,8 +8,8 @@ this machine; without it an embedded one runs.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -96,4 +96,6 @@ def main(tasks: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else TASKS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="?", type=int, default=TASKS, metavar="TASKS")
+    main(parser.parse_args().tasks)

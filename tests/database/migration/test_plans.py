@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 # Read a table of ours, and are no polls: they go by keys at hand, or read a small table.
 NO_POLLS = {
     "inbox.claim_dead_by_id", "inbox.complete", "inbox.fill_answered_by", "inbox.find", "inbox.give_up",
-    "inbox.not_dead", "inbox.put_off", "merge.merge_staged", "report.jobs", "sync_state.read_cursor",
+    "inbox.has_letter", "inbox.not_dead", "inbox.put_off", "merge.merge_staged", "report.jobs",
+    "sync_state.read_cursor",
     "sync_state.cursors_of_kind", "sync_state.first_looks", "sync_state.move_cursor", "sync_state.note_first_look",
     "report.leaders_note", "thaw.thaw", "migrations.ledger",
     "budgets.keep", "budgets.lock", "sync_state.forget_slices",
