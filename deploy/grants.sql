@@ -20,13 +20,13 @@ $$;
 
 GRANT USAGE ON SCHEMA public TO reconciler;
 
--- Calls are added and never deleted. Of an existing row only Twilio's columns and our bookkeeping are written; direction,
--- conversation_id, recording_url, metadata and created_at are the Viewer's.
+-- Calls are added and never deleted. Of an existing row only Twilio's columns and our bookkeeping are written, and
+-- recording_url where it is null; direction, conversation_id, metadata and created_at are the Viewer's.
 GRANT SELECT, INSERT ON messages TO reconciler;
 GRANT UPDATE (
     status, from_number, to_number, duration, price, price_unit, start_time, end_time, parent_call_sid, account_sid,
     answered_by, date_created, last_event_time, is_final, finalized_at, sync_state, observed_at, observed_via, gone_at,
-    other_fields, updated_at
+    other_fields, updated_at, recording_url
 ) ON messages TO reconciler;
 
 -- Events are added and never changed.

@@ -47,6 +47,12 @@ gaps: Final = Counter(
     ["kind", "job_name", "account"],
     registry=REGISTRY,
 )
+recordings_told: Final = Counter(
+    "reconciler_recordings_told",
+    "Recordings that the API told before a callback did.",
+    ["job_name", "account"],
+    registry=REGISTRY,
+)
 repair_seconds: Final = Histogram(
     "reconciler_repair_seconds",
     "Seconds from a call's end to its final row, for ends that the API told before a webhook did.",
@@ -149,6 +155,7 @@ _BY_ACCOUNT: Final = (
     concurrency,
     calls_seen,
     gaps,
+    recordings_told,
     drift,
     runs,
     run_seconds,

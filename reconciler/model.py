@@ -1,4 +1,4 @@
-"""The model of a call: statuses, observations, gaps, pages and job names, pure and without I/O.
+"""The model of a call: statuses, observations, recordings, gaps, pages and job names, pure and without I/O.
 
 The module imports nothing of ours. Money is Decimal, time is aware UTC, phone numbers are text.
 """
@@ -6,6 +6,7 @@ The module imports nothing of ours. Money is Decimal, time is aware UTC, phone n
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -90,6 +91,46 @@ class Observation(NamedTuple):
         return self.start_time or self.date_created
 
 
+class RecordingState(StrEnum):
+    """What a source says of a recording. The values end the names of events: `recording.ready`, `recording.deleted`."""
+
+    UNFINISHED = "unfinished"
+    READY = "ready"
+    DELETED = "deleted"
+    ABSENT = "absent"  # Twilio heard nothing, and kept nothing
+
+
+class Recording(NamedTuple):
+    """One recording as one source, a REST record or a callback, describes it.
+
+    - A conference's recording belongs to no single call. Its callback has no call (see `subject`).
+    - `date_created`: the time by which Twilio lists it; None in a callback.
+    - `happened_at`: when the recording became ready; for a deleted one, when the source said so.
+    - `media_url`: None unless the recording is ready.
+    - `payload`: the payload of its event, the same from both sources.
+    """
+
+    recording_sid: str
+    call_sid: str | None
+    conference_sid: str | None
+    state: RecordingState
+    date_created: datetime | None
+    happened_at: datetime
+    media_url: str | None
+    payload: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"<Recording {self.recording_sid} {self.state.value}>"
+
+    @property
+    def subject(self) -> str | None:
+        """The SID that its events name: the conference's, else the call's. A callback has only one of them."""
+        return self.conference_sid or self.call_sid
+
+
+Said = Observation | Recording  # what can be merged
+
+
 class DeadLetter(NamedTuple):
     """A record that could not be read, kept for replay: its whole JSON, with numbers as text, and the reason."""
 
@@ -108,26 +149,34 @@ def parse_status(name: str) -> Status | None:
 
 
 CALL_SID: Final = re.compile(r"CA[0-9a-fA-F]{32}")
-
-
+CONFERENCE_SID: Final = re.compile(r"CF[0-9a-fA-F]{32}")
+RECORDING_SID: Final = re.compile(r"RE[0-9a-fA-F]{32}")
 ACCOUNT_SID: Final = re.compile(r"AC[0-9a-fA-F]{32}")
 
 
 class Page(NamedTuple):
-    """One page of a listing. `next_uri` is the URI of the next page; None on the last page."""
+    """One page of a listing of calls or recordings. `next_uri` is the URI of the next page; None on the last page."""
 
     observations: list[Observation]
     dead_letters: list[DeadLetter]
     next_uri: str | None
     observed_at: datetime
+    recordings: Sequence[Recording] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether the page has no record at all, readable or not."""
-        return not self.observations and not self.dead_letters
+        return not self.observations and not self.recordings and not self.dead_letters
+
+    @property
+    def sids(self) -> list[str]:
+        """The SIDs of the records that could be read."""
+        return [o.call_sid for o in self.observations] + [r.recording_sid for r in self.recordings]
 
     def __repr__(self) -> str:
-        return f"<Page of {len(self.observations)} calls>"
+        return (
+            f"<Page of {len(self.recordings) or len(self.observations)} {'recordings' if self.recordings else 'calls'}>"
+        )
 
 
 class JobName(NamedTuple):

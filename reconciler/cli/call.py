@@ -69,6 +69,8 @@ def show(args: argparse.Namespace) -> int:
             seen = replace(seen, call=facts.call(conn, call_sid))
         else:
             seen = _look(args, call, settings)
+        if seen.page is not None:
+            seen = replace(seen, untold=facts.untold(conn, seen.page.recordings))
     masked = settings.log_pii == "masked"
     is_idle = args.thaw and not args.repair and not call.is_frozen and call.row is not None
     if is_idle:
@@ -156,6 +158,9 @@ def _print(seen: facts.Seen, *, masked: bool, stuck_after: timedelta = timedelta
     if row is not None or record:
         console.out.print()
         console.out.print(_fields(seen, masked=masked))
+    if seen.recordings:
+        console.out.print(Text("\nRecordings", "bold"))
+        console.out.print(_recordings(seen))
     if hint := _hint(seen, stuck_after):
         console.out.print(Text(f"\n{hint}"))
     if seen.call.events:
@@ -210,6 +215,18 @@ def _changes(seen: facts.Seen, *, masked: bool) -> Table:
     for change in seen.changes:
         before, after = (_shown(change.field, value, masked=masked) for value in (change.before, change.after))
         table.add_row("", Text(change.field, "dim"), before, after)
+    return table
+
+
+def _recordings(seen: facts.Seen) -> Table:
+    """Return a table of Twilio's recordings of the call."""
+    table = Table(box=None, padding=(0, 0, 0, 2), pad_edge=False, header_style="dim")
+    for name in ("", "recording", "state", "created", "seconds", "in call_events"):
+        table.add_column(name, overflow="fold")
+    for each in seen.recordings:
+        told = Text("yes" if each.is_told else "no", "" if each.is_told else "red")
+        created = "" if each.date_created is None else _time(each.date_created)
+        table.add_row("", Text(each.recording_sid), each.state, created, each.duration or "", told)
     return table
 
 

@@ -168,6 +168,7 @@ _JOBS: Final = {
     "freeze": "calls that nothing more is expected of",
     "inbox": "webhooks that the Viewer's worker left",
     "housekeeping": "sizes, and inbox rows and events past their retention",
+    "recordings": "recordings whose callbacks were lost",
     "webhooks": "what explains lost webhooks: Twilio's alerts, and where numbers send them",
 }
 _JSON: Final = argument("--json", action="store_true", help="print the result as JSON")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from reconciler.model import DeadLetter, Gap
+from reconciler.database.recordings import Told
+from reconciler.model import DeadLetter, Gap, RecordingState
 
 WRITES: Final = ("insert", "update")  # the actions that write a row
 
@@ -60,18 +61,20 @@ class Merged:
     held: list[DeadLetter] = field(default_factory=list)  # another session holds the row; tried again later
     gaps: Counter[Gap] = field(default_factory=Counter)
     decisions: list[Decision] = field(default_factory=list)
+    recordings: list[Told] = field(default_factory=list)
 
     @classmethod
     def of(
         cls,
         seen: int,
-        decisions: Sequence[Decision],
+        written: Sequence[Decision | Told],
         *,
         dead_letters: int = 0,
         refused: Sequence[DeadLetter] = (),
         held: Sequence[DeadLetter] = (),
     ) -> Merged:
-        """Count `decisions`; `dead_letters` does not include those of `refused`."""
+        """Count what was `written`; `dead_letters` does not include those of `refused`."""
+        decisions = [decision for decision in written if isinstance(decision, Decision)]
         actions = Counter[str]()
         gaps = Counter[Gap]()
         for decision in decisions:
@@ -90,8 +93,13 @@ class Merged:
             refused=list(refused),
             held=list(held),
             gaps=gaps,
-            decisions=list(decisions),
+            decisions=decisions,
+            recordings=[told for told in written if isinstance(told, Told)],
         )
+
+    def told(self, state: RecordingState) -> int:
+        """The number of recordings that were told to be in `state`, without imported ones."""
+        return sum(told.state is state and not told.is_imported for told in self.recordings)
 
     @property
     def unchanged(self) -> int:

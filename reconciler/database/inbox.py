@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from psycopg.types.json import Jsonb
-
 from reconciler.database.connection import Connection, load_queries, unwritten
 from reconciler.model import DeadLetter
 
@@ -33,15 +31,6 @@ class InboxRow(NamedTuple):
 
     def __repr__(self) -> str:
         return f"<inbox row {self.id} {self.status}>"
-
-
-class RecordingEvent(NamedTuple):
-    """The event of a call whose recording is ready."""
-
-    call_sid: str
-    recording_sid: str
-    event_time: datetime
-    payload: Mapping[str, Any]
 
 
 class Backlog(NamedTuple):
@@ -116,23 +105,6 @@ class InboxRows:
             has_letter = self._conn.execute(_queries["has_letter"], {"dedupe_key": letter.dedupe_key}).fetchone()
             if has_letter == (False,):
                 raise unwritten("twilio_webhook_inbox")
-
-    def record_recordings(
-        self, recordings: Sequence[RecordingEvent], *, source: str, run_id: str, now: datetime
-    ) -> None:
-        """Write one event for each recording, even if a webhook is replayed."""
-        if not recordings:
-            return
-        params = {
-            "source": source,
-            "run_id": run_id,
-            "now": now,
-            "call_sids": [recording.call_sid for recording in recordings],
-            "recording_sids": [recording.recording_sid for recording in recordings],
-            "event_times": [recording.event_time for recording in recordings],
-            "payloads": [Jsonb(recording.payload) for recording in recordings],
-        }
-        self._conn.execute(_queries["record_recordings"], params)
 
     def _claim(self, query: str, params: Mapping[str, Any]) -> list[InboxRow]:
         return [InboxRow(*row) for row in self._conn.execute(_queries[query], params)]

@@ -26,10 +26,11 @@ from psycopg import errors as pg
 from reconciler.database import connection as db
 from reconciler.database import locks
 from reconciler.database.decisions import Decision, Merged
+from reconciler.database.recordings import Told, tell
 from reconciler.database.transaction import Cursor, Hold, Move, Origin, Rules, Transaction
 from reconciler.errors import Contended, JobHeld, Outpaced, ReadOnlyDatabase, ReconcilerError, TableFault, Unavailable
 from reconciler.logs import get_logger
-from reconciler.model import DeadLetter, JobName, Observation
+from reconciler.model import DeadLetter, JobName, Observation, Recording, Said
 
 # Another writer holds the same rows for milliseconds. To lose so often in a row has another cause.
 MERGE_ATTEMPTS: Final = 10
@@ -153,10 +154,11 @@ class Store:
         now: datetime,
         move: Move = nullcontext,
         dead_letters: Sequence[DeadLetter] = (),
-        refuse: Callable[[Observation, str], DeadLetter] | None = None,
+        recordings: Sequence[Recording] = (),
+        refuse: Callable[[Said, str], DeadLetter] | None = None,
         is_brief: bool = False,
     ) -> Merged:
-        """Merge `observations`, keep dead letters and move the cursor, in one commit or not at all.
+        """Merge `observations`, tell `recordings`, keep dead letters and move the cursor, in one commit or not at all.
 
         With `is_brief` the result names only the calls that need attention, unless a channel is told of each.
 
@@ -171,7 +173,7 @@ class Store:
             TableFault: a table takes no row at all.
 
         """
-        page = _Page(observations, origin, now, move, dead_letters, is_brief and self._channel is None)
+        page = _Page([*observations, *recordings], origin, now, move, dead_letters, is_brief and self._channel is None)
         try:
             return self.atomically(page.write, attempts=MERGE_ATTEMPTS if refuse is None else PAGE_ATTEMPTS)
         except ReconcilerError as exc:
@@ -202,13 +204,20 @@ class Store:
         raise Outpaced(f"another writer kept changing the same calls, {attempts} times in a row")
 
     def preview_page(
-        self, observations: Sequence[Observation], *, origin: Origin, now: datetime, dead_letters: int = 0
+        self,
+        observations: Sequence[Observation],
+        *,
+        origin: Origin,
+        now: datetime,
+        recordings: Sequence[Recording] = (),
+        dead_letters: int = 0,
     ) -> Merged:
         """Return what `commit_page` would do, field by field; write nothing."""
         with self.session() as conn, ExitStack() as until_committed, conn.transaction(force_rollback=True):
             transaction = Transaction(conn, self._rules, self._hold, until_committed)
             decisions = transaction.preview(observations, origin=origin, now=now)
-        return Merged.of(_count(observations), decisions, dead_letters=dead_letters)
+            told = tell(conn, recordings, **origin._asdict(), now=now, apply=False)
+        return Merged.of(_count(observations), [*decisions, *told], dead_letters=dead_letters)
 
     def read_cursor(self, job: JobName) -> Any:
         """Return the cursor of `job` as JSON; None if it never moved."""
@@ -328,7 +337,7 @@ def _take_over(conn: db.Connection, job: JobName) -> Hold:
 class _Page:
     """What `commit_page` writes in one transaction."""
 
-    observations: Sequence[Observation]
+    items: Sequence[Said]
     origin: Origin
     now: datetime
     move: Move
@@ -336,35 +345,39 @@ class _Page:
     is_brief: bool
 
     def write(self, transaction: Transaction) -> Merged:
-        """Write all observations."""
-        return self._finish(transaction, self._apply(transaction, self.observations), [], [])
+        """Write all items."""
+        return self._finish(transaction, self._apply(transaction, self.items), [], [])
 
     def write_apart(
-        self, transaction: Transaction, *, refuse: Callable[[Observation, str], DeadLetter], sets_aside: bool
+        self,
+        transaction: Transaction,
+        *,
+        refuse: Callable[[Said, str], DeadLetter],
+        sets_aside: bool,
     ) -> Merged:
         """Write what can be written. The rest become dead letters, or with `sets_aside` wait in the inbox.
 
         Raises:
-            TableFault: all observations were refused for the same reason.
+            TableFault: all items were refused for the same reason.
 
         """
-        found = transaction.bisect_refused(self.observations, partial(self._apply, transaction), sets_aside=sets_aside)
+        found = transaction.bisect_refused(self.items, partial(self._apply, transaction), sets_aside=sets_aside)
         reasons = {reason for _, reason in found.refused}
-        if len(found.refused) == len(self.observations) > 1 and len(reasons) == 1:
+        if len(found.refused) == len(self.items) > 1 and len(reasons) == 1:
             raise TableFault(
-                f"the database refuses every call of a page alike: {reasons.pop()}",
-                hint="look at the constraints and triggers of messages; the next run reads the page again",
+                f"the database refuses every record of a page alike: {reasons.pop()}",
+                hint="look at the constraints and triggers of the table; the next run reads the page again",
             )
         refused, held = [refuse(*why) for why in found.refused], [refuse(*why) for why in found.held]
         return self._finish(transaction, found.written, refused, held)
 
-    def _apply(self, transaction: Transaction, observations: Sequence[Observation]) -> list[Decision]:
-        return transaction.apply(observations, origin=self.origin, now=self.now, is_brief=self.is_brief)
+    def _apply(self, transaction: Transaction, items: Sequence[Said]) -> list[Decision | Told]:
+        return transaction.write(items, origin=self.origin, now=self.now, is_brief=self.is_brief)
 
     def _finish(
         self,
         transaction: Transaction,
-        decisions: list[Decision],
+        written: list[Decision | Told],
         refused: list[DeadLetter],
         held: list[DeadLetter],
     ) -> Merged:
@@ -372,8 +385,8 @@ class _Page:
         transaction.inbox.keep_dead_letters([*self.dead_letters, *refused], now=self.now)
         transaction.inbox.keep_for_retry(held, now=self.now)
         transaction.move(self.move, now=self.now)
-        seen = _count(self.observations)
-        return Merged.of(seen, decisions, dead_letters=len(self.dead_letters), refused=refused, held=held)
+        seen = _count([item for item in self.items if isinstance(item, Observation)])
+        return Merged.of(seen, written, dead_letters=len(self.dead_letters), refused=refused, held=held)
 
 
 def _count(observations: Sequence[Observation]) -> int:

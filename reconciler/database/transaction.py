@@ -22,14 +22,16 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import psycopg
 
 from reconciler.database import connection as db
+from reconciler.database import recordings as recording_rows
 from reconciler.database import retention, webhook_evidence
 from reconciler.database.account_days import DayProof, keep_proof
 from reconciler.database.decisions import WRITES, Decision
 from reconciler.database.inbox import InboxRows
+from reconciler.database.recordings import Told
 from reconciler.database.retention import Pruned
 from reconciler.database.webhook_evidence import AlertCount, EndpointFault
 from reconciler.errors import Contended, JobHeld
-from reconciler.model import Gap, JobName, Observation
+from reconciler.model import Gap, JobName, Observation, Recording, Said
 
 T = TypeVar("T")
 X = TypeVar("X")
@@ -128,6 +130,17 @@ class Transaction:
             decisions += self._merge_round(round_, origin=origin, now=now, apply=True, is_brief=is_brief)
         self.changed += (d.call_sid for d in decisions if d.action in WRITES and d.call_sid)
         return decisions
+
+    def write(
+        self, items: Sequence[Said], *, origin: Origin, now: datetime, is_brief: bool = False
+    ) -> list[Decision | Told]:
+        """Merge the observations among `items`, see `apply`; write the events of recordings, and fill recording_url."""
+        recordings = [item for item in items if isinstance(item, Recording)]
+        observations = [item for item in items if isinstance(item, Observation)]
+        decisions = self.apply(observations, origin=origin, now=now, is_brief=is_brief)
+        told = recording_rows.tell(self._conn, recordings, **origin._asdict(), now=now)
+        self.changed += recording_rows.fill_urls(self._conn, recordings, now=now)
+        return [*decisions, *told]
 
     def bisect_refused(
         self, items: Sequence[X], write: Callable[[Sequence[X]], Sequence[T]], *, sets_aside: bool = False

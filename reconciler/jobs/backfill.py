@@ -33,7 +33,7 @@ from reconciler.sync.cursors import BackfillCursor, BatchCursor, encode, load, u
 from reconciler.sync.fetch import Failed, Fetched
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run, run
-from reconciler.sync.slices import OPEN
+from reconciler.sync.slices import MARGIN, OPEN
 from reconciler.sync.sweep import describe, read_plan
 from reconciler.twilio.listing import RETENTION
 
@@ -43,7 +43,7 @@ _STALE: Final = timedelta(days=1)
 # The counts that add up.
 SUMS: Final = (
     "seen", "inserted", "updated", "imported", "frozen", "drifted", "gone", "dead_letters", "requests", "retries",
-    "seconds", "pages", "slices", "slices_done",
+    "seconds", "pages", "slices", "slices_done", "recordings_seen", "recordings_told", "recordings_deleted",
 )  # fmt: skip
 
 _SEVERAL: Final = JobName("backfill")  # of several accounts
@@ -186,7 +186,11 @@ class _Preview:
         if item.slice.listing.status in OPEN:
             self._open.update(observation.call_sid for observation in news)
         return self._this.context.store.preview_page(
-            news, origin=self._this.origin, now=self._this.now(), dead_letters=len(item.page.dead_letters)
+            news,
+            recordings=item.page.recordings,
+            origin=self._this.origin,
+            now=self._this.now(),
+            dead_letters=len(item.page.dead_letters),
         )
 
 
@@ -209,11 +213,15 @@ def begin_or_go_on(
     """
     if left is not None and _goes_on(left, window, now):
         try:
-            Plan.resume(account_sid, left).extend(window.until)
+            plan, read_to = Plan.resume(account_sid, left), left.until
+            plan.extend(window.until)
+            if left.until > read_to:
+                plan.add_recordings(read_to - MARGIN, window.until)
         except ValueError:
             raise unreadable(job) from None
         return left, True
     plan = Plan.of(account_sid, window.since, window.until)
+    plan.add_recordings(window.since, window.until)
     return BackfillCursor(**asdict(plan.state), asked=window.asked, begun_at=now, finished=False), False
 
 

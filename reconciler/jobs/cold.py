@@ -6,6 +6,7 @@ Design rules
   If not all of them could be read, days are merged but not proven.
 - The proof of a day needs its whole listing. After a kill the sweep continues with the days that are not proven, each
   from its first page.
+- The recordings of the window are read after its days, in one listing, and complete the proofs of the days.
 - A sweep that began more than a day ago is begun again, and reaches back as far.
 """
 
@@ -29,9 +30,17 @@ from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import ColdCursor, SweepCursor
 from reconciler.sync.day_proof import DayProofs
 from reconciler.sync.fetch import Failed, Fetched
+from reconciler.sync.recording_proof import RecordingProofs
 from reconciler.sync.run import Run, run
-from reconciler.sync.slices import NEVER_DIALLED, OPEN, Slice, slice_by_status, slice_of_days
-from reconciler.sync.sweep import describe, read
+from reconciler.sync.slices import (
+    NEVER_DIALLED,
+    OPEN,
+    Slice,
+    slice_by_status,
+    slice_of_days,
+    slice_of_recordings,
+)
+from reconciler.sync.sweep import describe, read, read_recordings
 from reconciler.times import midnight, next_midnight, utc_days
 from reconciler.twilio.listing import RETENTION
 
@@ -125,8 +134,11 @@ class _Sweep:
         self._days = [day for day in days if not (_is_whole(day) and day.since.date() in self._settled)]
         self._whole_days = [day for day in self._days if _is_whole(day)]
         self._proofs = DayProofs(this, self._whole_days)
+        until = sweep.until.replace(microsecond=0) + timedelta(seconds=1)
+        self._recordings = slice_of_recordings(account_sid, sweep.since, until)
+        self._recording_proofs = RecordingProofs(this, [day.since.date() for day in days if _is_whole(day)])
         self._may_prove = False
-        this.counts.slices = len(self._open) + len(self._never_dialled) + len(self._days)
+        this.counts.slices = len(self._open) + len(self._never_dialled) + len(self._days) + 1
         log.info(
             "job.started", since=sweep.since.isoformat(), until=sweep.until.isoformat(), slices=this.counts.slices,
             resumed=bool(sweep.settled),
@@ -150,7 +162,21 @@ class _Sweep:
         failed += read(
             this, self._days, move=lambda _: nullcontext(self._cursor), on_page=self._settle, is_bulk=True
         )  # fmt: skip
+        if not this.stop.is_set():
+            failed += self._read_recordings()
         return describe(failed + self._proofs.failed) or usage_problem
+
+    def _read_recordings(self) -> list[Failed]:
+        """Read the recordings of the window, and add them to the proofs of its days."""
+        failed = read_recordings(
+            self._this,
+            [self._recordings],
+            move=lambda _: nullcontext(self._cursor),
+            on_page=self._recording_proofs.note,
+        )
+        if failed is None:
+            self._this.counts.slices_done += 1
+        return failed or []
 
     def _is_away(self, failed: Sequence[Failed]) -> bool:
         have_all_failed = len(failed) == len(self._open) + len(self._never_dialled)

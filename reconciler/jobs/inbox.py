@@ -18,19 +18,20 @@ from typing import Any, Final, NamedTuple
 
 from reconciler import metrics
 from reconciler.database.decisions import Decision, Merged
-from reconciler.database.inbox import WORKER_TRIES, InboxRow, InboxRows, RecordingEvent, backlog, count_unsettled
+from reconciler.database.inbox import WORKER_TRIES, InboxRow, InboxRows, backlog, count_unsettled
 from reconciler.database.store import PAGE_ATTEMPTS
 from reconciler.database.transaction import Transaction
 from reconciler.errors import BadObservation, Outpaced
 from reconciler.exact_json import parse_json
 from reconciler.logs import get_logger
-from reconciler.model import DeadLetter, JobName, Observation
+from reconciler.model import DeadLetter, JobName, Observation, Recording
 from reconciler.sync import telemetry
 from reconciler.sync.context import JobContext
 from reconciler.sync.counts import Counts
 from reconciler.sync.run import Run, run
+from reconciler.twilio.recording_records import is_recording_record, read_recording_record
 from reconciler.twilio.records import read_record
-from reconciler.twilio.webhooks import Recording, read_recording, read_webhook
+from reconciler.twilio.webhooks import read_recording, read_webhook
 
 REPLAY: Final = JobName("inbox", variant="replay")
 INBOX_BATCH: Final = 500  # rows in one commit
@@ -207,12 +208,12 @@ def _settle(transaction: Transaction, this: Run[InboxCounts], rows: list[InboxRo
 
 
 def _apply(transaction: Transaction, this: Run[InboxCounts], items: Sequence[_Item], now: datetime) -> list[Decision]:
-    observations = [item.said for item in items if isinstance(item.said, Observation)]
-    recordings = [RecordingEvent(*item.said) for item in items if isinstance(item.said, Recording)]
-    decisions = transaction.apply(observations, origin=this.origin, now=now)
+    said = [item.said for item in items if item.said is not None]
+    written = transaction.write(said, origin=this.origin, now=now)
+    observations = [each for each in said if isinstance(each, Observation)]
     transaction.fill_answered_by(observations, origin=this.origin, now=now)
-    transaction.inbox.record_recordings(recordings, source=this.origin.source, run_id=this.origin.run_id, now=now)
-    return decisions
+    # A recording that its callback told was not lost, and is not counted.
+    return [decision for decision in written if isinstance(decision, Decision)]
 
 
 def _read(row: InboxRow) -> Observation | Recording | None:
@@ -230,7 +231,9 @@ def _read(row: InboxRow) -> Observation | Recording | None:
     if row.source == "twilio_rest":
         # `keep_dead_letter` stored the record as text. Its time is about that of its receipt.
         record = payload.get("record")
-        return read_record(parse_json(record) if isinstance(record, str) else record, observed_at=row.received_at)
+        record = parse_json(record) if isinstance(record, str) else record
+        read = read_recording_record if is_recording_record(record) else read_record
+        return read(record, observed_at=row.received_at)
     if row.event_type == "recording-complete":
         return read_recording(
             payload, call_sid=row.call_sid, recording_sid=row.recording_sid, received_at=row.received_at

@@ -14,6 +14,8 @@ from reconciler.jobs.freeze import freeze
 from reconciler.jobs.hot import hot
 from reconciler.jobs.housekeeping import keep_house
 from reconciler.jobs.inbox import work_inbox
+from reconciler.jobs.recordings import READ_EVERY as READ_RECORDINGS_EVERY
+from reconciler.jobs.recordings import read_new_recordings
 from reconciler.jobs.warm import warm
 from reconciler.jobs.webhooks import read_webhooks
 from reconciler.settings import Settings
@@ -39,6 +41,9 @@ KINDS: Final[Mapping[str, Kind]] = {
     "freeze": Kind(freeze, lambda s: s.freeze_interval, timedelta(minutes=30), asks_twilio=False),
     "inbox": Kind(work_inbox, lambda s: s.inbox_interval, timedelta(minutes=30), asks_twilio=False),
     "housekeeping": Kind(keep_house, lambda _: timedelta(days=1), timedelta(hours=6), asks_twilio=False),
+    "recordings": Kind(
+        read_new_recordings, lambda _: READ_RECORDINGS_EVERY, timedelta(minutes=30), asks_twilio=True, is_bulk=True
+    ),
     "webhooks": Kind(read_webhooks, lambda _: READ_EVERY, timedelta(minutes=30), asks_twilio=True, is_bulk=True),
 }
 

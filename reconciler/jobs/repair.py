@@ -11,15 +11,16 @@ from typing import ClassVar, Final
 from reconciler.database.calls import KnownCall
 from reconciler.database.decisions import Decision, Merged
 from reconciler.database.transaction import Transaction
+from reconciler.errors import CredentialsDoubted, Refused
 from reconciler.logs import get_logger
-from reconciler.model import JobName, Page
+from reconciler.model import JobName, Page, Said
 from reconciler.sync import telemetry
 from reconciler.sync.context import JobContext
 from reconciler.sync.counts import Counts
 from reconciler.sync.lookup import is_gone
 from reconciler.sync.run import run
 from reconciler.twilio.client import Session
-from reconciler.twilio.listing import Listing
+from reconciler.twilio.listing import Listing, RecordingListing
 
 REPAIR: Final = JobName("call")
 
@@ -50,7 +51,9 @@ class RepairContext(JobContext):
 
 
 def read_call(session: Session, account_sid: str, call_sid: str) -> Page:
-    """Return a page with Twilio's record of a call; an empty page if Twilio has no such call, or no longer.
+    """Return a page with Twilio's record of a call and its recordings; an empty page if Twilio has no such call.
+
+    If the credentials may not read recordings, the page has none, which is logged.
 
     Raises:
         Refused: Twilio refused, or does not show this account.
@@ -61,11 +64,18 @@ def read_call(session: Session, account_sid: str, call_sid: str) -> Page:
     if not page.observations and not page.dead_letters:
         # If we may not see the account, every call is unknown. The listing then raises Refused.
         session.page(Listing(account_sid, page_size=1))
-    return page
+    if not page.observations:
+        return page
+    try:
+        recordings = session.page(RecordingListing(account_sid, call_sid=call_sid))
+    except (Refused, CredentialsDoubted) as exc:
+        log.warning("recordings.refused", error=str(exc), hint=exc.hint)
+        return page
+    return page._replace(recordings=recordings.recordings, dead_letters=[*page.dead_letters, *recordings.dead_letters])
 
 
 def repair(context: RepairContext) -> RepairCounts:
-    """Merge Twilio's record of one call in one commit; with `thaws` a frozen row is opened in the same commit.
+    """Merge Twilio's record of one call, and its recordings, in one commit. With `thaws` a frozen row is opened in it.
 
     - A call without a row is inserted.
     - A frozen row that is not opened does not change; if it differs, that is reported as drift.
@@ -86,7 +96,8 @@ def repair(context: RepairContext) -> RepairCounts:
         def merge(transaction: Transaction) -> Merged:
             counts.is_thawed = context.thaws and transaction.thaw(context.call_sid, origin=this.origin, now=now)
             explained = transaction.preview(page.observations, origin=this.origin, now=now)
-            merged = Merged.of(1, transaction.apply(page.observations, origin=this.origin, now=now))
+            items: list[Said] = [*page.observations, *page.recordings]
+            merged = Merged.of(1, transaction.write(items, origin=this.origin, now=now))
             counts.change = explained[0] if explained and merged.inserted + merged.updated else None
             return merged
 

@@ -60,6 +60,7 @@ class Account:
     cursor: BackfillCursor
     plan: Plan
     order: Order
+    recordings: Iterator[Slice]  # read after the calls
     counts: BackfillCounts
     under_way: dict[JobName, Slice] = field(default_factory=dict)
     failures_in_a_row: int = 0
@@ -71,6 +72,8 @@ class Account:
         if self.failures_in_a_row >= _FAILURES_ENOUGH:
             return None
         slice_ = self.order.draw()
+        if slice_ is None and not self.under_way:  # a recording's URL goes into the row of its call
+            slice_ = next(self.recordings, None)
         if slice_ is None:
             return None
         job = name_slice(self.sid, self.cursor.begun_at, slice_)
@@ -211,7 +214,7 @@ class _Work:
 
         at_once = max(1, self._capacity)
         order = Order(plan.open_calls(), plan.others(at_once, PAGE_SIZE), is_independent, at_once=at_once)
-        return Account(sid, job, cursor, plan, order, counts)
+        return Account(sid, job, cursor, plan, order, iter(plan.recordings()), counts)
 
     def _look(self) -> None:
         """Take note of the slices that were read, or failed; defer those again that were lost."""

@@ -22,7 +22,7 @@ from reconciler.sync import telemetry
 
 # Threads by kind of job. Jobs that ask Twilio mostly wait for the network. Each thread has a database connection.
 POOLS: Final = {"hot": 8, "warm": 4, "cold": 1, "inbox": 1, "upkeep": 1}
-_POOL_OF: Final = {"freeze": "upkeep", "housekeeping": "upkeep", "webhooks": "warm"}
+_POOL_OF: Final = {"freeze": "upkeep", "housekeeping": "upkeep", "recordings": "warm", "webhooks": "warm"}
 
 
 class Workers(Protocol):

@@ -41,7 +41,7 @@ BREAKAGES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @dataclass(frozen=True, slots=True)
 class Breakage:
-    """Breaks one record of a page: the call `sid` if given, else the record at `index`."""
+    """Breaks one record of a page: the record `sid` if given, else the record at `index`."""
 
     kind: str
     index: int = 0
@@ -60,7 +60,8 @@ class Breakage:
     def _records(self, payload: object) -> list[dict[str, Any]]:
         if not isinstance(payload, dict):
             return []
-        records: list[dict[str, Any]] = payload.get("calls", [payload] if "parent_call_sid" in payload else [])
+        alone = [payload] if "parent_call_sid" in payload or "media_url" in payload else []
+        records: list[dict[str, Any]] = payload.get("calls") or payload.get("recordings") or alone
         if self.sid is not None:
             return [record for record in records if record["sid"] == self.sid]
         return records[self.index : self.index + 1]

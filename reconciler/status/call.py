@@ -5,19 +5,20 @@ The facts are plain data. `--json` prints their `dataclasses.asdict`, and that s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from reconciler.database import connection as db
 from reconciler.database.calls import KnownCall
 from reconciler.database.decisions import Decision
+from reconciler.database.recordings import tell
 from reconciler.errors import BadObservation, ExitCode
 from reconciler.exact_json import parse_json
-from reconciler.model import FINAL, Observation, Page
+from reconciler.model import FINAL, Observation, Page, Recording
 from reconciler.status.dead_letters import without_numbers
 
 EVENTS_SHOWN: Final = 200
@@ -96,12 +97,25 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class CallRecording:
+    """A recording that Twilio lists for a call, and whether an event tells of it in that state."""
+
+    recording_sid: str
+    state: str
+    date_created: str | None
+    duration: str | None  # seconds
+    media_url: str | None
+    is_told: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """A call as we hold it and as Twilio has it.
 
     - `page`: Twilio's answer; None if Twilio was not asked.
     - `note`: why Twilio was not asked, or the result.
     - `change`: the fields that a repair wrote; None if it wrote nothing.
+    - `untold`: the SIDs of Twilio's recordings that no event tells of as Twilio does.
     """
 
     call: Call
@@ -110,6 +124,7 @@ class Seen:
     note: str | None
     thawed: bool = False
     change: Decision | None = None
+    untold: frozenset[str] = frozenset()
 
     @property
     def fields(self) -> list[Field]:
@@ -133,7 +148,23 @@ class Seen:
             return bool(self.page.observations or self.page.dead_letters)
         if not self.page.observations:
             return self.call.row["gone_at"] is None or bool(self.page.dead_letters)
-        return any(field.differs for field in self.fields)
+        return bool(self.untold) or any(field.differs for field in self.fields)
+
+    @property
+    def recordings(self) -> list[CallRecording]:
+        """Twilio's recordings of the call, oldest first."""
+        found = [] if self.page is None else list(self.page.recordings)
+        return [
+            CallRecording(
+                recording_sid=each.recording_sid,
+                state=each.state.value,
+                date_created=None if each.date_created is None else each.date_created.isoformat(),
+                duration=each.payload.get("duration"),
+                media_url=each.media_url,
+                is_told=each.recording_sid not in self.untold,
+            )
+            for each in reversed(found)
+        ]
 
     @property
     def is_over_at_twilio(self) -> bool:
@@ -167,6 +198,7 @@ class Seen:
             "thawed": self.thawed,
             "repaired": self.change is not None,
             "changes": [asdict(change) for change in self.changes],
+            "recordings": [asdict(recording) for recording in self.recordings],
             "note": self.note,
             "events": [asdict(event) for event in self.call.events],
             "has_older_events": self.call.has_older_events,
@@ -191,6 +223,19 @@ def call(conn: db.Connection, call_sid: str) -> Call:
         for at, event, event_status, source, run_id, recorded_at, payload in reversed(newest[:EVENTS_SHOWN])
     ]
     return Call(call_sid, row[0] if row else None, events, len(newest) > EVENTS_SHOWN)
+
+
+def untold(conn: db.Connection, recordings: Sequence[Recording]) -> frozenset[str]:
+    """Return the SIDs of the recordings that no event tells of: ready ones, and deleted ones.
+
+    Raises:
+        Refused, Unavailable: the database does not answer.
+
+    """
+    now = datetime.now(UTC)
+    with db.translated():
+        found = tell(conn, recordings, source="", run_id="", imported_before=None, now=now, apply=False)
+    return frozenset(told.recording_sid for told in found)
 
 
 def compare(row: Mapping[str, Any] | None, record: Observation | None) -> list[Field]:

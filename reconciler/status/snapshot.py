@@ -116,7 +116,7 @@ class Inbox:
 
 @dataclass(frozen=True, slots=True)
 class AccountDay:
-    """The cold job's proof of one account and UTC day."""
+    """The cold job's proof of one account and UTC day. `recordings_...` are None if the day's were not compared."""
 
     account_sid: str
     day: date
@@ -130,6 +130,8 @@ class AccountDay:
     held_price: Decimal | None = None
     price_unit: str | None = None
     unsettled: int | None = None
+    recordings_listed: int | None = None
+    recordings_held: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from reconciler.database.decisions import Merged
 from reconciler.errors import ExitCode
-from reconciler.model import Gap
+from reconciler.model import Gap, RecordingState
 
 
 class Outcome(StrEnum):
@@ -36,6 +36,9 @@ class Counts:
     dead_letters: int = 0
     gaps: Counter[Gap] = field(default_factory=Counter)
     imported: int = 0  # what would be a gap, but is older than the first look after the account
+    recordings_seen: int = 0
+    recordings_told: int = 0  # ready ones that nobody had told of before
+    recordings_deleted: int = 0
     requests: int = 0
     retries: int = 0
     lag: timedelta = timedelta(0)  # from the newest time that the run covered to the run's end
@@ -55,6 +58,8 @@ class Counts:
         self.dead_letters += merged.dead_letters
         self.gaps.update(merged.gaps)
         self.imported += merged.imported
+        self.recordings_told += merged.told(RecordingState.READY)
+        self.recordings_deleted += merged.told(RecordingState.DELETED)
 
     @property
     def unchanged(self) -> int:
@@ -85,6 +90,9 @@ class Counts:
             "unchanged": self.unchanged,
             **{f"gaps_{gap.value}": self.gaps[gap] for gap in Gap},
             "imported": self.imported,
+            "recordings_seen": self.recordings_seen,
+            "recordings_told": self.recordings_told,
+            "recordings_deleted": self.recordings_deleted,
             "frozen": self.frozen,
             "drifted": self.drifted,
             "gone": self.gone,

@@ -140,6 +140,22 @@ class WebhooksCursor(JobCursor, kw_only=True, omit_defaults=True):
     refused: list[str] = msgspec.field(default_factory=list)
 
 
+class RecordingsCursor(JobCursor, kw_only=True, omit_defaults=True):
+    """All recordings created before `read_until` were read, except those in the slices `begun`; see PlanCursor.
+
+    - `unfinished_since`: the creation of the oldest recording that was listed and not ready.
+    - `found_at`: when a listing last held a recording.
+    - `refused_at`: when Twilio last said that the credentials may not read recordings; None once it answered.
+    """
+
+    account: str
+    read_until: Moment
+    begun: dict[str, str | None] = msgspec.field(default_factory=dict)
+    unfinished_since: Moment | None = None
+    found_at: Moment | None = None
+    refused_at: Moment | None = None
+
+
 class FreezeCursor(JobCursor, kw_only=True):
     """freeze has logged the stuck calls that began at `named_since` or before."""
 

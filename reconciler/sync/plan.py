@@ -23,7 +23,16 @@ from typing import Final
 
 from reconciler.sync.cursors import PlanCursor
 from reconciler.sync.fetch import Fetched
-from reconciler.sync.slices import MARGIN, NEVER_DIALLED, OPEN, Slice, slice_by_status, slice_named, slice_of_days
+from reconciler.sync.slices import (
+    MARGIN,
+    NEVER_DIALLED,
+    OPEN,
+    Slice,
+    slice_by_status,
+    slice_named,
+    slice_of_days,
+    slice_of_recordings,
+)
 from reconciler.times import utc_days
 
 # The size of a slice, as predicted from the days read so far. With less than a page a request returns little. With ten
@@ -52,6 +61,14 @@ class Plan:
         plan = cls(account_sid, PlanCursor(since=since, until=since, done=0, pending_windows=[], begun={}))
         plan.extend(until)
         return plan
+
+    def add_recordings(self, since: datetime, until: datetime) -> None:
+        """Add the recordings that were created in `[since, until)`; its ends are rounded outwards to seconds.
+
+        One slice covers the whole window: most accounts have fewer recordings in it than a page holds.
+        """
+        until = until.replace(microsecond=0) + timedelta(seconds=1)
+        self.state.begun[slice_of_recordings(self.account_sid, since.replace(microsecond=0), until).name] = None
 
     @classmethod
     def resume(cls, account_sid: str, state: PlanCursor) -> Plan:
@@ -107,7 +124,7 @@ class Plan:
         could not be read before come last, because they may fail again.
         """
         begun = self.state.begun
-        others = [slice_ for slice_ in self._begun() if slice_.listing.status not in OPEN]
+        others = [s for s in self._begun() if s.listing.status not in OPEN and not s.is_of_recordings]
         yield from [slice_ for slice_ in others if begun[slice_.name] is not None]
         unread = [slice_ for slice_ in others if begun.get(slice_.name, "") is None]
         statuses = iter([slice_ for slice_ in unread if slice_.listing.status is not None])
@@ -116,6 +133,19 @@ class Plan:
             yield from islice(statuses, 1)
         yield from statuses
         yield from [slice_ for slice_ in unread if slice_.listing.status is None]
+
+    def recordings(self) -> list[Slice]:
+        """Return the slices of recordings, which are read after the calls."""
+        return [slice_ for slice_ in self._begun() if slice_.is_of_recordings]
+
+    def leave_out_recordings(self) -> int:
+        """Record that the recordings that are left will not be read; return the number of their slices."""
+        with self._lock:
+            left = self.recordings()
+            for slice_ in left:
+                del self.state.begun[slice_.name]
+            self.state.done += len(left)
+        return len(left)
 
     def split(self, slice_: Slice) -> None:
         """Record that a slice could not be read. If it has several days, each is read alone from now on."""
@@ -172,7 +202,7 @@ class Plan:
 
     def _learn(self, slice_: Slice, calls: int) -> None:
         whole_days = (slice_.until - slice_.since) // _ONE_DAY
-        if slice_.listing.status is None and whole_days:
+        if slice_.listing.status is None and whole_days and not slice_.is_of_recordings:
             self._calls_read += calls
             self._days_read += whole_days
 

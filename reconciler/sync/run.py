@@ -29,7 +29,7 @@ from reconciler.sync.counts import Counts, Outcome
 from reconciler.sync.cursors import AccountCursor, JobCursor, decode, encode, is_ahead, load, name_account
 from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing
-from reconciler.twilio.records import bury_observation
+from reconciler.twilio.recording_records import bury_written
 from reconciler.twilio.server_clock import CLOCKS_DIFFER
 
 # The database may be asked often. A run that waits for it therefore continues soon after it is back.
@@ -169,14 +169,15 @@ class Run(Generic[C]):
                 now=self.now(),
                 move=partial(self._moving, move),
                 dead_letters=page.dead_letters,
-                refuse=bury_observation,
+                recordings=page.recordings,
+                refuse=bury_written,
                 is_brief=is_brief,
             )
         )
 
     def count_page(self, page: Page, merged: Merged, *, seen: int | None = None, is_bulk: bool = False) -> None:
         """Count and log what the merge of a page did; `seen` as in `merge_page`."""
-        named = self.counts.gaps.total()
+        named = self.counts.gaps.total() + self.counts.recordings_told
         self.counts.count_page(merged, seen=seen)
         for decision in merged.decisions:
             if decision.to_status in FINAL and decision.from_status not in FINAL and not decision.is_imported:

@@ -1,4 +1,4 @@
-"""Slices of a window: each has a listing, and decides which of the listed calls belong to it; pure."""
+"""Slices of a window: each has a listing, and decides which of the listed records belong to it; pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
-from reconciler.model import Observation, Page, Status
+from reconciler.model import Observation, Page, Said, Status
 from reconciler.times import next_midnight, utc_days
-from reconciler.twilio.listing import Listing
+from reconciler.twilio.listing import Listing, RecordingListing
 
 # A slice asks for a little more than its days: Twilio's `<` may or may not include its instant, and clocks differ. Its
 # listing ends at a midnight: if Twilio compares only dates, `<` some hour of a day would leave out that whole day.
@@ -20,6 +20,7 @@ MARGIN: Final = timedelta(minutes=10)
 # Hours overlap by a second: Twilio's bounds may or may not include their instant.
 _EDGE: Final = timedelta(seconds=1)
 _HOURS: Final = "hours"
+_RECORDINGS: Final = "recordings"
 _WORTH_CUTTING: Final = 4  # pages; the first page of what is cut is read again
 _PAGES_A_PART: Final = 2
 _ONE_DAY: Final = timedelta(days=1)
@@ -33,18 +34,24 @@ _EVER: Final = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UT
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One listing, and the rule for the calls that belong to the slice: those of UTC days, or of a status."""
+    """One listing, and the rule for what belongs to the slice: calls of UTC days or of a status, or recordings."""
 
     name: str  # unique within a sweep, and stable: a cursor refers to it
     listing: Listing
     since: datetime
     until: datetime
-    down_to: datetime | None = None  # calls created before it are not needed; None: read the listing to its end
+    down_to: datetime | None = None  # records created before it are not needed; None: read the listing to its end
     parts: tuple[str, ...] = ()  # its days, or its status; these are counted one by one
 
     def keep(self, page: Page) -> Page:
-        """Return `page` with only the calls that belong to this slice."""
-        return page._replace(observations=[o for o in page.observations if self._holds(o)])
+        """Return `page` with only the records that belong to this slice."""
+        recordings = [r for r in page.recordings if r.date_created is None or self.since <= r.date_created < self.until]
+        return page._replace(observations=[o for o in page.observations if self._holds(o)], recordings=recordings)
+
+    @property
+    def is_of_recordings(self) -> bool:
+        """Whether this is a slice of recordings, not of calls."""
+        return isinstance(self.listing, RecordingListing)
 
     def count(self, page: Page) -> int:
         """Return how many calls of `page` count for this slice. An open call that has started counts for its day."""
@@ -52,7 +59,7 @@ class Slice:
         return len({o.call_sid for o in page.observations if not is_open or o.start_time is None})
 
     def is_past(self, page: Page) -> bool:
-        """Whether no call of this slice can come after `page`.
+        """Whether no record of this slice can come after `page`.
 
         Twilio lists newest first by date_created (observed, not promised). If a page is in that order and reaches
         beyond `down_to`, later pages are not needed.
@@ -73,8 +80,9 @@ class Slice:
 
 
 def dates_created(page: Page) -> list[datetime]:
-    """Return the times at which the calls of a page were created, in the order of the page."""
-    return [o.date_created for o in page.observations if o.date_created is not None]
+    """Return the times at which the records of a page were created, in the order of the page."""
+    said: list[Said] = [*page.observations, *page.recordings]
+    return [each.date_created for each in said if each.date_created is not None]
 
 
 def is_newest_first(times: Sequence[datetime]) -> bool:
@@ -97,6 +105,13 @@ def slice_of_days(account_sid: str, since: datetime, until: datetime) -> Slice:
     return Slice(_name_days(since, until), listing, since, until, parts=parts)
 
 
+def slice_of_recordings(account_sid: str, since: datetime, until: datetime) -> Slice:
+    """Return the slice of the recordings that were created in `[since, until)`, both whole seconds."""
+    listing = RecordingListing(account_sid, since=since, until=next_midnight(until) + MARGIN)
+    name = f"{_RECORDINGS}@{_name_days(since, until)}"
+    return Slice(name, listing, since, until, down_to=since, parts=(name,))
+
+
 def slice_of_hours(account_sid: str, since: datetime, until: datetime) -> Slice:
     """The calls that started in `[since, until)`, for a Twilio that counts the time in its filters."""
     listing = Listing(account_sid, since=since - _EDGE, until=until + _EDGE, is_exact=True)
@@ -111,18 +126,37 @@ def cut_into_hours(slice_: Slice, page: Page, *, at_once: int) -> tuple[Slice, .
     """
     is_days = slice_.listing.since is not None and slice_.until - slice_.since <= _ONE_DAY + 2 * MARGIN
     starts = [call.start_time for call in page.observations if call.start_time is not None]
-    if not is_days or not starts:
-        return ()
-    oldest, newest = min(starts), min(max(starts), slice_.until)
     seconds = int((slice_.until - slice_.since).total_seconds())
-    if newest <= oldest:
-        return ()
-    pages = (oldest - slice_.since) / (newest - oldest)
-    count = min(at_once, seconds, int(pages / _PAGES_A_PART))
-    if pages < _WORTH_CUTTING or count < 2:
+    count = min(at_once, seconds, _parts_worth(slice_, starts)) if is_days else 0
+    if count < 2:
         return ()
     edges = [slice_.since + timedelta(seconds=seconds * number // count) for number in range(count)] + [slice_.until]
     return tuple(slice_of_hours(slice_.listing.account_sid, *hours) for hours in reversed(list(pairwise(edges))))
+
+
+def cut_recordings(slice_: Slice, page: Page) -> tuple[Slice, ...]:
+    """The parts, of whole UTC days, to read a slice of many recordings by; empty if that would gain nothing.
+
+    Several are read at once, and the proof of a day needs no more than a part in memory.
+    """
+    days = utc_days(slice_.since, slice_.until)
+    count = min(len(days), _parts_worth(slice_, dates_created(page)))
+    if count < 2:
+        return ()
+    starts = [days[len(days) * number // count][0] for number in range(count)]
+    spans = list(pairwise([*starts, slice_.until]))
+    return tuple(slice_of_recordings(slice_.listing.account_sid, *span) for span in reversed(spans))
+
+
+def _parts_worth(slice_: Slice, times: Sequence[datetime]) -> int:
+    """Return by how many parts to read a slice; `times` are those of its first page. 0: it is not worth cutting."""
+    if not times:
+        return 0
+    oldest, newest = min(times), min(max(times), slice_.until)
+    if newest <= oldest:
+        return 0
+    pages = (oldest - slice_.since) / (newest - oldest)
+    return 0 if pages < _WORTH_CUTTING else int(pages / _PAGES_A_PART)
 
 
 def slice_of_newest(account_sid: str, *, down_to: datetime, page_size: int) -> Slice:
@@ -148,6 +182,8 @@ def slice_named(account_sid: str, name: str) -> Slice:
         return slice_of_days(account_sid, since, until)
     if status == _HOURS:
         return slice_of_hours(account_sid, since, until)
+    if status == _RECORDINGS:
+        return slice_of_recordings(account_sid, since, until)
     return slice_by_status(account_sid, Status(status), since, until)
 
 

@@ -13,13 +13,14 @@ from typing import Any, Final
 
 from reconciler.database.decisions import Merged
 from reconciler.database.store import Store
+from reconciler.errors import CredentialsDoubted, Refused, Unavailable
 from reconciler.logs import get_logger
 from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import JobCursor
 from reconciler.sync.fetch import Cut, Failed, Fetched, Inline, fetch, fetch_in_order
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run
-from reconciler.sync.slices import Slice, cut_into_hours
+from reconciler.sync.slices import Slice, cut_into_hours, cut_recordings
 
 # A start moves while a call waits for its answer: minutes, not days.
 _STARTS_MOVE_FOR: Final = timedelta(days=1)
@@ -126,6 +127,41 @@ def read_in_order(this: Run[Any], slice_: Slice, *, resume_at: str | None, curso
         this.merge_page(item.page, cursor=cursor_after(item))
 
 
+def read_recordings(
+    this: Run[Any],
+    slices: Sequence[Slice],
+    *,
+    resume_at: Mapping[str, str | None] | None = None,
+    move: Move = _move_nothing,
+    on_page: OnPage = _ignore_page,
+    merge: Merge | None = None,
+    handlers: Executor | None = None,
+    cuts: bool = True,
+) -> list[Failed] | None:
+    """Read slices of recordings, and write their events; see `read`. None: the credentials may not read recordings.
+
+    Read them after the calls of the same time: a recording's URL goes into the row of its call. With `cuts`, a slice
+    with many recordings is read in parts.
+    """
+    try:
+        return read(
+            this,
+            slices,
+            resume_at=resume_at,
+            move=move,
+            on_page=on_page,
+            merge=merge,
+            handlers=handlers,
+            is_bulk=True,
+            cut=lambda item: cut_recordings(item.slice, item.page) if cuts else (),
+        )
+    except (Refused, CredentialsDoubted) as exc:
+        if not this.session.client.has_worked:  # the credentials themselves are wrong
+            raise
+        log.warning("recordings.refused", error=str(exc), hint=exc.hint)
+        return None
+
+
 def read_plan(
     this: Run[Any],
     plan: Plan,
@@ -134,7 +170,7 @@ def read_plan(
     on_page: OnPage = _ignore_page,
     preview: Merge | None = None,
 ) -> list[Failed]:
-    """Read and merge the slices left in `plan`. Each page commits with `cursor`, which holds the plan.
+    """Read and merge the slices left in `plan`, calls first. Each page commits with `cursor`, which holds the plan.
 
     Pages are merged on as many connections at once as the context says. `preview` replaces the merge.
     """
@@ -145,10 +181,11 @@ def read_plan(
         return this.session.client.has_worked and slice_.listing.status is None and slice_.until <= settled
 
     with _merging(this, plan, cursor, preview) as (merge, handlers):
-        return read(
+        first = plan.open_calls()
+        failed = read(
             this,
             plan.others(this.session.concurrency, this.session.page_size),
-            first=plan.open_calls(),
+            first=first,
             resume_at=plan.state.begun,
             on_page=on_page,
             on_failed=plan.split,
@@ -159,6 +196,25 @@ def read_plan(
             # A preview would tell the calls of the first page twice.
             cut=cut_busy_days(this) if preview is None else cut_nothing,
         )
+        if not _is_away(first, failed) and not this.stop.is_set():
+            failed += _read_recordings_of(
+                this, plan, on_page=on_page, merge=merge, handlers=handlers, cuts=preview is None
+            )
+        return failed
+
+
+def _read_recordings_of(this: Run[Any], plan: Plan, **how: Any) -> list[Failed]:
+    """Read the recordings of a plan. If the credentials may not, the plan goes on without them."""
+    unread = read_recordings(this, plan.recordings(), resume_at=plan.state.begun, **how)
+    if unread is None:
+        this.counts.slices_done += plan.leave_out_recordings()
+    return unread or []
+
+
+def _is_away(first: Sequence[Slice], failed: Sequence[Failed]) -> bool:
+    """Whether Twilio answered none of the listings that a sweep begins with."""
+    away = {failure.slice.name for failure in failed if isinstance(failure.error, Unavailable)}
+    return bool(first) and away.issuperset(slice_.name for slice_ in first)
 
 
 @contextmanager
@@ -211,6 +267,8 @@ def _count(this: Run[Any], item: Fetched, merged: Merged, *, is_bulk: bool) -> N
     seen = item.slice.count(item.page) if is_bulk else None
     if item.hours:  # the page is read again, and counted then
         seen = 0
+    else:
+        this.counts.recordings_seen += len({recording.recording_sid for recording in item.page.recordings})
     this.count_page(item.page, merged, seen=seen, is_bulk=is_bulk)
     if is_bulk:
         _count_slices(this.counts, item)

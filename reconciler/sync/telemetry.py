@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from reconciler import metrics
 from reconciler.database.decisions import Decision, Merged
+from reconciler.database.recordings import Told
 from reconciler.logs import get_logger
-from reconciler.model import DeadLetter, Gap, JobName
+from reconciler.model import DeadLetter, Gap, JobName, RecordingState
 from reconciler.sync.counts import Counts, Outcome
 
 GAPS_NAMED: Final = 5  # of each run; job.finished counts them all
@@ -36,15 +37,17 @@ def log_fields(job: JobName, account_sid: str | None) -> dict[str, str]:
 def report_page(
     merged: Merged, dead_letters: Sequence[DeadLetter] = (), *, named: int = 0, is_bulk: bool = False
 ) -> None:
-    """Log the results of a page, after `named` gaps of this run.
+    """Log the results of a page, after `named` gaps and recordings of this run.
 
-    A run names its first few gaps. The others, and all those of bulk work, are logged at level debug.
+    A run names its first few gaps and recordings. The others, and all those of bulk work, are logged at level debug.
     """
     for letter in dead_letters:
         log.warning("record.dead_lettered", call_sid=letter.call_sid, reason=letter.reason)
     for letter in merged.held:
         log.warning("record.deferred", call_sid=letter.call_sid, reason=letter.reason)
     names_left = 0 if is_bulk else max(0, GAPS_NAMED - named)
+    for recording in merged.recordings:
+        names_left -= _log_recording(recording, is_named=names_left > 0)
     is_debugging = log.is_enabled_for(logging.DEBUG)
     for decision in merged.decisions:
         if decision.action == "drift" and decision.is_news:
@@ -52,6 +55,19 @@ def report_page(
         elif decision.gap is not None and (names_left or is_debugging):
             _log_gap(decision, decision.gap, is_named=names_left > 0)
             names_left = max(0, names_left - 1)
+
+
+def _log_recording(told: Told, *, is_named: bool) -> bool:
+    """Log a recording that was told now; return whether it took one of the places of what is named."""
+    if told.is_imported:
+        return False
+    fields: dict[str, Any] = {"call_sid": told.subject, "recording_sid": told.recording_sid}
+    if told.state is RecordingState.DELETED:
+        log.info("recording.deleted", **fields) if is_named else log.debug("recording.deleted", **fields)
+        return is_named
+    fields["late_seconds"] = round(told.late_seconds, 3)
+    log.info("recording.recovered", **fields) if is_named else log.debug("recording.recovered", **fields)
+    return is_named
 
 
 def _log_gap(decision: Decision, gap: Gap, *, is_named: bool) -> None:
@@ -109,6 +125,7 @@ def _add_counts(counts: Counts, labels: Labels) -> None:
     metrics.calls_seen.labels(*labels).inc(counts.seen)
     for gap in Gap:
         metrics.gaps.labels(gap.value, *labels).inc(counts.gaps[gap])
+    metrics.recordings_told.labels(*labels).inc(counts.recordings_told)
     metrics.drift.labels(labels.account).inc(counts.drifted)
     metrics.frozen.labels(labels.kind).inc(counts.frozen)
     metrics.dead_letters_found.labels(labels.kind).inc(counts.dead_letters)

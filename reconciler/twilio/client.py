@@ -47,14 +47,13 @@ from reconciler.twilio.listing import (
     API_PATH,
     PAGE_SIZE,
     Listing,
-    call_of_token,
     own_path,
     page_size_of,
     resized,
+    sid_of_token,
 )
 from reconciler.twilio.outage import Outage
 from reconciler.twilio.page_sizes import PageSizes
-from reconciler.twilio.records import decode_call, decode_page
 from reconciler.twilio.server_clock import ServerClock
 from reconciler.twilio.time_filters import TimeFilters
 from reconciler.twilio.transport import Answer, Transport
@@ -215,23 +214,23 @@ class Session:
         """Return the first page of `listing`, or the page that `path`, from the page before, names.
 
         Raises:
-            TwilioAnswerError: the next page cannot be right, or the call in the page token is gone. Reading the listing
-                again from its first page helps.
+            TwilioAnswerError: the next page cannot be right, or the record in the page token is gone. Reading the
+                listing again from its first page helps.
 
         """
         wanted = min(listing.page_size, self.page_size)
 
         def read(answer: Answer, sent: str) -> Page:
-            page = decode_page(answer.body, observed_at=self.client.said_at(answer))
-            if not listing.is_exact and not listing.holds(page.observations):
-                raise FilterIgnored("Twilio's answer holds calls that were not asked for: a filter was ignored")
+            page = listing.decode(answer.body, observed_at=self.client.said_at(answer))
+            if not listing.is_exact and not listing.holds(page):
+                raise FilterIgnored("Twilio's answer holds records that were not asked for: a filter was ignored")
             return page._replace(next_uri=listing.next_path(page.next_uri, after=sent)) if page.next_uri else page
 
         page = self._fetch(path or replace(listing, page_size=wanted).path, read, wanted=wanted)
         if listing.is_exact:
             self.client.time_filters.check(listing, page, self.page)
         if path is not None and page.is_empty and page.next_uri is None and not self._is_end(listing, path):
-            raise TwilioAnswerError("a promised page came empty, and the call that it continues after is gone")
+            raise TwilioAnswerError("a promised page came empty, and the record that it continues after is gone")
         return page
 
     def counts_time(self, account_sid: str, page: Page) -> bool:
@@ -241,14 +240,14 @@ class Session:
     def _is_end(self, listing: Listing, path: str) -> bool:
         """Whether an empty page is the true end of its listing: Twilio promises a page after a full last page.
 
-        The page's token names the call after which it continues. If Twilio still lists that call, the end is true. If
-        the call is gone, its token may lead to an empty page.
+        The page's token names the record after which it continues. If Twilio still lists that record, the end is true.
+        If the record is gone, its token may lead to an empty page.
         """
-        call_sid = call_of_token(path)
-        if call_sid is None:
+        sid = sid_of_token(path)
+        if sid is None:
             return True
-        found = self.call(listing.account_sid, call_sid)
-        return bool(found.dead_letters) or (bool(found.observations) and listing.holds(found.observations))
+        found = self._find(listing, sid)
+        return bool(found.dead_letters) or (bool(found.sids) and listing.holds(found))
 
     def call(self, account_sid: str, call_sid: str) -> Page:
         """Return a page with one call; an empty page if Twilio has no such call, or no longer.
@@ -256,15 +255,16 @@ class Session:
         An empty page proves something only if Twilio has answered a listing of the account before. If the credentials
         may not see the account, every call is unknown (https://www.twilio.com/docs/api/errors/20404).
         """
+        return self._find(Listing(account_sid), call_sid)
+
+    def _find(self, listing: Listing, sid: str) -> Page:
+        """Return a page with one record of the kind that `listing` lists; an empty page if Twilio has none."""
 
         def read(answer: Answer, _: str) -> Page:
-            page = decode_call(answer.body, observed_at=self.client.said_at(answer))
-            if any(observation.call_sid != call_sid for observation in page.observations):
-                raise TwilioAnswerError(f"Twilio answered with another call than {call_sid}")
-            return page
+            return listing.decode_one(answer.body, sid, observed_at=self.client.said_at(answer))
 
         try:
-            return self._fetch(f"{API_PATH}/{account_sid}/Calls/{call_sid}.json", read)
+            return self._fetch(listing.path_of(sid), read)
         except NotFound:
             return Page([], [], None, self.client.clock())
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from email.utils import format_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from reconciler.twilio.dates import parse_rfc2822
 
 # The widths of the Viewer's columns (sql/004 and before); from and to are text.
 _MAX_LENGTH: Final = {"direction": 50, "price_unit": 10, "answered_by": 100, "from": 100_000, "to": 100_000}
+_LONGEST: Final = 2_000
 _MAX_SECONDS: Final = 2**31 - 1  # messages.duration is an integer
 # Decimal also accepts NaN, underscores, digits of other scripts, and any number of decimals.
 _PRICE: Final = re.compile(r"[-+.0-9eE]{1,40}")
@@ -75,6 +76,8 @@ class _Call(_Columns, gc=False, forbid_unknown_fields=True):
     to_formatted: msgspec.Raw = msgspec.Raw()
 
 
+T = TypeVar("T")
+
 _NAMES: Final = _Columns.__struct_encode_fields__
 _DERIVED: Final = ("uri", "subresource_uris", "from_formatted", "to_formatted")
 _OTHER: Final = tuple(name for name in _Call.__struct_encode_fields__ if name not in _NAMES and name not in _DERIVED)
@@ -108,7 +111,9 @@ def decode_page(body: bytes, *, observed_at: datetime) -> Page:
         observations = [_observation(call, _others(_others_of(call)), observed_at) for call in listing.calls]
         return Page(observations, [], listing.next_page_uri, observed_at)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadObservation):
-        return _decode_leniently(body, observed_at)
+        records, next_uri = parse_listing(body, "calls")
+        found, dead_letters = read_each(records, partial(read_record, observed_at=observed_at))
+        return Page(found, dead_letters, next_uri, observed_at)
 
 
 def decode_call(body: bytes, *, observed_at: datetime) -> Page:
@@ -118,11 +123,8 @@ def decode_call(body: bytes, *, observed_at: datetime) -> Page:
         Unavailable: the body is not JSON.
 
     """
-    record = _parse(body)
-    try:
-        return Page([read_record(record, observed_at=observed_at)], [], None, observed_at)
-    except BadObservation as exc:
-        return Page([], [_bury(record, str(exc))], None, observed_at)
+    found, dead_letters = read_each([parse(body)], partial(read_record, observed_at=observed_at))
+    return Page(found, dead_letters, None, observed_at)
 
 
 def read_record(record: object, *, observed_at: datetime) -> Observation:
@@ -147,10 +149,10 @@ def bury(record: object, *, reason: str) -> DeadLetter:
     """Return the dead letter of `record` with the reason."""
     # ASCII only: a NUL or a lone surrogate, which no text of PostgreSQL can hold, stays an escape.
     text = json.dumps(record, sort_keys=True)
-    sid = record.get("sid") if isinstance(record, dict) else None
+    sids = (record.get("sid"), record.get("call_sid")) if isinstance(record, dict) else ()
     return DeadLetter(
         dedupe_key=f"rest:{hashlib.sha256(text.encode()).hexdigest()}",
-        call_sid=sid if isinstance(sid, str) and CALL_SID.fullmatch(sid) else None,
+        call_sid=next((sid for sid in sids if isinstance(sid, str) and CALL_SID.fullmatch(sid)), None),
         record=text,
         reason=reason,
     )
@@ -180,20 +182,37 @@ def bury_observation(observation: Observation, reason: str) -> DeadLetter:
     return bury(record, reason=reason)
 
 
-def _decode_leniently(body: bytes, observed_at: datetime) -> Page:
-    envelope = _parse(body)
-    if not isinstance(envelope, dict) or not isinstance(envelope.get("calls"), list):
-        raise Unavailable("Twilio's answer is JSON, but not a listing of calls")
+def parse_listing(body: bytes, kind: str) -> tuple[list[object], str | None]:
+    """Return the records of a page in any form, and its next_page_uri; `kind` is the key of the records.
+
+    Raises:
+        Unavailable: the body is no listing: cut short, HTML, or other JSON. A repeat may help.
+
+    """
+    envelope = parse(body)
+    if not isinstance(envelope, dict) or not isinstance(envelope.get(kind), list):
+        raise Unavailable(f"Twilio's answer is JSON, but not a listing of {kind}")
     next_uri = envelope.get("next_page_uri")
     if not isinstance(next_uri, str | None):
         raise Unavailable("Twilio's answer has a next_page_uri that is not text")
-    page = Page([], [], next_uri, observed_at)
-    for record in envelope["calls"]:
+    return envelope[kind], next_uri
+
+
+def read_each(records: Iterable[object], read: Callable[[object], T]) -> tuple[list[T], list[DeadLetter]]:
+    """Read each record; return what was read, and the dead letters of the records that cannot be read.
+
+    Raises:
+        Unavailable: a record is nested deeper than can be kept.
+
+    """
+    found: list[T] = []
+    dead_letters: list[DeadLetter] = []
+    for record in records:
         try:
-            page.observations.append(read_record(record, observed_at=observed_at))
+            found.append(read(record))
         except BadObservation as exc:
-            page.dead_letters.append(_bury(record, str(exc)))
-    return page
+            dead_letters.append(_bury(record, str(exc)))
+    return found, dead_letters
 
 
 def _bury(record: object, reason: str) -> DeadLetter:
@@ -203,10 +222,14 @@ def _bury(record: object, reason: str) -> DeadLetter:
         raise Unavailable("Twilio's answer is nested deeper than can be kept") from None
 
 
-def _parse(body: bytes) -> Any:
+def parse(body: bytes) -> Any:
     """Decode JSON with every number as text, as Twilio sends them; no float can arise.
 
     A byte that is not UTF-8 becomes half of a surrogate pair. It makes only its own record unreadable.
+
+    Raises:
+        Unavailable: the body is not JSON.
+
     """
     try:
         text = body.decode("utf-8-sig", "surrogateescape")
@@ -255,30 +278,30 @@ def _storable(value: Any, levels: int) -> Any:
 def _observation(call: _Columns, other_fields: str | None, observed_at: datetime) -> Observation:
     status = parse_status(call.status)
     if status is None:
-        raise BadObservation(f"unknown status {_quoted(call.status)}")
+        raise BadObservation(f"unknown status {quoted(call.status)}")
     if not CALL_SID.fullmatch(call.sid):
         raise BadObservation("sid is not CA and 32 hexadecimal digits")
-    start_time = _time(call.start_time, "start_time")
-    end_time = _time(call.end_time, "end_time")
+    start_time = read_time(call.start_time, "start_time")
+    end_time = read_time(call.end_time, "end_time")
     # Most calls start in the second of their creation, and change last when they end: what is equal is parsed once.
     is_start, is_end = call.date_created == call.start_time, call.date_updated == call.end_time
-    date_created = start_time if is_start else _time(call.date_created, "date_created")
-    updated_at = end_time if is_end else _time(call.date_updated, "date_updated")
+    date_created = start_time if is_start else read_time(call.date_created, "date_created")
+    updated_at = end_time if is_end else read_time(call.date_updated, "date_updated")
     told_at = updated_at or start_time or date_created or observed_at
     return Observation(
         call.sid,
-        _sid(call.account_sid, ACCOUNT_SID, "account_sid"),
-        _sid(call.parent_call_sid, CALL_SID, "parent_call_sid"),
-        _text(call.direction, "direction"),
+        read_sid(call.account_sid, ACCOUNT_SID, "account_sid"),
+        read_sid(call.parent_call_sid, CALL_SID, "parent_call_sid"),
+        read_text(call.direction, "direction"),
         status,
-        _text(call.from_, "from"),
-        _text(call.to, "to"),
+        read_text(call.from_, "from"),
+        read_text(call.to, "to"),
         _seconds(call.duration),
         _price(call.price),
-        _text(call.price_unit, "price_unit"),
+        read_text(call.price_unit, "price_unit"),
         start_time,
         end_time,
-        _text(call.answered_by, "answered_by"),
+        read_text(call.answered_by, "answered_by"),
         date_created,
         (end_time or told_at) if status in FINAL else told_at,
         observed_at,
@@ -287,11 +310,17 @@ def _observation(call: _Columns, other_fields: str | None, observed_at: datetime
     )
 
 
-def _text(value: str | None, field: str) -> str | None:
+def read_text(value: str | None, field: str) -> str | None:
+    """Return a text that PostgreSQL can store; None if it is empty.
+
+    Raises:
+        BadObservation: PostgreSQL cannot store it.
+
+    """
     if not value:
         return None
-    if len(value) > _MAX_LENGTH[field]:
-        raise BadObservation(f"{field} is longer than {_MAX_LENGTH[field]} characters")
+    if len(value) > (longest := _MAX_LENGTH.get(field, _LONGEST)):
+        raise BadObservation(f"{field} is longer than {longest} characters")
     if "\0" in value:
         raise BadObservation(f"{field} holds a NUL, which PostgreSQL cannot store")
     if not value.isascii():
@@ -302,7 +331,13 @@ def _text(value: str | None, field: str) -> str | None:
     return value
 
 
-def _sid(value: str | None, form: re.Pattern[str], field: str) -> str | None:
+def read_sid(value: str | None, form: re.Pattern[str], field: str) -> str | None:
+    """Return a SID of that form; None if it is empty.
+
+    Raises:
+        BadObservation: it has another form.
+
+    """
     if not value:
         return None
     if not form.fullmatch(value):
@@ -315,7 +350,7 @@ def _seconds(value: str | None) -> int | None:
         return None
     # isdecimal is also true for digits of other scripts, and int() has a limit on length.
     if not (value.isascii() and value.isdecimal() and len(value) <= 10 and int(value) <= _MAX_SECONDS):
-        raise BadObservation(f"duration {_quoted(value)} is not a number of seconds")
+        raise BadObservation(f"duration {quoted(value)} is not a number of seconds")
     return int(value)
 
 
@@ -327,21 +362,27 @@ def _price(value: str | None) -> Decimal | None:
     except InvalidOperation:
         price = None
     if price is None:
-        raise BadObservation(f"price {_quoted(value)} is not a number")
+        raise BadObservation(f"price {quoted(value)} is not a number")
     if price.adjusted() not in _PRICE_EXPONENTS:
-        raise BadObservation(f"price {_quoted(value)} is not an amount of money")
+        raise BadObservation(f"price {quoted(value)} is not an amount of money")
     return price
 
 
-def _time(value: str | None, field: str) -> datetime | None:
+def read_time(value: str | None, field: str) -> datetime | None:
+    """Return a time in Twilio's form; None if it is empty.
+
+    Raises:
+        BadObservation: it is no time, or not a credible one.
+
+    """
     if not value:
         return None
     try:
         return parse_rfc2822(value)
     except ValueError:
-        raise BadObservation(f"{field} {_quoted(value)} is not a date we can believe") from None
+        raise BadObservation(f"{field} {quoted(value)} is not a date we can believe") from None
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """Return a value for a reason: short, without phone numbers, and safe for logs, terminals and jsonb."""
     return ascii(mask(value[:100])[:31])

@@ -77,7 +77,7 @@ class TimeFilters:
             TimeIgnored: the answer is none to this question.
 
         """
-        is_doubtful = not listing.holds(page.observations)
+        is_doubtful = not listing.holds(page)
         if page.is_empty and listing.account_sid in self._probes:
             probe = self._probes[listing.account_sid]
             is_doubtful = probe is None or not probe.proves(ask(probe.listing).observations)

@@ -7,13 +7,12 @@ then reads the values.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from reconciler.errors import BadObservation
-from reconciler.model import CALL_SID, Observation, Via
+from reconciler.model import CALL_SID, CONFERENCE_SID, RECORDING_SID, Observation, Recording, RecordingState, Via
 from reconciler.twilio.dates import parse_rfc2822
 from reconciler.twilio.records import read_record
 
@@ -42,7 +41,6 @@ _CHILD_LEG: Final = {
 
 CLOCKS_DIFFER: Final = timedelta(minutes=5)  # Twilio's clock and the receiver's, at most
 
-_RECORDING_SID: Final = re.compile(r"RE[0-9a-fA-F]{32}")
 # The parameters of a recording callback beside its SIDs
 # (https://www.twilio.com/docs/voice/api/recording#recordingstatuscallback).
 _RECORDING: Final = {
@@ -62,15 +60,6 @@ _OTHER_CALLBACKS: Final = frozenset(
         "StreamSid", "SiprecSid", "PaymentSid",
     }
 )  # fmt: skip
-
-
-class Recording(NamedTuple):
-    """A recording that is ready: the `recording.ready` event of its call."""
-
-    call_sid: str
-    recording_sid: str
-    event_time: datetime
-    payload: dict[str, str]
 
 
 def read_webhook(event_type: str, payload: Mapping[str, Any], *, received_at: datetime) -> Observation | None:
@@ -94,11 +83,11 @@ def read_webhook(event_type: str, payload: Mapping[str, Any], *, received_at: da
 def read_recording(
     payload: Mapping[str, Any], *, call_sid: str | None, recording_sid: str | None, received_at: datetime
 ) -> Recording | None:
-    """Return the recording, if it is ready and belongs to a call, else None; the given SIDs replace missing ones.
+    """Return the recording, if it is ready, else None; the given SIDs replace missing ones.
 
     A conference's recording belongs to no single call: its callback has a ConferenceSid and no CallSid
-    (https://www.twilio.com/docs/voice/twiml/conference#attributes-recordingStatusCallback). Each row of `call_events`
-    names a call, so such a recording makes no event.
+    (https://www.twilio.com/docs/voice/twiml/conference#attributes-recordingStatusCallback). A recording of neither a
+    call nor a conference makes no event: each row of `call_events` names its subject.
 
     Raises:
         BadObservation: a SID is malformed, or the recording's is missing; the message is the reason.
@@ -106,19 +95,31 @@ def read_recording(
     """
     if payload.get("RecordingStatus") != "completed":
         return None
-    call_sid = payload.get("CallSid") or call_sid
     recording_sid = payload.get("RecordingSid") or recording_sid
-    if not isinstance(recording_sid, str) or not _RECORDING_SID.fullmatch(recording_sid):
+    if not isinstance(recording_sid, str) or not RECORDING_SID.fullmatch(recording_sid):
         raise BadObservation("RecordingSid is not RE and 32 hexadecimal digits")
-    if not call_sid:
-        return None
-    if not isinstance(call_sid, str) or not CALL_SID.fullmatch(call_sid):
+    call_sid = payload.get("CallSid") or call_sid or None
+    if call_sid is not None and not (isinstance(call_sid, str) and CALL_SID.fullmatch(call_sid)):
         raise BadObservation("CallSid is not CA and 32 hexadecimal digits")
-    fields = {
+    conference_sid = payload.get("ConferenceSid") or None
+    is_sid = isinstance(conference_sid, str) and CONFERENCE_SID.fullmatch(conference_sid)
+    if conference_sid is not None and not is_sid:
+        raise BadObservation("ConferenceSid is not CF and 32 hexadecimal digits")
+    if call_sid is None and conference_sid is None:
+        return None
+    said = {
         name: payload[parameter] for parameter, name in _RECORDING.items() if isinstance(payload.get(parameter), str)
     }
-    # A recording callback has no Timestamp.
-    return Recording(call_sid, recording_sid, received_at, {"recording_sid": recording_sid, **fields})
+    return Recording(
+        recording_sid,
+        call_sid,
+        conference_sid,
+        RecordingState.READY,
+        None,
+        received_at,  # a recording callback has no Timestamp
+        said.get("recording_url") or None,
+        {"recording_sid": recording_sid, **said},
+    )
 
 
 def _read_voice(payload: Mapping[str, Any], received_at: datetime) -> Observation | None:

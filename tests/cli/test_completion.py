@@ -24,7 +24,7 @@ needs_bash = pytest.mark.skipif(BASH is None, reason="bash is not installed")
 needs_zsh = pytest.mark.skipif(ZSH is None, reason="zsh is not installed")
 needs_fish = pytest.mark.skipif(FISH is None, reason="fish is not installed")
 
-JOBS = ["hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks"]
+JOBS = ["hot", "warm", "cold", "freeze", "inbox", "housekeeping", "recordings", "webhooks"]
 EXAMPLES = ["90m", "24h", "7d", "2w"]
 
 

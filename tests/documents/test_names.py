@@ -35,6 +35,7 @@ CODE = sorted(path for folder in ("reconciler", "sql", "tests") for path in ROOT
 # Types of events in call_events (design, rule 9), which look like events of the log.
 CALL_EVENTS = {
     "call.created", "call.status_changed", "call.enriched", "call.corrected", "call.frozen", "recording.ready",
+    "recording.deleted",
 }  # fmt: skip
 # A table and one of its columns look like a module and something in it.
 TABLES = {

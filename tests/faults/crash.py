@@ -38,6 +38,7 @@ from reconciler.database.store import Store
 from reconciler.database.transaction import Origin, Rules
 from reconciler.errors import ExitCode
 from reconciler.simulator import Callbacks, Clock, Fault, SimulatedAccount, SimulatedTwilio, Switches, viewer
+from reconciler.simulator.filters import Span
 from reconciler.simulator.messages import Request
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.twilio.records import read_record
@@ -51,6 +52,7 @@ PAGE_SIZE = 5
 CALLS = 24
 MAY_TAKE = 3  # runs of the same command until it comes to its end
 DAY = timedelta(days=1)
+JOBS = ("hot", "warm", "cold", "freeze", "inbox", "recordings")
 
 # Without what is another one in each run: numbers, and times of our own clock.
 _ROWS = """
@@ -61,7 +63,8 @@ WHERE twilio_sid = ANY (%(calls)s) OR %(calls)s IS NULL
 """
 _EVENTS = """
 SELECT jsonb_build_array(call_sid, event_type, event_status, source, payload,
-    CASE WHEN event_type NOT IN ('call.frozen', 'call.enriched', 'call.frozen_drift', 'call.gone') THEN event_time END)
+    CASE WHEN event_type NOT IN ('call.frozen', 'call.enriched', 'call.frozen_drift', 'call.gone', 'recording.deleted')
+        THEN event_time END)
 FROM call_events
 WHERE call_sid = ANY (%(calls)s) OR %(calls)s IS NULL
 """
@@ -73,7 +76,8 @@ _DAYS = "SELECT to_jsonb(d) - '{verified_at,differences}'::text[] FROM account_d
 _JOBS = """
 SELECT jsonb_build_array(
     job_name,
-    cursor - '{read_until,ended_until,looked_at,settled_until,swept_at,begun_at,since,until,done,asked}'::text[],
+    cursor
+        - '{read_until,ended_until,looked_at,settled_until,swept_at,begun_at,since,until,done,asked,found_at}'::text[],
     last_success_at IS NOT NULL)
 FROM sync_state
 """
@@ -126,7 +130,7 @@ class Account:
     def commands(self) -> dict[str, list[str]]:
         """Return the commands that are killed, by name."""
         window = ["--since", (self.now - 2 * DAY).isoformat(), "--until", self.now.isoformat()]
-        return {"backfill": window, **{kind: ["once", kind] for kind in ("hot", "warm", "cold", "freeze", "inbox")}}
+        return {"backfill": window, **{kind: ["once", kind] for kind in JOBS}}
 
     def learn(self, *commands: str) -> None:
         """Run each command once, undisturbed, and remember how it ends and where it may die."""
@@ -192,7 +196,7 @@ class Account:
         # To tell whether an empty page is an end, the client also asks for one call: that is no page.
         requests = list(self.twilio.requests)
         self.twilio.requests.clear()
-        return frozenset((r.path, *r.params) for r in requests if r.path.endswith("/Calls.json"))
+        return frozenset((r.path, *r.params) for r in requests if r.path.endswith(("/Calls.json", "/Recordings.json")))
 
     @property
     def _may_ask_again(self) -> int:
@@ -370,6 +374,7 @@ def at_random(account: Account, kills: int, seed: int) -> tuple[int, list[str]]:
             problems = differences(conn, records_of(account.account, datetime.now(UTC)))
             problems = [p for p in problems if not p.endswith(("duration: 0, not None", "has no such call"))]
             problems += [f"doubled: {doubled}" for doubled in doubled_events(conn)]
+            problems += lost_recordings(conn, account.account)
             problems += [
                 f"unsettled: {row}"
                 for row in conn.execute(
@@ -378,6 +383,18 @@ def at_random(account: Account, kills: int, seed: int) -> tuple[int, list[str]]:
                 )
             ]
         return killed, problems
+
+
+def lost_recordings(conn: db.Connection, account: SimulatedAccount) -> list[str]:
+    """Return the recordings of the account that are not told exactly once."""
+    told = Counter(
+        sid
+        for (sid,) in conn.execute(
+            "SELECT payload ->> 'recording_sid' FROM call_events WHERE event_type = 'recording.ready'"
+        )
+    )
+    made = {recording.sid for recording in account.recordings_between(Span())}
+    return [f"{sid} is told {told[sid]} times" for sid in made | told.keys() if told[sid] != 1 or sid not in made]
 
 
 @contextmanager

@@ -166,6 +166,7 @@ class Play:
         for kind in ("inbox", "hot", "warm", "freeze", "cold"):
             self.do(Step(kind, twice=self._history.seed % 4 == 0))
         self.watch.check_equal()
+        self.watch.check_recordings()
         self.watch.check_settled()
 
     def do(self, step: Step) -> None:
@@ -193,6 +194,11 @@ class Play:
             case "delete":
                 if step.sid in self.watch.ever:
                     self.account.delete(step.sid, self.clock.now())
+            case "unrecord":
+                at = self.clock.now()
+                for recording in self.account.recordings_of(step.sid):
+                    if recording.ready <= at.timestamp() and recording.sid not in self.account.deleted_recordings:
+                        self.account.delete_recording(recording.sid, at)
             case _:
                 self._work(step)
         self.watch.look(step)
@@ -299,7 +305,7 @@ class Play:
             yield
 
     def _run(self, step: Step, store: Store, common: dict[str, Any]) -> Counts:
-        session = self._client.session(common["stop"], is_bulk=step.kind in ("cold", "backfill"))
+        session = self._client.session(common["stop"], is_bulk=step.kind in ("cold", "backfill", "recordings"))
         common = {"clock": self._our_time, "make_executor": Inline, **common}
         if step.kind == "backfill":
             now = self._our_time()

@@ -9,7 +9,7 @@ from itertools import count
 from random import Random
 from typing import Any, NamedTuple
 
-from reconciler.simulator import SimulatedAccount
+from reconciler.simulator import Callbacks, SimulatedAccount
 from reconciler.simulator.calls import FINAL
 from reconciler.simulator.viewer import Habits
 from reconciler.simulator.webhooks import Channel, Delivery, webhooks
@@ -47,7 +47,9 @@ class Life(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happens. `kind` is that of a job, or wait, viewer, fail, correct, delete.
+    """One thing that happens. `kind` is that of a job, or wait, viewer, fail, correct, delete or unrecord.
+
+    After unrecord Twilio has deleted the recordings of a call.
 
     Attributes:
         seconds: how long to wait, or how far back a backfill reads.
@@ -223,7 +225,7 @@ def _road(rng: Random) -> Road:
 def _step(rng: Random, lives: Sequence[Life], habits: Habits, *, is_alone: bool, depth: int = 0) -> Step:
     kind = rng.choice((
         "wait", "wait", "wait", "hot", "hot", "hot", "warm", "warm", "cold", "freeze", "inbox", "inbox", "backfill",
-        "viewer", "viewer", "fail", "correct", "delete",
+        "viewer", "viewer", "fail", "correct", "delete", "recordings", "unrecord",
     ))  # fmt: skip
     match kind:
         case "wait":
@@ -239,6 +241,8 @@ def _step(rng: Random, lives: Sequence[Life], habits: Habits, *, is_alone: bool,
             return Step("delete" if rng.random() < 0.4 else "wait", seconds=5, sid=rng.choice(lives).sid)
         case "fail":
             return Step("fail")
+        case "unrecord":
+            return Step("unrecord", sid=rng.choice(lives).sid)
     step = Step(kind, is_scheduled=rng.random() < 0.5, twice=rng.random() < 0.1)
     if kind == "backfill":
         step = replace(step, seconds=rng.choice((3_600, 50_000, 86_400)))
@@ -271,6 +275,7 @@ def _commit(rng: Random) -> int:
 
 def deliveries(account: SimulatedAccount, lives: Sequence[Life]) -> list[Delivery]:
     """Take the calls in; returns their webhooks as they will arrive, earliest first."""
+    account.callbacks = Callbacks(recorded=0.6, recorded_trunks=0.6, conferences=0.3)
     for life in lives:
         account.call(START + timedelta(seconds=life.created), sid=life.sid, **life.script)
     # Before and after that nothing happens.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from reconciler.database import connection as db
 from reconciler.database.inbox import WORKER_TRIES
 from reconciler.settings import Settings
 from reconciler.simulator import Clock, SimulatedAccount
+from reconciler.simulator.filters import Span
 from tests.harness.equality import FINAL, differences, doubled_events, expected_row, records_of, versions
 
 if TYPE_CHECKING:
@@ -124,11 +126,13 @@ class Watch:
             _hold("a price in time is not lost", row["price"] is not None, row, step)
 
     def _check_events(self, step: Step) -> None:
+        twice = [told for told, times in self._told().items() if times > 1]
+        _hold("a recording is told once", not twice, twice, step)
         doubled = [d for d in doubled_events(self._conn) if d[1] not in ("call.corrected", "call.enriched")]
         _hold("one event for each fact", not doubled, doubled, step)
         events: dict[str, list[Row]] = {sid: [] for sid in self._rows}
         for event in self._events.values():
-            if event["event_type"] != "recording.ready":
+            if not event["event_type"].startswith("recording."):
                 _hold("an event has a row", event["call_sid"] in events, event, step)
                 events[event["call_sid"]].append(event)
         for sid, row in self._rows.items():
@@ -238,6 +242,8 @@ class Watch:
             case "backfill":
                 since = began - timedelta(seconds=step.seconds)
                 self._check_window("backfill: the window is as Twilio says", since, began, step)
+            case "recordings":
+                pass  # in the end each is told: `check_recordings`
             case _:
                 raise AssertionError(step.kind)
 
@@ -302,6 +308,34 @@ class Watch:
         self._check_equal("equal at the end", lambda _: True)
         strangers = self._rows.keys() - self.ever
         _hold("no row that is no call", not strangers, strangers)
+
+    def check_recordings(self) -> None:
+        """Each recording is told once, whoever told it, and stands in the row of its call; so is its deletion.
+
+        Raises:
+            Broken: one is not.
+
+        """
+        told = self._told()
+        now = self._clock.now().timestamp()
+        for recording in self._account.recordings_between(Span()):
+            if recording.ready > now:
+                continue
+            is_deleted = recording.sid in self._account.deleted_recordings
+            ready, deleted = told["recording.ready", recording.sid], told["recording.deleted", recording.sid]
+            _hold("each recording is told", ready == 1 or (is_deleted and not ready), recording, ready)
+            _hold("a deletion is told", deleted == is_deleted, recording, deleted)
+            row = self._rows.get(recording.call_sid or "")
+            if row is not None and not is_deleted:
+                _hold("a recording stands in its call", row["recording_url"] == recording.media_url, recording, row)
+
+    def _told(self) -> Counter[tuple[str, str]]:
+        """How often each event of each recording is told."""
+        return Counter(
+            (event["event_type"], event["payload"]["recording_sid"])
+            for event in self._events.values()
+            if event["event_type"].startswith("recording.")
+        )
 
     def check_settled(self) -> None:
         """Nothing is left over.
@@ -407,6 +441,8 @@ def _said(row: Row) -> dict[str, str] | None:
     """Return the expected event of a processed webhook; None if it leaves no event of that kind."""
     payload = row["payload"]
     match row["event_type"]:
+        case "call-status" if "CallStatus" not in payload:
+            return None  # a participant's of a conference
         case "call-status" | "call-inbound":
             return {"call_sid": payload["CallSid"], "event_status": payload["CallStatus"]}
         case "dial-action":

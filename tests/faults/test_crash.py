@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.crash import Account, at_random
 
-COMMANDS = ("backfill", "hot", "warm", "cold", "freeze", "inbox")
+COMMANDS = ("backfill", "hot", "warm", "cold", "freeze", "inbox", "recordings")
 DEATHS = {"before": 2, "behind": 1, "answered": 1, "asked": 1}
 
 

@@ -473,7 +473,10 @@ def test_every_job_and_report_may_do_its_work(role, database_url, conn, account)
             "PATH": os.defpath, "DATABASE_URL": url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN,
             "TWILIO_BASE_URL": twilio.base_url, "PYTHONPATH": str(PACKAGE.parent),
         }  # fmt: skip
-        jobs = [["once", job] for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks")]
+        jobs = [
+            ["once", job]
+            for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "recordings", "webhooks")
+        ]
         for args in [*jobs, ["status"], ["report"], ["why"], ["check"]]:
             done = subprocess.run(
                 [sys.executable, "-m", "reconciler", *args], env=environ, capture_output=True, text=True, timeout=60,

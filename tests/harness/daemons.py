@@ -84,7 +84,7 @@ class Daemon:
 
     def settle(self) -> None:
         """Return when each job has run once; after that only hot runs during the test."""
-        for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks"):
+        for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "recordings", "webhooks"):
             self.wait_for("job.finished", job=job)
 
     def tell(self, number: signal.Signals) -> None:

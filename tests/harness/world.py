@@ -24,6 +24,7 @@ from reconciler.jobs.cold import ColdCounts, cold
 from reconciler.jobs.freeze import freeze
 from reconciler.jobs.hot import hot
 from reconciler.jobs.housekeeping import keep_house
+from reconciler.jobs.recordings import read_new_recordings
 from reconciler.jobs.warm import warm
 from reconciler.jobs.webhooks import read_webhooks
 from reconciler.settings import Credentials
@@ -111,6 +112,11 @@ class World:
         options = Options(deep=deep)
         with self._asking("cold", ACCOUNT, concurrency, key=key, is_bulk=True, options=options) as context:
             return cold(context)
+
+    def recordings(self, account_sid: str = ACCOUNT) -> Counts:
+        """One run of the recordings job of an account; the journal is that of this run afterwards."""
+        with self._asking("recordings", account_sid, is_bulk=True) as context:
+            return read_new_recordings(context)
 
     def webhooks(self, account_sid: str = ACCOUNT, *, key: tuple[str, str] = (ACCOUNT, TOKEN)) -> Counts:
         """One run of the webhooks job of an account; the journal is that of this run afterwards."""
@@ -204,6 +210,13 @@ class World:
         """The lines of that event, without what all lines of a run carry."""
         rest = ("event", "log_level")
         return [{k: v for k, v in line.items() if k not in rest} for line in self.log if line["event"] == event]
+
+    def told(self, event: str = "recording.ready") -> list[str]:
+        """The SIDs of the recordings that events of that type tell of, each as often as it is told."""
+        rows = self.conn.execute(
+            "SELECT payload ->> 'recording_sid' FROM call_events WHERE event_type = %s ORDER BY 1", (event,)
+        )
+        return [row[0] for row in rows]
 
     def event_count(self) -> int:
         """How many events there are."""

@@ -87,9 +87,9 @@ def test_a_second_night_writes_no_row_and_says_nothing_new(busy):
 
 
 def test_no_more_requests_than_the_listings_need_and_one(busy):
-    """Five listings by Status, one for each of four days, and usage once."""
+    """Five listings by Status, one for each of four days, one of recordings, and usage once."""
     totals = busy.cold()
-    assert totals.requests == len(busy.twilio.requests) == 5 + 4 + 1
+    assert totals.requests == len(busy.twilio.requests) == 5 + 4 + 1 + 1
 
 
 def test_a_call_twice_in_a_listing_is_one_call(busy):

@@ -135,7 +135,7 @@ def test_accounts_that_could_not_be_read_are_read_soon(command, subaccounts, twi
 def test_once_runs_each_job(command, account, conn):
     """It prints the counts as one JSON object."""
     account.generate(20, now() - 5 * HOUR, now() - HOUR)
-    for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks"):
+    for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "recordings", "webhooks"):
         done = command.run("once", job, "--json")
         assert done.code == 0, done.err
         counts = done.result

@@ -25,6 +25,7 @@ SHAPE = [
     "thawed",
     "repaired",
     "changes",
+    "recordings",
     "note",
     "events",
     "has_older_events",
@@ -59,6 +60,24 @@ def test_what_differs_is_marked(signed_in, held, account):
     marked = [" ".join(line.split()) for line in done.out.splitlines() if line.startswith("≠")]
     assert marked == ["≠ price -0.01400 -0.05000"]
     assert f"`reconcile call {held} --thaw`" in done.out
+
+
+def test_its_recordings_are_shown(signed_in, held, account, conn):
+    """1 while no event tells of one, and how to tell it now; --repair writes the event and fills the URL."""
+    call = account.find(held)
+    began = datetime.fromtimestamp(call.created, UTC)
+    made = account.add_recording(began, began + timedelta(seconds=20), call_sid=held)
+    done = signed_in("call", held)
+    lines = [" ".join(line.split()) for line in done.out.splitlines()]
+    (line,) = [line for line in lines if line.startswith(made.sid)]
+    assert (done.code, line.split()[1], line.split()[-2:]) == (1, "ready", ["20", "no"])
+    assert f"`reconcile call {held} --repair` does so now" in done.out
+    done = signed_in("call", held, "--repair", "--json")
+    (shown,) = done.result["recordings"]
+    assert (done.code, shown["recording_sid"], shown["is_told"]) == (0, made.sid, True)
+    assert {event["event"] for event in done.result["events"]} == {"call.created", "recording.ready"}
+    assert conn.execute("SELECT recording_url FROM messages").fetchall() == [(made.media_url,)]
+    assert signed_in("call", held).code == 0
 
 
 def test_the_json_is_a_contract(signed_in, held, account):

@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 
 from reconciler.errors import Refused, TwilioAnswerError, Unavailable
-from reconciler.model import Status
+from reconciler.model import Page, Status
 from reconciler.simulator import Fault
 from reconciler.simulator.messages import Answer
 from reconciler.twilio.account_records import Account, Usage
@@ -33,7 +33,7 @@ def test_one_call_is_read_as_in_a_listing(source, listing, account, twilio):
     """The same observation, said at the answer's date, for one request."""
     listed = source.page(listing).observations[0]
     page = source.call(account.sid, listed.call_sid)
-    assert ([listed], [], None, NOW) == page
+    assert Page([listed], [], None, NOW) == page
     assert f"/2010-04-01/Accounts/{account.sid}/Calls/{listed.call_sid}.json" == twilio.requests[-1].path
     assert (2, 0) == (source.requests, source.retries)
 

@@ -51,7 +51,8 @@ FROM (
         ('messages'::text, ARRAY[
             'status', 'from_number', 'to_number', 'duration', 'price', 'price_unit', 'start_time', 'end_time',
             'parent_call_sid', 'account_sid', 'answered_by', 'date_created', 'last_event_time', 'is_final',
-            'finalized_at', 'sync_state', 'observed_at', 'observed_via', 'gone_at', 'other_fields', 'updated_at'
+            'finalized_at', 'sync_state', 'observed_at', 'observed_via', 'gone_at', 'other_fields', 'updated_at',
+            'recording_url'
         ]),
         ('twilio_webhook_inbox', ARRAY['processing_status', 'processed_at', 'error'])
 ) AS needed (name, columns)

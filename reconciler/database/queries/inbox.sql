@@ -132,18 +132,6 @@ SET processing_status = 'dead_letter', processed_at = %(now)s, error = g.reason
 FROM unnest(%(ids)s::bigint[], %(reasons)s::text[]) AS g (id, reason)
 WHERE i.id = g.id
 
--- name: record_recordings
--- Write one event for each recording, even if a webhook is replayed. The fixed order keeps writers from deadlocking.
-INSERT INTO call_events (call_sid, event_type, event_time, created_at, source, run_id, payload, dedupe_key)
-SELECT
-    r.call_sid, 'recording.ready', r.event_time, %(now)s, %(source)s, %(run_id)s, r.payload,
-    r.call_sid || ':recording:' || r.recording_sid
-FROM unnest(
-    %(call_sids)s::text[], %(recording_sids)s::text[], %(event_times)s::timestamptz[], %(payloads)s::jsonb[]
-) AS r (call_sid, recording_sid, event_time, payload)
-ORDER BY r.call_sid, r.recording_sid
-ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
-
 -- name: fill_answered_by
 -- Fill answered_by from machine detection. Its webhook may come after the call's end, when the merge refuses the
 -- observation because of its status (rule 3). A frozen row does not change (rule 7), and an existing value stays.

@@ -54,7 +54,7 @@ WITH RECURSIVE accounts AS (
     WHERE a.account_sid IS NOT NULL
 )
 SELECT d.account_sid, d.day, d.listed, d.held, d.billed, d.differences, d.is_complete, d.verified_at,
-    d.billed_price, d.held_price, d.price_unit, d.unsettled
+    d.billed_price, d.held_price, d.price_unit, d.unsettled, d.recordings_listed, d.recordings_held
 FROM accounts AS a
 CROSS JOIN LATERAL (
     SELECT * FROM account_days WHERE account_sid = a.account_sid AND day >= %(since)s

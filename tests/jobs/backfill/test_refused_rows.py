@@ -12,6 +12,7 @@ from reconciler.database.store import Store
 from reconciler.errors import ExitCode, TableFault
 from reconciler.simulator import Fault
 from reconciler.sync.counts import Outcome
+from reconciler.twilio.recording_records import bury_written
 from reconciler.twilio.records import bury_observation, read_record
 from tests.harness.contexts import run_inbox, run_replay
 from tests.harness.equality import records_of
@@ -88,7 +89,7 @@ def test_a_mandatory_column_of_the_viewers_is_no_fault_of_a_single_call(table, d
     """A page with one new call cannot show that others are refused too; the column alone can."""
     conn.execute(f"ALTER TABLE {table} ADD COLUMN tenant int NOT NULL".encode())
     with Store(database_url) as store, pytest.raises(TableFault) as failed:
-        store.commit_page([make_observation()], origin=ORIGIN, now=NOW, refuse=bury_observation)
+        store.commit_page([make_observation()], origin=ORIGIN, now=NOW, refuse=bury_written)
     assert f"{table}.tenant" in str(failed.value)
     assert "DROP NOT NULL" in present(failed.value.hint)
     assert conn.execute("SELECT count(*) FROM twilio_webhook_inbox").fetchone() == (0,)

@@ -192,13 +192,18 @@ def test_a_timestamp_may_be_ahead_as_far_as_clocks_differ(work, put, conn, ahead
 
 
 @pytest.mark.parametrize("source", ["Conference", "StartConferenceRecordingAPI", "Trunking"])
-def test_a_recording_of_no_single_call_is_completed(work, put, state, events, source):
-    """Twilio names no CallSid for it. Each event names a call, so it makes none."""
+def test_a_recording_of_no_single_call_is_told_of_its_conference(work, put, state, conn, source):
+    """Twilio names no CallSid for it, so its event names the conference. Without either it makes none."""
     payload = {**recording(), "CallSid": None, "ConferenceSid": "CF" + 32 * "0", "RecordingSource": source}
     without = {name: value for name, value in payload.items() if value}
-    ids = [put(said, source="twilio_recording", event_type="recording-complete") for said in (payload, without)]
+    neither = {**payload, "ConferenceSid": "", "RecordingSid": "RE" + 32 * "7"}
+    ids = [
+        put(said, source="twilio_recording", event_type="recording-complete") for said in (payload, without, neither)
+    ]
     worked = work()
-    assert ([state(id_) for id_ in ids], worked.dead_letters, events()) == (["completed", "completed"], 0, [])
+    assert ([state(id_) for id_ in ids], worked.dead_letters) == (["completed"] * 3, 0)
+    told = conn.execute("SELECT call_sid, event_type, payload ->> 'recording_sid' FROM call_events").fetchall()
+    assert told == [(payload["ConferenceSid"], "recording.ready", payload["RecordingSid"])]
 
 
 DETECTED = {"CallSid": sid(1), "AccountSid": ACCOUNT, "AnsweredBy": "human", "MachineDetectionDuration": "3200"}
@@ -360,9 +365,10 @@ def test_a_fault_of_the_database_changes_nothing(work, put, state, conn, monkeyp
 
 
 def test_a_recording_is_one_event_and_no_status(work, put, events, conn, calls):
-    """However often it is told; the columns of the row are the Viewer's."""
+    """However often it is told. A URL of the Viewer's stays, and so does the rest of the row."""
     put(webhook("ringing"))
     work()
+    conn.execute("UPDATE messages SET recording_url = 'mine'")
     before = conn.execute("SELECT xmin::text, m FROM messages AS m").fetchall()
     for _ in range(2):
         put(recording(), event_type="recording-complete")

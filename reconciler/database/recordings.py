@@ -1,0 +1,97 @@
+"""Recordings in the database: their events, and the URL in the call's row. See queries/recordings.sql."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import NamedTuple
+
+from psycopg.types.json import Jsonb
+
+from reconciler.database.connection import Connection, load_queries
+from reconciler.model import Recording, RecordingState
+
+_TOLD = (RecordingState.READY, RecordingState.DELETED)  # the states that are events
+
+_queries = load_queries("recordings")
+
+
+class Told(NamedTuple):
+    """An event of a recording that was written now: its subject, what happened, and how many seconds ago.
+
+    If `is_imported`, the recording was ready before anybody looked after the account.
+    """
+
+    subject: str
+    recording_sid: str
+    state: RecordingState
+    is_imported: bool
+    late_seconds: float
+
+
+def tell(
+    conn: Connection,
+    recordings: Sequence[Recording],
+    *,
+    source: str,
+    run_id: str,
+    imported_before: datetime | None,
+    now: datetime,
+    apply: bool = True,
+) -> list[Told]:
+    """Write an event for each recording that is ready or deleted and that has none yet; return what was written.
+
+    With `apply` false, write nothing and return what would be written.
+    """
+    events = [recording for recording in recordings if recording.state in _TOLD]
+    if not events:
+        return []
+    params = {
+        "recording_sids": [recording.recording_sid for recording in events],
+        "states": [recording.state.value for recording in events],
+        "subject_call_sids": [recording.call_sid for recording in events],
+        "conference_sids": [recording.conference_sid for recording in events],
+        "happened_at": [recording.happened_at for recording in events],
+        "payloads": [Jsonb(recording.payload) for recording in events],
+        "source": source,
+        "run_id": run_id,
+        "imported_before": imported_before,
+        "now": now,
+        "apply": apply,
+    }
+    return [
+        Told(subject, sid, RecordingState(state), *rest)
+        for subject, sid, state, *rest in conn.execute(_queries["tell"], params)
+    ]
+
+
+def fill_urls(conn: Connection, recordings: Sequence[Recording], *, now: datetime) -> list[str]:
+    """Fill recording_url where the row of a recording's call has none; return the SIDs of these calls."""
+    urls = [
+        (recording.call_sid, recording.media_url, recording.happened_at)
+        for recording in recordings
+        if recording.call_sid is not None and recording.conference_sid is None and recording.media_url is not None
+    ]
+    if not urls:
+        return []
+    call_sids, media_urls, happened_at = map(list, zip(*urls, strict=True))
+    params = {"call_sids": call_sids, "media_urls": media_urls, "happened_at": happened_at, "now": now}
+    return [row[0] for row in conn.execute(_queries["fill_urls"], params)]
+
+
+def has_recordings(conn: Connection, *, account_sid: str, since: datetime, limit: int) -> bool:
+    """Whether the account had a recording since a moment; at most `limit` of its newest calls are looked at."""
+    params = {"account_sid": account_sid, "since": since, "limit": limit}
+    row = conn.execute(_queries["has_recordings"], params).fetchone()
+    return bool(row and row[0])
+
+
+def keep_proofs(conn: Connection, days: Mapping[date, tuple[int, int]], *, account_sid: str) -> None:
+    """Add to the proofs of `days` how many recordings Twilio listed, and of how many of them an event tells."""
+    params = {
+        "account_sid": account_sid,
+        "days": list(days),
+        "counts_listed": [listed for listed, _ in days.values()],
+        "counts_held": [held for _, held in days.values()],
+    }
+    conn.execute(_queries["keep_proofs"], params)
