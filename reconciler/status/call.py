@@ -18,6 +18,7 @@ from reconciler.database.decisions import Decision
 from reconciler.database.recordings import tell
 from reconciler.errors import BadObservation, ExitCode
 from reconciler.exact_json import parse_json
+from reconciler.masking import mask_field
 from reconciler.model import FINAL, Observation, Page, Recording
 from reconciler.status.dead_letters import without_numbers
 
@@ -193,11 +194,11 @@ class Seen:
             "call_sid": self.call.call_sid,
             "row": self.call.row,
             "twilio": None if record is None else _as_dict(record),
-            "fields": [asdict(field) for field in self.fields],
+            "fields": [_entry(field, masked=masked) for field in self.fields],
             "differs": self.differs,
             "thawed": self.thawed,
             "repaired": self.change is not None,
-            "changes": [asdict(change) for change in self.changes],
+            "changes": [_entry(change, masked=masked) for change in self.changes],
             "recordings": [asdict(recording) for recording in self.recordings],
             "note": self.note,
             "events": [asdict(event) for event in self.call.events],
@@ -250,6 +251,17 @@ def compare(row: Mapping[str, Any] | None, record: Observation | None) -> list[F
     return [
         Field(name, value, twilio, twilio is not None and not _is_same(value, twilio)) for name, value, twilio in pairs
     ]
+
+
+def _entry(entry: Field | Change, *, masked: bool) -> dict[str, Any]:
+    """Return a field or a change as a dictionary; `masked` hides what its field's values may tell of a person."""
+    values = asdict(entry)
+    if not masked:
+        return values
+    return {
+        name: mask_field(entry.field, value) if name != "field" and isinstance(value, str) else value
+        for name, value in values.items()
+    }
 
 
 def _as_dict(record: Observation) -> dict[str, Any]:

@@ -31,7 +31,7 @@ COPY raw_calls (sid, account_sid, parent_call_sid, direction, status, from_, to_
 ROWS = """
 COPY floor_messages (twilio_sid, account_sid, parent_call_sid, direction, status, from_number, to_number, duration,
     price, price_unit, start_time, end_time, answered_by, date_created, created_at, updated_at, last_event_time,
-    is_final, finalized_at, sync_state, observed_at, observed_via) FROM STDIN
+    is_final, finalized_at, sync_state, observed_at, observed_via, other_fields) FROM STDIN
 """
 EVENTS = """
 COPY floor_events (call_sid, event_type, event_status, event_time, created_at, source, run_id, payload, dedupe_key)
@@ -57,6 +57,14 @@ class Call(msgspec.Struct, gc=False):
     answered_by: str | None
     date_created: str
     date_updated: str
+    phone_number_sid: str | None
+    trunk_sid: str | None
+    forwarded_from: str | None
+    caller_name: str | None
+    queue_time: str | None
+
+
+COLUMNS = 14  # the fields of `Call` that have columns of their own in `messages`
 
 
 class Listing(msgspec.Struct, gc=False):
@@ -112,7 +120,7 @@ def _pages(days: int) -> Iterator[list[Call]]:
 
 
 def _write_raw(conn: psycopg.Connection, page: list[Call]) -> None:
-    _copy(conn, RAW, [msgspec.structs.astuple(call) for call in page])
+    _copy(conn, RAW, [msgspec.structs.astuple(call)[: COLUMNS + 1] for call in page])
 
 
 def _write_rows(conn: psycopg.Connection, page: list[Call]) -> None:
@@ -126,8 +134,8 @@ def _write_rows(conn: psycopg.Connection, page: list[Call]) -> None:
         at = ended or call.date_updated
         rows.append(
             (
-                *msgspec.structs.astuple(call)[:-1], now, now, at, "t" if is_final else "f", ended,
-                "frozen" if is_frozen else "active", now, "rest",
+                *msgspec.structs.astuple(call)[:COLUMNS], now, now, at, "t" if is_final else "f", ended,
+                "frozen" if is_frozen else "active", now, "rest", _others(call),
             )
         )  # fmt: skip
         rest = (now, "floor", "run")
@@ -135,6 +143,11 @@ def _write_rows(conn: psycopg.Connection, page: list[Call]) -> None:
         events.append((call.sid, "call.created", call.status, at, *rest, payload, call.sid + ":created"))
     _copy(conn, ROWS, rows)
     _copy(conn, EVENTS, events)
+
+
+def _others(call: Call) -> str:
+    names = ("phone_number_sid", "trunk_sid", "forwarded_from", "caller_name", "queue_time")
+    return msgspec.json.encode({name: value for name in names if (value := getattr(call, name))}).decode()
 
 
 def _copy(conn: psycopg.Connection, statement: str, rows: list[tuple[str | None, ...]]) -> None:

@@ -111,6 +111,34 @@ def test_numbers_are_plain_if_told_so(signed_in, held, conn, options):
     assert plain.out.count(NUMBER) >= 2
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_callers_name_and_a_forwarding_number_are_masked(signed_in, held, account, options):
+    """On both sides and in events; plain if told so."""
+    account.change(held, fields={"caller_name": "EXAMPLE, ALICE", "forwarded_from": "+12025550188"})
+    masked, plain = signed_in("call", held, *options), signed_in("call", held, *options, RECONCILER_LOG_PII="plain")
+    assert masked.code == 1
+    assert not any(private in masked.out for private in ("ALICE", "5550188"))
+    assert all(private in plain.out for private in ("EXAMPLE, ALICE", "+12025550188"))
+
+
+def test_a_frozen_row_of_an_older_version_lacks_fields(signed_in, held, conn):
+    """1: it is no drift, and the next run that reads the call fills them, as does --repair without --thaw."""
+    with conn.transaction():
+        conn.execute("SELECT set_config('reconciler.thaw', 'on', true)")
+        conn.execute("UPDATE messages SET other_fields = NULL")
+    done = signed_in("call", held)
+    assert (done.code, "--thaw" in done.out) == (1, False)
+    assert f"`reconcile call {held} --repair`" in done.out
+    events = conn.execute("SELECT count(*) FROM call_events").fetchone()
+    repaired = signed_in("call", held, "--repair", "--json")
+    assert (repaired.code, repaired.result["differs"], repaired.result["thawed"]) == (0, False, False)
+    assert {change["field"]: change["before"] for change in repaired.result["changes"]} == {
+        "forwarded_from": None, "queue_time": None,
+    }  # fmt: skip
+    assert repaired.result["row"]["sync_state"] == "frozen"
+    assert conn.execute("SELECT count(*) FROM call_events").fetchone() == events
+
+
 def test_without_credentials(nobody_signed_in, add_call):
     """Our side alone, saying why; 0."""
     call = add_call(1, account_sid=ACCOUNT)
