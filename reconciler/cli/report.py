@@ -131,7 +131,7 @@ def _show_costs(costs: Sequence[reports.Cost]) -> None:
     headline("What the calls cost, on the days that are proven")
     table = new_table("account", "days", "Twilio billed", "our rows", "", "", right=3)
     for cost in costs[:NAMED]:
-        note = f"{counted(cost.unsettled, 'day')} with prices still to come" if cost.unsettled else ""
+        note = f"prices missing on {counted(cost.unsettled, 'day')}" if cost.unsettled else ""
         table.add_row(
             short_sids(plain(cost.account_sid)), f"{cost.days:,}", _money(cost.billed), _money(cost.held),
             plain(cost.price_unit), note,
