@@ -96,6 +96,8 @@ def test_a_dry_run_as_json(run, calls, conn):
     assert {difference["action"] for difference in differences} == {"insert"}
     assert {value["ours"] for difference in differences for value in difference["fields"].values()} == {None}
     assert not re.search(r"\+\d{7}", done.out)
+    names = [difference["fields"].get("caller_name", {}).get("twilio") for difference in differences]
+    assert {*names} == {None, "***"}
     assert run("--since", "3d").code == 0
     done = run("--since", "3d", "--dry-run", "--json")
     assert (done.code, done.result["differences"]) == (0, [])
