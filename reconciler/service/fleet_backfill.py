@@ -212,7 +212,7 @@ class _Work:
         def is_independent(slice_: Slice) -> bool:
             return slice_.listing.status is None and slice_.until <= settled
 
-        at_once = max(1, self._capacity)
+        at_once = self._this.context.settings.max_concurrency  # as of one process: the slices are the same
         order = Order(plan.open_calls(), plan.others(at_once, PAGE_SIZE), is_independent, at_once=at_once)
         return Account(sid, job, cursor, plan, order, iter(plan.recordings()), counts)
 

@@ -13,8 +13,8 @@ HOT, USUAL, BULK, LEADER = "hot", "usual", "bulk", "leader"
 # Queue and priority by kind of job; tasks of a higher priority come first. The leader works those that ask only the
 # database: monitoring takes the numbers of calls, webhooks and bytes from the daemon that leads.
 PLACES: Final[Mapping[str, tuple[str, int]]] = {
-    "hot": (HOT, 50), "inbox": (LEADER, 40), "warm": (USUAL, 30), "freeze": (LEADER, 20), "housekeeping": (LEADER, 20),
-    "webhooks": (USUAL, 10), "cold": (BULK, 10), "backfill": (BULK, 0),
+    "hot": (HOT, 50), "inbox": (LEADER, 40), "warm": (USUAL, 30), "recordings": (USUAL, 25), "freeze": (LEADER, 20),
+    "housekeeping": (LEADER, 20), "webhooks": (USUAL, 10), "cold": (BULK, 10), "backfill": (BULK, 0),
 }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def fleet(command):
         daemons = [command.daemon(**env) for _ in range(count)]
         for daemon in daemons:
             daemon.wait_for("daemon.readied", within=60)
-        for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "webhooks"):
+        for job in ("hot", "warm", "cold", "freeze", "inbox", "housekeeping", "recordings", "webhooks"):
             eventually(lambda job=job: any(d.said("job.finished", job=job) for d in daemons), within=60)  # type: ignore[misc]
         return daemons
 
@@ -71,8 +71,8 @@ def empty(conn) -> None:
 
 
 def listings(twilio) -> int:
-    """How many pages of calls were asked for."""
-    return len([request for request in twilio.requests if request.path.endswith("/Calls.json")])
+    """How many pages of calls and recordings were asked for."""
+    return len([request for request in twilio.requests if request.path.endswith(("/Calls.json", "/Recordings.json"))])
 
 
 def test_workers_share_the_slices_and_ask_no_more_than_one_process_would(fleet, command, history, twilio, conn):
