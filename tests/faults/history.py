@@ -55,6 +55,7 @@ from tests.harness.names import TOKEN
 SEEDS = Path(__file__).with_name("seeds.txt")
 OWNER = "AC" + 32 * "0"
 PAGE_SIZE = 3  # calls, at most: so that a handful of calls have pages
+MERGERS = 3  # connections of a backfill
 SHRINKING_FOR = 60.0  # seconds
 
 # Of a trigger that answers NULL, PostgreSQL and whoever writes hear nothing.
@@ -311,7 +312,9 @@ class Play:
             now = self._our_time()
             since = now - timedelta(seconds=step.seconds)
             window = Window(since, now, {"since": str(step.seconds), "until": None})
-            return run_backfill(self.account.sid, window, session=session, store=store, **common)
+            return run_backfill(
+                self.account.sid, window, session=session, store=store, mergers=MERGERS, **common
+            )  # fmt: skip
         context = make_context(
             step.kind,
             store,

@@ -49,6 +49,7 @@ DAYS = 7
 CALLS = 3_000
 PAGE_SIZE = 50  # some ten pages a day
 CONCURRENCY = 6
+MERGERS = 3  # connections of a backfill
 HANGING_FOR = 0.3  # seconds until we give up on a hanging answer
 MAY_TAKE = 5  # runs of the same command until all of it is read
 
@@ -201,7 +202,7 @@ def one_backfill(
     try:
         with Store(database_url, rules=Rules()) as store:
             return run_backfill(
-                ACCOUNT, window, session=client.session(stop), store=store, stop=stop, clock=our_clock
+                ACCOUNT, window, session=client.session(stop), store=store, stop=stop, clock=our_clock, mergers=MERGERS
             ).exit_code
     finally:
         client.close()
