@@ -15,6 +15,7 @@ from tests.harness.processes import COMMAND
 
 COUNTS = {
     "calls_seen", "inserted", "updated", "unchanged", "gaps_missing", "gaps_stale", "gaps_incomplete", "gaps_conflict",
+    "recordings_seen", "recordings_told", "recordings_deleted",
     "imported", "frozen", "drifted", "gone", "dead_letters", "requests", "retries", "lag_seconds", "duration_seconds",
 }  # fmt: skip
 RESULT = COUNTS | {"slices", "slices_done", "slices_failed", "resumed", "interrupted"}
@@ -132,7 +133,7 @@ def test_a_terminal_sees_a_bar(run, cli, calls):
     """The expected cost, a bar that reaches its end, log lines on lines of their own, and the table."""
     code, seen = cli.on_terminal("--since", "3d", RECONCILER_LOG_LEVEL="info")
     assert code == 0
-    assert "9 slices; about 9 requests to Twilio + 1 per 1,000 calls." in ESCAPES.sub("", seen)
+    assert "10 slices; about 10 requests to Twilio + 1 per 1,000 calls." in ESCAPES.sub("", seen)
     assert "9/9" in seen
     assert "{" not in seen
     # The bar redraws its line from the start of the line; a log line must not begin where the bar ends.

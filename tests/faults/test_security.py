@@ -23,6 +23,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Jsonb
 
 import reconciler
 from reconciler import logs, masking
@@ -436,7 +437,16 @@ def run_everything(url: str, twilio: SimulatedTwilio) -> None:
 
 
 def put_webhooks(conn: db.Connection) -> None:
-    """One that can be read, and one that cannot."""
+    """One that can be read, one that cannot, and one that tells of a recording."""
+    recording = {
+        "CallSid": f"CA{secrets.token_hex(16)}", "RecordingSid": f"RE{secrets.token_hex(16)}",
+        "RecordingStatus": "completed", "RecordingUrl": "https://api.twilio.com/recording",
+    }  # fmt: skip
+    conn.execute(
+        "INSERT INTO twilio_webhook_inbox (source, event_type, dedupe_key, payload, received_at)"
+        " VALUES ('twilio_recording', 'recording-complete', gen_random_uuid(), %s, %s)",
+        (Jsonb(recording), NOW - timedelta(hours=1)),
+    )
     for status in ("completed", "on-hold"):
         conn.execute(
             "INSERT INTO twilio_webhook_inbox (source, event_type, dedupe_key, payload, received_at)"
