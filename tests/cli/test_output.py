@@ -134,7 +134,7 @@ def test_a_terminal_sees_a_bar(run, cli, calls):
     code, seen = cli.on_terminal("--since", "3d", RECONCILER_LOG_LEVEL="info")
     assert code == 0
     assert "10 slices; about 10 requests to Twilio + 1 per 1,000 calls." in ESCAPES.sub("", seen)
-    assert "9/9" in seen
+    assert "10/10" in seen
     assert "{" not in seen
     # The bar redraws its line from the start of the line; a log line must not begin where the bar ends.
     lines = re.split(r"[\r\n]+", ESCAPES.sub("", seen))
