@@ -33,7 +33,7 @@ def list_recordings(
         BadPageToken: the token names no recording.
 
     """
-    paging = Paging.parse(params)
+    paging = Paging.parse(params, switches.largest_page)
     query = [(name, value) for name, value in params if name in _NAMES and value]
     given = {} if switches.ignore_filters else dict(query)
     if call_sid is not None:
