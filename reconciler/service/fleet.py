@@ -147,7 +147,7 @@ class Fleet:
         if job.kind not in self._tasks:  # a newer version deferred it
             raise Again(HELD_FOR)
         setup = self._setup()
-        ended = self._runner.execute(job, slice_name=task.get("slice"))
+        ended = self._runner.perform(job, slice_name=task.get("slice"))
         again_in = decide_again(ended, attempts)
         if ended.again_in is not None and self._setup() is not setup:
             again_in = timedelta(0)  # the failure was one of the previous configuration

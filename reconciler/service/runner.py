@@ -152,7 +152,7 @@ class Runner:
                 store.close()
         return unfinished
 
-    def execute(self, job: JobName, *, slice_name: str | None = None) -> Ended:
+    def perform(self, job: JobName, *, slice_name: str | None = None) -> Ended:
         """Run `job` once, with the slice that it is about if there is one, and decide what its failure means."""
         setup, running = self._setup(), _Running()
         account_sid = self.account_of(job)

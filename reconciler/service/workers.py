@@ -196,7 +196,7 @@ class WorkerPool:
 
     def _execute(self, job: JobName) -> None:
         setup = self._setup()
-        ended = self._runner.execute(job)
+        ended = self._runner.perform(job)
         if ended.is_held is not None:
             self._runner.skip(job, ended.is_held)
         if ended.again_in is not None:

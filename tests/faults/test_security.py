@@ -215,8 +215,8 @@ def test_no_option_takes_a_secret():
 # --- SQL
 
 
-# The runner hands over the files of sql/ whole, as bytes: module and what it encodes.
-FILES_OF_SQL = {("migrate.py", "script.text"), ("migrate.py", "statement")}
+# Files are handed over whole, as bytes: those of sql/, and those of procrastinate. Module and the text it encodes.
+FILES_OF_SQL = {("migrate.py", "script.text"), ("migrate.py", "statement"), ("engine_schema.py", "text")}
 RUNS_SQL = {"execute", "executemany", "copy", "stream"}
 
 

@@ -179,11 +179,25 @@ def test_the_sdk_reads_nothing_from_the_environment(monkeypatch, make_source, tw
     assert "elsewhere" == os.environ["TWILIO_REGION"]
 
 
-def test_gzip_and_unknown_keys_change_nothing(source, listing, twilio):
-    """Twilio compresses for clients that offer it, and adds fields unannounced."""
+def test_gzip_changes_nothing(source, listing, twilio):
+    """Twilio compresses for clients that offer it."""
     plain = source.page(listing)
-    twilio.switches = Switches(gzip=True, extra_keys=True)
+    twilio.switches = Switches(gzip=True)
     assert plain == source.page(listing)
+
+
+def test_unknown_keys_are_kept_beside_the_known_ones(source, listing, twilio):
+    """Twilio adds fields unannounced, to records and to the envelope."""
+    plain = source.page(listing)
+    twilio.switches = Switches(extra_keys=True)
+    page = source.page(listing)
+    assert [o._replace(other_fields=None) for o in page.observations] == [
+        o._replace(other_fields=None) for o in plain.observations
+    ]
+    for known, observation in zip(plain.observations, page.observations, strict=True):
+        assert known.other_fields is not None and observation.other_fields is not None
+        kept, more = json.loads(known.other_fields), json.loads(observation.other_fields)
+        assert kept.items() < more.items()
 
 
 def test_observed_at_is_twilios_date(source, listing, clock):
