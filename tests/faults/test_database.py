@@ -142,9 +142,10 @@ def _work(kind: Kind, context: Callable[..., JobContext], store: Store) -> Count
 def left_behind(url: str) -> dict[str, list[Any]]:
     """All that stands in the tables, but for what differs from run to run."""
     without = {
-        "messages": "id",
+        # A trigger takes an updated_at that stays the same for one that was not set, and our clock stands still here.
+        "messages": "id,updated_at",
         "call_events": "id,run_id",
-        "sync_state": "last_error,last_error_at",
+        "sync_state": "last_error,last_error_at,term",
         "account_days": "run_id,proven_by",
     }
     with db.connect(url, purpose="test") as conn:
@@ -234,7 +235,8 @@ def test_connections_that_are_cut(url, twilio, undisturbed, moment, at, often):
     proxy.close()
     assert left_behind(url) == undisturbed
     assert proxy.cuts.total() >= 5
-    assert work.gave_up == 0 or not at  # what opens a store is not repeated, all else is
+    # The opening of a store is not repeated, and it commits; all else is repeated.
+    assert work.gave_up == 0 or at in ("", "COMMIT")
 
 
 @pytest.mark.parametrize("durable", ["on", "off"])

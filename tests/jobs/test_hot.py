@@ -514,7 +514,6 @@ def test_a_listing_out_of_order_is_noticed_and_the_days_are_swept(world):
         {"time_filters": "day", "before_is_inclusive": True},
         {"null_start_matches_filters": True},
         {"date_header": False},
-        {"extra_keys": True},
         {"fetch_lag": 2 * MINUTE},
         {"listing_lag": 2 * MINUTE},
     ],

@@ -175,7 +175,7 @@ def test_once_works_for_a_subaccount(command, subaccounts, conn):
 @pytest.mark.parametrize(
     ("args", "word"),
     [
-        (["nonsense"], "invalid choice"),
+        (["nonsense"], "is no job"),
         ([], "JOB"),
         (["freeze", "--from", "1d"], "--from"),
         (["cold", "--from", "1d"], "--from"),
