@@ -4,6 +4,7 @@ Design rules
 - The job's advisory lock lives on the connection that merges. A process that loses the lock loses its transaction.
 - A run may merge on more connections. Their transactions prove by the term in the row of the cursor that the run still
   owns the job: each take-over raises the term, and waits for a transaction that has moved the cursor.
+- A cursor moves only from where the run left it. A server that lost commits has an earlier one, and ends the run.
 - If another writer was faster than our merge, or if PostgreSQL ended a deadlock by aborting us, the store merges the
   whole page again.
 - A merge does not wait for a lock while it holds rows. It rolls back and begins again.
@@ -330,7 +331,8 @@ def _take_over(conn: db.Connection, job: JobName) -> Hold:
         raise JobHeld(f"another process is still committing for {job}", hint="wait for it, or stop it") from None
     if row is None:
         raise db.unwritten("sync_state")
-    return Hold(job, row[0])
+    term, cursor = row
+    return Hold(job, term, [cursor])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import psycopg
@@ -86,11 +88,18 @@ class Cursor(NamedTuple):
 Move = Callable[[], AbstractContextManager[Cursor | None]]
 
 
-class Hold(NamedTuple):
-    """A job that a run has taken over, and the term of that."""
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A job that a run has taken over, and the term of that.
+
+    `cursors` are the values that the job's cursor may have: the one last confirmed, and each one sent since without a
+    confirmation. Another value means that the server has lost commits, after a crash with synchronous_commit off or in
+    a failover. A cursor moved on from there would pass over their rows.
+    """
 
     job: JobName
     term: int
+    cursors: list[str]  # JSON
 
 
 class Bisected(NamedTuple, Generic[T, X]):
@@ -277,17 +286,26 @@ class Transaction:
             self.move_cursor(cursor, now=now)
 
     def move_cursor(self, cursor: Cursor, *, now: datetime) -> None:
-        """Move a cursor; that of the job that the run has taken over only while the run's term lasts.
+        """Move a cursor; that of the job that the run has taken over only from where the run left it, within its term.
 
         Raises:
-            JobHeld: another process has taken over the job.
+            JobHeld: another process has taken over the job, or the server has lost commits of this run.
 
         """
         params = {"job": str(cursor.job), "cursor": cursor.json, "now": now}
-        if self._hold is None or self._hold.job != cursor.job:
+        hold = self._hold
+        if hold is None or hold.job != cursor.job:
             self._conn.execute(_sync_state["set_cursor"], params)
-        elif not self._conn.execute(_sync_state["move_cursor"], {**params, "term": self._hold.term}).rowcount:
-            raise JobHeld(f"another process has taken over {cursor.job}", hint="its next run goes on there")
+            return
+        hold.cursors.append(cursor.json)
+        self._until_committed.push(partial(_confirm, hold, cursor.json))
+        if not self._conn.execute(
+            _sync_state["move_cursor"], {**params, "term": hold.term, "expected": hold.cursors}
+        ).rowcount:
+            raise JobHeld(
+                f"another process has taken over {cursor.job}, or the server has lost commits of this run",
+                hint="the next run goes on from the cursor in sync_state",
+            )
 
     def forget_jobs(self, names: Sequence[str]) -> None:
         """Delete the rows of slices that a backfill by a fleet has counted."""
@@ -335,6 +353,12 @@ class Transaction:
         if apply and rows and rows[0][-1] != sum(d.calls for d in decisions if d.action in WRITES):
             raise Contended("another writer changed a call between our decision and our write")
         return decisions
+
+
+def _confirm(hold: Hold, cursor: str, error: type[BaseException] | None, *_: object) -> None:
+    """Note that the cursor has this value, if its commit was confirmed."""
+    if error is None:
+        hold.cursors[:] = [cursor]
 
 
 def one_per_call(observations: Sequence[Observation]) -> Iterator[list[Observation]]:

@@ -18,11 +18,13 @@ ON CONFLICT (job_name) DO UPDATE SET cursor = EXCLUDED.cursor, updated_at = EXCL
 -- not committed yet.
 INSERT INTO sync_state AS s (job_name, term) VALUES (%(job)s, 1)
 ON CONFLICT (job_name) DO UPDATE SET term = s.term + 1
-RETURNING term
+RETURNING term, cursor::text
 
 -- name: move_cursor
--- As set_cursor, but only for the run that took the job over last. The row stays locked until the commit.
-UPDATE sync_state SET cursor = %(cursor)s, updated_at = %(now)s WHERE job_name = %(job)s AND term = %(term)s
+-- As set_cursor, but only for the run that took the job over last, and from one of the expected values (Hold.cursors).
+-- The row stays locked until the commit.
+UPDATE sync_state SET cursor = %(cursor)s, updated_at = %(now)s
+WHERE job_name = %(job)s AND term = %(term)s AND cursor = ANY(%(expected)s::jsonb[])
 
 -- name: record_success
 INSERT INTO sync_state (job_name, last_success_at, updated_at)

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -186,6 +187,33 @@ def test_who_was_stopped_while_another_worked_moves_nothing(database_url, conn):
         with pytest.raises(JobHeld, match="another process has taken over hot"):
             first.commit_page([make_observation()], origin=ORIGIN, now=T0, move=_to(2))
     assert conn.execute("SELECT cursor, (SELECT count(*) FROM messages) FROM sync_state").fetchone() == ({"page": 1}, 0)
+
+
+def test_a_server_that_lost_commits_ends_the_run(database_url, conn):
+    """After a crash or a failover the cursor may be an earlier one; to move on from there would pass over lost rows."""
+    with Store(database_url) as store, store.holding(JobName("hot")):
+        store.commit_page([], origin=ORIGIN, now=T0, move=_to(1))
+        store.commit_page([], origin=ORIGIN, now=T0, move=_to(2))
+        conn.execute("UPDATE sync_state SET cursor = %s", ('{"page": 1}',))
+        with pytest.raises(JobHeld, match="the server has lost commits"):
+            store.commit_page([make_observation()], origin=ORIGIN, now=T0, move=_to(3))
+    assert conn.execute("SELECT cursor, (SELECT count(*) FROM messages) FROM sync_state").fetchone() == ({"page": 1}, 0)
+
+
+def test_a_commit_whose_answer_was_lost_is_no_lost_commit(database_url, conn):
+    """The page is merged again; its first commit may have moved the cursor, or may not."""
+    with Store(database_url) as store, store.holding(JobName("hot")):
+        store.commit_page([], origin=ORIGIN, now=T0, move=_to(1))
+        with pytest.raises(RuntimeError):
+            store.atomically(partial(_move_and_fail, cursor=cursor_at("hot", {"page": 2})))
+        conn.execute("UPDATE sync_state SET cursor = %s", ('{"page": 2}',))  # as if that commit had come through
+        store.commit_page([], origin=ORIGIN, now=T0, move=_to(3))
+        assert store.read_cursor(JobName("hot")) == {"page": 3}
+
+
+def _move_and_fail(transaction, *, cursor):
+    transaction.move_cursor(cursor, now=T0)
+    raise RuntimeError
 
 
 @pytest.fixture
