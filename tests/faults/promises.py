@@ -82,8 +82,10 @@ class Watch:
             Broken: one of them does not.
 
         """
-        rows = {row["twilio_sid"]: row for row in self._read("SELECT to_jsonb(m) FROM messages AS m")}
-        events = {row["id"]: row for row in self._read("SELECT to_jsonb(e) FROM call_events AS e ORDER BY id")}
+        with self._conn.transaction():  # one snapshot: a backfill commits on several connections meanwhile
+            self._conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            rows = {row["twilio_sid"]: row for row in self._read("SELECT to_jsonb(m) FROM messages AS m")}
+            events = {row["id"]: row for row in self._read("SELECT to_jsonb(e) FROM call_events AS e ORDER BY id")}
         for sid, old in self._rows.items():
             new = rows.get(sid)
             _hold("rows stay", new is not None, sid, step)
