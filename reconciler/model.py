@@ -92,7 +92,7 @@ class Observation(NamedTuple):
 
 
 class RecordingState(StrEnum):
-    """What a source says of a recording. The values end the names of events: `recording.ready`, `recording.deleted`."""
+    """The state of a recording. Events have its name: `recording.ready`, `recording.deleted`."""
 
     UNFINISHED = "unfinished"
     READY = "ready"

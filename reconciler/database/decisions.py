@@ -1,4 +1,4 @@
-"""What a merge decided and did, in calls."""
+"""The decisions of a merge, and their counts in calls."""
 
 from __future__ import annotations
 

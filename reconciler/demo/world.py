@@ -99,7 +99,7 @@ class World:
         self._losses_told += len(losses)
         return losses
 
-    # What can break
+    # Twilio, the database and the road
 
     def turn_twilio(self) -> None:
         """Make Twilio answer every request with 503, or answer again."""
@@ -120,7 +120,7 @@ class World:
         self.road_is_broken = not self.road_is_broken
         self._postman.loss = 1.0 if self.road_is_broken else LOST
 
-    # What became of it
+    # The rows
 
     def behind(self) -> Behind | None:
         """Compare the calls since the start with our rows. None: the database does not answer."""

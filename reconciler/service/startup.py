@@ -47,7 +47,7 @@ def serve(read_settings: Callable[[], Settings], prepare: Callable[[Settings], s
     # The default action does nothing if we are the first process of a container.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = read_settings()
-    # What is missing is an error at once, not after the database has answered.
+    # Missing credentials or a missing package are an error at once, not after the database has answered.
     settings.credentials()
     shares_work(settings)
     daemon: Daemon | None = None

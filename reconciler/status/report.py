@@ -67,7 +67,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an account's calls cost in some days and one currency: by Twilio's usage records, and by our rows.
+    """The cost of an account's calls in some days and one currency, by Twilio's usage records and by our rows.
 
     - `unsettled`: of so many of the days a price is still to come, or never will.
     - `drifts`: the days on which Twilio billed another sum than their calls cost.

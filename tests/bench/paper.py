@@ -172,7 +172,7 @@ def as_markdown(measured: Measured) -> str:
             [*header, "plain / ours", "ours / rows", "requests", "peak MiB"], [_sweep_row(s) for s in measured.sweeps]
         )
         lines += [
-            "## What a call costs",
+            "## The cost of a call",
             "",
             "The CPU of PostgreSQL is that of all its processes, checkpoints included.",
             "",

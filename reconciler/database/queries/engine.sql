@@ -46,7 +46,7 @@ ON CONFLICT (filename) DO NOTHING
 DROP SCHEMA IF EXISTS reconciler_engine CASCADE
 
 -- name: objects
--- What the schema holds, as `kind name`.
+-- The objects of the schema, each as `kind name`.
 SELECT CASE c.relkind::text WHEN 'r'::text THEN 'table '::text ELSE 'index '::text END || c.relname::text
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace

@@ -34,7 +34,7 @@ SELECT pg_catalog.set_config('reconciler.retention', 'on', true)
 
 -- name: prune_events
 -- Look at a batch of the events behind the id `place`, and delete those that were written before `before`. Events of a
--- call that is not frozen stay: without its event, what is known of the call could be written as news a second time.
+-- call that is not frozen stay: a source may tell a fact again, and by its dedupe_key the merge knows the event.
 -- Return how many were deleted, and the last id of the batch; null if the batch has no event that old.
 --
 -- Ids grow with the time of writing, up to transactions that run at once. The order of ids therefore needs no index of
