@@ -99,6 +99,11 @@ class RecordingState(StrEnum):
     DELETED = "deleted"
     ABSENT = "absent"  # Twilio heard nothing, and kept nothing
 
+    @property
+    def is_event(self) -> bool:
+        """Whether an event tells of a recording in this state."""
+        return self in (RecordingState.READY, RecordingState.DELETED)
+
 
 class Recording(NamedTuple):
     """One recording as one source, a REST record or a callback, describes it.

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reconciler.cli.wiring import connect, read_settings, require_schema
-from reconciler.database.engine_schema import SILENT_AFTER, Queue, Worker
+from reconciler.database.engine_schema import Queue, Worker
 from reconciler.errors import ExitCode, Retriable, UsageError
 from reconciler.settings import Settings
 from reconciler.status import snapshot as facts
@@ -119,8 +119,7 @@ def _workers(workers: Sequence[Worker]) -> Table:
     for worker in workers:
         running = [short_sids(plain(job)) for job in worker.running[:NAMED]]
         rest = [f"{len(worker.running) - NAMED} more"] if len(worker.running) > NAMED else []
-        is_silent = worker.silent_seconds > SILENT_AFTER
-        at_work = Text(f"silent for {rough(worker.silent_seconds)}", "yellow") if is_silent else Text()
+        at_work = Text() if worker.is_alive else Text(f"silent for {rough(worker.silent_seconds)}", "yellow")
         since = "" if worker.since is None else f"{worker.since:%Y-%m-%d %H:%M:%S} UTC"
         count = f"{len(worker.running)} of {worker.slots or '?'}"
         remarks = filter(None, (at_work, Text(", ".join(running + rest))))

@@ -47,7 +47,7 @@ LOCK_TIMEOUT = timedelta(seconds=30)
 # Until the search_path is pinned, it is the role's, which may name schemas of others before pg_catalog. The first
 # statements of a session therefore qualify every name, and use no operator: a stranger's could fit as well.
 _SCHEMAS: Final = "SELECT pg_catalog.current_schemas(false)"
-_SET_ALL: Final = """
+SET_ALL: Final = """
 SELECT pg_catalog.set_config(name, value, false)
 FROM ROWS FROM (
     pg_catalog.unnest(%s::pg_catalog.text[]), pg_catalog.unnest(%s::pg_catalog.text[])
@@ -102,7 +102,7 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
         try:
             pooling.require_session(conn, url)  # otherwise our settings could stay on somebody else's connection
             session |= _pinned_search_path(conn)
-            conn.execute(_SET_ALL, (list(session), list(session.values())))
+            conn.execute(SET_ALL, (list(session), list(session.values())))
         except BaseException:
             conn.close()
             raise

@@ -58,6 +58,11 @@ class Worker:
     running: list[str]
 
     @property
+    def is_alive(self) -> bool:
+        """Whether it gave a sign of life lately. Otherwise others take up its runs."""
+        return self.silent_seconds < SILENT_AFTER
+
+    @property
     def name(self) -> str:
         """The daemon's name, such as `db1/4711`."""
         return f"worker {self.worker_id}" if self.host is None else f"{self.host}/{self.process}"
@@ -148,7 +153,7 @@ def drop(conn: Connection) -> bool:
     if not is_there(conn):
         return False
     with translated(), alone(conn):
-        working = [worker for worker in read_workers(conn) if worker.silent_seconds < SILENT_AFTER]
+        working = [worker for worker in read_workers(conn) if worker.is_alive]
         if working:
             names = ", ".join(worker.name for worker in working)
             raise Refused(f"daemons work with the engine's schema: {names}", hint="stop them first")

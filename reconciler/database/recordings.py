@@ -11,8 +11,6 @@ from psycopg.types.json import Jsonb
 from reconciler.database.connection import Connection, load_queries
 from reconciler.model import Recording, RecordingState
 
-_TOLD = (RecordingState.READY, RecordingState.DELETED)  # the states that are events
-
 _queries = load_queries("recordings")
 
 
@@ -43,7 +41,7 @@ def tell(
 
     With `apply` false, write nothing and return what would be written.
     """
-    events = [recording for recording in recordings if recording.state in _TOLD]
+    events = [recording for recording in recordings if recording.state.is_event]
     if not events:
         return []
     params = {

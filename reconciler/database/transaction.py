@@ -278,7 +278,7 @@ class Transaction:
         """Enter `move` until the commit, and move the cursor that it yields.
 
         Raises:
-            JobHeld: another process has taken over the job.
+            JobHeld: see `move_cursor`.
 
         """
         cursor = self._until_committed.enter_context(move())

@@ -13,7 +13,7 @@ Design rules
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -38,7 +38,7 @@ from reconciler.sync.slices import (
     Slice,
     slice_by_status,
     slice_of_days,
-    slice_of_recordings,
+    slice_of_recordings_up_to,
 )
 from reconciler.sync.sweep import describe, read, read_recordings
 from reconciler.times import midnight, next_midnight, utc_days
@@ -134,8 +134,7 @@ class _Sweep:
         self._days = [day for day in days if not (_is_whole(day) and day.since.date() in self._settled)]
         self._whole_days = [day for day in self._days if _is_whole(day)]
         self._proofs = DayProofs(this, self._whole_days)
-        until = sweep.until.replace(microsecond=0) + timedelta(seconds=1)
-        self._recordings = slice_of_recordings(account_sid, sweep.since, until)
+        self._recordings = slice_of_recordings_up_to(account_sid, sweep.since, sweep.until)
         self._recording_proofs = RecordingProofs(this, [day.since.date() for day in days if _is_whole(day)])
         self._may_prove = False
         this.counts.slices = len(self._open) + len(self._never_dialled) + len(self._days) + 1
@@ -151,7 +150,7 @@ class _Sweep:
             this,
             self._never_dialled,
             first=self._open,
-            move=lambda _: nullcontext(self._cursor),
+            move=self._move,
             on_page=self._proofs.note,
             is_bulk=True,
         )
@@ -160,7 +159,7 @@ class _Sweep:
         self._may_prove = not failed
         usage_problem = self._read_usage() if self._may_prove and self._whole_days else None
         failed += read(
-            this, self._days, move=lambda _: nullcontext(self._cursor), on_page=self._settle, is_bulk=True
+            this, self._days, move=self._move, on_page=self._settle, is_bulk=True
         )  # fmt: skip
         if not this.stop.is_set():
             failed += self._read_recordings()
@@ -171,12 +170,15 @@ class _Sweep:
         failed = read_recordings(
             self._this,
             [self._recordings],
-            move=lambda _: nullcontext(self._cursor),
+            move=self._move,
             on_page=self._recording_proofs.note,
         )
         if failed is None:
             self._this.counts.slices_done += 1
         return failed or []
+
+    def _move(self, _: Fetched) -> AbstractContextManager[ColdCursor]:
+        return nullcontext(self._cursor)
 
     def _is_away(self, failed: Sequence[Failed]) -> bool:
         have_all_failed = len(failed) == len(self._open) + len(self._never_dialled)

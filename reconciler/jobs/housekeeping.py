@@ -61,10 +61,13 @@ def keep_house(context: JobContext) -> HousekeepingCounts:
     """
     with run(context, HousekeepingCounts()) as this:
         _measure(this)
-        if (retention := context.settings.inbox_retention) is not None:
-            _prune_inbox(this, (heard_at(this) or this.now()) - retention)
-        if (retention := context.settings.events_retention) is not None:
-            _prune_events(this, (heard_at(this) or this.now()) - retention)
+        settings = context.settings
+        if settings.inbox_retention is not None or settings.events_retention is not None:
+            heard = heard_at(this) or this.now()
+            if settings.inbox_retention is not None:
+                _prune_inbox(this, heard - settings.inbox_retention)
+            if settings.events_retention is not None:
+                _prune_events(this, heard - settings.events_retention)
     return this.counts
 
 

@@ -23,7 +23,7 @@ from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import RecordingsCursor, unreadable
 from reconciler.sync.fetch import Fetched
 from reconciler.sync.run import Run, run
-from reconciler.sync.slices import Slice, slice_named, slice_of_recordings
+from reconciler.sync.slices import Slice, slice_named, slice_of_recordings_up_to
 from reconciler.sync.sweep import describe, read_recordings
 from reconciler.twilio.listing import RETENTION
 
@@ -87,8 +87,7 @@ class _Reading:
             left = [slice_named(account_sid, name) for name in cursor.begun]
         except ValueError:
             raise unreadable(this.job) from None
-        until = self.now.replace(microsecond=0) + timedelta(seconds=1)
-        self._new = slice_of_recordings(account_sid, self._since(), until)
+        self._new = slice_of_recordings_up_to(account_sid, self._since(), self.now)
         self.slices: list[Slice] = [*left, self._new]
         self._unfinished = cursor.unfinished_since if left else None
 
@@ -113,4 +112,4 @@ class _Reading:
         since = cursor.read_until - overlap
         if cursor.unfinished_since is not None:
             since = min(since, max(cursor.unfinished_since, self.now - LONGEST))
-        return max(since, self.now - RETENTION).replace(microsecond=0)
+        return max(since, self.now - RETENTION)

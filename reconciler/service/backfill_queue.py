@@ -10,7 +10,7 @@ from procrastinate import SyncPsycopgConnector, exceptions
 from procrastinate.manager import JobManager
 
 from reconciler.database import connection as db
-from reconciler.database.engine_schema import SILENT_AFTER, read_workers
+from reconciler.database.engine_schema import read_workers
 from reconciler.errors import ReconcilerError
 from reconciler.model import JobName
 from reconciler.service.engine_tables import make_task
@@ -49,7 +49,7 @@ class BackfillQueue:
     def capacity(self) -> int:
         """Return how many slices the workers that give signs of life read at once."""
         with self._use() as conn:
-            workers = [worker for worker in read_workers(conn) if worker.silent_seconds < SILENT_AFTER]
+            workers = [worker for worker in read_workers(conn) if worker.is_alive]
         return sum(bulk_slots(worker.slots) for worker in workers if worker.slots is not None)
 
     def put(self, tasks: Iterable[SliceTask]) -> None:

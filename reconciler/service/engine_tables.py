@@ -23,6 +23,10 @@ logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 ASKED_EVERY: Final = 1.0  # seconds between two looks for tasks
 TASK: Final = "run"
+_SESSION: Final = {
+    "search_path": f"{SCHEMA}, pg_temp", "timezone": "UTC", "statement_timeout": "10s", "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "10s",
+}  # fmt: skip
 
 _queries = db.load_queries("engine")
 
@@ -43,7 +47,6 @@ class Manager(manager.JobManager):
         self, connector: procrastinate.PsycopgConnector, identity: Identity, hot_at: Callable[[], datetime | None]
     ) -> None:
         super().__init__(connector)
-        self._own_connector = connector
         self._identity = identity
         self._hot_at = hot_at
         self._queues: dict[int, str] = {}  # of the tasks at work here, by id
@@ -116,9 +119,9 @@ class Manager(manager.JobManager):
         except exceptions.UniqueViolation:
             await self.finish_job(job, jobs.Status.ABORTED, delete_job=True)
 
-    async def defer_all(self, names: Iterable[JobName], **more: Any) -> None:
+    async def defer_all(self, names: Iterable[JobName]) -> None:
         """Defer a task for each job; a job whose task another leader deferred just now is left out."""
-        wanted = [make_task(name, **more) for name in names]
+        wanted = [make_task(name) for name in names]
         if not wanted:
             return
         try:
@@ -189,13 +192,7 @@ def make_app(url: str, identity: Identity, hot_at: Callable[[], datetime | None]
 
     async def configure(conn: psycopg.AsyncConnection[Any]) -> None:
         # Set after connecting: poolers refuse start-up options.
-        await conn.execute(
-            "SELECT pg_catalog.set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS s (name, value)",
-            (
-                ["search_path", "timezone", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"],
-                [f"{SCHEMA}, pg_temp", "UTC", "10s", "5s", "10s"],
-            ),
-        )
+        await conn.execute(db.SET_ALL, (list(_SESSION), list(_SESSION.values())))
 
     connector = procrastinate.PsycopgConnector(
         conninfo=url, min_size=1, max_size=1, timeout=15.0, reconnect_timeout=5.0, configure=configure,

@@ -10,6 +10,7 @@ Design rules
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from reconciler.jobs.registry import KINDS, SLICE, Kind
 from reconciler.model import JobName
 from reconciler.service.engine import Again, Engine
 from reconciler.service.engine_tables import Identity
-from reconciler.service.leadership import host_name, process_number
+from reconciler.service.leadership import host_name
 from reconciler.service.runner import Ended, Runner, Setup, Waits
 from reconciler.service.schedule import Schedule
 from reconciler.service.workers import due_jobs, next_runs_by_kind
@@ -60,7 +61,7 @@ class Fleet:
         self._schedule = Schedule(self._defer, pools={_POOL: 1}, on_missed=self._runner.note_missed)
         self._engine = Engine(
             lambda: self._setup().url,
-            Identity(host_name(), process_number(), datetime.now(UTC), setup().settings.workers),
+            Identity(host_name(), os.getpid(), datetime.now(UTC), setup().settings.workers),
             run=self._perform,
             on_missed=self._runner.note_missed,
             hot_at=self._own_hot_at,

@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
 from reconciler.database.transaction import Cursor, Transaction
@@ -38,7 +37,6 @@ _LOOKED_EVERY: Final = 0.5  # seconds
 _COUNTED_EVERY: Final = 3.0  # seconds between two looks for workers
 _WAITS_FOR_WORKERS: Final = 30.0  # seconds
 _AHEAD: Final = 2  # tasks for each slot: a worker that has read a slice finds the next one
-_STARTS_MOVE_FOR: Final = timedelta(days=1)  # see `sync.sweep`
 _FAILURES_ENOUGH: Final = 3  # in a row
 
 T = TypeVar("T")
@@ -207,13 +205,11 @@ class _Work:
     def _account(self, sid: str, job: JobName, cursor: BackfillCursor, *, resumed: bool) -> Account:
         plan, counts = Plan(sid, cursor), BackfillCounts(resumed=resumed)
         counts.slices, counts.slices_done = len(plan.left) + cursor.done, cursor.done
-        settled = self._this.now() - _STARTS_MOVE_FOR
-
-        def is_independent(slice_: Slice) -> bool:
-            return slice_.listing.status is None and slice_.until <= settled
-
+        now = self._this.now()
         at_once = self._this.context.settings.max_concurrency  # as of one process: the slices are the same
-        order = Order(plan.open_calls(), plan.others(at_once, PAGE_SIZE), is_independent, at_once=at_once)
+        order = Order(
+            plan.open_calls(), plan.others(at_once, PAGE_SIZE), lambda slice_: slice_.is_settled(now), at_once=at_once
+        )
         return Account(sid, job, cursor, plan, order, iter(plan.recordings()), counts)
 
     def _look(self) -> None:

@@ -30,14 +30,9 @@ def host_name() -> str:
     return "".join(char for char in socket.gethostname() if char.isascii() and char.isprintable())[:_LONGEST_HOST]
 
 
-def process_number() -> int:
-    """Return the number of this process."""
-    return os.getpid()
-
-
 def name() -> str:
     """Return this daemon's name, `host/process`, as `reconcile status` and pg_stat_activity show it."""
-    return f"{host_name()}/{process_number()}"
+    return f"{host_name()}/{os.getpid()}"
 
 
 class Leadership:

@@ -8,7 +8,7 @@ from typing import Final
 
 from reconciler.database import connection as db
 from reconciler.database import engine_schema
-from reconciler.database.engine_schema import SILENT_AFTER, Queue, Worker
+from reconciler.database.engine_schema import Queue, Worker
 from reconciler.errors import ConfigError, ExitCode, Refused, SchemaError
 from reconciler.settings import Settings
 from reconciler.status.check_line import Check, fail, failed, ok, warn
@@ -71,7 +71,7 @@ def judge(workers: list[Worker], queues: list[Queue]) -> Check:
 
 
 def _alive(workers: list[Worker]) -> list[Worker]:
-    return [worker for worker in workers if worker.silent_seconds < SILENT_AFTER]
+    return [worker for worker in workers if worker.is_alive]
 
 
 def _names(workers: list[Worker]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconciler.database.engine_schema import SILENT_AFTER, Queue, Worker
+from reconciler.database.engine_schema import Queue, Worker
 from reconciler.status.html_parts import number, row, section, table
 from reconciler.status.markup import Markup, element
 from reconciler.status.overview import NAMED
@@ -31,7 +31,7 @@ def _worker(worker: Worker) -> Markup:
     if len(worker.running) > NAMED:
         running.append(f"{len(worker.running) - NAMED} more")
     state = element("span", "✓ works", class_="good")
-    if worker.silent_seconds > SILENT_AFTER:
+    if not worker.is_alive:
         state = element("span", f"! silent for {rough(worker.silent_seconds)}", class_="warn")
     runs = number(f"{len(worker.running)} of {worker.slots or '?'}")
     return row(worker.name, (since, ", ".join(running)), runs, element("td", state))

@@ -31,7 +31,7 @@ from reconciler.sync.slices import (
     slice_by_status,
     slice_named,
     slice_of_days,
-    slice_of_recordings,
+    slice_of_recordings_up_to,
 )
 from reconciler.times import utc_days
 
@@ -63,12 +63,11 @@ class Plan:
         return plan
 
     def add_recordings(self, since: datetime, until: datetime) -> None:
-        """Add the recordings that were created in `[since, until)`; its ends are rounded outwards to seconds.
+        """Add the recordings that were created from `since` up to and with the second of `until`.
 
         One slice covers the whole window: most accounts have fewer recordings in it than a page holds.
         """
-        until = until.replace(microsecond=0) + timedelta(seconds=1)
-        self.state.begun[slice_of_recordings(self.account_sid, since.replace(microsecond=0), until).name] = None
+        self.state.begun[slice_of_recordings_up_to(self.account_sid, since, until).name] = None
 
     @classmethod
     def resume(cls, account_sid: str, state: PlanCursor) -> Plan:

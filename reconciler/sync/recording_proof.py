@@ -14,13 +14,12 @@ from typing import Any, Final
 
 from reconciler.database import recordings as rows
 from reconciler.database.decisions import Merged
-from reconciler.model import Recording, RecordingState
+from reconciler.model import Recording
 from reconciler.sync.day_proof import PROVEN_AFTER
 from reconciler.sync.fetch import Fetched
 from reconciler.sync.run import Run
 from reconciler.times import utc_days
 
-_EVENTS: Final = (RecordingState.READY, RecordingState.DELETED)
 _ONE_DAY: Final = timedelta(days=1)
 
 
@@ -38,7 +37,7 @@ class RecordingProofs:
         """Compare the recordings of a page, which was merged, with `call_events`."""
         if item.hours:
             return  # the page is read again
-        told = [recording for recording in item.page.recordings if recording.state in _EVENTS and recording.subject]
+        told = [recording for recording in item.page.recordings if recording.state.is_event and recording.subject]
         for recording in told:
             if recording.date_created is not None:
                 self._listed[recording.date_created.date()].add(_pack(recording))

@@ -19,6 +19,8 @@ MARGIN: Final = timedelta(minutes=10)
 # A StartTime filter may not show calls of these statuses, so a sweep asks for them by Status.
 # Hours overlap by a second: Twilio's bounds may or may not include their instant.
 _EDGE: Final = timedelta(seconds=1)
+# A start moves while a call waits for its answer: minutes, not days.
+_STARTS_MOVE_FOR: Final = timedelta(days=1)
 _HOURS: Final = "hours"
 _RECORDINGS: Final = "recordings"
 _WORTH_CUTTING: Final = 4  # pages; the first page of what is cut is read again
@@ -47,6 +49,10 @@ class Slice:
         """Return `page` with only the records that belong to this slice."""
         recordings = [r for r in page.recordings if r.date_created is None or self.since <= r.date_created < self.until]
         return page._replace(observations=[o for o in page.observations if self._holds(o)], recordings=recordings)
+
+    def is_settled(self, now: datetime) -> bool:
+        """Whether these are days long past: no open call can still move into or out of them."""
+        return self.listing.status is None and self.until <= now - _STARTS_MOVE_FOR
 
     @property
     def is_of_recordings(self) -> bool:
@@ -103,6 +109,12 @@ def slice_of_days(account_sid: str, since: datetime, until: datetime) -> Slice:
     listing = Listing(account_sid, since=since, until=next_midnight(until) + MARGIN)
     parts = tuple(_name_days(*day) for day in reversed(utc_days(since, until)))
     return Slice(_name_days(since, until), listing, since, until, parts=parts)
+
+
+def slice_of_recordings_up_to(account_sid: str, since: datetime, until: datetime) -> Slice:
+    """Return the slice of the recordings created from `since` up to and with the second of `until`, any moments."""
+    until = until.replace(microsecond=0) + timedelta(seconds=1)
+    return slice_of_recordings(account_sid, since.replace(microsecond=0), until)
 
 
 def slice_of_recordings(account_sid: str, since: datetime, until: datetime) -> Slice:

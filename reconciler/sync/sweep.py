@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from datetime import timedelta
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Any
 
 from reconciler.database.decisions import Merged
 from reconciler.database.store import Store
@@ -21,9 +20,6 @@ from reconciler.sync.fetch import Cut, Failed, Fetched, Inline, fetch, fetch_in_
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run
 from reconciler.sync.slices import Slice, cut_into_hours, cut_recordings
-
-# A start moves while a call waits for its answer: minutes, not days.
-_STARTS_MOVE_FOR: Final = timedelta(days=1)
 
 CursorAfter = Callable[[Fetched], JobCursor | None]
 Move = Callable[[Fetched], AbstractContextManager[JobCursor | None]]  # see `transaction.Move`
@@ -174,11 +170,11 @@ def read_plan(
 
     Pages are merged on as many connections at once as the context says. `preview` replaces the merge.
     """
-    settled = this.now() - _STARTS_MOVE_FOR
+    now = this.now()
 
     def is_independent(slice_: Slice) -> bool:
         # Until Twilio has answered once, three listings show as well as thirty that it is away.
-        return this.session.client.has_worked and slice_.listing.status is None and slice_.until <= settled
+        return this.session.client.has_worked and slice_.is_settled(now)
 
     with _merging(this, plan, cursor, preview) as (merge, handlers):
         first = plan.open_calls()

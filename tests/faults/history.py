@@ -20,8 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -43,6 +42,7 @@ from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.webhooks import Delivery, Webhook
 from reconciler.sync.context import Account, Options
 from reconciler.sync.counts import Counts, Outcome
+from reconciler.sync.fetch import Inline
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.server_clock import ServerClock
@@ -68,22 +68,6 @@ FOR EACH ROW WHEN (NEW.twilio_sid = '{}') EXECUTE FUNCTION a_silence()
 
 class Killed(BaseException):
     """The process died here, as far as one that lives on can say so."""
-
-
-class Inline(Executor):
-    """Runs what it is given at once, in the caller's thread."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run it."""
-        done: Future[Any] = Future()
-        try:
-            done.set_result(fn(*args, **kwargs))
-        except Exception as exc:
-            done.set_exception(exc)
-        return done
 
 
 @dataclass
@@ -307,7 +291,7 @@ class Play:
 
     def _run(self, step: Step, store: Store, common: dict[str, Any]) -> Counts:
         session = self._client.session(common["stop"], is_bulk=step.kind in ("cold", "backfill", "recordings"))
-        common = {"clock": self._our_time, "make_executor": Inline, **common}
+        common = {"clock": self._our_time, "make_executor": lambda _: Inline(), **common}
         if step.kind == "backfill":
             now = self._our_time()
             since = now - timedelta(seconds=step.seconds)
