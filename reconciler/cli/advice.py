@@ -14,7 +14,7 @@ from reconciler.database import migrate as runner
 from reconciler.errors import ExitCode, ReconcilerError
 from reconciler.settings import Settings
 from reconciler.status.check_work import troubles
-from reconciler.status.snapshot import Snapshot, take_snapshot
+from reconciler.status.snapshot import Snapshot, read_snapshot
 from reconciler.terminal.printing import complain
 from reconciler.wording import counted, rough
 
@@ -91,10 +91,7 @@ def _in_database(settings: Settings) -> Advice | str:
                 "back the database up, look at `reconcile migrate --dry-run`, then `reconcile migrate`",
                 ExitCode.UNRECONCILED,
             )
-        snapshot = take_snapshot(
-            conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace,
-            shares=settings.engine != "local",
-        )  # fmt: skip
+        snapshot = read_snapshot(conn, settings, now=datetime.now(UTC))
     return _next_step(snapshot, settings)
 
 

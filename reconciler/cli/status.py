@@ -68,10 +68,7 @@ def _watch(settings: Settings, every: timedelta) -> int:
 def _snapshot(settings: Settings) -> facts.Snapshot:
     with connect(settings, purpose="status") as conn:
         require_schema(conn)
-        return facts.take_snapshot(
-            conn, now=datetime.now(UTC), stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace,
-            shares=settings.engine != "local",
-        )  # fmt: skip
+        return facts.read_snapshot(conn, settings, now=datetime.now(UTC))
 
 
 def show_status(status: facts.Snapshot) -> None:

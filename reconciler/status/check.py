@@ -15,7 +15,7 @@ from reconciler.status.check_database import check_database
 from reconciler.status.check_line import Check, Severity, failed, ok, warn
 from reconciler.status.check_twilio import check_twilio
 from reconciler.status.check_work import check_work
-from reconciler.status.snapshot import take_snapshot
+from reconciler.status.snapshot import read_snapshot
 
 T = TypeVar("T")
 
@@ -41,12 +41,8 @@ def check(
 
 
 def _check_work(url: str, settings: Settings, *, is_refused: bool) -> Generator[Check, None, None]:
-    now = datetime.now(UTC)
     with closing(db.connect(url, purpose="check")) as conn:
-        snapshot = take_snapshot(
-            conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace,
-            shares=settings.engine != "local",
-        )  # fmt: skip
+        snapshot = read_snapshot(conn, settings, now=datetime.now(UTC))
     yield from check_work(snapshot, settings, is_refused=is_refused)
 
 

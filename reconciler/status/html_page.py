@@ -31,7 +31,7 @@ from reconciler.status.html_parts import code, number, row, section, table
 from reconciler.status.markup import Content, Markup, advice, element
 from reconciler.status.overview import NAMED, accounts_shown, jobs_shown
 from reconciler.status.report import Cost, GapsOfHour, Report, costs, read_gaps_by_hour, read_report
-from reconciler.status.snapshot import DAYS_SHOWN, AccountDay, JobState, Snapshot, take_snapshot
+from reconciler.status.snapshot import DAYS_SHOWN, AccountDay, JobState, Snapshot, read_snapshot
 from reconciler.status.verdict import Verdict
 from reconciler.status.why import Why, next_step, read_why, title
 from reconciler.wording import byte_size, counted, differences, rough
@@ -62,10 +62,7 @@ def read_page(url: str, settings: Settings, *, state: str, verdict: Verdict | No
     grace = settings.webhook_grace
     conn = db.connect(url, purpose="status page", settings={"statement_timeout": "10s"})
     with closing(conn):
-        snapshot = take_snapshot(
-            conn, now=now, stuck_after=settings.stuck_after, inbox_grace=settings.inbox_grace,
-            shares=settings.engine != "local",
-        )  # fmt: skip
+        snapshot = read_snapshot(conn, settings, now=now)
         report = read_report(conn, since=now - DAYS_SHOWN, now=now, webhook_grace=grace)
         hours = read_gaps_by_hour(conn, since=now - _HOURS * _HOUR, now=now, webhook_grace=grace)
         why = read_why(conn, since=now - _HOURS * _HOUR, now=now, webhook_grace=grace)

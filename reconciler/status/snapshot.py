@@ -21,6 +21,7 @@ from reconciler.database.calls import count_open, stuck_calls
 from reconciler.database.inbox import backlog, count_unsettled
 from reconciler.database.locks import LOCK
 from reconciler.database.migration_files import TABLES, load_migrations
+from reconciler.settings import Settings
 from reconciler.twilio.listing import RETENTION
 from reconciler.wording import waiting_for
 
@@ -177,6 +178,17 @@ class Snapshot:
     days: ProvenDays
     tables: list[TableSize]
     fleet: Fleet | None = None
+
+
+def read_snapshot(conn: db.Connection, settings: Settings, *, now: datetime) -> Snapshot:
+    """Read the state that the settings ask for; see `take_snapshot`."""
+    return take_snapshot(
+        conn,
+        now=now,
+        stuck_after=settings.stuck_after,
+        inbox_grace=settings.inbox_grace,
+        shares=settings.engine != "local",
+    )
 
 
 def take_snapshot(

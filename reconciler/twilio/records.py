@@ -331,7 +331,7 @@ def read_text(value: str | None, field: str) -> str | None:
     return value
 
 
-def read_sid(value: str | None, form: re.Pattern[str], field: str) -> str | None:
+def read_sid(value: object, form: re.Pattern[str], field: str) -> str | None:
     """Return a SID of that form; None if it is empty.
 
     Raises:
@@ -340,7 +340,7 @@ def read_sid(value: str | None, form: re.Pattern[str], field: str) -> str | None
     """
     if not value:
         return None
-    if not form.fullmatch(value):
+    if not isinstance(value, str) or not form.fullmatch(value):
         raise BadObservation(f"{field} is not {form.pattern[:2]} and 32 hexadecimal digits")
     return value
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from reconciler.errors import BadObservation
 from reconciler.model import CALL_SID, CONFERENCE_SID, RECORDING_SID, Observation, Recording, RecordingState, Via
 from reconciler.twilio.dates import parse_rfc2822
-from reconciler.twilio.records import read_record
+from reconciler.twilio.records import read_record, read_sid
 
 # A parameter's name in a REST record. CallDuration is seconds; the webhook's Duration is billed minutes.
 _CALL: Final = {
@@ -98,13 +98,8 @@ def read_recording(
     recording_sid = payload.get("RecordingSid") or recording_sid
     if not isinstance(recording_sid, str) or not RECORDING_SID.fullmatch(recording_sid):
         raise BadObservation("RecordingSid is not RE and 32 hexadecimal digits")
-    call_sid = payload.get("CallSid") or call_sid or None
-    if call_sid is not None and not (isinstance(call_sid, str) and CALL_SID.fullmatch(call_sid)):
-        raise BadObservation("CallSid is not CA and 32 hexadecimal digits")
-    conference_sid = payload.get("ConferenceSid") or None
-    is_sid = isinstance(conference_sid, str) and CONFERENCE_SID.fullmatch(conference_sid)
-    if conference_sid is not None and not is_sid:
-        raise BadObservation("ConferenceSid is not CF and 32 hexadecimal digits")
+    call_sid = read_sid(payload.get("CallSid") or call_sid, CALL_SID, "CallSid")
+    conference_sid = read_sid(payload.get("ConferenceSid"), CONFERENCE_SID, "ConferenceSid")
     if call_sid is None and conference_sid is None:
         return None
     said = {
