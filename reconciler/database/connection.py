@@ -47,7 +47,7 @@ LOCK_TIMEOUT = timedelta(seconds=30)
 # Until the search_path is pinned, it is the role's, which may name schemas of others before pg_catalog. The first
 # statements of a session therefore qualify every name, and use no operator: a stranger's could fit as well.
 _SCHEMAS: Final = "SELECT pg_catalog.current_schemas(false)"
-SET_ALL: Final = """
+_SET_ALL: Final = """
 SELECT pg_catalog.set_config(name, value, false)
 FROM ROWS FROM (
     pg_catalog.unnest(%s::pg_catalog.text[]), pg_catalog.unnest(%s::pg_catalog.text[])
@@ -102,7 +102,7 @@ def connect(url: str, *, purpose: str, settings: Mapping[str, str] | None = None
         try:
             pooling.require_session(conn, url)  # otherwise our settings could stay on somebody else's connection
             session |= _pinned_search_path(conn)
-            conn.execute(SET_ALL, (list(session), list(session.values())))
+            conn.execute(_SET_ALL, (list(session), list(session.values())))
         except BaseException:
             conn.close()
             raise
@@ -122,6 +122,11 @@ def _pinned_search_path(conn: Connection) -> dict[str, str]:
     ours = [name for name in row[0] if name != "pg_catalog" and not name.startswith("pg_temp_")]
     path = ", ".join(sql.Identifier(name).as_string() for name in ours)
     return {"search_path": f"{path}, pg_temp"} if ours else {}
+
+
+async def apply_settings(conn: psycopg.AsyncConnection[Any], session: Mapping[str, str]) -> None:
+    """Set the settings of a session that a library opened. `connect` sets those of our own sessions."""
+    await conn.execute(_SET_ALL, (list(session), list(session.values())))
 
 
 def login_parameters(purpose: str) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def make_app(url: str, identity: Identity, hot_at: Callable[[], datetime | None]
 
     async def configure(conn: psycopg.AsyncConnection[Any]) -> None:
         # Set after connecting: poolers refuse start-up options.
-        await conn.execute(db.SET_ALL, (list(_SESSION), list(_SESSION.values())))
+        await db.apply_settings(conn, _SESSION)
 
     connector = procrastinate.PsycopgConnector(
         conninfo=url, min_size=1, max_size=1, timeout=15.0, reconnect_timeout=5.0, configure=configure,
