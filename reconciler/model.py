@@ -178,6 +178,10 @@ class Page(NamedTuple):
         """The SIDs of the records that could be read."""
         return [o.call_sid for o in self.observations] + [r.recording_sid for r in self.recordings]
 
+    def without_records(self) -> Page:
+        """Return the page as one that had no record."""
+        return self._replace(observations=[], dead_letters=[], recordings=())
+
     def __repr__(self) -> str:
         return (
             f"<Page of {len(self.recordings) or len(self.observations)} {'recordings' if self.recordings else 'calls'}>"

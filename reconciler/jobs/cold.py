@@ -30,6 +30,7 @@ from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import ColdCursor, SweepCursor
 from reconciler.sync.day_proof import DayProofs
 from reconciler.sync.fetch import Failed, Fetched
+from reconciler.sync.order import Order
 from reconciler.sync.recording_proof import RecordingProofs
 from reconciler.sync.run import Run, run
 from reconciler.sync.slices import (
@@ -148,8 +149,7 @@ class _Sweep:
         this = self._this
         failed = read(
             this,
-            self._never_dialled,
-            first=self._open,
+            Order(self._never_dialled, first=self._open),
             move=self._move,
             on_page=self._proofs.note,
             is_bulk=True,
@@ -158,9 +158,7 @@ class _Sweep:
             return describe(failed)
         self._may_prove = not failed
         usage_problem = self._read_usage() if self._may_prove and self._whole_days else None
-        failed += read(
-            this, self._days, move=self._move, on_page=self._settle, is_bulk=True
-        )  # fmt: skip
+        failed += read(this, Order(self._days), move=self._move, on_page=self._settle, is_bulk=True)
         if not this.stop.is_set():
             failed += self._read_recordings()
         return describe(failed + self._proofs.failed) or usage_problem

@@ -28,6 +28,7 @@ from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import HotCursor, unreadable
 from reconciler.sync.fetch import Fetched
 from reconciler.sync.lookup import look_again
+from reconciler.sync.order import Order
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run, run
 from reconciler.sync.slices import OPEN, Slice, dates_created, slice_of_ended, slice_of_newest
@@ -214,7 +215,7 @@ def _read_ended(this: Run[Counts], place: _Place, seen: set[str]) -> None:
         cursor.ends_by_day |= slice_.listing.shows_whole_days(item.page.observations)
         seen.update(observation.call_sid for observation in item.page.observations)
 
-    failed = read(this, [slice_], on_page=note)
+    failed = read(this, Order([slice_]), on_page=note)
     this.fail(describe(failed))
     if not failed and not this.stop.is_set():
         cursor.ended_until = max(ended_until, read_until)
@@ -260,6 +261,6 @@ def _list_open(this: Run[Counts]) -> set[str] | None:
     def note(item: Fetched, _: Merged) -> None:
         still_open.update(observation.call_sid for observation in item.page.observations)
 
-    failed = read(this, slices, on_page=note)
+    failed = read(this, Order(slices), on_page=note)
     this.fail(describe(failed))
     return None if failed or this.stop.is_set() else still_open

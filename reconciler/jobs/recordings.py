@@ -104,7 +104,7 @@ class _Reading:
         cursor.begun.pop(name, None)
         if item.next_uri is not None:
             cursor.begun[name] = item.next_uri
-        cursor.begun |= dict.fromkeys(part.name for part in item.hours)
+        cursor.begun |= dict.fromkeys(slice_.name for slice_ in item.instead)
         return nullcontext(cursor)
 
     def _since(self) -> datetime:

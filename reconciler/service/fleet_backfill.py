@@ -25,7 +25,8 @@ from reconciler.model import Gap, JobName
 from reconciler.service.backfill_queue import BackfillQueue, SliceTask
 from reconciler.sync.context import JobContext
 from reconciler.sync.cursors import BackfillCursor, SliceCursor, decode, encode, load
-from reconciler.sync.fetch import Failed, Order
+from reconciler.sync.fetch import Failed
+from reconciler.sync.order import Order
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run, run
 from reconciler.sync.slices import Slice
@@ -208,7 +209,9 @@ class _Work:
         now = self._this.now()
         at_once = self._this.context.settings.max_concurrency  # as of one process: the slices are the same
         order = Order(
-            plan.open_calls(), plan.others(at_once, PAGE_SIZE), lambda slice_: slice_.is_settled(now), at_once=at_once
+            plan.others(at_once, PAGE_SIZE),
+            first=plan.open_calls(),
+            is_independent=lambda slice_: slice_.is_settled(now),
         )
         return Account(sid, job, cursor, plan, order, iter(plan.recordings()), counts)
 

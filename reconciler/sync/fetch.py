@@ -4,6 +4,8 @@ Design rules
 - Slices in `first` are read to their end before others begin. A sweep reads open calls first. A call whose start moves
   to another day during the sweep was open when the sweep began, so no order of the days can lose it. Days long past
   hold no such call, and do not wait.
+- Slices in `last` are handled when all others are read, because a recording goes into the row of its call. Their first
+  pages are requested earlier, when no other slice is left to begin, and wait.
 - At most one page of a slice is under way: the next is requested when the page has been handled. After a kill only the
   pages that were under way are read again. Pages of different slices may be handled at once.
 - `decide`, which is pure, decides what follows an error. The loop only does it.
@@ -12,8 +14,7 @@ Design rules
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from reconciler.errors import (
     FilterIgnored,
     OutsideRetention,
     ReconcilerError,
+    Refused,
     Retriable,
     TimeIgnored,
     TwilioAnswerError,
@@ -33,8 +35,10 @@ from reconciler.errors import (
 )
 from reconciler.logs import get_logger
 from reconciler.model import Page
+from reconciler.sync.order import Order
 from reconciler.sync.slices import Slice, dates_created, is_newest_first, slice_of_days
 from reconciler.times import midnight
+from reconciler.twilio.budget import START
 from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing
 
@@ -51,7 +55,7 @@ class Fetched(NamedTuple):
     - `next_uri`: the next page; None if the slice is done.
     - `is_first`: the page is the first of its listing.
     - `in_order`: the calls of this page and of the one before it are in order, newest first.
-    - `hours`: the slices that are read instead of this one; they bring the calls of the page again.
+    - `instead`: the slices that are read instead of this one. They bring its records, so the page has none.
     """
 
     slice: Slice
@@ -59,10 +63,11 @@ class Fetched(NamedTuple):
     next_uri: str | None
     is_first: bool = True
     in_order: bool = True
-    hours: tuple[Slice, ...] = ()
+    instead: tuple[Slice, ...] = ()
 
 
-Cut = Callable[[Fetched], tuple[Slice, ...]]
+# Called with the first of several pages, and the number of places that no other slice needs.
+Cut = Callable[[Fetched, int], tuple[Slice, ...]]
 
 
 class Handled(NamedTuple, Generic[T]):
@@ -140,6 +145,8 @@ def decide(reading: Reading, error: ReconcilerError, tally: Tally) -> Retry | No
     is_of_page = isinstance(error, TwilioAnswerError | FilterIgnored)
     if is_of_page and reading.path is not None and not reading.begun_anew:
         return Retry(listing, begun_anew=True)
+    if isinstance(error, Refused) and reading.slice.is_of_recordings:
+        return Skip()  # a key may read calls, and no recordings
     if not isinstance(error, Retriable | TwilioAnswerError | OutsideRetention):
         raise error
     failures = tally.failures_in_a_row + 1
@@ -149,33 +156,31 @@ def decide(reading: Reading, error: ReconcilerError, tally: Tally) -> Retry | No
 
 def fetch(
     session: Session,
-    slices: Iterable[Slice],
+    order: Order,
     *,
-    first: Sequence[Slice] = (),
     resume_at: Mapping[str, str | None] | None = None,
-    is_independent: Callable[[Slice], bool] = lambda _: False,
-    cut: Cut = lambda _: (),
+    cut: Cut = lambda _item, _room: (),
     handle: Callable[[Fetched], T],
     handlers: Executor,
     make_executor: Callable[[int], Executor],
     stop: threading.Event,
 ) -> Generator[Handled[T] | Failed, None, None]:
-    """Read `first`, then `slices`, several at once; yield each page when it is handled, the pages of a slice in order.
+    """Read slices in the given order, several at once; yield each page when it is handled.
 
+    - The pages of a slice are handled in their order. While a page is handled, others are fetched.
     - `handle` is called with each page as it arrives, by `handlers`. An error of it ends the reading.
     - `resume_at` maps a slice's name to the page at which to continue.
-    - A slice is taken from `slices` when there is room for it. While a page is handled, others are fetched.
-    - A slice that `is_independent` does not wait for `first`.
-    - `cut` is called with the first of several pages of a slice. The slices that it returns are read instead.
+    - `cut` is called with the first of several pages of a slice. The slices that it returns are read instead. It is
+      called in a thread of its own, and may ask Twilio.
     - When `stop` is set, the reading ends early, between two pages.
     - A slice that fails is yielded as Failed, and the others continue. If as many fail in a row as run at once, the
-      remaining ones are Failed without a try. So are all `slices`, if Twilio was away for all of `first`.
+      remaining ones are Failed without a try. So are all others, if Twilio was away for all that were begun.
 
     Raises:
-        Refused: credentials or permissions do not suffice; no other slice would succeed.
+        Refused: credentials or permissions do not suffice; no other slice would succeed. A slice of recordings fails
+            alone.
 
     """
-    order = Order(first, slices, is_independent, at_once=session.concurrency)
     with make_executor(session.concurrency) as pool:
         yield from _Loop(session, pool, resume_at or {}, stop, order, cut, handle, handlers).read()
 
@@ -225,54 +230,6 @@ def _received(reading: Reading, page: Page) -> Fetched:
     return Fetched(slice_, slice_.keep(page), next_uri, is_first, in_order)
 
 
-class Order:
-    """Which slice is begun next: `first`, then the others; while `first` is under way, those that are independent."""
-
-    def __init__(
-        self, first: Sequence[Slice], others: Iterable[Slice], is_independent: Callable[[Slice], bool], *, at_once: int
-    ) -> None:
-        self._first = deque(first)
-        self._first_left = {slice_.name for slice_ in first}
-        self._others = iter(others)
-        self._next: deque[Slice] = deque()  # drawn from the others, and not begun yet
-        self._is_independent = is_independent
-        self._at_once = at_once
-
-    def draw(self) -> Slice | None:
-        """The next slice; None if there is none, or none that may begin yet."""
-        if self._first:
-            return self._first.popleft()
-        if not self._first_left:
-            return self._next.popleft() if self._next else next(self._others, None)
-        while len(self._next) < self._at_once and (slice_ := next(self._others, None)) is not None:
-            if self._is_independent(slice_):
-                return slice_
-            self._next.append(slice_)
-        return None
-
-    def insert(self, slices: Sequence[Slice]) -> None:
-        """Begin these before any other that was not begun."""
-        self._next.extendleft(reversed(slices))
-
-    def is_first(self, slice_: Slice) -> bool:
-        """Whether the slice is one of those that the others wait for."""
-        return slice_.name in self._first_left
-
-    def end(self, slice_: Slice) -> bool:
-        """Note that a slice was read, or failed; True if it was the last that the others waited for."""
-        was_first = self.is_first(slice_)
-        self._first_left.discard(slice_.name)
-        return was_first and not self._first_left
-
-    def rest(self) -> Iterator[Slice]:
-        """All that was not begun."""
-        waiting = [*self._first, *self._next]
-        self._first.clear()
-        self._next.clear()
-        yield from waiting
-        yield from self._others
-
-
 class Inline(Executor):
     """An executor that works in the thread of its caller, at once."""
 
@@ -309,16 +266,28 @@ class _Loop(Generic[T]):
         self._handle = handle
         self._handlers = handlers
         self._arrived: SimpleQueue[Callable[[], Iterator[Handled[T] | Failed]]] = SimpleQueue()
-        self._tally = Tally(session.concurrency)
+        self._has_answered = session.client.has_worked
+        self._tally = Tally(session.concurrency if self._has_answered else min(START, session.concurrency))
         self._under_way = 0
+        self._waiting: list[tuple[Reading, Fetched]] = []  # pages that wait until their slices' turn comes
 
     def read(self) -> Iterator[Handled[T] | Failed]:
         """Yield the pages as they are handled."""
         while True:
             self._begin_slices()
-            if not self._under_way:
+            if self._waiting and self._order.is_turn_of(self._waiting[0][0].slice):
+                yield from self._hand_over(*self._waiting.pop(0))
+            elif self._under_way > len(self._waiting):
+                yield from self._arrived.get()()
+            else:
                 return
-            yield from self._arrived.get()()
+
+    @property
+    def _room(self) -> int:
+        """The number of slices that may be begun. One whose page waits takes no room."""
+        room = self._tally.at_once - self._under_way + len(self._waiting)
+        # Until Twilio has answered once, a few slices show as well as many that it is away, or refuses.
+        return room if self._has_answered else min(room, max(_ENOUGH_AT_LEAST, self._tally.at_once) - self._tally.begun)
 
     def _receive(self, reading: Reading, asked: Future[Page]) -> Iterator[Handled[T] | Failed]:
         try:
@@ -326,10 +295,35 @@ class _Loop(Generic[T]):
         except ReconcilerError as exc:
             yield from self._obey(reading, exc)
             return
+        self._note_answer()
+        if item.is_first and item.next_uri is not None:
+            room = self._room if self._tally.are_all_begun else 0
+            cut = self._pool.submit(copy_context().run, self._cut, item, room)
+            cut.add_done_callback(lambda done: self._arrived.put(partial(self._replace, reading, item, done)))
+        else:
+            yield from self._hand_over_in_turn(reading, item)
+
+    def _note_answer(self) -> None:
+        self._has_answered = True
+        self._tally.at_once = self._session.concurrency
         self._tally.failures_in_a_row = 0
-        if item.is_first and item.next_uri is not None and (hours := self._cut(item)):
-            item = item._replace(next_uri=None, hours=hours)
-        yield from self._hand_over(reading, item)
+
+    def _replace(
+        self, reading: Reading, item: Fetched, cut: Future[tuple[Slice, ...]]
+    ) -> Iterator[Handled[T] | Failed]:
+        """Hand over what replaces a slice that is to be cut, else its first page."""
+        if instead := cut.result():
+            yield from self._hand_over(
+                reading, item._replace(page=item.page.without_records(), next_uri=None, instead=instead)
+            )
+        else:
+            yield from self._hand_over_in_turn(reading, item)
+
+    def _hand_over_in_turn(self, reading: Reading, item: Fetched) -> Iterator[Handled[T]]:
+        if self._order.is_turn_of(item.slice):
+            yield from self._hand_over(reading, item)
+        else:
+            self._waiting.append((reading, item))
 
     def _hand_over(self, reading: Reading, item: Fetched) -> Iterator[Handled[T]]:
         handled = self._handlers.submit(copy_context().run, self._handle, item)
@@ -340,14 +334,14 @@ class _Loop(Generic[T]):
 
     def _go_on(self, reading: Reading, item: Fetched, handled: Future[T]) -> Iterator[Handled[T]]:
         yield Handled(item, handled.result())
-        self._order.insert(item.hours)  # not earlier: only from here on the plan has them
+        self._order.insert(item.instead, instead_of=item.slice)  # not earlier: only from here on the plan has them
         if item.next_uri is not None and not self._stop.is_set():
             self._ask(reading)
         else:
             self._end(reading)
 
     def _begin_slices(self) -> None:
-        while self._under_way < self._tally.at_once and not self._stop.is_set():
+        while self._room > 0 and not self._stop.is_set():
             slice_ = self._order.draw()
             if slice_ is None:
                 self._tally.are_all_begun = True  # of those that may begin by now
@@ -373,7 +367,7 @@ class _Loop(Generic[T]):
                 self._ask(Reading(reading.slice, listing, None, begun_anew=begun_anew))
             case Nothing():
                 _log_failed(reading.slice.name, error)
-                self._tally.failures_in_a_row = 0
+                self._note_answer()
                 yield from self._hand_over(
                     reading, Fetched(reading.slice, Page([], [], None, reading.slice.until), None)
                 )
@@ -381,7 +375,8 @@ class _Loop(Generic[T]):
                 is_first = self._order.is_first(reading.slice)
                 self._end(reading)
                 self._tally.failures_in_a_row += 1
-                if not self._stop.is_set():
+                is_reported = self._stop.is_set() or (error.is_refusal and reading.slice.is_of_recordings)
+                if not is_reported:
                     log.error("slice.failed", slice=reading.slice.name, error=str(error), kind=type(error).__name__)
                 yield Failed(reading.slice, error)
                 # What Twilio cannot tell of open calls, it may tell of the days.

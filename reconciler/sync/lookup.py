@@ -22,9 +22,10 @@ from reconciler.database.decisions import Merged
 from reconciler.errors import ReconcilerError, Retriable, TwilioAnswerError
 from reconciler.model import Page
 from reconciler.sync.fetch import Fetched
+from reconciler.sync.order import Order
 from reconciler.sync.run import Run
 from reconciler.sync.slices import MARGIN, Slice
-from reconciler.sync.sweep import cut_busy_days, describe, read
+from reconciler.sync.sweep import cut_busy, describe, read
 from reconciler.times import midnight, next_midnight
 from reconciler.twilio.listing import Listing
 
@@ -50,7 +51,7 @@ def look_again(this: Run[Any], wanted: Sequence[KnownCall]) -> None:
         seen.update(observation.call_sid for observation in item.page.observations)
 
     slices = _worth_listing(this, wanted)
-    failed = read(this, slices, on_page=note, cut=cut_busy_days(this)) if slices else []
+    failed = read(this, Order(slices), on_page=note, cut=cut_busy(this)) if slices else []
     this.fail(describe(failed))
     # If a listing failed, its calls are left to the next run: one by one they could be thousands of requests.
     unread = [failure.slice for failure in failed]

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
+from math import ceil
 from typing import Final
 
 from reconciler.sync.cursors import PlanCursor
@@ -50,9 +51,10 @@ class Plan:
     account_sid: str
     state: PlanCursor
     _lock: threading.RLock = field(default_factory=threading.RLock)  # whoever changes the plan, or writes its cursor
+    # Of slices of whole days only, because today may have just begun.
     _seen: Counter[str] = field(default_factory=Counter)  # calls by slice under way
     _calls_read: int = 0
-    _days_read: int = 0  # whole days only: today may have just begun
+    _days_read: int = 0
 
     @classmethod
     def of(cls, account_sid: str, since: datetime, until: datetime) -> Plan:
@@ -173,24 +175,22 @@ class Plan:
             state.begun[name] = item.next_uri
         else:
             del state.begun[name]
-            state.begun |= dict.fromkeys(hours.name for hours in item.hours)
-            state.done += 0 if item.hours else len(item.slice.parts)
+            state.begun |= dict.fromkeys(slice_.name for slice_ in item.instead)
+            state.done += 0 if item.instead else len(item.slice.parts)
 
         def take_back() -> None:
-            for hours in item.hours:
-                del state.begun[hours.name]
+            for slice_ in item.instead:
+                del state.begun[slice_.name]
             state.begun[name], state.done = before, done
 
         return take_back
 
     def _count(self, item: Fetched) -> None:
         """Count the calls of `item`, which tell how many days fill a page."""
-        name = item.slice.name
-        if item.hours:
-            return
-        self._seen[name] += len(item.page.observations)
-        if item.next_uri is None:
-            self._learn(item.slice, self._seen.pop(name))
+        if not item.instead and _whole_days(item.slice):
+            self._seen[item.slice.name] += len(item.page.observations)
+            if item.next_uri is None:
+                self._learn(item.slice, self._seen.pop(item.slice.name))
 
     def settle(self, slice_: Slice, calls: int) -> None:
         """Record that another process has read a slice to its end, and how many calls it had."""
@@ -200,8 +200,7 @@ class Plan:
             self._learn(slice_, calls)
 
     def _learn(self, slice_: Slice, calls: int) -> None:
-        whole_days = (slice_.until - slice_.since) // _ONE_DAY
-        if slice_.listing.status is None and whole_days and not slice_.is_of_recordings:
+        if whole_days := _whole_days(slice_):
             self._calls_read += calls
             self._days_read += whole_days
 
@@ -224,12 +223,21 @@ class Plan:
 
     def _days_wanted(self, days_left: int, at_once: int, page_size: int) -> int:
         """Return the number of days for the next slice: enough to fill pages, but some for each slice read at once."""
-        if not self._days_read:
+        calls, days = self._calls_read, self._days_read
+        if not days:  # the first slices have one day each, and more calls than they have shown so far
+            calls, days = self._seen.total(), len(self._seen)
+        if not days:
             return 1
-        share = days_left // at_once
+        share = ceil(days_left / at_once)
         # The days that are done first have the fewest calls, and may be Sundays. A slice therefore takes no more days
         # than have been read already, or than its equal share of the days left.
-        a_day = max(1, self._calls_read) / self._days_read
+        a_day = max(1, calls) / days
         full, enough = (pages * page_size // a_day for pages in (_PAGES_AT_LEAST, _PAGES_AT_MOST))
         wanted = min(max(share, full), enough, max(share, self._days_read))
         return max(1, min(days_left, int(wanted)))
+
+
+def _whole_days(slice_: Slice) -> int:
+    """Return how many whole days of calls a slice has."""
+    is_of_days = slice_.listing.status is None and not slice_.is_of_recordings
+    return (slice_.until - slice_.since) // _ONE_DAY if is_of_days else 0

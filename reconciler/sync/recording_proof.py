@@ -35,7 +35,7 @@ class RecordingProofs:
 
     def note(self, item: Fetched, _: Merged) -> None:
         """Compare the recordings of a page, which was merged, with `call_events`."""
-        if item.hours:
+        if item.instead:
             return  # the page is read again
         told = [recording for recording in item.page.recordings if recording.state.is_event and recording.subject]
         for recording in told:

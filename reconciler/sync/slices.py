@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from math import ceil
 from typing import Final
 
 from reconciler.model import Observation, Page, Said, Status
@@ -23,7 +24,9 @@ _EDGE: Final = timedelta(seconds=1)
 _STARTS_MOVE_FOR: Final = timedelta(days=1)
 _HOURS: Final = "hours"
 _RECORDINGS: Final = "recordings"
-_WORTH_CUTTING: Final = 4  # pages; the first page of what is cut is read again
+_WORTH_CUTTING: Final = 4  # pages after the first
+_WORTH_CUTTING_WITH_ROOM: Final = 2
+_FULL: Final = 0.8  # of a page; a part is to end with its first page, although parts differ
 _PAGES_A_PART: Final = 2
 _ONE_DAY: Final = timedelta(days=1)
 
@@ -131,28 +134,28 @@ def slice_of_hours(account_sid: str, since: datetime, until: datetime) -> Slice:
     return Slice(name, listing, since, until, parts=(name,))
 
 
-def cut_into_hours(slice_: Slice, page: Page, *, at_once: int) -> tuple[Slice, ...]:
-    """The hours to read a busy day by, several at once; empty if that would gain nothing.
+def cut_into_hours(slice_: Slice, page: Page, *, at_once: int, room: int) -> tuple[Slice, ...]:
+    """The hours to read a busy day by, several at once; empty if that would gain nothing; see `_parts_worth`.
 
     `page` is its first page. The rest of the day is taken to be as busy as the page.
     """
     is_days = slice_.listing.since is not None and slice_.until - slice_.since <= _ONE_DAY + 2 * MARGIN
     starts = [call.start_time for call in page.observations if call.start_time is not None]
     seconds = int((slice_.until - slice_.since).total_seconds())
-    count = min(at_once, seconds, _parts_worth(slice_, starts)) if is_days else 0
+    count = min(at_once, seconds, _parts_worth(slice_, starts, room)) if is_days else 0
     if count < 2:
         return ()
     edges = [slice_.since + timedelta(seconds=seconds * number // count) for number in range(count)] + [slice_.until]
     return tuple(slice_of_hours(slice_.listing.account_sid, *hours) for hours in reversed(list(pairwise(edges))))
 
 
-def cut_recordings(slice_: Slice, page: Page) -> tuple[Slice, ...]:
+def cut_recordings(slice_: Slice, page: Page, *, room: int) -> tuple[Slice, ...]:
     """The parts, of whole UTC days, to read a slice of many recordings by; empty if that would gain nothing.
 
-    Several are read at once, and the proof of a day needs no more than a part in memory.
+    Several are read at once, and the proof of a day needs no more than a part in memory. See `_parts_worth`.
     """
     days = utc_days(slice_.since, slice_.until)
-    count = min(len(days), _parts_worth(slice_, dates_created(page)))
+    count = min(len(days), _parts_worth(slice_, dates_created(page), room))
     if count < 2:
         return ()
     starts = [days[len(days) * number // count][0] for number in range(count)]
@@ -160,15 +163,21 @@ def cut_recordings(slice_: Slice, page: Page) -> tuple[Slice, ...]:
     return tuple(slice_of_recordings(slice_.listing.account_sid, *span) for span in reversed(spans))
 
 
-def _parts_worth(slice_: Slice, times: Sequence[datetime]) -> int:
-    """Return by how many parts to read a slice; `times` are those of its first page. 0: it is not worth cutting."""
+def _parts_worth(slice_: Slice, times: Sequence[datetime], room: int) -> int:
+    """Return by how many parts to read a slice; `times` are those of its first page. 0: it is not worth cutting.
+
+    To cut costs requests: the first page is asked for again, and each part ends with a page that is not full. Where
+    other slices wait, only a long slice is cut. Where `room` is left for more slices, each page may be a part.
+    """
     if not times:
         return 0
     oldest, newest = min(times), min(max(times), slice_.until)
     if newest <= oldest:
         return 0
-    pages = (oldest - slice_.since) / (newest - oldest)
-    return 0 if pages < _WORTH_CUTTING else int(pages / _PAGES_A_PART)
+    pages = (oldest - slice_.since) / (newest - oldest)  # after the first
+    if pages >= _WORTH_CUTTING:
+        return max(int(pages / _PAGES_A_PART), min(room, int(pages)))
+    return ceil((pages + 1) / _FULL) if pages >= _WORTH_CUTTING_WITH_ROOM and room else 0
 
 
 def slice_of_newest(account_sid: str, *, down_to: datetime, page_size: int) -> Slice:

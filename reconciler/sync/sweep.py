@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
@@ -12,11 +12,12 @@ from typing import Any
 
 from reconciler.database.decisions import Merged
 from reconciler.database.store import Store
-from reconciler.errors import CredentialsDoubted, Refused, Unavailable
+from reconciler.errors import Refused
 from reconciler.logs import get_logger
 from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import JobCursor
 from reconciler.sync.fetch import Cut, Failed, Fetched, Inline, fetch, fetch_in_order
+from reconciler.sync.order import Order
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run
 from reconciler.sync.slices import Slice, cut_into_hours, cut_recordings
@@ -33,19 +34,22 @@ def _move_nothing(_: Fetched) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def cut_nothing(_: Fetched) -> tuple[Slice, ...]:
+def cut_nothing(_item: Fetched, _room: int) -> tuple[Slice, ...]:
     """Read each slice as a whole."""
     return ()
 
 
-def cut_busy_days(this: Run[Any]) -> Cut:
-    """Read a day with many calls by its hours, where Twilio counts the time in its filters."""
+def cut_busy(this: Run[Any]) -> Cut:
+    """Read a slice of many recordings by its days, and a busy day by its hours where Twilio counts the time."""
 
-    def cut_day(item: Fetched) -> tuple[Slice, ...]:
-        hours = cut_into_hours(item.slice, item.page, at_once=this.session.concurrency)
-        return hours if hours and this.session.counts_time(item.slice.listing.account_sid, item.page) else ()
+    def cut(item: Fetched, room: int) -> tuple[Slice, ...]:
+        slice_, page = item.slice, item.page
+        if slice_.is_of_recordings:
+            return cut_recordings(slice_, page, room=room)
+        hours = cut_into_hours(slice_, page, at_once=this.session.concurrency, room=room)
+        return hours if hours and this.session.counts_time(slice_.listing.account_sid, page) else ()
 
-    return cut_day
+    return cut
 
 
 def _ignore_page(_item: Fetched, _merged: Merged) -> None:
@@ -58,9 +62,8 @@ def _ignore_failure(_: Slice) -> None:
 
 def read(
     this: Run[Any],
-    slices: Iterable[Slice],
+    order: Order,
     *,
-    first: Sequence[Slice] = (),
     resume_at: Mapping[str, str | None] | None = None,
     move: Move = _move_nothing,
     on_page: OnPage = _ignore_page,
@@ -68,10 +71,9 @@ def read(
     merge: Merge | None = None,
     handlers: Executor | None = None,
     is_bulk: bool = False,
-    is_independent: Callable[[Slice], bool] = lambda _: False,
     cut: Cut = cut_nothing,
 ) -> list[Failed]:
-    """Read and merge `first`, then `slices`, until the run is stopped; return the slices that failed. See `fetch`.
+    """Read and merge slices until the run is stopped; return those that failed. See `fetch`.
 
     - `move` is entered with each page when it is merged, and left after the commit. It yields the cursor that commits
       with the page.
@@ -85,10 +87,8 @@ def read(
     """
     items = fetch(
         this.session,
-        slices,
-        first=first,
+        order,
         resume_at=resume_at,
-        is_independent=is_independent,
         cut=cut,
         handle=merge or (lambda item: this.write_page(item.page, move=partial(move, item))),
         handlers=handlers or Inline(),
@@ -130,32 +130,35 @@ def read_recordings(
     resume_at: Mapping[str, str | None] | None = None,
     move: Move = _move_nothing,
     on_page: OnPage = _ignore_page,
-    merge: Merge | None = None,
-    handlers: Executor | None = None,
-    cuts: bool = True,
 ) -> list[Failed] | None:
     """Read slices of recordings, and write their events; see `read`. None: the credentials may not read recordings.
 
-    Read them after the calls of the same time: a recording's URL goes into the row of its call. With `cuts`, a slice
-    with many recordings is read in parts.
+    Read them after the calls of the same time: a recording's URL goes into the row of its call.
+
+    Raises:
+        Refused: Twilio has accepted nothing yet, so the credentials themselves may be wrong.
+
     """
-    try:
-        return read(
-            this,
-            slices,
-            resume_at=resume_at,
-            move=move,
-            on_page=on_page,
-            merge=merge,
-            handlers=handlers,
-            is_bulk=True,
-            cut=lambda item: cut_recordings(item.slice, item.page) if cuts else (),
-        )
-    except (Refused, CredentialsDoubted) as exc:
-        if not this.session.client.has_worked:  # the credentials themselves are wrong
-            raise
-        log.warning("recordings.refused", error=str(exc), hint=exc.hint)
-        return None
+    failed = read(
+        this, Order(last=slices), resume_at=resume_at, move=move, on_page=on_page, is_bulk=True, cut=cut_busy(this)
+    )
+    may_read = _may_read_recordings(this, failed)
+    return failed if may_read else None
+
+
+def _may_read_recordings(this: Run[Any], failed: Sequence[Failed]) -> bool:
+    """Whether no slice of recordings was refused; a refusal is logged."""
+    refused = [failure.error for failure in failed if _is_refusal_of_recordings(failure)]
+    if not refused:
+        return True
+    if not this.session.client.has_worked:
+        raise refused[0]
+    log.warning("recordings.refused", error=str(refused[0]), hint=refused[0].hint)
+    return False
+
+
+def _is_refusal_of_recordings(failure: Failed) -> bool:
+    return failure.slice.is_of_recordings and isinstance(failure.error, Refused)
 
 
 def read_plan(
@@ -168,49 +171,32 @@ def read_plan(
 ) -> list[Failed]:
     """Read and merge the slices left in `plan`, calls first. Each page commits with `cursor`, which holds the plan.
 
-    Pages are merged on as many connections at once as the context says. `preview` replaces the merge.
+    Pages are merged on as many connections at once as the context says. `preview` replaces the merge. If the
+    credentials may not read recordings, these are left out.
     """
     now = this.now()
-
-    def is_independent(slice_: Slice) -> bool:
-        # Until Twilio has answered once, three listings show as well as thirty that it is away.
-        return this.session.client.has_worked and slice_.is_settled(now)
-
     with _merging(this, plan, cursor, preview) as (merge, handlers):
-        first = plan.open_calls()
+        order = Order(
+            plan.others(this.session.concurrency, this.session.page_size),
+            first=plan.open_calls(),
+            last=plan.recordings(),
+            is_independent=lambda slice_: slice_.is_settled(now),
+        )
         failed = read(
             this,
-            plan.others(this.session.concurrency, this.session.page_size),
-            first=first,
+            order,
             resume_at=plan.state.begun,
             on_page=on_page,
             on_failed=plan.split,
             merge=merge,
             handlers=handlers,
             is_bulk=True,
-            is_independent=is_independent,
-            # A preview would tell the calls of the first page twice.
-            cut=cut_busy_days(this) if preview is None else cut_nothing,
+            cut=cut_busy(this),
         )
-        if not _is_away(first, failed) and not this.stop.is_set():
-            failed += _read_recordings_of(
-                this, plan, on_page=on_page, merge=merge, handlers=handlers, cuts=preview is None
-            )
+        if not _may_read_recordings(this, failed):
+            this.counts.slices_done += plan.leave_out_recordings()
+            failed = [failure for failure in failed if not _is_refusal_of_recordings(failure)]
         return failed
-
-
-def _read_recordings_of(this: Run[Any], plan: Plan, **how: Any) -> list[Failed]:
-    """Read the recordings of a plan. If the credentials may not, the plan goes on without them."""
-    unread = read_recordings(this, plan.recordings(), resume_at=plan.state.begun, **how)
-    if unread is None:
-        this.counts.slices_done += plan.leave_out_recordings()
-    return unread or []
-
-
-def _is_away(first: Sequence[Slice], failed: Sequence[Failed]) -> bool:
-    """Whether Twilio answered none of the listings that a sweep begins with."""
-    away = {failure.slice.name for failure in failed if isinstance(failure.error, Unavailable)}
-    return bool(first) and away.issuperset(slice_.name for slice_ in first)
 
 
 @contextmanager
@@ -261,7 +247,7 @@ def describe(failed: Sequence[Failed]) -> str | None:
 def _count(this: Run[Any], item: Fetched, merged: Merged, *, is_bulk: bool) -> None:
     # In a sweep an open call that has started is also in one of the days, and counted there.
     seen = item.slice.count(item.page) if is_bulk else None
-    if item.hours:  # the page is read again, and counted then
+    if item.instead:  # the page is read again, and counted then
         seen = 0
     else:
         this.counts.recordings_seen += len({recording.recording_sid for recording in item.page.recordings})
@@ -272,7 +258,7 @@ def _count(this: Run[Any], item: Fetched, merged: Merged, *, is_bulk: bool) -> N
 
 
 def _count_slices(counts: Counts, item: Fetched) -> None:
-    if item.hours:
-        counts.slices += len(item.hours) - len(item.slice.parts)
+    if item.instead:
+        counts.slices += len(item.instead) - len(item.slice.parts)
     elif item.next_uri is None:
         counts.slices_done += len(item.slice.parts) or 1

@@ -6,16 +6,18 @@ calls: by the date alone, "before 06:00" leaves out the whole day.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from reconciler.errors import OutsideRetention, Retriable, TimeIgnored, TwilioAnswerError
 from reconciler.model import Observation, Page
 from reconciler.twilio.listing import Listing
 
-_ONE_SECOND = timedelta(seconds=1)
+_ONE_SECOND: Final = timedelta(seconds=1)
 
 
 class Probe(NamedTuple):
@@ -53,34 +55,53 @@ def make_probe(account_sid: str, page: Page) -> Probe | None:
     return Probe(Listing(account_sid, since=since, until=until), inside)
 
 
+class Proof(NamedTuple):
+    """A probe that proved that times count, and when it was last asked, on the monotonic clock."""
+
+    probe: Probe
+    at: float
+
+
 class TimeFilters:
-    """By account the probe that proved that times count, or None if they do not."""
+    """By account the proof that times count, or None if they do not. Several threads may ask at once."""
 
     def __init__(self) -> None:
-        self._probes: dict[str, Probe | None] = {}
+        self._proofs: dict[str, Proof | None] = {}
+        self._asking = threading.Lock()  # one probe is enough for all who wait
 
     def count(self, account_sid: str, page: Page, ask: Callable[[Listing], Page]) -> bool:
         """Whether times count. Asks once for each account, if `page` can prove it."""
-        if account_sid not in self._probes and (probe := make_probe(account_sid, page)) is not None:
-            with suppress(Retriable, TwilioAnswerError, OutsideRetention):
-                self._probes[account_sid] = probe if probe.proves(ask(probe.listing).observations) else None
-        return self._probes.get(account_sid) is not None
+        with self._asking:
+            if account_sid not in self._proofs and (probe := make_probe(account_sid, page)) is not None:
+                with suppress(Retriable, TwilioAnswerError, OutsideRetention):
+                    self._proofs[account_sid] = _prove(probe, ask)
+            return self._proofs.get(account_sid) is not None
 
     def check(self, listing: Listing, page: Page, ask: Callable[[Listing], Page]) -> None:
         """Check an answer to a listing of some hours.
 
-        Where only dates count, such an answer holds other hours, or nothing. So the probe is asked again before an
-        empty answer is believed. Without a probe another process proved it, less than a day ago: the hours stood in a
-        cursor.
+        Where only dates count, such an answer holds other hours, or nothing. So an empty answer is believed only after
+        a probe that was asked later. Without a probe another process proved it, less than a day ago: the hours stood in
+        a cursor.
 
         Raises:
             TimeIgnored: the answer is none to this question.
 
         """
-        is_doubtful = not listing.holds(page)
-        if page.is_empty and listing.account_sid in self._probes:
-            probe = self._probes[listing.account_sid]
-            is_doubtful = probe is None or not probe.proves(ask(probe.listing).observations)
-        if is_doubtful:
-            self._probes[listing.account_sid] = None
-            raise TimeIgnored("Twilio's answer does not hold the hours that were asked for")
+        account_sid, answered_at = listing.account_sid, time.monotonic()
+        with self._asking:
+            is_doubtful = not listing.holds(page)
+            if page.is_empty and account_sid in self._proofs:
+                proof = self._proofs[account_sid]
+                if proof is not None and proof.at < answered_at:
+                    proof = self._proofs[account_sid] = _prove(proof.probe, ask)
+                is_doubtful = proof is None
+            if is_doubtful:
+                self._proofs[account_sid] = None
+                raise TimeIgnored("Twilio's answer does not hold the hours that were asked for")
+
+
+def _prove(probe: Probe, ask: Callable[[Listing], Page]) -> Proof | None:
+    """Ask Twilio; return the proof that times count, or None if they do not."""
+    asked_at = time.monotonic()
+    return Proof(probe, asked_at) if probe.proves(ask(probe.listing).observations) else None
