@@ -7,7 +7,8 @@ Design rules
 - The budget of an account is one value that all processes share. While a process sends requests, it revises the value
   about once a second, and takes no more than the others leave. Together they never exceed the limit, even while shares
   change.
-- A 429 halves the limit. A round of answers without a 429 raises it by one. Until the first 429 a quarter of the places
+- A 429 halves the limit. The 429s of requests that were under way together are one sign, and their number shows by how
+  many the limit was too high. A round of answers without a 429 raises it by one. Until the first 429 a quarter of the places
   make a round: an answer of each of them shows as well that there is room. Then a round is an answer for each place.
   Near a limit that Twilio refused lately it takes many rounds, because each further try costs a refused request.
 - Hot comes first. If hot has sent requests within the last hour, bulk work (backfill, cold) leaves it a quarter of the
@@ -44,7 +45,7 @@ class Process(msgspec.Struct):
 class Report(NamedTuple):
     """A process's report about the time since its last report, and its wishes.
 
-    - `throttled`: the `lowerings` at which a 429 came; None if none came.
+    - `throttled`: the `lowerings` at which 429s came; None if none came. `refused`: how many came.
     - `answers`: the number of answers under the limit that the process knows.
     - `others`: the account's requests that were not this process's; None if no answer gave the number.
     """
@@ -56,6 +57,7 @@ class Report(NamedTuple):
     running_in_bulk: int = 0
     answers: int = 0
     throttled: int | None = None
+    refused: int = 1
     others: int | None = None
 
 
@@ -134,16 +136,31 @@ class Budget(msgspec.Struct):
             ours = sum(process.most for known, process in self.processes.items() if known != name)
             self.others = max(0, report.others - ours)
         if report.throttled == self.lowerings:
-            self.refused_at = min(self.limit, report.ceiling)
-            self.limit, self.answers = max(1, self.refused_at // 2), 0
-            self.lowerings += 1
+            self._lower(report)
         else:
-            self.answers += report.answers
-            while self.limit < report.ceiling and self.answers >= self._wanted():
-                self.answers -= self._wanted()
-                self.limit += 1
-                if self.refused_at is not None and self.limit >= self.refused_at:
-                    self.refused_at = None
+            self._raise(report)
+
+    def _lower(self, report: Report) -> None:
+        """Halve the limit."""
+        too_many = min(self.limit, report.ceiling)
+        self.limit, self.answers = max(1, too_many // 2), 0
+        self.lowerings += 1
+        self._narrow(too_many, report.refused - 1)
+
+    def _narrow(self, too_many: int, refused: int) -> None:
+        """Note that `too_many` requests at once were refused, and that so many fewer would have been, too."""
+        self.refused_at = max(self.limit + 1, too_many - refused)
+
+    def _raise(self, report: Report) -> None:
+        """Count the answers; a round of them raises the limit. Late 429s narrow it."""
+        if report.throttled == self.lowerings - 1 and self.refused_at is not None:
+            self._narrow(self.refused_at, report.refused)
+        self.answers += report.answers
+        while self.limit < report.ceiling and self.answers >= self._wanted():
+            self.answers -= self._wanted()
+            self.limit += 1
+            if self.refused_at is not None and self.limit >= self.refused_at:
+                self.refused_at = None
 
     def _wanted(self) -> int:
         """Return how many answers raise the limit by one."""

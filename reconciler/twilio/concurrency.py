@@ -85,7 +85,8 @@ class Gate:
         self._waiting = {False: 0, True: 0}  # requests, by whether they are bulk work
         self._asked = {False: False, True: False}  # since the last report
         self._answers = 0
-        self._throttled: int | None = None
+        self._throttled: int | None = None  # the lowerings at which 429s came since the last report, and how many
+        self._refused = 0
         self._heard: int | None = None
         self._idle_looks = 0
         self.is_shared = False
@@ -133,9 +134,13 @@ class Gate:
     def throttled(self, ticket: Ticket) -> None:
         """Halve the limit, once for all requests that were under way together: a burst of 429s counts as one."""
         with self._changed:
-            if ticket.lowerings != self._share.lowerings or self._throttled is not None:
+            is_first = ticket.lowerings == self._share.lowerings
+            if self._throttled is not None or ticket.lowerings < self._share.lowerings - 1:
+                self._refused += ticket.lowerings == self._throttled
                 return
-            self._throttled = ticket.lowerings
+            self._throttled, self._refused = ticket.lowerings, 1
+            if not is_first:
+                return  # the next report says so
             self._answers = 0
             if self._alone is not None:
                 self._revise_alone()
@@ -147,7 +152,7 @@ class Gate:
     def succeeded(self, ticket: Ticket) -> None:
         """Count an answer. A round of answers raises the limit by one."""
         with self._changed:
-            if ticket.lowerings != self._share.lowerings or self._throttled is not None:
+            if ticket.lowerings != self._share.lowerings or self._throttled == self._share.lowerings:
                 return  # a request sent before the limit was lowered says nothing about the lower limit
             self._answers += 1
             if self._alone is not None:
@@ -242,6 +247,7 @@ class Gate:
             running_in_bulk=self._running_in_bulk,
             answers=self._answers,
             throttled=self._throttled,
+            refused=self._refused,
             others=self._heard,
         )
         self._asked = {False: False, True: False}

@@ -78,7 +78,7 @@ def _memory(url: str, args: argparse.Namespace) -> Iterator[tuple[int, float]]:
 def _limits(url: str, args: argparse.Namespace) -> Iterator[limits.Limited]:
     for limit in (6, 40):
         _say(f"an account that allows {limit} requests at once")
-        yield limits.allowing(url, limit, calls=int(60_000 * args.scale), days=MONTH, delay=0.25)
+        yield limits.allowing(url, limit, calls=int(60_000 * args.scale), days=MONTH, delay=1)
 
 
 def _beside(url: str, args: argparse.Namespace) -> Iterator[limits.Beside]:

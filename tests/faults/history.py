@@ -181,7 +181,8 @@ class Play:
                     self.account.delete(step.sid, self.clock.now())
             case "unrecord":
                 at = self.clock.now()
-                for recording in self.account.recordings_of(step.sid):
+                made = self.account.recordings_of(step.sid) if step.sid in self.watch.ever else []
+                for recording in made:
                     if recording.ready <= at.timestamp() and recording.sid not in self.account.deleted_recordings:
                         self.account.delete_recording(recording.sid, at)
             case _:
@@ -221,8 +222,13 @@ class Play:
     def _work(self, step: Step) -> None:
         """Run a job. The steps that happen meanwhile begin after a given number of its commits."""
         stop, commits = threading.Event(), 0
+        one_at_a_time = threading.Lock()  # a backfill merges in several threads
 
         def on_progress() -> None:
+            with one_at_a_time:
+                note_commit()
+
+        def note_commit() -> None:
             nonlocal commits
             commits += 1
             for after, steps in step.during:

@@ -109,6 +109,26 @@ def test_a_limit_that_was_refused_is_tried_again_later():
     assert 8 == budget.revise("a", BACKFILL._replace(answers=7), 4).limit
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_the_number_of_429s_shows_what_the_account_allows(later):
+    """Two of eight were refused, so seven are too many: six are kept for sixteen rounds. They may come in two reports."""
+    budget = grown(8)
+    assert 4 == budget.revise("a", BACKFILL._replace(throttled=0, refused=1 if later else 2), 0).limit
+    if later:
+        assert 4 == budget.revise("a", BACKFILL._replace(throttled=0, refused=1), 0).limit
+    assert 6 == budget.revise("a", BACKFILL._replace(answers=4 + 5), 1).limit
+    assert 6 == budget.revise("a", BACKFILL._replace(answers=6 * 16 - 1), 2).limit
+    assert 7 == budget.revise("a", BACKFILL._replace(answers=1), 3).limit
+
+
+def test_where_all_are_refused_the_next_higher_limit_is_tried_late():
+    """Not one lower than half of what was refused."""
+    budget = grown(8)
+    assert 4 == budget.revise("a", BACKFILL._replace(throttled=0, refused=8), 0).limit
+    assert 4 == budget.revise("a", BACKFILL._replace(answers=4 * 16 - 1), 1).limit
+    assert 5 == budget.revise("a", BACKFILL._replace(answers=1), 2).limit
+
+
 def test_what_others_have_under_way_is_left_to_them():
     """Of the requests that Twilio counts, what our other processes may have is ours."""
     budget = grown()

@@ -31,6 +31,18 @@ def test_a_burst_of_429_halves_once():
     assert 4 == gate.limit
 
 
+def test_a_burst_tells_how_many_were_too_many():
+    """Two of eight are refused: the gate grows to six, and stays there for sixteen rounds."""
+    gate = Gate(8)
+    for ticket in [enter(gate) for _ in range(8)][:2]:
+        gate.throttled(ticket)
+    for _ in range(4 + 5 + 6 * 16 - 1):
+        gate.succeeded(enter(gate))
+    assert 6 == gate.limit
+    gate.succeeded(enter(gate))
+    assert 7 == gate.limit
+
+
 def test_each_later_429_halves_again_but_never_below_one():
     """At one request at a time the waits must do the rest."""
     gate = Gate(8)
