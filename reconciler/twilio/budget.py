@@ -8,9 +8,10 @@ Design rules
   about once a second, and takes no more than the others leave. Together they never exceed the limit, even while shares
   change.
 - A 429 halves the limit. The 429s of requests that were under way together are one sign, and their number shows by how
-  many the limit was too high. A round of answers without a 429 raises it by one. Until the first 429 a quarter of the places
-  make a round: an answer of each of them shows as well that there is room. Then a round is an answer for each place.
-  Near a limit that Twilio refused lately it takes many rounds, because each further try costs a refused request.
+  many the limit was too high.
+- A round of answers without a 429 raises the limit by one. Until the first 429 a quarter of the places make a round: an
+  answer of each of them shows as well that there is room. Then a round is an answer for each place. Near a limit that
+  Twilio refused lately it takes many rounds, because each further try costs a refused request.
 - Hot comes first. If hot has sent requests within the last hour, bulk work (backfill, cold) leaves it a quarter of the
   limit.
 """

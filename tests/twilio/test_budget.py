@@ -111,7 +111,7 @@ def test_a_limit_that_was_refused_is_tried_again_later():
 
 @pytest.mark.parametrize("later", [False, True])
 def test_the_number_of_429s_shows_what_the_account_allows(later):
-    """Two of eight were refused, so seven are too many: six are kept for sixteen rounds. They may come in two reports."""
+    """Two of eight were refused, in one report or two. So seven are too many, and six are kept for sixteen rounds."""
     budget = grown(8)
     assert 4 == budget.revise("a", BACKFILL._replace(throttled=0, refused=1 if later else 2), 0).limit
     if later:
