@@ -24,10 +24,10 @@ _EDGE: Final = timedelta(seconds=1)
 _STARTS_MOVE_FOR: Final = timedelta(days=1)
 _HOURS: Final = "hours"
 _RECORDINGS: Final = "recordings"
-_WORTH_CUTTING: Final = 4  # pages after the first
-_WORTH_CUTTING_WITH_ROOM: Final = 2
-_FULL: Final = 0.8  # of a page; a part is to end with its first page, although parts differ
-_PAGES_A_PART: Final = 2
+_WORTH_CUTTING: Final = 5  # pages
+_WORTH_CUTTING_WITH_ROOM: Final = 3
+_PAGES_A_PART: Final = 2  # without room
+_FULL: Final = 0.85  # of these pages; parts differ, and one that holds more than it should needs one page more
 _ONE_DAY: Final = timedelta(days=1)
 
 OPEN: Final = (Status.QUEUED, Status.RINGING, Status.IN_PROGRESS)
@@ -174,10 +174,11 @@ def _parts_worth(slice_: Slice, times: Sequence[datetime], room: int) -> int:
     oldest, newest = min(times), min(max(times), slice_.until)
     if newest <= oldest:
         return 0
-    pages = (oldest - slice_.since) / (newest - oldest)  # after the first
-    if pages >= _WORTH_CUTTING:
-        return max(int(pages / _PAGES_A_PART), min(room, int(pages)))
-    return ceil((pages + 1) / _FULL) if pages >= _WORTH_CUTTING_WITH_ROOM and room else 0
+    pages = 1 + (oldest - slice_.since) / (newest - oldest)
+    if pages < (_WORTH_CUTTING_WITH_ROOM if room else _WORTH_CUTTING):
+        return 0
+    pages_a_part = ceil(pages / room) if room else _PAGES_A_PART
+    return ceil(pages / (pages_a_part * _FULL))
 
 
 def slice_of_newest(account_sid: str, *, down_to: datetime, page_size: int) -> Slice:

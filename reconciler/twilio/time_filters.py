@@ -88,17 +88,22 @@ class TimeFilters:
             TimeIgnored: the answer is none to this question.
 
         """
-        account_sid, answered_at = listing.account_sid, time.monotonic()
+        answered_at = time.monotonic()
+        if not listing.holds(page) or (
+            page.is_empty and not self._is_proven_since(answered_at, listing.account_sid, ask)
+        ):
+            self._proofs[listing.account_sid] = None
+            raise TimeIgnored("Twilio's answer does not hold the hours that were asked for")
+
+    def _is_proven_since(self, answered_at: float, account_sid: str, ask: Callable[[Listing], Page]) -> bool:
+        """Whether times still count; asks again, unless a probe was asked after `answered_at`. Without a probe: yes."""
         with self._asking:
-            is_doubtful = not listing.holds(page)
-            if page.is_empty and account_sid in self._proofs:
-                proof = self._proofs[account_sid]
-                if proof is not None and proof.at < answered_at:
-                    proof = self._proofs[account_sid] = _prove(proof.probe, ask)
-                is_doubtful = proof is None
-            if is_doubtful:
-                self._proofs[account_sid] = None
-                raise TimeIgnored("Twilio's answer does not hold the hours that were asked for")
+            if account_sid not in self._proofs:
+                return True
+            proof = self._proofs[account_sid]
+            if proof is not None and proof.at < answered_at:
+                proof = self._proofs[account_sid] = _prove(proof.probe, ask)
+            return proof is not None
 
 
 def _prove(probe: Probe, ask: Callable[[Listing], Page]) -> Proof | None:
