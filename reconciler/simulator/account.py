@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -25,13 +27,15 @@ from reconciler.simulator.endpoints import Endpoints
 from reconciler.simulator.filters import Filters, Span
 from reconciler.simulator.generate import NUMBER_SIDS, TRUNK_SHARE, lives
 from reconciler.simulator.losses import Loss
-from reconciler.simulator.recordings import PROCESSING, Callbacks, Recording, recordings_of
+from reconciler.simulator.recordings import Callbacks, Recording, recordings_of
 from reconciler.simulator.timeline import Timeline
 from reconciler.simulator.wire import seconds
 
 Status = Literal["active", "suspended", "closed"]
 KeyKind = Literal["main", "standard", "restricted"]
 EVERYTHING = Filters()
+
+_ready = attrgetter("ready")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class SimulatedAccount:
         self._lock = threading.RLock()
         self._calls: dict[str, Call] = {}
         self._timeline = Timeline()
+        self._recorded: tuple[Callbacks, list[Recording]] | None = None  # kept until a call changes
         self._ended_as = {status: Timeline() for status in FINAL}
 
     # Calls
@@ -216,11 +221,11 @@ class SimulatedAccount:
     def recordings_between(self, span: Span, call_sid: str | None = None) -> list[Recording]:
         """Return every recording that began or became ready within `span`; others may be among them."""
         with self._lock:
-            since = None if span.since is None else span.since - PROCESSING - 1
             if call_sid is None:
-                calls: Iterable[Call] = self._timeline.newest_first(since, span.until)
-            else:
-                calls = [self._calls[call_sid]] if call_sid in self._calls else []
+                recorded = self._all_recorded()
+                first = 0 if span.since is None else bisect_left(recorded, span.since, key=_ready)
+                return [*recorded[first:], *self.added_recordings]
+            calls = [self._calls[call_sid]] if call_sid in self._calls else []
             return [*self._recordings_of(calls), *self.added_recordings]
 
     def delete_recording(self, sid: str, at: datetime) -> None:
@@ -235,6 +240,12 @@ class SimulatedAccount:
         made = Alert(self.new_sid("NO"), self.sid, seconds(at), error_code, request_url, resource_sid, log_level)
         self.alerts.append(made)
         return made
+
+    def _all_recorded(self) -> list[Recording]:
+        """Return the recordings that follow from calls, in the order in which they become ready."""
+        if self._recorded is None or self._recorded[0] is not self.callbacks:
+            self._recorded = self.callbacks, sorted(self._recordings_of(self._timeline), key=_ready)
+        return self._recorded[1]
 
     def _recordings_of(self, calls: Iterable[Call]) -> Iterator[Recording]:
         for call in calls:
@@ -276,12 +287,14 @@ class SimulatedAccount:
             if len(new) != len(calls) or not new.keys().isdisjoint(self._calls):
                 raise ValueError("two calls have the same SID")
             self._calls.update(new)
+            self._recorded = None
             self._timeline.add(calls)
             for status, timeline in self._ended_as.items():
                 timeline.add(call for call in calls if call.status == status)
 
     def _remove(self, call: Call) -> None:
         del self._calls[call.sid]
+        self._recorded = None
         self._timeline.remove(call)
         if call.status in FINAL:
             self._ended_as[call.status].remove(call)
