@@ -47,6 +47,10 @@ _SIZES: Final = (
     "SELECT t.name, c.reltuples FROM pg_catalog.unnest(%s::text[]) AS t (name)"
     " JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.name)::oid"
 )
+_A_RECORDING: Final = (
+    f'[{{"recording_sid": "RE{32 * "0"}", "state": "ready", "call_sid": "CA{32 * "0"}",'
+    ' "happened_at": "2026-06-10T11:00:00Z", "payload": {}, "media_url": "https://api.twilio.com"}]'
+)
 _AN_ACCOUNT: Final = "SELECT account_sid FROM messages WHERE account_sid IS NOT NULL LIMIT 1"
 
 
@@ -209,9 +213,8 @@ def _values(now: datetime, account_sid: str) -> dict[str, Any]:
         "is_only_account": True, "is_anywhere": True, "owns_unassigned": True, "price_unit": "USD",
         "kept_since": now - 400 * day,
         "limit": 20, "looked_at": now - day / 24,
-        "apply": False, "imported_before": None, "recording_sids": ["RE" + 32 * "0"], "states": ["ready"],
-        "subject_call_sids": sids, "conference_sids": [None], "happened_at": [now], "payloads": ["{}"],
-        "media_urls": ["https://api.twilio.com"], "days": [now.date()], "counts_listed": [1], "counts_held": [1],
+        "apply": False, "imported_before": None, "recordings": _A_RECORDING,
+        "days": [now.date()], "counts_listed": [1], "counts_held": [1],
         "max_tries": 10, "named_since": None, "now": now, "one_id": 1, "pending_before": now - day / 24,
         "before": now - 30 * day, "run_id": "explain", "since": now - day, "since_day": now.date() - 35 * day,
         "source": "reconcile_explain", "sources": ["reconcile_hot"], "stuck_before": now - day / 24,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from operator import attrgetter
 from typing import NamedTuple
 
-from psycopg.types.json import Jsonb
+import msgspec
 
 from reconciler.database.connection import Connection, load_queries
 from reconciler.model import Recording, RecordingState
 
 _queries = load_queries("recordings")
+_encode = msgspec.json.Encoder().encode
 
 
 class Told(NamedTuple):
@@ -45,12 +47,9 @@ def tell(
     if not events:
         return []
     params = {
-        "recording_sids": [recording.recording_sid for recording in events],
-        "states": [recording.state.value for recording in events],
-        "subject_call_sids": [recording.call_sid for recording in events],
-        "conference_sids": [recording.conference_sid for recording in events],
-        "happened_at": [recording.happened_at for recording in events],
-        "payloads": [Jsonb(recording.payload) for recording in events],
+        "recordings": _as_json(
+            events, "recording_sid", "state", "call_sid", "conference_sid", "happened_at", "payload"
+        ),
         "source": source,
         "run_id": run_id,
         "imported_before": imported_before,
@@ -65,16 +64,21 @@ def tell(
 
 def fill_urls(conn: Connection, recordings: Sequence[Recording], *, now: datetime) -> list[str]:
     """Fill recording_url where the row of a recording's call has none; return the SIDs of these calls."""
-    urls = [
-        (recording.call_sid, recording.media_url, recording.happened_at)
+    found = [
+        recording
         for recording in recordings
         if recording.call_sid is not None and recording.conference_sid is None and recording.media_url is not None
     ]
-    if not urls:
+    if not found:
         return []
-    call_sids, media_urls, happened_at = map(list, zip(*urls, strict=True))
-    params = {"call_sids": call_sids, "media_urls": media_urls, "happened_at": happened_at, "now": now}
+    params = {"recordings": _as_json(found, "call_sid", "media_url", "happened_at"), "now": now}
     return [row[0] for row in conn.execute(_queries["fill_urls"], params)]
+
+
+def _as_json(recordings: Sequence[Recording], *fields: str) -> str:
+    """Return these fields of the recordings as a JSON array of objects."""
+    values_of = attrgetter(*fields)
+    return _encode([dict(zip(fields, values_of(recording), strict=True)) for recording in recordings]).decode()
 
 
 def has_recordings(conn: Connection, *, account_sid: str, since: datetime, limit: int) -> bool:

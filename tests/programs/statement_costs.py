@@ -179,7 +179,7 @@ def _values(calls: int) -> dict[str, Any]:
         **plans._values(NOW, account), **Rules()._asdict(), "apply": True, "explain": False, "imported_before": None,
         "call_sid": newest[7], "call_sids": newest, "tables": list(TABLES), "names": ["daemon", "hot"],
         "prefix": "reconciler:", "ids": list(range(calls - 99, calls + 1)), "reasons": ["why"] * 100,
-        "recording_sids": ["RE1"] * 100, "event_times": [NOW] * 100, "payloads": ["{}"] * 100, "record": "{}",
+        "record": "{}",
         "dedupe_key": "one", "reason": "why", "answers": ["human"] * 100, "said_ats": [NOW] * 100,
         "id": calls, "kind": "hot", "cursor": "{}", "expected": None, "error": "why", "note": "{}",
         "lock": "daemon", "budget": "{}",

@@ -1,4 +1,6 @@
 -- Recordings: their events, the URL in the call's row, and the question whether an account has any.
+--
+-- `recordings` is a JSON array of objects: one text costs the driver a tenth of an array for each column.
 
 -- name: tell
 -- Write one event for each recording that is ready or deleted, unless there is one: the first source tells it. Returns
@@ -13,10 +15,9 @@ WITH said AS MATERIALIZED (
     SELECT DISTINCT ON (r.recording_sid, r.state)
         r.recording_sid, r.state, r.call_sid, r.conference_sid, coalesce(r.conference_sid, r.call_sid) AS subject,
         r.happened_at, r.payload
-    FROM unnest(
-        %(recording_sids)s::text[], %(states)s::text[], %(subject_call_sids)s::text[], %(conference_sids)s::text[],
-        %(happened_at)s::timestamptz[], %(payloads)s::jsonb[]
-    ) AS r (recording_sid, state, call_sid, conference_sid, happened_at, payload)
+    FROM pg_catalog.jsonb_to_recordset(%(recordings)s::jsonb) AS r (
+        recording_sid text, state text, call_sid text, conference_sid text, happened_at timestamptz, payload jsonb
+    )
     ORDER BY r.recording_sid, r.state, r.happened_at
 ),
 news AS MATERIALIZED (
@@ -59,8 +60,7 @@ ORDER BY n.dedupe_key
 -- Cost: each recording looks its call up in messages_twilio_sid_key. Rows with a URL are not locked.
 WITH said AS MATERIALIZED (
     SELECT DISTINCT ON (r.call_sid) r.call_sid, r.media_url
-    FROM unnest(%(call_sids)s::text[], %(media_urls)s::text[], %(happened_at)s::timestamptz[])
-        AS r (call_sid, media_url, happened_at)
+    FROM pg_catalog.jsonb_to_recordset(%(recordings)s::jsonb) AS r (call_sid text, media_url text, happened_at timestamptz)
     ORDER BY r.call_sid, r.happened_at DESC
 ),
 held AS MATERIALIZED (
