@@ -29,12 +29,9 @@ from reconciler.twilio.records import (
     bury_observation,
     parse,
     parse_listing,
-    quoted,
     read_each,
-    read_sid,
-    read_text,
-    read_time,
 )
+from reconciler.twilio.values import quoted, read_sid, read_text, read_time
 
 _STATES: Final = {
     "in-progress": RecordingState.UNFINISHED,

@@ -16,7 +16,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
 from email.utils import format_datetime
 from functools import lru_cache, partial
 from operator import attrgetter
@@ -25,17 +24,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from reconciler.errors import BadObservation, Unavailable
-from reconciler.masking import mask
 from reconciler.model import ACCOUNT_SID, CALL_SID, FINAL, DeadLetter, Observation, Page, Via, parse_status
-from reconciler.twilio.dates import parse_rfc2822
-
-# The widths of the Viewer's columns (sql/004 and before); from and to are text.
-_MAX_LENGTH: Final = {"direction": 50, "price_unit": 10, "answered_by": 100, "from": 100_000, "to": 100_000}
-_LONGEST: Final = 2_000
-_MAX_SECONDS: Final = 2**31 - 1  # messages.duration is an integer
-# Decimal also accepts NaN, underscores, digits of other scripts, and any number of decimals.
-_PRICE: Final = re.compile(r"[-+.0-9eE]{1,40}")
-_PRICE_EXPONENTS: Final = range(-20, 12)
+from reconciler.twilio.values import quoted, read_price, read_seconds, read_sid, read_text, read_time
 
 
 class _Columns(msgspec.Struct, gc=False):
@@ -80,8 +70,10 @@ T = TypeVar("T")
 
 _NAMES: Final = _Columns.__struct_encode_fields__
 _DERIVED: Final = ("uri", "subresource_uris", "from_formatted", "to_formatted")
-_OTHER: Final = tuple(name for name in _Call.__struct_encode_fields__ if name not in _NAMES and name not in _DERIVED)
+# In alphabetical order: `_encode_in_order` then need not sort the names of each record.
+_OTHER: Final = tuple(sorted({*_Call.__struct_encode_fields__} - {*_NAMES, *_DERIVED}))
 _others_of = attrgetter(*_OTHER)
+_encode_in_order = msgspec.json.Encoder().encode
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 # Every call has this version, except those made with the API of 2008.
@@ -246,7 +238,7 @@ def _others(values: tuple[str | None, ...]) -> str | None:
         del others["api_version"]
     if not others:
         return None
-    text = _encode(others).decode()
+    text = _encode_in_order(others).decode()
     return _as_json(others) if "\\u0000" in text else text
 
 
@@ -276,32 +268,36 @@ def _storable(value: Any, levels: int) -> Any:
 
 
 def _observation(call: _Columns, other_fields: str | None, observed_at: datetime) -> Observation:
+    # A page has a thousand calls, so speed counts: what repeats is read once (`_common`).
     status = parse_status(call.status)
     if status is None:
         raise BadObservation(f"unknown status {quoted(call.status)}")
     if not CALL_SID.fullmatch(call.sid):
         raise BadObservation("sid is not CA and 32 hexadecimal digits")
-    start_time = read_time(call.start_time, "start_time")
-    end_time = read_time(call.end_time, "end_time")
+    account_sid, direction, price_unit, answered_by = _common(
+        call.account_sid, call.direction, call.price_unit, call.answered_by
+    )
+    start, end, created, updated = call.start_time, call.end_time, call.date_created, call.date_updated
+    start_time = read_time(start, "start_time")
+    end_time = read_time(end, "end_time")
     # Most calls start in the second of their creation, and change last when they end: what is equal is parsed once.
-    is_start, is_end = call.date_created == call.start_time, call.date_updated == call.end_time
-    date_created = start_time if is_start else read_time(call.date_created, "date_created")
-    updated_at = end_time if is_end else read_time(call.date_updated, "date_updated")
+    date_created = start_time if created == start else read_time(created, "date_created")
+    updated_at = end_time if updated == end else read_time(updated, "date_updated")
     told_at = updated_at or start_time or date_created or observed_at
     return Observation(
         call.sid,
-        read_sid(call.account_sid, ACCOUNT_SID, "account_sid"),
+        account_sid,
         read_sid(call.parent_call_sid, CALL_SID, "parent_call_sid"),
-        read_text(call.direction, "direction"),
+        direction,
         status,
         read_text(call.from_, "from"),
         read_text(call.to, "to"),
-        _seconds(call.duration),
-        _price(call.price),
-        read_text(call.price_unit, "price_unit"),
+        read_seconds(call.duration),
+        read_price(call.price),
+        price_unit,
         start_time,
         end_time,
-        read_text(call.answered_by, "answered_by"),
+        answered_by,
         date_created,
         (end_time or told_at) if status in FINAL else told_at,
         observed_at,
@@ -310,79 +306,14 @@ def _observation(call: _Columns, other_fields: str | None, observed_at: datetime
     )
 
 
-def read_text(value: str | None, field: str) -> str | None:
-    """Return a text that PostgreSQL can store; None if it is empty.
-
-    Raises:
-        BadObservation: PostgreSQL cannot store it.
-
-    """
-    if not value:
-        return None
-    if len(value) > (longest := _MAX_LENGTH.get(field, _LONGEST)):
-        raise BadObservation(f"{field} is longer than {longest} characters")
-    if "\0" in value:
-        raise BadObservation(f"{field} holds a NUL, which PostgreSQL cannot store")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise BadObservation(f"{field} holds half of a surrogate pair") from None
-    return value
-
-
-def read_sid(value: object, form: re.Pattern[str], field: str) -> str | None:
-    """Return a SID of that form; None if it is empty.
-
-    Raises:
-        BadObservation: it has another form.
-
-    """
-    if not value:
-        return None
-    if not isinstance(value, str) or not form.fullmatch(value):
-        raise BadObservation(f"{field} is not {form.pattern[:2]} and 32 hexadecimal digits")
-    return value
-
-
-def _seconds(value: str | None) -> int | None:
-    if not value:
-        return None
-    # isdecimal is also true for digits of other scripts, and int() has a limit on length.
-    if not (value.isascii() and value.isdecimal() and len(value) <= 10 and int(value) <= _MAX_SECONDS):
-        raise BadObservation(f"duration {quoted(value)} is not a number of seconds")
-    return int(value)
-
-
-def _price(value: str | None) -> Decimal | None:
-    if not value:
-        return None
-    try:
-        price = Decimal(value) if _PRICE.fullmatch(value) else None
-    except InvalidOperation:
-        price = None
-    if price is None:
-        raise BadObservation(f"price {quoted(value)} is not a number")
-    if price.adjusted() not in _PRICE_EXPONENTS:
-        raise BadObservation(f"price {quoted(value)} is not an amount of money")
-    return price
-
-
-def read_time(value: str | None, field: str) -> datetime | None:
-    """Return a time in Twilio's form; None if it is empty.
-
-    Raises:
-        BadObservation: it is no time, or not a credible one.
-
-    """
-    if not value:
-        return None
-    try:
-        return parse_rfc2822(value)
-    except ValueError:
-        raise BadObservation(f"{field} {quoted(value)} is not a date we can believe") from None
-
-
-def quoted(value: str) -> str:
-    """Return a value for a reason: short, without phone numbers, and safe for logs, terminals and jsonb."""
-    return ascii(mask(value[:100])[:31])
+@lru_cache(maxsize=1024)
+def _common(
+    account_sid: str | None, direction: str | None, price_unit: str | None, answered_by: str | None
+) -> tuple[str | None, str | None, str | None, str | None]:
+    """Read the fields that have the same few values in all calls of an account."""
+    return (
+        read_sid(account_sid, ACCOUNT_SID, "account_sid"),
+        read_text(direction, "direction"),
+        read_text(price_unit, "price_unit"),
+        read_text(answered_by, "answered_by"),
+    )

@@ -14,7 +14,8 @@ from typing import Any, Final
 from reconciler.errors import BadObservation
 from reconciler.model import CALL_SID, CONFERENCE_SID, RECORDING_SID, Observation, Recording, RecordingState, Via
 from reconciler.twilio.dates import parse_rfc2822
-from reconciler.twilio.records import read_record, read_sid
+from reconciler.twilio.records import read_record
+from reconciler.twilio.values import read_sid
 
 # A parameter's name in a REST record. CallDuration is seconds; the webhook's Duration is billed minutes.
 _CALL: Final = {
