@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from procrastinate import SyncPsycopgConnector, exceptions
+from procrastinate.jobs import Job
 from procrastinate.manager import JobManager
 
 from reconciler.database import connection as db
@@ -55,11 +56,15 @@ class BackfillQueue:
     def put(self, tasks: Iterable[SliceTask]) -> None:
         """Put tasks into the queue; one that waits there already stays alone."""
         wanted = [make_task(task.job, slice=task.slice) for task in tasks]
+        if not wanted:
+            return
         with self._use() as conn:
-            for task in wanted:
-                with suppress(exceptions.AlreadyEnqueued), conn.transaction():
-                    conn.execute(_queries["enter_schema"])
-                    self._manager.defer_job(task, connection=conn)
+            try:
+                self._defer(conn, wanted)
+            except exceptions.AlreadyEnqueued:
+                for task in wanted:
+                    with suppress(exceptions.AlreadyEnqueued):
+                        self._defer(conn, [task])
 
     def known(self, jobs: Iterable[JobName]) -> set[str]:
         """Return which of these jobs have a task, waiting or at work."""
@@ -72,6 +77,11 @@ class BackfillQueue:
         with self._use() as conn, conn.transaction():
             conn.execute(_queries["enter_schema"])  # for procrastinate's triggers
             conn.execute(_queries["withdraw"], {"prefix": prefix})
+
+    def _defer(self, conn: db.Connection, tasks: list[Job]) -> None:
+        with conn.transaction():
+            conn.execute(_queries["enter_schema"])
+            self._manager.batch_defer_jobs(tasks, connection=conn)
 
     @contextmanager
     def _use(self) -> Iterator[db.Connection]:

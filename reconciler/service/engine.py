@@ -9,7 +9,8 @@ Design rules
 - A worker that is silent for SILENT_AFTER is gone. The leader then puts its tasks back into the queue. A run may
   therefore happen twice, which does no harm: its lock, cursor and outcome are those of every run.
 - The database may be away for any time. No error of it ends the worker: it goes on when the database is back.
-- New tasks are found by asking every second. LISTEN would take a connection more for each daemon.
+- New tasks are found by asking every second. The daemon hears of bulk work at once (`service/ear.py`), because a
+  backfill waits for it.
 """
 
 from __future__ import annotations
@@ -139,6 +140,7 @@ class Engine:
             try:
                 await self._attend(own, worker, url)
             finally:
+                own.end()
                 worker.cancel()
                 with suppress(asyncio.CancelledError):
                     await worker

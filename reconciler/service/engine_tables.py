@@ -16,6 +16,7 @@ from procrastinate import exceptions, jobs, manager
 from reconciler.database import connection as db
 from reconciler.database.engine_schema import SCHEMA
 from reconciler.model import JobName
+from reconciler.service.ear import Ear
 from reconciler.service.queues import PLACES, USUAL, Pending, open_queues
 
 # The pool logs each failed attempt in its own words; we log them as `engine.retried`.
@@ -50,17 +51,23 @@ class Manager(manager.JobManager):
         self._identity = identity
         self._hot_at = hot_at
         self._queues: dict[int, str] = {}  # of the tasks at work here, by id
-        self._slot_freed = asyncio.Event()
+        self._woken = asyncio.Event()
+        self.ear = Ear(self.wake)
+        self._has_ended = False
         self.is_stopped: Callable[[], bool] = lambda: False
         self.leads: Callable[[], bool] = lambda: False
         self.is_answered = True
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> jobs.Job | None:  # noqa: ARG002
-        """Take the next task from the queues that have a free slot here."""
-        while not self.is_stopped():
+        """Take the next task from the queues that have a free slot here; wait until there is one.
+
+        procrastinate's own wait would not hear of a freed slot, nor of a new task. None: the database is away, or this
+        manager has ended.
+        """
+        while not self._has_ended and not self.is_stopped():
             leads, slots = self.leads(), self._identity.slots
             allowed = open_queues(list(self._queues.values()), slots, leads=leads)
-            self._slot_freed.clear()
+            self._woken.clear()
             try:
                 job = await super().fetch_job(allowed, worker_id)
             except exceptions.ConnectorException:
@@ -71,12 +78,19 @@ class Manager(manager.JobManager):
                 assert job.id is not None
                 self._queues[job.id] = job.queue
                 return job
-            if len(allowed) == len(open_queues([], slots, leads=leads)):
-                return None
-            # A closed queue may have tasks. procrastinate itself would ask again at its next look only.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._slot_freed.wait(), ASKED_EVERY)
+                await asyncio.wait_for(self._woken.wait(), ASKED_EVERY)
         return None
+
+    def wake(self) -> None:
+        """Look for tasks now: there may be new ones, or a queue that was closed."""
+        self._woken.set()
+
+    def end(self) -> None:
+        """Look for tasks no more."""
+        self._has_ended = True
+        self.ear.close()
+        self.wake()
 
     async def register_worker(self) -> int:
         """Register this daemon's worker, with its name."""
@@ -175,7 +189,7 @@ class Manager(manager.JobManager):
     def _free(self, job: jobs.Job) -> None:
         if job.id is not None:
             self._queues.pop(job.id, None)
-        self._slot_freed.set()
+        self.wake()
 
 
 def make_task(job: JobName, **more: Any) -> jobs.Job:
@@ -193,11 +207,12 @@ def make_app(url: str, identity: Identity, hot_at: Callable[[], datetime | None]
     async def configure(conn: psycopg.AsyncConnection[Any]) -> None:
         # Set after connecting: poolers refuse start-up options.
         await db.apply_settings(conn, _SESSION)
+        await own.ear.listen(conn)
 
     connector = procrastinate.PsycopgConnector(
         conninfo=url, min_size=1, max_size=1, timeout=15.0, reconnect_timeout=5.0, configure=configure,
         kwargs={"autocommit": True, **db.login_parameters(f"engine {identity.host}/{identity.process}")},
     )  # fmt: skip
     app = procrastinate.App(connector=connector)
-    app.job_manager = Manager(connector, identity, hot_at)
+    app.job_manager = own = Manager(connector, identity, hot_at)
     return app

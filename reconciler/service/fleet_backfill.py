@@ -34,10 +34,11 @@ from reconciler.sync.sweep import describe
 from reconciler.twilio.listing import PAGE_SIZE
 
 FLEET: Final = JobName(KIND, None, "fleet")  # one backfill by the fleet at a time
-_LOOKED_EVERY: Final = 0.5  # seconds
+_LOOKED_EVERY: Final = 0.1  # seconds
 _COUNTED_EVERY: Final = 3.0  # seconds between two looks for workers
 _WAITS_FOR_WORKERS: Final = 30.0  # seconds
 _AHEAD: Final = 2  # tasks for each slot: a worker that has read a slice finds the next one
+_BESIDE_OPEN_CALLS: Final = 3  # slices; the first ones have one day each, and tell how many days fill a page
 _FAILURES_ENOUGH: Final = 3  # in a row
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class Account:
     order: Order
     recordings: Iterator[Slice]  # read after the calls
     counts: BackfillCounts
+    at_once: int  # requests, at most
     under_way: dict[JobName, Slice] = field(default_factory=dict)
     failures_in_a_row: int = 0
     is_changed: bool = True  # since its plan was committed
@@ -68,7 +70,7 @@ class Account:
 
     def draw(self) -> SliceTask | None:
         """Return the next slice to read; None if there is none now."""
-        if self.failures_in_a_row >= _FAILURES_ENOUGH:
+        if self.failures_in_a_row >= _FAILURES_ENOUGH or len(self.under_way) >= self._room:
             return None
         slice_ = self.order.draw()
         if slice_ is None and not self.under_way:  # a recording's URL goes into the row of its call
@@ -79,6 +81,12 @@ class Account:
         self.under_way[job] = slice_
         self.is_changed = True
         return SliceTask(job, slice_.name)
+
+    @property
+    def _room(self) -> int:
+        """How many slices may be under way: Twilio's budget leaves no room for more at work."""
+        open_calls = sum(map(self.order.is_first, self.under_way.values()))
+        return open_calls + _BESIDE_OPEN_CALLS if open_calls else self.at_once * _AHEAD
 
     def settle(self, job: JobName, cursor: SliceCursor) -> None:
         """Count a slice that was read to its end."""
@@ -213,7 +221,7 @@ class _Work:
             first=plan.open_calls(),
             is_independent=lambda slice_: slice_.is_settled(now),
         )
-        return Account(sid, job, cursor, plan, order, iter(plan.recordings()), counts)
+        return Account(sid, job, cursor, plan, order, iter(plan.recordings()), counts, at_once)
 
     def _look(self) -> None:
         """Take note of the slices that were read, or failed; defer those again that were lost."""

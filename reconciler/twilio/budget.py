@@ -12,6 +12,7 @@ Design rules
 - A round of answers without a 429 raises the limit by one. Until the first 429 a quarter of the places make a round: an
   answer of each of them shows as well that there is room. Then a round is an answer for each place. Near a limit that
   Twilio refused lately it takes many rounds, because each further try costs a refused request.
+- A process of bulk work takes no more than it asks for at once: so each worker of a fleet finds a place.
 - Hot comes first. If hot has sent requests within the last hour, bulk work (backfill, cold) leaves it a quarter of the
   limit.
 """
@@ -41,6 +42,7 @@ class Process(msgspec.Struct):
     seen_at: float
     session: int  # of the process with the database; when it ended, the process was killed
     ceiling: int  # the limit for all processes in this process's settings; the smallest one counts
+    bulk_wanted: int | None = None  # requests of bulk work at once, at most; None: not known yet
 
 
 class Report(NamedTuple):
@@ -49,6 +51,7 @@ class Report(NamedTuple):
     - `throttled`: the `lowerings` at which 429s came; None if none came. `refused`: how many came.
     - `answers`: the number of answers under the limit that the process knows.
     - `others`: the account's requests that were not this process's; None if no answer gave the number.
+    - `bulk_wanted`: the largest number of requests of bulk work that were under way or waited; None in a first report.
     """
 
     ceiling: int
@@ -60,6 +63,7 @@ class Report(NamedTuple):
     throttled: int | None = None
     refused: int = 1
     others: int | None = None
+    bulk_wanted: int | None = None
 
 
 class Share(NamedTuple):
@@ -93,12 +97,14 @@ class Budget(msgspec.Struct):
         mine.session = session
         others = [process for other, process in self.processes.items() if other != name]
         for_bulk = limit - self._reserve(limit, now)
-        bulk_parts = self._parts(for_bulk, [known for known, process in self.processes.items() if process.is_bulk])
+        in_bulk = {known: process for known, process in self.processes.items() if process.is_bulk}
+        bulk_parts = _parts(for_bulk, {known: process.bulk_wanted for known, process in in_bulk.items()})
         bulk = min(bulk_parts.get(name, 0), for_bulk - sum(process.bulk for process in others))
         left = limit - sum(process.most for process in others)
         if mine.is_hot:
-            for_hot = limit - sum(part for known, part in bulk_parts.items() if not self.processes[known].is_hot)
-            hot_parts = self._parts(for_hot, [known for known, process in self.processes.items() if process.is_hot])
+            equal = _parts(for_bulk, dict.fromkeys(in_bulk))
+            for_hot = limit - sum(part for known, part in equal.items() if not self.processes[known].is_hot)
+            hot_parts = _parts(for_hot, {known: None for known, process in self.processes.items() if process.is_hot})
             most = min(max(1, hot_parts[name]), left)
         else:
             most = min(bulk, left - sum(process.is_hot and process.most == 0 for process in others))
@@ -131,6 +137,7 @@ class Budget(msgspec.Struct):
             name, Process(0, 0, is_hot=False, is_bulk=False, seen_at=now, session=0, ceiling=1)
         )
         mine.is_hot, mine.is_bulk, mine.seen_at, mine.ceiling = report.is_hot, report.is_bulk, now, report.ceiling
+        mine.bulk_wanted = report.bulk_wanted
         if report.is_hot:
             self.hot_at = now
         if report.others is not None:
@@ -173,11 +180,15 @@ class Budget(msgspec.Struct):
         is_hot_expected = self.hot_at is not None and now - self.hot_at < HOT_EXPECTED_FOR
         return max(1, limit // 4) if is_hot_expected and limit > 1 else 0
 
-    def _parts(self, total: int, names: list[str]) -> dict[str, int]:
-        """Divide `total` into parts by name that differ by one at most."""
-        return {
-            name: total // len(names) + (rank < total % len(names)) for rank, name in enumerate(sorted(names))
-        }  # fmt: skip
+
+def _parts(total: int, wanted: Mapping[str, int | None]) -> dict[str, int]:
+    """Divide `total` into parts by name: none is larger than wanted, and the others differ by one at most."""
+    parts: dict[str, int] = {}
+    for name in sorted(wanted, key=lambda name: (total if (most := wanted[name]) is None else most, name)):
+        equal = -(-(total - sum(parts.values())) // (len(wanted) - len(parts)))
+        most = wanted[name]
+        parts[name] = equal if most is None else min(most, equal)
+    return parts
 
 
 def answers_of_round(limit: int, lowerings: int) -> int:

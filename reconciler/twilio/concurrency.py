@@ -84,6 +84,8 @@ class Gate:
         self._running = self._running_in_bulk = 0
         self._waiting = {False: 0, True: 0}  # requests, by whether they are bulk work
         self._asked = {False: False, True: False}  # since the last report
+        self._bulk_wanted = 0  # requests of bulk work under way or waiting, at most since the last report
+        self._has_reported = False
         self._answers = 0
         self._throttled: int | None = None  # the lowerings at which 429s came since the last report, and how many
         self._refused = 0
@@ -110,6 +112,7 @@ class Gate:
         with self._changed:
             self._waiting[is_bulk] += 1
             self._asked[is_bulk] = True
+            self._bulk_wanted = max(self._bulk_wanted, self._running_in_bulk + self._waiting[True])
             try:
                 if self._alone is not None:
                     self._revise_alone()
@@ -182,6 +185,7 @@ class Gate:
 
         """
         with self._changed:
+            is_first = not self._has_reported
             report, share = self._report(), self._share
             leaves = self._idle_looks >= IDLE_LOOKS
             if leaves:  # no request passes from here on
@@ -207,11 +211,13 @@ class Gate:
         with self._changed:
             self._alone = None
             self._take(share)
+            self._has_reported = not leaves
             if leaves:
                 self.due_at = None if self.is_idle else time.monotonic()
             else:
                 is_stuck = share.most == 0 and any(self._waiting.values())
-                self.due_at = time.monotonic() + (REVISED_SOON if is_stuck else REVISED_EVERY)
+                # The first share is what there is. How much of it is wanted shows soon.
+                self.due_at = time.monotonic() + (REVISED_SOON if is_stuck or is_first else REVISED_EVERY)
 
     def leave(self) -> None:
         """Give the share back at the next revision."""
@@ -249,8 +255,10 @@ class Gate:
             throttled=self._throttled,
             refused=self._refused,
             others=self._heard,
+            bulk_wanted=self._bulk_wanted if self._has_reported else None,
         )
         self._asked = {False: False, True: False}
+        self._bulk_wanted = self._running_in_bulk + self._waiting[True]
         self._answers, self._throttled, self._heard = 0, None, None
         return report
 

@@ -60,6 +60,26 @@ def test_two_backfills_share_alike():
     assert 8 == budget.revise("b", BACKFILL, 2).most
 
 
+def test_a_backfill_takes_no_more_than_it_asks_for():
+    """So that each worker of a fleet finds a place; who asks for more has the rest."""
+    budget = grown()
+    assert 16 == budget.revise("a", BACKFILL, 0).most  # it is not known yet how much is asked for
+    for name in "bcd":
+        assert 0 == budget.revise(name, BACKFILL, 0).most
+    assert 2 == budget.revise("a", BACKFILL._replace(running=2, running_in_bulk=2, bulk_wanted=2), 1).most
+    assert 3 == budget.revise("b", BACKFILL._replace(bulk_wanted=3), 1).most
+    assert 6 == budget.revise("c", BACKFILL._replace(bulk_wanted=9), 1).most
+    assert 5 == budget.revise("d", BACKFILL._replace(bulk_wanted=9), 1).most
+
+
+def test_what_a_backfill_does_not_ask_for_is_not_taken_from_hot():
+    """Hot keeps what is left of equal parts: a backfill that asks for more finds its part again."""
+    budget = grown()
+    budget.revise("a", BACKFILL._replace(bulk_wanted=1), 0)
+    assert 4 == budget.revise("daemon", HOT, 0).most
+    assert 12 == budget.revise("a", BACKFILL._replace(bulk_wanted=16), 1).most
+
+
 def test_hot_finds_a_place_beside_a_backfill_at_once():
     """Where a daemon is, a backfill leaves a quarter alone."""
     budget = grown()
@@ -176,7 +196,7 @@ def test_a_budget_is_read_as_it_was_kept():
 
 REPORTS = st.tuples(
     st.sampled_from("abcd"), st.sampled_from([BACKFILL, HOT, BOTH, None]), st.integers(0, 40), st.booleans(),
-    st.none() | st.integers(0, 20), st.floats(0, 3),
+    st.none() | st.integers(0, 20), st.none() | st.integers(1, 20), st.floats(0, 3),
 )  # fmt: skip
 
 
@@ -185,7 +205,7 @@ def test_together_they_never_exceed_the_ceiling(steps):
     """Processes come, go and report in any order, and each sends as much as it may."""
     budget, now = Budget(), 0.0
     running: dict[str, Share] = {}
-    for name, report, answers, is_throttled, others, pause in steps:
+    for name, report, answers, is_throttled, others, wanted, pause in steps:
         now += min(pause, 1)
         if report is None:
             running.pop(name, None)
@@ -194,7 +214,7 @@ def test_together_they_never_exceed_the_ceiling(steps):
         before = running.get(name, Share(0, 0, 0, 0))
         said = report._replace(
             running=before.most, running_in_bulk=before.bulk, answers=answers, others=others,
-            throttled=before.lowerings if is_throttled else None,
+            bulk_wanted=wanted, throttled=before.lowerings if is_throttled else None,
         )  # fmt: skip
         share = budget.revise(name, said, now)
         assert share.bulk <= share.most <= share.limit <= 16

@@ -166,3 +166,7 @@ SELECT pg_catalog.max(hot_at) AS at FROM reconciler_engine.daemons
 -- Delete tasks that no worker has taken yet.
 DELETE FROM reconciler_engine.procrastinate_jobs AS j
 WHERE j.status = 'todo'::reconciler_engine.procrastinate_job_status AND pg_catalog.starts_with(j.queueing_lock, %(prefix)s)
+
+-- name: listen
+-- procrastinate's trigger notifies this channel of each new task in the queue of bulk work.
+LISTEN "procrastinate_queue_v1#bulk"
