@@ -169,6 +169,10 @@ class BackfillCursor(PlanCursor, kw_only=True):
     begun_at: Moment
     finished: bool
 
+    def as_of(self, now: datetime) -> BackfillCursor | None:
+        """Return the cursor as it is, unless the end of its window lies in the future: what was read is read."""
+        return None if max(self.since, self.until) > now + CLOCKS_DIFFER else self
+
 
 class SliceCursor(PlanCursor, kw_only=True):
     """One slice that a worker of a fleet reads for a backfill: its plan, and the counts before the page under way.

@@ -107,7 +107,7 @@ class Tally:
 
 
 class Retry(NamedTuple):
-    """The decision to read this listing again from its first page."""
+    """The decision to read this listing from its first page; `begun_anew`: a page of the same listing made no sense."""
 
     listing: Listing
     begun_anew: bool
@@ -139,7 +139,7 @@ def decide(reading: Reading, error: ReconcilerError, tally: Tally) -> Retry | No
         return Retry(replace(listing, since=later), begun_anew=False) if later < reading.slice.until else Nothing()
     if isinstance(error, TimeIgnored):  # the hours are read from the days around them
         days = slice_of_days(listing.account_sid, reading.slice.since, reading.slice.until)
-        return Retry(days.listing, begun_anew=True)
+        return Retry(days.listing, begun_anew=False)
     # A page token names a call, and may be useless once that is deleted. And if Twilio ignored a filter once, the next
     # pages may be those of the whole log. In both cases the slice can still be read from its first page.
     is_of_page = isinstance(error, TwilioAnswerError | FilterIgnored)
@@ -362,7 +362,7 @@ class _Loop(Generic[T]):
     def _obey(self, reading: Reading, error: ReconcilerError) -> Iterator[Handled[T] | Failed]:
         match decide(reading, error, self._tally):
             case Retry(listing, begun_anew):
-                if not begun_anew:  # a part of the slice is lost
+                if isinstance(error, OutsideRetention):  # a part of the slice is lost
                     _log_failed(f"{reading.listing.since:%F}", error)
                 self._ask(Reading(reading.slice, listing, None, begun_anew=begun_anew))
             case Nothing():

@@ -222,7 +222,7 @@ class Session:
 
         def read(answer: Answer, sent: str) -> Page:
             page = listing.decode(answer.body, observed_at=self.client.said_at(answer))
-            if not listing.is_exact and not listing.holds(page):
+            if not replace(listing, is_exact=False).holds(page):  # hours: at least the days around them
                 raise FilterIgnored("Twilio's answer holds records that were not asked for: a filter was ignored")
             return page._replace(next_uri=listing.next_path(page.next_uri, after=sent)) if page.next_uri else page
 

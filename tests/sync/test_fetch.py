@@ -12,11 +12,12 @@ from reconciler.errors import (
     NotFound,
     OutsideRetention,
     Refused,
+    TimeIgnored,
     TwilioAnswerError,
     Unavailable,
 )
 from reconciler.sync.fetch import GiveUp, Nothing, Reading, Retry, Skip, Tally, decide
-from reconciler.sync.slices import slice_of_days, slice_of_newest
+from reconciler.sync.slices import slice_of_days, slice_of_hours, slice_of_newest
 
 ACCOUNT = "AC" + 32 * "1"
 DAY = timedelta(days=1)
@@ -35,6 +36,15 @@ def test_a_page_that_makes_no_sense_begins_its_slice_anew_once(error):
     assert decide(reading("/page"), error, MANY) == Retry(DAYS.listing, begun_anew=True)
     assert decide(reading("/page", begun_anew=True), error, MANY) == Skip()
     assert decide(reading(), error, MANY) == Skip()
+
+
+def test_hours_that_are_read_from_their_days_may_still_begin_anew():
+    """That is another listing, whose pages have not failed yet."""
+    hours = slice_of_hours(ACCOUNT, MIDNIGHT, MIDNIGHT + DAY / 4)
+    step = decide(Reading(hours, hours.listing, None), TimeIgnored("?"), MANY)
+    assert step == Retry(slice_of_days(ACCOUNT, hours.since, hours.until).listing, begun_anew=False)
+    by_days = Reading(hours, step.listing, "/page", begun_anew=step.begun_anew)
+    assert decide(by_days, FilterIgnored("?"), MANY) == Retry(step.listing, begun_anew=True)
 
 
 @pytest.mark.parametrize("error", [Unavailable("503"), CredentialsDoubted("401")])

@@ -251,6 +251,21 @@ def test_a_stopped_backfill_goes_on_where_it_stopped(world):
     assert asked.isdisjoint({(r.path, tuple(r.params)) for r in world.twilio.requests})
 
 
+def test_a_backfill_begun_while_the_clock_was_ahead_goes_on(world):
+    """The window that a person named is past, and what was read of it is not read again."""
+    since, until = NOW - timedelta(days=8), NOW - timedelta(days=1)
+    world.watched.on_page = world.stop.set
+    world.twilio.switches = replace(world.twilio.switches, date_header=False)  # nobody knows Twilio's clock
+    world.behind = timedelta(hours=-5)
+    world.backfill("2026-06-02", days=(world.now() - since) / timedelta(days=1), until=until, concurrency=1)
+    asked = set(world.asked())
+    world.twilio.requests.clear()
+    world.stop.clear()
+    world.watched.on_page, world.behind = lambda: None, timedelta(0)
+    assert world.backfill("2026-06-02", days=8, until=until, concurrency=1).resumed
+    assert asked.isdisjoint(world.asked())
+
+
 def test_what_happens_while_a_backfill_lies_still_is_added_to_its_end(world, account):
     """The window that was begun is finished, and extended to the time of the second run."""
     world.watched.on_page = world.stop.set

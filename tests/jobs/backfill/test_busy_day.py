@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote, urlencode
 
+import msgspec
 import pytest
 
 from reconciler.simulator import Fault
+from reconciler.simulator.listing import list_calls
+from reconciler.simulator.messages import Answer
 from reconciler.simulator.switches import Switches
 from tests.harness.equality import doubled_events
 from tests.harness.names import NOW
@@ -55,6 +59,22 @@ def test_where_dates_begin_to_count_in_the_middle_nothing_is_lost(busy):
     busy.backfill()
     assert busy.state(BACKFILL)["cursor"]["finished"]
     assert busy.differences() == []
+
+
+def test_hours_whose_filter_is_ignored_once_are_asked_again(busy, quick_retries):
+    """An answer with calls of other days tells nothing about hours: they are not read from the whole day."""
+    busy.backfill()
+    hours = f"StartTime%3C={quote(min(busy.hours_asked())[1])}"
+    busy.twilio.requests.clear()
+    in_vain = Fault("ignored filter", instead=Answer(body=msgspec.json.encode(whole_log(busy))))
+    busy.twilio.faults.when(lambda request: hours in urlencode(request.params), in_vain, times=1)
+    busy.backfill()
+    assert [hours in question and "PageToken" not in question for question in busy.asked()].count(True) == 2
+
+
+def whole_log(world):
+    """The answer to a listing without filters."""
+    return list_calls(world.account, [("PageSize", "1000")], world.clock.now(), Switches())
 
 
 def test_a_backfill_that_was_stopped_goes_on_with_the_hours(busy):
