@@ -64,15 +64,22 @@ class InboxRows:
         return self._claim("claim_dead_by_id", {"ids": list(ids), "now": now})
 
     def complete(self, ids: Sequence[int], *, now: datetime) -> None:
-        """Mark rows as completed."""
-        if ids:
-            self._conn.execute(_queries["complete"], {"ids": list(ids), "now": now})
+        """Mark rows as completed.
+
+        Raises:
+            TableFault: a trigger keeps the rows as they are; the run would claim them for ever.
+
+        """
+        self._mark("complete", len(ids), {"ids": list(ids), "now": now})
 
     def give_up(self, reasons: Mapping[int, str], *, now: datetime) -> None:
-        """Keep rows as dead letters, each with its reason."""
-        if reasons:
-            params = {"ids": list(reasons), "reasons": list(reasons.values()), "now": now}
-            self._conn.execute(_queries["give_up"], params)
+        """Keep rows as dead letters, each with its reason.
+
+        Raises:
+            TableFault: as for `complete`.
+
+        """
+        self._mark("give_up", len(reasons), {"ids": list(reasons), "reasons": list(reasons.values()), "now": now})
 
     def keep_dead_letters(self, letters: Sequence[DeadLetter], *, now: datetime) -> None:
         """Keep records that cannot be read, each once.
@@ -84,9 +91,13 @@ class InboxRows:
         self._keep("keep_dead_letter", letters, now)
 
     def put_off(self, reasons: Mapping[int, str]) -> None:
-        """Mark rows for a later try, each with its reason; see `claim_failed`."""
-        if reasons:
-            self._conn.execute(_queries["put_off"], {"ids": list(reasons), "reasons": list(reasons.values())})
+        """Mark rows for a later try, each with its reason; see `claim_failed`.
+
+        Raises:
+            TableFault: as for `complete`.
+
+        """
+        self._mark("put_off", len(reasons), {"ids": list(reasons), "reasons": list(reasons.values())})
 
     def keep_for_retry(self, letters: Sequence[DeadLetter], *, now: datetime) -> None:
         """Keep records that could not be written now; the inbox job tries them again. See `claim_failed`.
@@ -96,6 +107,10 @@ class InboxRows:
 
         """
         self._keep("keep_for_retry", letters, now)
+
+    def _mark(self, query: str, rows: int, params: Mapping[str, Any]) -> None:
+        if rows and self._conn.execute(_queries[query], params).rowcount != rows:
+            raise unwritten("twilio_webhook_inbox")
 
     def _keep(self, query: str, letters: Sequence[DeadLetter], now: datetime) -> None:
         for letter in letters:

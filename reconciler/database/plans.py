@@ -206,7 +206,7 @@ def _values(now: datetime, account_sid: str) -> dict[str, Any]:
     return {
         "account_sid": account_sid, "accounts": [account_sid], "all_looked_at": [now], "batch": 100,
         "call_sid": sids[0], "call_sids": sids, "confirmed_since": now - 400 * day, "day": now.date() - day,
-        "examples": 3,
+        "dedupe_keys": ["explain"], "examples": 3,
         "fault_lasts": day / 24, "first": 0, "first_looks": "{}", "job": "account:" + account_sid,
         "first_day": now.date() - 35 * day,
         "freeze_after": day, "ended_before": now - day, "ids": [1], "interval": timedelta(minutes=5),

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import psycopg
 
@@ -28,6 +28,7 @@ from reconciler.database import recordings as recording_rows
 from reconciler.database import retention, webhook_evidence
 from reconciler.database.account_days import DayProof, keep_proof
 from reconciler.database.decisions import WRITES, Decision
+from reconciler.database.events import require_events
 from reconciler.database.inbox import InboxRows
 from reconciler.database.recordings import Told
 from reconciler.database.retention import Pruned
@@ -132,6 +133,7 @@ class Transaction:
 
         Raises:
             Contended: another writer changed a row between our decision and our write.
+            TableFault: a trigger keeps events away.
 
         """
         decisions: list[Decision] = []
@@ -244,10 +246,8 @@ class Transaction:
         """Open a frozen row, so that Twilio's current record counts as newer; return False if it is not frozen."""
         self._conn.execute(_thaw["open_door"])
         params = {**origin._asdict(), "call_sid": call_sid, "now": now}
-        is_thawed = self._conn.execute(_thaw["thaw"], params).fetchone() is not None
+        is_thawed = bool(self._note_changed(self._conn.execute(_thaw["thaw"], params)))
         self._conn.execute(_thaw["close_door"])
-        if is_thawed:
-            self.changed.append(call_sid)
         return is_thawed
 
     def keep_proof(self, proof: DayProof) -> None:
@@ -323,9 +323,18 @@ class Transaction:
             payload = {"calls": calls} if len(calls) <= NOTIFIED_AT_MOST else {"calls": None, "count": len(calls)}
             self._conn.execute("SELECT pg_catalog.pg_notify(%s, %s)", (channel, json.dumps(payload)))
 
-    def _note_changed(self, rows: Iterable[tuple[Any, ...]]) -> list[str]:
-        """Add the SIDs that a statement returned to `changed`, and return them."""
-        call_sids = [row[0] for row in rows]
+    def _note_changed(self, rows: Iterable[tuple[str, str | None]]) -> list[str]:
+        """Add the SIDs that a statement returned to `changed`, and return them.
+
+        Each comes with the key of its event, if the statement did not write that.
+
+        Raises:
+            TableFault: a trigger keeps events away.
+
+        """
+        changed = list(rows)
+        require_events(self._conn, [dedupe_key for _, dedupe_key in changed if dedupe_key is not None])
+        call_sids = [call_sid for call_sid, _ in changed]
         self.changed += call_sids
         return call_sids
 
@@ -349,9 +358,12 @@ class Transaction:
             params = {**self._rules._asdict(), **origin._asdict(), "now": now, "apply": apply, "explain": not apply}
             cur.execute(_merge["merge_staged"], {**params, "brief": is_brief}, prepare=True)
             rows = cur.fetchall()
-        decisions = [Decision(sid, action, Gap(gap) if gap else None, *rest) for sid, action, gap, *rest, _ in rows]
-        if apply and rows and rows[0][-1] != sum(d.calls for d in decisions if d.action in WRITES):
-            raise Contended("another writer changed a call between our decision and our write")
+        decisions = [Decision(sid, action, Gap(gap) if gap else None, *rest) for sid, action, gap, *rest, _, _ in rows]
+        if apply and rows:
+            *_, unwritten, written = rows[0]
+            if written != sum(d.calls for d in decisions if d.action in WRITES):
+                raise Contended("another writer changed a call between our decision and our write")
+            require_events(self._conn, unwritten or ())
         return decisions
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from reconciler.database.connection import Connection, load_queries
+from reconciler.database.connection import Connection, load_queries, unwritten
 
 READ_EVERY: Final = timedelta(hours=1)
 FAULT_LASTS: Final = READ_EVERY + timedelta(minutes=30)  # after it was last seen: until the next reading
@@ -90,28 +90,30 @@ class LossWindow:
 def replace_alerts(
     conn: Connection, counts: Iterable[AlertCount], *, account_sid: str, since: datetime, kept_since: datetime
 ) -> None:
-    """Replace the account's alerts from the hour of `since` on by `counts`."""
+    """Replace the account's alerts from the hour of `since` on by `counts`.
+
+    Raises:
+        TableFault: a trigger keeps the rows away.
+
+    """
     conn.execute(
         _queries["forget_alerts"], {"account_sid": account_sid, "since": since, "kept_since": kept_since}
     )  # fmt: skip
-    with conn.cursor() as cur:
-        cur.executemany(
-            _queries["keep_alerts"],
-            [
-                {**count._asdict(), "call_sids": list(count.call_sids), "account_sid": account_sid}
-                for count in counts
-            ],
-        )  # fmt: skip
+    rows = [{**count._asdict(), "call_sids": list(count.call_sids), "account_sid": account_sid} for count in counts]
+    _write(conn, "keep_alerts", rows, table="webhook_alerts")
 
 
 def keep_faults(
     conn: Connection, faults: Iterable[EndpointFault], *, account_sid: str, now: datetime, kept_since: datetime
 ) -> None:
-    """Record that these endpoints are at fault now; delete those last seen at fault before `kept_since`."""
-    with conn.cursor() as cur:
-        cur.executemany(
-            _queries["keep_fault"], [{**fault._asdict(), "account_sid": account_sid, "now": now} for fault in faults]
-        )
+    """Record that these endpoints are at fault now; delete those last seen at fault before `kept_since`.
+
+    Raises:
+        TableFault: a trigger keeps the rows away.
+
+    """
+    rows = [{**fault._asdict(), "account_sid": account_sid, "now": now} for fault in faults]
+    _write(conn, "keep_fault", rows, table="endpoint_faults")
     conn.execute(_queries["forget_faults"], {"account_sid": account_sid, "kept_since": kept_since})
 
 
@@ -140,6 +142,13 @@ def read_alerts(
 def read_cursors(conn: Connection) -> list[Any]:
     """Return the cursors of the jobs that read the evidence, as JSON."""
     return [row[0] for row in conn.execute(_sync_state["cursors_of_kind"], {"kind": "webhooks"})]
+
+
+def _write(conn: Connection, query: str, rows: Sequence[Mapping[str, Any]], *, table: str) -> None:
+    with conn.cursor() as cur:
+        cur.executemany(_queries[query], rows)
+        if rows and cur.rowcount != len(rows):
+            raise unwritten(table)
 
 
 def _params(window: LossWindow) -> dict[str, Any]:

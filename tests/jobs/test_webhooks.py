@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from reconciler.database.webhook_evidence import AlertCount
+from reconciler.errors import TableFault
 from reconciler.jobs import webhooks
 from reconciler.simulator import Outage, Road, monitor
 from reconciler.simulator.road import causes_of_gaps
@@ -229,6 +230,23 @@ def test_what_is_old_goes(world: World) -> None:
         world.clock.set(NOW + timedelta(days=days))
         world.webhooks()
         assert (len(alerts(world)), len(faults(world))) == (left, left)
+
+
+@pytest.mark.parametrize("table", ["webhook_alerts", "endpoint_faults"])
+def test_evidence_that_a_trigger_keeps_away_fails_the_run(world: World, table: str) -> None:
+    """The cursor stays: the next run reads the same hours."""
+    world.account.raise_alert(NOW - HOUR, "11205", URL, resource_sid=None)
+    world.account.endpoints.add_number("+12025550177", status_callback="")
+    world.conn.execute("CREATE FUNCTION viewers() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    world.conn.execute(
+        f"CREATE TRIGGER a_viewers BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION viewers()".encode()
+    )
+    with pytest.raises(TableFault, match=f"keeps rows away from {table}"):
+        world.webhooks()
+    assert (alerts(world), faults(world), world.cursor("webhooks")) == ([], {}, {})
+    world.conn.execute(f"DROP TRIGGER a_viewers ON {table}".encode())
+    world.webhooks()
+    assert (len(alerts(world)), len(faults(world))) == (1, 1)
 
 
 # Credentials that may not read them

@@ -134,7 +134,8 @@ WHERE i.id = g.id
 
 -- name: fill_answered_by
 -- Fill answered_by from machine detection. Its webhook may come after the call's end, when the merge refuses the
--- observation because of its status (rule 3). A frozen row does not change (rule 7), and an existing value stays.
+-- observation because of its status (rule 3). A frozen row does not change (rule 7), and an existing value stays. Returns
+-- the calls, each with the key of its event if that was not written.
 WITH told AS (
     SELECT DISTINCT ON (call_sid) call_sid, answered_by, said_at
     FROM unnest(%(call_sids)s::text[], %(answers)s::text[], %(said_ats)s::timestamptz[]) AS t (call_sid, answered_by, said_at)
@@ -152,7 +153,8 @@ filled AS (
     UPDATE messages AS m SET answered_by = held.answered_by, updated_at = %(now)s
     FROM held
     WHERE m.twilio_sid::text = held.twilio_sid::text
-    RETURNING m.twilio_sid, m.status, m.answered_by, held.said_at
+    RETURNING
+        m.twilio_sid, m.status, m.answered_by, held.said_at, m.twilio_sid::text || ':answered_by:' || m.answered_by AS dedupe_key
 ),
 recorded AS (
     INSERT INTO call_events (
@@ -160,11 +162,12 @@ recorded AS (
     )
     SELECT
         twilio_sid, 'call.enriched', status, said_at, %(now)s, %(source)s, %(run_id)s,
-        pg_catalog.jsonb_build_object('answered_by', answered_by), twilio_sid::text || ':answered_by:' || answered_by
+        pg_catalog.jsonb_build_object('answered_by', answered_by), dedupe_key
     FROM filled
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+    RETURNING dedupe_key
 )
-SELECT twilio_sid FROM filled
+SELECT twilio_sid, CASE WHEN dedupe_key NOT IN (SELECT r.dedupe_key FROM recorded AS r) THEN dedupe_key END FROM filled
 
 -- name: backlog
 -- The number of due webhooks, and the age of the oldest in seconds; null if none is due.

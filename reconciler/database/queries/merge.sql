@@ -49,7 +49,8 @@ SELECT ctid FROM messages WHERE twilio_sid::text = %(call_sid)s
 -- that version (ctid and xmin), and an INSERT does nothing if another writer was first. `written` is the number of rows
 -- written. If it differs from the number decided, the caller rolls back and merges again.
 --
--- Returns one row for each observation that holds something new: the columns of transaction.Decision, then `written`. With
+-- Returns one row for each observation that holds something new: the columns of transaction.Decision, then `unwritten`, the
+-- keys of events that were not written because there is one, or because a trigger kept it away, and `written`. With
 -- `brief` alike observations are one row, with their number; only a drift, and a call that ended, are named.
 WITH decided AS MATERIALIZED (
     SELECT
@@ -281,24 +282,21 @@ returned AS (
     WHERE m.ctid = d.row_ctid AND m.xmin = d.row_xmin AND d.action = 'drift' AND d.gone_at IS NULL
         AND m.gone_at IS NOT NULL AND %(apply)s
 ),
-recorded AS (
-    INSERT INTO call_events (
-        call_sid, event_type, event_status, event_time, created_at, source, run_id, payload, dedupe_key
-    )
+-- Not materialized: what is meant is read again only where fewer events were written.
+meant AS NOT MATERIALIZED (
     SELECT
-        d.call_sid, d.event_type, CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END,
-        CASE WHEN d.event_type IN ('call.enriched', 'call.frozen_drift') THEN d.said_at ELSE d.status_at END,
-        %(now)s, %(source)s, %(run_id)s,
+        d.call_sid, d.event_type, CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END AS event_status,
+        CASE WHEN d.event_type IN ('call.enriched', 'call.frozen_drift') THEN d.said_at ELSE d.status_at END AS event_time,
         CASE WHEN d.is_old AND (d.gap IS NOT NULL OR d.action = 'insert')
             THEN d.payload || '{"imported": true}'::jsonb ELSE d.payload
-        END,
+        END AS payload,
         d.call_sid || ':' || CASE d.event_type
             WHEN 'call.created' THEN 'created'
             WHEN 'call.status_changed' THEN 'status:' || CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END
             -- One event for each disagreement with a frozen state; a row that was thawed and frozen again has another.
             WHEN 'call.frozen_drift' THEN 'drift:' || pg_catalog.md5(d.held_since::text || d.payload::text)
             ELSE pg_catalog.substr(d.event_type, 6) || ':' || extract(epoch FROM d.said_at)::text || ':' || pg_catalog.md5(d.payload::text)
-        END
+        END AS dedupe_key
     FROM decided AS d
     WHERE d.event_type IS NOT NULL AND %(apply)s
         -- call.created already holds the first status of a call.
@@ -308,16 +306,28 @@ recorded AS (
         ))
     UNION ALL
     SELECT
-        d.call_sid, 'call.frozen', d.status, %(now)s, %(now)s, %(source)s, %(run_id)s,
+        d.call_sid, 'call.frozen', d.status, %(now)s,
         pg_catalog.jsonb_build_object('reason', d.freeze_reason), d.call_sid || ':frozen:' || extract(epoch FROM %(now)s)::text
     FROM decided AS d
     WHERE d.freeze_reason IS NOT NULL AND d.action = 'update' AND %(apply)s
+),
+recorded AS (
+    INSERT INTO call_events (
+        call_sid, event_type, event_status, event_time, created_at, source, run_id, payload, dedupe_key
+    )
+    SELECT call_sid, event_type, event_status, event_time, %(now)s, %(source)s, %(run_id)s, payload, dedupe_key
+    FROM meant
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+    RETURNING dedupe_key
 )
 SELECT
     CASE WHEN t.is_named THEN d.call_sid ELSE '' END AS call_sid, d.action, d.gap, d.is_imported, d.old_status, d.to_status,
     CASE WHEN t.is_named THEN d.late_seconds ELSE 0 END AS late_seconds, d.freezes, d.is_news, d.theirs, d.ours,
     pg_catalog.count(*) AS calls,
+    CASE WHEN (SELECT pg_catalog.count(*) FROM recorded) < (SELECT pg_catalog.count(*) FROM meant) THEN (
+        SELECT pg_catalog.array_agg(m.dedupe_key) FROM meant AS m
+        WHERE m.dedupe_key NOT IN (SELECT r.dedupe_key FROM recorded AS r)
+    ) END AS unwritten,
     (SELECT pg_catalog.count(*) FROM inserted) + (SELECT pg_catalog.count(*) FROM updated) AS written
 FROM (
     SELECT
@@ -342,3 +352,13 @@ CROSS JOIN LATERAL (
     OFFSET 0
 ) AS t
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+
+-- name: has_events
+-- Whether there is an event for each of these dedupe_keys. A statement of its own sees what other writers committed
+-- during the one before.
+--
+-- Cost: reads call_events_dedupe_key.
+SELECT NOT EXISTS (
+    SELECT FROM pg_catalog.unnest(%(dedupe_keys)s::text[]) AS k (dedupe_key)
+    WHERE NOT EXISTS (SELECT FROM call_events AS e WHERE e.dedupe_key = k.dedupe_key)
+)

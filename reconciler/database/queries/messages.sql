@@ -120,25 +120,27 @@ SELECT EXISTS (
 
 -- name: mark_gone
 -- Mark calls that Twilio does not know. Gone is no status (rule 11): nothing else of the row changes, and no job asks
--- about it again.
+-- about it again. Returns the calls, each with the key of its event if that was not written.
 --
 -- Cost: reads messages_twilio_sid_key.
 WITH gone AS (
     UPDATE messages SET gone_at = %(now)s, updated_at = %(now)s
     WHERE twilio_sid::text = ANY(%(call_sids)s::text[]) AND gone_at IS NULL
-    RETURNING twilio_sid, status
+    RETURNING twilio_sid, status, twilio_sid::text || ':gone:' || extract(epoch FROM %(now)s)::text AS dedupe_key
 ),
 recorded AS (
     INSERT INTO call_events (
         call_sid, event_type, event_status, event_time, created_at, source, run_id, payload, dedupe_key
     )
     SELECT
-        twilio_sid, 'call.gone', status, %(now)s, %(now)s, %(source)s, %(run_id)s, '{}',
-        twilio_sid::text || ':gone:' || extract(epoch FROM %(now)s)::text
+        twilio_sid, 'call.gone', status, %(now)s, %(now)s, %(source)s, %(run_id)s, '{}', dedupe_key
     FROM gone
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+    RETURNING dedupe_key
 )
-SELECT twilio_sid FROM gone ORDER BY twilio_sid
+SELECT twilio_sid, CASE WHEN dedupe_key NOT IN (SELECT r.dedupe_key FROM recorded AS r) THEN dedupe_key END
+FROM gone
+ORDER BY twilio_sid
 
 -- name: freeze_due
 -- Freeze calls that have waited for their price long enough. There are two kinds:
@@ -148,6 +150,7 @@ SELECT twilio_sid FROM gone ORDER BY twilio_sid
 --
 -- If warm covers an account, a call waits until warm has run past the call's deadline (`accounts` and `looked_at`):
 -- after downtime the price may be there, but nobody has asked yet. `is_anywhere`: warm covers all other accounts too.
+-- Returns the calls, each with the key of its event if that was not written.
 --
 -- Cost: the first part reads messages_freezable, the second messages_unfrozen; both lose the rows that freeze.
 WITH due AS (
@@ -194,7 +197,8 @@ frozen AS (
     UPDATE messages AS m SET sync_state = 'frozen', updated_at = %(now)s
     FROM chosen
     WHERE m.twilio_sid::text = chosen.twilio_sid::text
-    RETURNING m.twilio_sid, m.status, chosen.reason
+    RETURNING
+        m.twilio_sid, m.status, chosen.reason, m.twilio_sid::text || ':frozen:' || extract(epoch FROM %(now)s)::text AS dedupe_key
 ),
 recorded AS (
     INSERT INTO call_events (
@@ -202,11 +206,12 @@ recorded AS (
     )
     SELECT
         twilio_sid, 'call.frozen', status, %(now)s, %(now)s, %(source)s, %(run_id)s,
-        pg_catalog.jsonb_build_object('reason', reason), twilio_sid::text || ':frozen:' || extract(epoch FROM %(now)s)::text
+        pg_catalog.jsonb_build_object('reason', reason), dedupe_key
     FROM frozen
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+    RETURNING dedupe_key
 )
-SELECT twilio_sid FROM frozen
+SELECT twilio_sid, CASE WHEN dedupe_key NOT IN (SELECT r.dedupe_key FROM recorded AS r) THEN dedupe_key END FROM frozen
 
 -- name: stuck_calls
 -- The open calls that became older than `stuck_after` since the last log, so that each is logged once. A SID that the

@@ -5,7 +5,7 @@
 SELECT pg_catalog.set_config('reconciler.thaw', 'on', true)
 
 -- name: thaw
--- Twilio's next record counts as newer than every observation so far. The event holds the row as it was, because the
+-- Returns the call, and the key of its event if that was not written. Twilio's next record counts as newer than every observation so far. The event holds the row as it was, because the
 -- event of a call that was inserted as frozen does not.
 WITH thawed AS (
     UPDATE messages SET sync_state = 'active', observed_at = NULL, updated_at = %(now)s
@@ -13,7 +13,7 @@ WITH thawed AS (
     RETURNING
         twilio_sid, status, parent_call_sid, from_number, to_number, duration, price, price_unit,
         start_time AT TIME ZONE 'UTC' AS start_time, end_time AT TIME ZONE 'UTC' AS end_time, answered_by,
-        other_fields
+        other_fields, twilio_sid::text || ':thawed:' || extract(epoch FROM %(now)s)::text AS dedupe_key
 ),
 recorded AS (
     INSERT INTO call_events (
@@ -34,11 +34,12 @@ recorded AS (
             'end_time', end_time,
             'answered_by', answered_by
         )),
-        twilio_sid::text || ':thawed:' || extract(epoch FROM %(now)s)::text
+        dedupe_key
     FROM thawed
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+    RETURNING dedupe_key
 )
-SELECT twilio_sid FROM thawed
+SELECT twilio_sid, CASE WHEN dedupe_key NOT IN (SELECT r.dedupe_key FROM recorded AS r) THEN dedupe_key END FROM thawed
 
 -- name: close_door
 SELECT pg_catalog.set_config('reconciler.thaw', 'off', true)

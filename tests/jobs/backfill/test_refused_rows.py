@@ -136,9 +136,9 @@ SILENT_TABLE = """
     CREATE TRIGGER a_viewers BEFORE INSERT OR UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION viewers()"""
 
 
-@pytest.mark.parametrize("table", ["sync_state", "twilio_webhook_inbox", "account_days"])
+@pytest.mark.parametrize("table", ["sync_state", "twilio_webhook_inbox", "account_days", "call_events"])
 def test_a_table_of_ours_that_silently_takes_no_row_fails_the_run(world, conn, table):
-    """Otherwise a cursor, a record that cannot be read, or a proof would be lost, and the run would say it is done."""
+    """Otherwise a cursor, a record, a proof or an event would be lost, and the run would say it is done."""
     conn.execute(SILENT_TABLE.format(table).encode())
     if table == "twilio_webhook_inbox":
         world.twilio.faults.always(Fault.broken_record("unknown_status"))
@@ -149,6 +149,10 @@ def test_a_table_of_ours_that_silently_takes_no_row_fails_the_run(world, conn, t
     conn.execute(f"DROP TRIGGER a_viewers ON {table}".encode())
     assert world.cold().outcome is Outcome.SUCCEEDED
     assert world.cold().problem is None
+    lacking = (
+        "SELECT FROM messages AS m WHERE NOT EXISTS (SELECT FROM call_events AS e WHERE e.call_sid = m.twilio_sid)"
+    )
+    assert conn.execute(lacking).fetchall() == []
 
 
 def test_a_row_that_is_locked_stops_nothing_and_comes_back_by_itself(world, conn, connect):

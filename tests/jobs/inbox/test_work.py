@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from reconciler import retry
 from reconciler.database import connection as db
-from reconciler.errors import Unavailable
+from reconciler.errors import TableFault, Unavailable
 from reconciler.simulator.viewer import _EVENT_TYPES
 from tests.harness.contexts import run_replay
 from tests.harness.names import ACCOUNT, NOW, sid
@@ -422,3 +422,19 @@ def test_an_empty_inbox_is_a_success(work, conn):
     """And nothing is written but that."""
     assert work().rows == 0
     assert conn.execute("SELECT job_name, last_success_at FROM sync_state").fetchall() == [("inbox", NOW)]
+
+
+@pytest.mark.parametrize("payload", [webhook(), {}], ids=["merged", "unreadable"])
+def test_a_row_that_cannot_be_marked_fails_the_run(work, put, state, conn, payload):
+    """A trigger of the Viewer's returns NULL: the run would claim the row again for ever, and say that it is done."""
+    conn.execute("CREATE FUNCTION viewers() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    conn.execute(
+        "CREATE TRIGGER a_viewers BEFORE UPDATE ON twilio_webhook_inbox FOR EACH ROW EXECUTE FUNCTION viewers()"
+    )
+    row = put(payload)
+    with pytest.raises(TableFault, match="keeps rows away from twilio_webhook_inbox"):
+        work(batch=1)
+    assert state(row) == "pending"
+    assert conn.execute("SELECT count(*) FROM messages").fetchone() == (0,)
+    conn.execute("DROP TRIGGER a_viewers ON twilio_webhook_inbox")
+    assert work().rows == 1
