@@ -44,6 +44,7 @@ from reconciler.sync.slices import (
 from reconciler.sync.sweep import describe, read, read_recordings
 from reconciler.times import midnight, next_midnight, utc_days
 from reconciler.twilio.listing import RETENTION
+from reconciler.twilio.permissions import lacks_permission
 
 USUAL: Final = timedelta(days=3)
 DEEP: Final = timedelta(days=35)
@@ -185,12 +186,13 @@ class _Sweep:
     def _read_usage(self) -> str | None:
         """Read the usage records; return why that failed, or None, also if the API key may not read usage."""
         first, last = self._whole_days[-1].since.date(), self._whole_days[0].since.date()
+        session, account_sid = self._this.session, self._this.account.sid
+        read = partial(session.usage, account_sid, first, last)
         try:
-            self._proofs.usage = self._this.session.usage(self._this.account.sid, first, last)
-        except Refused:
-            return None
-        except (Retriable, TwilioAnswerError) as exc:
-            return f"usage was not read: {exc}"
+            self._proofs.usage = read()
+        except (Refused, Retriable, TwilioAnswerError) as exc:
+            is_permitted = not exc.is_refusal or not lacks_permission(session, account_sid, read)
+            return f"usage was not read: {exc}" if is_permitted else None
         return None
 
     def _settle(self, item: Fetched, merged: Merged) -> None:

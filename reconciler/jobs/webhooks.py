@@ -23,6 +23,7 @@ from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import WebhooksCursor
 from reconciler.sync.endpoint_faults import find_faults
 from reconciler.sync.run import Run, run
+from reconciler.twilio import permissions
 from reconciler.twilio.webhook_listings import ALERTS_KEPT, list_alerts, list_endpoints
 from reconciler.twilio.webhook_records import ENDPOINT_LISTS, Alert, Endpoint
 
@@ -43,6 +44,7 @@ def read_webhooks(context: JobContext) -> Counts:
 
     Raises:
         ConfigError: the cursor cannot be right.
+        Refused, CredentialsDoubted: Twilio refuses the credentials or the account, perhaps for a moment.
         Retriable: Twilio or the database did not come back; the next run reads everything again.
         JobHeld: another process runs this job.
 
@@ -113,13 +115,16 @@ class _Reading:
                 return
 
     def _allowed(self, resource: str, read: Callable[[], T]) -> T | None:
-        """Return the result of `read`; None if Twilio refuses, which is logged the first time."""
+        """Return the result of `read`; None if the credentials may not read that, which is logged the first time."""
+        session, account_sid = self._this.session, self._this.account.sid
         try:
             return read()
         except (Refused, CredentialsDoubted) as exc:
-            self.refused.append(resource)
             if resource not in self._refused_before:
-                log.warning("evidence.refused", resource=resource, error=str(exc), hint=exc.hint)
+                if not permissions.lacks_permission(session, account_sid, read):
+                    raise
+                log.warning("evidence.refused", resource=resource, error=str(exc), hint=permissions.HINT)
+            self.refused.append(resource)
             return None
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 from reconciler.database.webhook_evidence import EndpointFault
-from reconciler.errors import ReconcilerError, Refused
+from reconciler.errors import ReconcilerError
 from reconciler.masking import mask
 from reconciler.model import Page
 from reconciler.settings import Settings
@@ -19,8 +20,9 @@ from reconciler.twilio.accounts import find_accounts, named_accounts
 from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import PAGE_SIZE, Listing
+from reconciler.twilio.permissions import lacks_permission
 from reconciler.twilio.webhook_listings import list_alerts, list_endpoints
-from reconciler.twilio.webhook_records import ENDPOINT_LISTS
+from reconciler.twilio.webhook_records import ENDPOINT_LISTS, Endpoint
 from reconciler.wording import counted
 
 # A run waits minutes for Twilio to come back. A person who runs a check wants to know at once that it is away.
@@ -52,7 +54,7 @@ def check_twilio(settings: Settings) -> Generator[Check, None, None]:
         yield ok("Twilio", f"the calls of {main} can be read")
         yield from _accounts(settings, source, main)
         yield _usage(source, main)
-        yield _alerts(source)
+        yield _alerts(source, main)
         yield _endpoints(source, named_accounts(settings, main).sids)
         yield _volume(page, settings, now=after)
         yield _clock(said_at, before, after)
@@ -88,24 +90,29 @@ def _accounts(settings: Settings, source: Session, main: str) -> Iterator[Check]
 
 def _usage(source: Session, main: str) -> Check:
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    read = partial(source.usage, main, yesterday, yesterday)
     try:
-        source.usage(main, yesterday, yesterday)
-    except Refused as exc:
+        read()
+    except ReconcilerError as exc:
+        if not exc.is_refusal or not lacks_permission(source, main, read):
+            return failed("usage records", exc)
         hint = "allow the key in TWILIO_API_KEY to read usage records" if source.client.has_key else str(exc)
         return warn("usage records", "cannot be read: days are proven without them", hint)
-    except ReconcilerError as exc:
-        return failed("usage records", exc)
     return ok("usage records", "can be read")
 
 
-def _alerts(source: Session) -> Check:
+def _alerts(source: Session, main: str) -> Check:
     now = datetime.now(UTC)
+
+    def read() -> object:
+        return next(list_alerts(source, now - timedelta(hours=1), now), None)
+
     try:
-        next(list_alerts(source, now - timedelta(hours=1), now), None)
-    except Refused:
-        return ok("alerts", "cannot be read with these credentials: `reconcile why` explains without them")
+        read()
     except ReconcilerError as exc:
-        return failed("alerts", exc)
+        if not exc.is_refusal or not lacks_permission(source, main, read):
+            return failed("alerts", exc)
+        return ok("alerts", "cannot be read with these credentials: `reconcile why` explains without them")
     return ok("alerts", "can be read")
 
 
@@ -113,12 +120,16 @@ def _endpoints(source: Session, accounts: Sequence[str]) -> Check:
     """Whether numbers, SIP domains and TwiML apps tell how their calls end, and all of them to one host."""
     what, endpoints, faults = "numbers, SIP domains and TwiML apps", 0, list[EndpointFault]()
     for account_sid in accounts:
+
+        def read(account_sid: str = account_sid) -> list[Endpoint]:
+            return [each for kind in ENDPOINT_LISTS for each in list_endpoints(source, account_sid, kind)]
+
         try:
-            found = [each for kind in ENDPOINT_LISTS for each in list_endpoints(source, account_sid, kind)]
-        except Refused:
-            return ok("webhooks", f"{what} cannot be read with these credentials: nobody knows which lack a callback")
+            found = read()
         except ReconcilerError as exc:
-            return failed("webhooks", exc)
+            if not exc.is_refusal or not lacks_permission(source, account_sid, read):
+                return failed("webhooks", exc)
+            return ok("webhooks", f"{what} cannot be read with these credentials: nobody knows which lack a callback")
         endpoints += len(found)
         faults += find_faults(found)
     if not faults:

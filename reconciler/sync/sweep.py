@@ -21,6 +21,8 @@ from reconciler.sync.order import Order
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run
 from reconciler.sync.slices import Slice, cut_into_hours, cut_recordings
+from reconciler.twilio import permissions
+from reconciler.twilio.listing import RecordingListing
 
 CursorAfter = Callable[[Fetched], JobCursor | None]
 Move = Callable[[Fetched], AbstractContextManager[JobCursor | None]]  # see `transaction.Move`
@@ -136,7 +138,7 @@ def read_recordings(
     Read them after the calls of the same time: a recording's URL goes into the row of its call.
 
     Raises:
-        Refused: Twilio has accepted nothing yet, so the credentials themselves may be wrong.
+        Refused: Twilio refuses the credentials or the account, perhaps for a moment.
 
     """
     failed = read(
@@ -147,18 +149,22 @@ def read_recordings(
 
 
 def _may_read_recordings(this: Run[Any], failed: Sequence[Failed]) -> bool:
-    """Whether no slice of recordings was refused; a refusal is logged."""
-    refused = [failure.error for failure in failed if _is_refusal_of_recordings(failure)]
-    if not refused:
+    """Whether the credentials may read recordings, as far as is known; if not, that is logged."""
+    error = next((failure.error for failure in failed if _is_refusal_of_recordings(failure)), None)
+    if error is None:
         return True
-    if not this.session.client.has_worked:
-        raise refused[0]
-    log.warning("recordings.refused", error=str(refused[0]), hint=refused[0].hint)
-    return False
+    account_sid = this.account.sid
+    newest = RecordingListing(account_sid, page_size=1)
+    if permissions.lacks_permission(this.session, account_sid, partial(this.session.page, newest)):
+        log.warning("recordings.refused", error=str(error), hint=permissions.HINT)
+        return False
+    if isinstance(error, Refused):
+        raise error
+    return True
 
 
 def _is_refusal_of_recordings(failure: Failed) -> bool:
-    return failure.slice.is_of_recordings and isinstance(failure.error, Refused)
+    return failure.slice.is_of_recordings and failure.error.is_refusal
 
 
 def read_plan(

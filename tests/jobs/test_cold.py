@@ -336,12 +336,23 @@ def test_two_calls_or_two_percent_are_allowed(billed, completed, beyond):
 
 
 def test_a_key_that_may_not_read_usage_proves_the_days_without_it(busy):
-    """A restricted key is no failure: billed is null, asked for once."""
+    """A restricted key is no failure: billed is null, and asked for once more after calls could be read."""
     busy.account.add_key("SK" + 32 * "3", "secret-of-key", "restricted", ["calls"])
     totals = busy.cold(key=("SK" + 32 * "3", "secret-of-key"))
     assert (totals.days_verified, totals.exit_code, totals.problem) == (3, ExitCode.DONE, None)
     assert {None} == {row["billed"] for row in busy.proofs().values()}
-    assert busy.twilio.requests.count(path_contains="Usage") == 1
+    assert busy.twilio.requests.count(path_contains="Usage") == 2
+
+
+def test_a_401_for_usage_alone_is_no_failure_if_it_stays(busy, quick_retries):
+    """Where it passes after the repeats of a request, the sweep fails and is tried again."""
+    busy.twilio.faults.when(is_usage, Fault.unauthorized(), times=4)
+    assert "usage was not read" in busy.cold().problem
+    busy.twilio.faults.when(is_usage, Fault.unauthorized())
+    busy.clock.advance(timedelta(hours=25))
+    totals = busy.cold()
+    assert (totals.exit_code, totals.problem) == (ExitCode.DONE, None)
+    assert busy.twilio.requests.count(path_contains="Usage") == 8
 
 
 def test_usage_that_does_not_come_is_said_and_the_days_are_proven(busy, quick_retries):

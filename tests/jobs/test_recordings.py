@@ -13,6 +13,7 @@ from reconciler.database.store import Store
 from reconciler.errors import Refused
 from reconciler.jobs.backfill import Window
 from reconciler.simulator import Callbacks, Fault, Switches, listing, viewer
+from reconciler.simulator.messages import Request
 from reconciler.simulator.recordings import Recording
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.sync.counts import Outcome
@@ -412,6 +413,71 @@ def test_credentials_that_may_not_read_recordings_are_no_failure(quiet: World) -
     assert (counts.outcome, counts.problem, counts.slices) == (Outcome.SUCCEEDED, None, counts.slices_done)
     assert len(quiet.said("recordings.refused")) == 1
     assert all(proof["is_complete"] and proof["recordings_listed"] is None for proof in quiet.proofs().values())
+
+
+def of_recordings(request: Request) -> bool:
+    """Whether a request is about recordings."""
+    return "/Recordings" in request.path
+
+
+@pytest.mark.parametrize(("fault", "requests"), [(Fault.forbidden(70051), 3), (Fault.unauthorized(), 6)])
+def test_what_is_refused_alone_is_a_lacking_permission(
+    quiet: World, quick_retries: None, fault: Fault, requests: int
+) -> None:
+    """Twilio lists calls between two refusals: the job rests for a day, and then asks again."""
+    made = recorded(quiet, 1)
+    quiet.know()
+    quiet.conn.execute("UPDATE messages SET recording_url = 'of the Viewer'")  # so the account has recordings
+    quiet.twilio.faults.when(of_recordings, fault)
+    assert quiet.recordings().outcome is Outcome.SUCCEEDED
+    assert len(quiet.twilio.requests) == requests
+    assert quiet.cursor("recordings")["refused_at"]
+    assert quiet.recordings().requests == 0
+    quiet.clock.advance(DAY)
+    quiet.recordings()
+    assert len(quiet.said("recordings.refused")) == 2
+    assert quiet.cold().outcome is Outcome.SUCCEEDED
+    quiet.twilio.faults.clear()
+    quiet.clock.advance(DAY)
+    quiet.recordings()
+    assert (quiet.told(), "refused_at" in quiet.cursor("recordings")) == ([made[0].sid], False)
+
+
+def test_a_passing_401_at_the_first_request_heals(quiet: World) -> None:
+    """The next run reads: nothing was taken for a lacking permission, although Twilio accepted the credentials then."""
+    made = recorded(quiet, 1)
+    quiet.twilio.faults.next(Fault.unauthorized())
+    with pytest.raises(Refused):
+        quiet.recordings()
+    assert (quiet.said("recordings.refused"), quiet.cursor("recordings")) == ([], {})
+    quiet.recordings()
+    assert quiet.told() == [made[0].sid]
+
+
+def test_a_401_that_passes_late_heals(quiet: World, quick_retries: None) -> None:
+    """It lasts longer than the repeats of a request: the sweep fails, and the next one reads recordings."""
+    made = recorded(quiet, 1)
+    quiet.twilio.faults.when(of_recordings, Fault.unauthorized(), times=4)
+    counts = quiet.cold()
+    assert (counts.outcome, counts.slices - counts.slices_done) == (Outcome.FAILED, 1)
+    assert "refused the credentials" in (counts.problem or "")
+    assert quiet.said("recordings.refused") == []
+    assert quiet.cold().outcome is Outcome.SUCCEEDED
+    assert quiet.told() == [made[0].sid]
+
+
+def test_credentials_that_are_revoked_meanwhile_are_no_lacking_permission(quiet: World, quick_retries: None) -> None:
+    """Calls are refused as well."""
+    recorded(quiet, 1)
+
+    def revoke(request: Request) -> bool:
+        if of_recordings(request):
+            quiet.twilio.faults.always(Fault.unauthorized())
+        return False
+
+    quiet.twilio.faults.when(revoke, Fault.unauthorized())
+    counts = quiet.cold()
+    assert (counts.outcome, quiet.said("recordings.refused")) == (Outcome.FAILED, [])
 
 
 def test_wrong_credentials_are_a_refusal(quiet: World) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from reconciler.database.webhook_evidence import AlertCount
-from reconciler.errors import TableFault
+from reconciler.errors import CredentialsDoubted, Refused, TableFault
 from reconciler.jobs import webhooks
-from reconciler.simulator import Outage, Road, monitor
+from reconciler.simulator import Fault, Outage, Road, monitor
 from reconciler.simulator.road import causes_of_gaps
 from reconciler.simulator.viewer import receive, work
 from reconciler.simulator.webhooks import Channel
@@ -355,3 +355,40 @@ def test_counting_alerts_is_bounded(monkeypatch) -> None:
     ]  # fmt: skip
     (count,) = webhooks.count_alerts(found, datetime(2026, 6, 10, tzinfo=NOW.tzinfo))
     assert (count.alerts, len(count.call_sids)) == (10, 3)
+
+
+def test_a_401_that_stays_on_one_of_the_two_is_a_lacking_permission(world: World, quick_retries: None) -> None:
+    """Twilio lists calls meanwhile. Found once, it is asked for once an hour, and not proven anew."""
+    world.twilio.faults.when(lambda request: request.path == "/v1/Alerts", Fault.unauthorized())
+    assert world.webhooks().outcome is Outcome.SUCCEEDED
+    assert [entry.path == "/v1/Alerts" for entry in world.twilio.requests].count(True) == 5
+    assert world.cursor("webhooks")["refused"] == ["alerts"]
+    world.webhooks()
+    assert [entry.path == "/v1/Alerts" for entry in world.twilio.requests].count(True) == 1
+    assert [line["resource"] for line in world.said("evidence.refused")] == ["alerts"]
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_passing_401_heals(world: World, quick_retries: None, times: int) -> None:
+    """At the first request, and where it outlasts the repeats: the run fails, and the next one reads all."""
+    world.account.raise_alert(NOW - HOUR, "11205", URL, resource_sid=None)
+    world.account.endpoints.add_number("+12025550177", status_callback="")
+    world.twilio.faults.next(*[Fault.unauthorized()] * times)
+    with pytest.raises(Refused):
+        world.webhooks()
+    world.twilio.faults.clear()
+    assert (world.said("evidence.refused"), world.cursor("webhooks")) == ([], {})
+    world.webhooks()
+    assert (len(alerts(world)), len(faults(world)), why(world).unread) == (1, 1, [])
+
+
+def test_a_401_between_the_two_fails_the_run_and_heals(world: World, quick_retries: None) -> None:
+    """Alerts were read, and then Twilio refuses for longer than the repeats of a request."""
+    world.account.raise_alert(NOW - HOUR, "11205", URL, resource_sid=None)
+    world.twilio.faults.when(lambda request: request.path != "/v1/Alerts", Fault.unauthorized())
+    with pytest.raises(CredentialsDoubted):
+        world.webhooks()
+    world.twilio.faults.clear()
+    assert (world.said("evidence.refused"), alerts(world)) == ([], [])
+    world.webhooks()
+    assert len(alerts(world)) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import pytest
 
@@ -127,6 +128,16 @@ def test_a_key_that_may_not_read_usage_records(found, account):
     line = found("usage records", TWILIO_AUTH_TOKEN="", TWILIO_API_KEY=KEY, TWILIO_API_SECRET="its-secret")
     hint = "allow the key in TWILIO_API_KEY to read usage records"
     assert warn("usage records", "cannot be read: days are proven without them", hint) == line
+
+
+@pytest.mark.parametrize(("name", "path"), [("usage records", "Usage"), ("alerts", "/v1/Alerts")])
+def test_a_401_for_one_resource_alone_is_a_lacking_permission(found, twilio, quick_retries, name, path):
+    """Calls can be read at the same time; where they cannot, the credentials are refused."""
+    twilio.faults.when(lambda request: path in request.path, Fault.unauthorized())
+    assert "cannot be read" in found(name).detail
+    asked = count()
+    twilio.faults.when(lambda request: "/Calls" in request.path and next(asked) > 0, Fault.unauthorized())
+    assert found(name).exit_code is ExitCode.REFUSED
 
 
 # Where webhooks go
