@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
@@ -59,12 +59,12 @@ class Expected(NamedTuple):
     version: int
 
 
-def read_objects(conn: Connection, *, functions: Iterable[str] | None = None) -> list[SchemaObject]:
-    """Return the objects of our tables and the functions: all of them, or those with one of these names."""
-    names = None if functions is None else sorted(functions)
-    return [
-        SchemaObject(*row) for row in conn.execute(_QUERIES["objects"], {"tables": list(TABLES), "functions": names})
-    ]
+def read_objects(
+    conn: Connection, *, tables: Sequence[str] = TABLES, functions: Iterable[str] | None = None
+) -> list[SchemaObject]:
+    """Return the objects of these tables and the functions: all of them, or those with one of these names."""
+    params = {"tables": list(tables), "functions": None if functions is None else sorted(functions)}
+    return [SchemaObject(*row) for row in conn.execute(_QUERIES["objects"], params)]
 
 
 @cache

@@ -6,12 +6,13 @@ Design rules
 - procrastinate brings its schema as files: one for a new database, and one for each later change
   (https://procrastinate.readthedocs.io/en/stable/howto/production/migrations.html). The runner applies them under the
   lock of our own migrations, and notes their names.
+- The runner also notes the objects that these files make, in PostgreSQL's words. So `verify` knows what the installed
+  procrastinate expects, also with a role that may create nothing.
 - Only this module and `service/engine.py` import procrastinate, and only if the setting asks for it.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import Final
 import psycopg
 from psycopg import errors as pg
 
+from reconciler.database.catalog import SchemaObject, read_objects
 from reconciler.database.connection import Connection, load_queries, translate, translated
 from reconciler.database.migrate import alone
 from reconciler.database.verify import Finding
@@ -36,10 +38,7 @@ INSTALL: Final = "pip install 'procrastinate>=3.10,<4'"
 SILENT_AFTER: Final = 15.0  # seconds without a sign of life: the worker is gone, and others take up its runs
 
 _BASE: Final = "schema.sql"  # the file for a new database, in our ledger
-_MADE: Final = re.compile(
-    r"^CREATE (?:UNIQUE )?(TABLE|INDEX|FUNCTION|TYPE|TRIGGER) (?:IF NOT EXISTS )?(\w+)", re.MULTILINE
-)
-_OURS: Final = ("table applied_files", "table daemons")
+_REPAIR: Final = "stop the daemons, then: `reconcile rollback --engine` and `reconcile migrate`; no run is lost"
 
 _queries = load_queries("engine")
 
@@ -153,7 +152,10 @@ def drop(conn: Connection) -> bool:
     if not is_there(conn):
         return False
     with translated(), alone(conn):
-        working = [worker for worker in read_workers(conn) if worker.is_alive]
+        try:
+            working = [worker for worker in read_workers(conn) if worker.is_alive]
+        except SchemaError:
+            working = []  # tables that are too broken to be read are too broken to work with
         if working:
             names = ", ".join(worker.name for worker in working)
             raise Refused(f"daemons work with the engine's schema: {names}", hint="stop them first")
@@ -162,15 +164,34 @@ def drop(conn: Connection) -> bool:
 
 
 def verify(conn: Connection) -> list[Finding]:
-    """Return what is missing of the objects that the installed procrastinate and this version make."""
+    """Return the differences between the schema and the one that was made, by procrastinate and by us."""
     with translated():
-        there = {name for (name,) in conn.execute(_queries["objects"])}
-    hint = "stop the daemons, then: `reconcile rollback --engine` and `reconcile migrate`; no run is lost"
-    return [
-        Finding(f"{kind} {SCHEMA}.{name}", "is missing", hint)
-        for kind, name in _made()
-        if f"{kind} {name}" not in there
-    ]
+        if not is_there(conn):
+            return [Finding(f"schema {SCHEMA}", "is missing", "run `reconcile migrate`")]
+        if conn.execute(_queries["has_expected"]).fetchone() != (True,):
+            return [Finding(f"table {SCHEMA}.expected_objects", "is missing", _REPAIR)]
+        expected = [SchemaObject(*row) for row in conn.execute(_queries["expected"])]
+        with conn.transaction():
+            conn.execute(_queries["enter_schema"])
+            actual = {found.key: found for found in _read_objects(conn)}
+    lost = {wanted.table for wanted in expected} - {found.table for found in actual.values()}
+    findings = [Finding(f"table {SCHEMA}.{table}", "is missing", _REPAIR) for table in sorted(lost)]
+    for wanted in expected:
+        if wanted.table not in lost and (problem := _problem(actual.get(wanted.key), wanted)):
+            where = f"{SCHEMA}.{wanted.table}" if wanted.table else SCHEMA
+            findings.append(Finding(f"{wanted.kind} {where}.{wanted.name}", problem, _REPAIR))
+    return findings
+
+
+def _problem(found: SchemaObject | None, wanted: SchemaObject) -> str:
+    """Return the problem of an object; empty if there is none."""
+    if found is None:
+        return "is missing"
+    if found.definition == wanted.definition:
+        return found.problem
+    if wanted.kind in ("function", "trigger"):
+        return "is not as procrastinate makes it"
+    return f"is {found.definition}, not {wanted.definition}"
 
 
 def lacking_privileges(conn: Connection) -> list[str]:
@@ -192,7 +213,7 @@ def read_queues(conn: Connection) -> list[Queue]:
 
 
 def _apply(conn: Connection, name: str, noted: list[str]) -> None:
-    """Apply one file of procrastinate in one transaction, and note these names as applied."""
+    """Apply one file of procrastinate in one transaction; note these names as applied, and the objects they make."""
     text = next(text for known, text in ((_BASE, _text(_BASE)), *_changes()) if known == name)
     try:
         with conn.transaction():
@@ -201,15 +222,45 @@ def _apply(conn: Connection, name: str, noted: list[str]) -> None:
             before = conn.execute("SELECT pg_catalog.current_setting('search_path')").fetchone()
             conn.execute(_queries["enter_schema"])
             conn.execute(text.encode())
+            conn.execute(_queries["create_daemons"])
+            conn.execute(_queries["create_expected"])
+            _note_objects(conn, _read_objects(conn) if name == _BASE else _reference(conn))
+            conn.execute(_queries["note_applied"], {"filenames": noted, "now": datetime.now(UTC)})
             assert before is not None
             conn.execute("SELECT pg_catalog.set_config('search_path', %s, true)", before)
-            conn.execute(_queries["create_daemons"])
-            conn.execute(_queries["note_applied"], {"filenames": noted, "now": datetime.now(UTC)})
     except pg.InsufficientPrivilege as exc:
         hint = "as the database's owner: GRANT CREATE ON DATABASE … TO the role that migrates"
         raise Refused(str(translate(exc)), hint=hint) from exc
     except psycopg.ProgrammingError as exc:
         raise SchemaError(f"procrastinate's {name}: {exc.diag.message_primary}") from exc
+
+
+def _read_objects(conn: Connection) -> list[SchemaObject]:
+    """Return the objects of the schema that the session is in."""
+    tables = [name for (name,) in conn.execute(_queries["tables"])]
+    usual = [
+        found for found in read_objects(conn, tables=tables) if found.kind != "unique"
+    ]  # keys are among the others
+    return [*usual, *(SchemaObject(*row) for row in conn.execute(_queries["types_and_keys"]))]
+
+
+def _reference(conn: Connection) -> list[SchemaObject]:
+    """Return the objects that a new schema of the installed procrastinate would have."""
+    with conn.transaction(force_rollback=True):
+        conn.execute(_queries["create_reference"])
+        conn.execute(_queries["enter_reference"])
+        conn.execute(_text(_BASE).encode())
+        return _read_objects(conn)
+
+
+def _note_objects(conn: Connection, made: list[SchemaObject]) -> None:
+    """Note the objects that `verify` expects from now on."""
+    conn.execute(_queries["forget_expected"])
+    kinds, relations, names, definitions = zip(*(each[:4] for each in made), strict=True)
+    params = {
+        "kinds": list(kinds), "relations": list(relations), "names": list(names), "definitions": list(definitions),
+    }  # fmt: skip
+    conn.execute(_queries["note_expected"], params)
 
 
 def _changes() -> Iterator[tuple[str, str]]:
@@ -225,9 +276,3 @@ def _text(name: str) -> str:
 
 def _folder() -> Traversable:
     return files("procrastinate").joinpath("sql")
-
-
-def _made() -> list[tuple[str, str]]:
-    """Return kind and name of each object of a new schema."""
-    named = [(kind.lower(), name) for kind, name in _MADE.findall(_text(_BASE))]
-    return [*named, *((kind, name) for kind, _, name in (item.partition(" ") for item in _OURS))]

@@ -89,6 +89,73 @@ def test_later_changes_of_procrastinate_are_applied_once_and_in_order(made):
     assert (engine_schema.behind(made), engine_schema.verify(made)) == ([], [])
 
 
+TAMPERED = [
+    ("DROP INDEX procrastinate_jobs_queueing_lock_idx_v1", "jobs_queueing_lock_idx_v1 is missing"),
+    (
+        (
+            "DROP INDEX procrastinate_jobs_priority_idx_v1; CREATE INDEX procrastinate_jobs_priority_idx_v1"
+            " ON procrastinate_jobs (id)"
+        ),
+        "is CREATE INDEX",
+    ),
+    (
+        (
+            "CREATE OR REPLACE FUNCTION procrastinate_unregister_worker_v1(worker_id bigint) RETURNS void"
+            " LANGUAGE sql AS ''"
+        ),
+        "function reconciler_engine.procrastinate_unregister_worker_v1(bigint) is not as procrastinate makes it",
+    ),
+    ("DROP FUNCTION procrastinate_fetch_job_v2", "fetch_job_v2(character varying[], bigint) is missing"),
+    (
+        "ALTER TABLE procrastinate_jobs DROP COLUMN abort_requested CASCADE",
+        "column reconciler_engine.procrastinate_jobs.abort_requested is missing",
+    ),
+    ("ALTER TABLE procrastinate_jobs ALTER attempts TYPE bigint", "is bigint NOT NULL, not integer NOT NULL"),
+    ("ALTER TABLE procrastinate_jobs ALTER attempts DROP DEFAULT", "procrastinate_jobs.attempts is missing"),
+    (
+        "ALTER TABLE procrastinate_jobs DISABLE TRIGGER procrastinate_trigger_status_events_update_v1",
+        "procrastinate_trigger_status_events_update_v1 is disabled",
+    ),
+    ("ALTER TABLE procrastinate_jobs DROP CONSTRAINT procrastinate_jobs_worker_id_fkey", "worker_id_fkey is missing"),
+    ("ALTER TYPE procrastinate_job_status ADD VALUE 'lost'", "procrastinate_job_status is todo, doing"),
+    ("DROP TABLE procrastinate_periodic_defers", "table reconciler_engine.procrastinate_periodic_defers is missing"),
+    ("ALTER TABLE daemons DROP COLUMN slots", "column reconciler_engine.daemons.slots is missing"),
+    ("DROP TABLE expected_objects", "table reconciler_engine.expected_objects is missing"),
+]
+
+
+@pytest.mark.parametrize(("statements", "problem"), TAMPERED)
+def test_an_object_that_is_not_as_it_was_made_is_named(made, statements, problem):
+    """`verify` and `check` name it and say what to type; after that it is as it was made."""
+    made.execute("SET search_path = reconciler_engine")
+    for statement in statements.split("; "):
+        made.execute(statement.encode())
+    made.execute("SET search_path = public")
+    findings = engine_schema.verify(made)
+    told = [f"{finding.subject} {finding.problem}" for finding in findings]
+    assert any(problem in line for line in told), told
+    assert all("`reconcile rollback --engine`" in finding.hint for finding in findings)
+    assert {line.exit_code for line in check_engine(made, FLEET)} == {ExitCode.CONFIG}
+    assert engine_schema.drop(made)
+    engine_schema.migrate(made)
+    assert engine_schema.verify(made) == []
+
+
+def test_a_later_change_of_procrastinate_does_not_make_a_fault_the_rule(made):
+    """What is expected comes from the installed files, and not from the schema that they change."""
+    made.execute("DROP INDEX reconciler_engine.procrastinate_jobs_priority_idx_v1")
+    last = "03.03.00_01_pre_priority_lock_fetch_job.sql"
+    made.execute("DELETE FROM reconciler_engine.applied_files WHERE filename = %s", (last,))
+    made.execute("DROP FUNCTION reconciler_engine.procrastinate_fetch_job_v2")
+    before = objects(made)
+    assert list(engine_schema.migrate(made)) == [last]
+    assert [finding.subject.rpartition(".")[2] for finding in engine_schema.verify(made)] == [
+        "procrastinate_jobs_priority_idx_v1"
+    ]
+    assert objects(made) == before
+    assert not made.execute("SELECT FROM pg_namespace WHERE nspname = 'reconciler_engine_reference'").fetchall()
+
+
 def test_a_schema_of_a_newer_procrastinate_is_refused(made):
     """Its workers could not read the tables."""
     made.execute("INSERT INTO reconciler_engine.applied_files VALUES ('99.00.00_01_pre_new.sql', now())")

@@ -45,28 +45,78 @@ ON CONFLICT (filename) DO NOTHING
 -- name: drop_schema
 DROP SCHEMA IF EXISTS reconciler_engine CASCADE
 
--- name: objects
--- The objects of the schema, each as `kind name`.
-SELECT CASE c.relkind::text WHEN 'r'::text THEN 'table '::text ELSE 'index '::text END || c.relname::text
-FROM pg_catalog.pg_class AS c
+-- name: create_expected
+-- The objects of the schema as they were made, in PostgreSQL's words; `verify` compares the catalog with them.
+CREATE TABLE IF NOT EXISTS reconciler_engine.expected_objects (
+    kind text NOT NULL,
+    relation text NOT NULL,
+    name text NOT NULL,
+    definition text NOT NULL,
+    PRIMARY KEY (kind, relation, name)
+)
+
+-- name: has_expected
+SELECT pg_catalog.to_regclass('reconciler_engine.expected_objects') IS NOT NULL
+
+-- name: expected
+SELECT kind, relation, name, definition FROM reconciler_engine.expected_objects ORDER BY kind, relation, name
+
+-- name: forget_expected
+-- Except those of our own tables.
+DELETE FROM reconciler_engine.expected_objects
+WHERE relation <> ALL ('{applied_files,daemons,expected_objects}'::text[])
+
+-- name: note_expected
+INSERT INTO reconciler_engine.expected_objects (kind, relation, name, definition)
+SELECT o.kind, o.relation, o.name, o.definition
+FROM ROWS FROM (
+    pg_catalog.unnest(%(kinds)s::text[]), pg_catalog.unnest(%(relations)s::text[]), pg_catalog.unnest(%(names)s::text[]),
+    pg_catalog.unnest(%(definitions)s::text[])
+) AS o (kind, relation, name, definition)
+
+-- name: create_reference
+-- For a moment, to see what a new schema would be like.
+CREATE SCHEMA reconciler_engine_reference
+
+-- name: enter_reference
+SELECT pg_catalog.set_config('search_path', 'reconciler_engine_reference, pg_temp', true)
+
+-- name: tables
+-- The tables of the schema that the session is in.
+SELECT c.relname::text FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname::text = 'reconciler_engine'::text AND c.relkind::text = ANY ('{r,i}'::text[])
-UNION ALL
-SELECT 'function '::text || p.proname::text
-FROM pg_catalog.pg_proc AS p
-JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
-WHERE n.nspname::text = 'reconciler_engine'::text
-UNION ALL
-SELECT 'type '::text || t.typname::text
+WHERE n.nspname::text = pg_catalog.current_schema()::text AND c.relkind::text = 'r'::text
+
+-- name: types_and_keys
+-- Of the schema that the session is in, the objects that catalog.sql leaves out: kind, table, name, definition.
+SELECT 'type' AS kind, '' AS relation, t.typname::text AS name,
+       CASE t.typtype::text
+           WHEN 'e'::text THEN (
+               SELECT pg_catalog.string_agg(e.enumlabel::text, ', '::text ORDER BY e.enumsortorder)
+               FROM pg_catalog.pg_enum AS e WHERE e.enumtypid = t.oid
+           )
+           ELSE (
+               SELECT pg_catalog.string_agg(
+                   a.attname::text || ' '::text || pg_catalog.format_type(a.atttypid, a.atttypmod), ', '::text
+                   ORDER BY a.attnum
+               )
+               FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+           )
+       END AS definition
 FROM pg_catalog.pg_type AS t
 JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
-WHERE n.nspname::text = 'reconciler_engine'::text
+LEFT JOIN pg_catalog.pg_class AS c ON c.oid = t.typrelid
+WHERE n.nspname::text = pg_catalog.current_schema()::text
+    AND (t.typtype::text = 'e'::text OR c.relkind::text = 'c'::text)
 UNION ALL
-SELECT 'trigger '::text || g.tgname::text
-FROM pg_catalog.pg_trigger AS g
-JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid
+SELECT 'key', c.relname::text, k.conname::text,
+       pg_catalog.replace(
+           pg_catalog.pg_get_constraintdef(k.oid), pg_catalog.quote_ident(n.nspname::text) || '.'::text, ''
+       )
+FROM pg_catalog.pg_constraint AS k
+JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname::text = 'reconciler_engine'::text AND g.tgenabled::text <> 'D'::text
+WHERE n.nspname::text = pg_catalog.current_schema()::text AND k.contype::text = ANY ('{f,p,u}'::text[])
 
 -- name: lacking_privileges
 -- The privileges that a daemon of the fleet needs and the role lacks; deploy/grants.sql grants them.
@@ -78,7 +128,9 @@ FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 CROSS JOIN pg_catalog.unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS needed (privilege)
 WHERE n.nspname::text = 'reconciler_engine'::text
-    AND (c.relname::text <> 'applied_files'::text OR needed.privilege = 'SELECT'::text)
+    AND (
+        c.relname::text <> ALL ('{applied_files,expected_objects}'::text[]) OR needed.privilege = 'SELECT'::text
+    )
     -- CASE: PostgreSQL may ask the function first, which fails for an index.
     AND CASE c.relkind::text WHEN 'r'::text THEN NOT pg_catalog.has_table_privilege(c.oid, needed.privilege) ELSE false END
 UNION ALL
