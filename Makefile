@@ -62,15 +62,18 @@ pictures:  ## make README's pictures again; needs Chromium
 	$(BIN)/python -m tests.programs.terminal_picture
 	$(BIN)/python -m tests.programs.page_picture
 
-histories:  ## replay 10,000 random histories of an account against all jobs and a simulated Viewer (an hour)
+histories:  ## replay 10,000 random histories of an account against all jobs and a simulated Viewer, 5,000 in a fleet (two hours)
 	$(BIN)/python -m tests.faults.history --histories 10000 --seed $(SEED)
+	$(BIN)/python -m tests.faults.history --histories 5000 --seed $(SEED) --engine procrastinate
 
-crashes:  ## kill each command at every boundary, and 200 times at any moment (an hour)
+crashes:  ## kill each command at every boundary, and 200 times at any moment, also in a fleet (two hours)
 	$(BIN)/python -m tests.faults.crash --every 1
 	$(BIN)/python -m tests.faults.crash --random 200 --seed $(SEED)
+	$(BIN)/python -m tests.faults.crash --every 1 --random 200 --seed $(SEED) --engine procrastinate
 
-networks:  ## backfill over 200 bad networks (half an hour)
+networks:  ## backfill over 200 bad networks, alone and by a fleet (an hour)
 	$(BIN)/python -m tests.faults.network --runs 200 --first $(SEED)
+	$(BIN)/python -m tests.faults.network --runs 200 --first $(SEED) --engine procrastinate
 
 killed-migrations:  ## kill the migrations at every statement (minutes)
 	$(BIN)/python -m tests.faults.migrations --every 1

@@ -10,6 +10,8 @@ proxy.py counts the statements, and the simulated Twilio the requests; the progr
 command is started again until it succeeds. Rows, events, inbox, cursors and proofs must then be those of an undisturbed
 run.
 `--at-once 3` lets a backfill read three slices at once and merge on three connections.
+With `--engine procrastinate` the process is a daemon of a fleet that knows one job, or the workers of a backfill
+(`slices`), or its command (`backfill`). After its death another daemon takes up the task.
 Uses the server named by TEST_DATABASE_URL, or an embedded one.
 """
 
@@ -22,27 +24,36 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from random import Random
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
+from procrastinate.jobs import Job, Status
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
 from reconciler.database import connection as db
+from reconciler.database import engine_schema
 from reconciler.database.migrate import migrate
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin, Rules
 from reconciler.errors import ExitCode
+from reconciler.jobs.registry import KINDS
+from reconciler.model import JobName
+from reconciler.service import daemon, fleet
+from reconciler.service.engine_tables import Manager
 from reconciler.simulator import Callbacks, Clock, Fault, SimulatedAccount, SimulatedTwilio, Switches, viewer
 from reconciler.simulator.filters import Span
 from reconciler.simulator.messages import Request
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.twilio.records import read_record
 from tests.bench.servers import server
+from tests.faults.machines import hurried
 from tests.faults.proxy import FORKS, PATIENCE, Moment, Proxy
 from tests.harness.databases import new_database
 from tests.harness.equality import differences, doubled_events, records_of
@@ -52,6 +63,7 @@ PAGE_SIZE = 5
 CALLS = 24
 MAY_TAKE = 3  # runs of the same command until it comes to its end
 DAY = timedelta(days=1)
+GOOD = (ExitCode.DONE, ExitCode.UNRECONCILED)
 JOBS = ("hot", "warm", "cold", "freeze", "inbox", "recordings")
 
 # Without what is another one in each run: numbers, and times of our own clock.
@@ -80,7 +92,10 @@ SELECT jsonb_build_array(
         - '{read_until,ended_until,looked_at,settled_until,swept_at,begun_at,since,until,done,asked,found_at}'::text[],
     last_success_at IS NOT NULL)
 FROM sync_state
+WHERE job_name <> 'daemon'
 """
+_FINISHED = "SELECT FROM sync_state WHERE cursor @> '{\"finished\": true}' AND job_name NOT LIKE '%.%'"  # no slice
+_SILENCE = "UPDATE reconciler_engine.procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 hour'"
 _UNFROZEN = "SELECT twilio_sid FROM messages WHERE is_final AND sync_state <> 'frozen'"
 _PARTS = {"rows": _ROWS, "events": _EVENTS, "inbox": _INBOX, "days": _DAYS, "jobs": _JOBS}
 
@@ -88,12 +103,15 @@ State = Mapping[str, Counter[str]]
 
 
 class Boundary(NamedTuple):
-    """Where a process dies: at the `at`-th statement or, with moment `asked`, at the `at`-th request to Twilio."""
+    """Where a process dies: the `at`-th time that it sends `text` or, with moment `asked`, any request to Twilio."""
 
     command: str
     at: int
     moment: Moment | str
-    what: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.command} {self.moment} {self.at} {' '.join(self.text.split()[:9])}"
 
 
 @dataclass
@@ -107,12 +125,13 @@ class Account:
     now: datetime
     unfrozen: list[str]  # calls that ended, and that warm asks about
     at_once: int = 1  # slices that are read, and connections that merge
+    by_fleet: bool = False
     ends: dict[str, State] = field(default_factory=dict)
     boundaries: list[Boundary] = field(default_factory=list)
 
     @classmethod
     @contextmanager
-    def behind(cls, server_url: str, migrated: str, *, at_once: int = 1) -> Iterator[Account]:
+    def behind(cls, server_url: str, migrated: str, *, at_once: int = 1, by_fleet: bool = False) -> Iterator[Account]:
         """Open it. During the next hour Twilio answers a question always alike."""
         account = SimulatedAccount(ACCOUNT, TOKEN, seed=5)
         now = datetime.now(UTC).replace(microsecond=0)
@@ -124,12 +143,17 @@ class Account:
             _make_rows(url, account, now)
             with closing(db.connect(url, purpose="test")) as conn:
                 unfrozen = [call_sid for (call_sid,) in conn.execute(_UNFROZEN)]
-            yield cls(server_url, str(conninfo_to_dict(url)["dbname"]), twilio, account, now, unfrozen, at_once)
+                if by_fleet:
+                    engine_schema.migrate(conn)
+            name = str(conninfo_to_dict(url)["dbname"])
+            yield cls(server_url, name, twilio, account, now, unfrozen, at_once, by_fleet)
 
     @property
     def commands(self) -> dict[str, list[str]]:
         """Return the commands that are killed, by name."""
         window = ["--since", (self.now - 2 * DAY).isoformat(), "--until", self.now.isoformat()]
+        if self.by_fleet:
+            return {"backfill": [*window, "--fleet"], **{name: ["run"] for name in (*JOBS, "slices")}}
         return {"backfill": window, **{kind: ["once", kind] for kind in JOBS}}
 
     def learn(self, *commands: str) -> None:
@@ -138,16 +162,17 @@ class Account:
             with new_database(self.server_url, self.template) as url:
                 self.twilio.requests.clear()
                 proxy = Proxy(url)
-                process = self.start(command, proxy.url)
-                assert _finish(process) in (0, ExitCode.UNRECONCILED)
-                proxy.close()
-                self.ends[command] = self._state_after(command, url)
-            for at, text in enumerate(proxy.statements, 1):
-                what = " ".join(text.split()[:3])
+                with self._beside(command, url) as other:
+                    code = self._run(command, proxy, other)
+                    assert code in GOOD, code
+                    self.ends[command] = self._state_after(command, url)
+            times = Counter[str]()
+            for text in proxy.statements:
+                times[text] += 1
                 moments: list[Moment] = ["before", "behind"]
                 if _is_written(text):
                     moments.append("answered")
-                self.boundaries += [Boundary(command, at, moment, what) for moment in moments]
+                self.boundaries += [Boundary(command, times[text], moment, text) for moment in moments]
             self.boundaries += [Boundary(command, at, "asked", "GET") for at, _ in enumerate(self.twilio.requests, 1)]
 
     def start(self, command: str, url: str) -> BaseProcess:
@@ -156,29 +181,38 @@ class Account:
             "DATABASE_URL": url, "TWILIO_BASE_URL": self.twilio.base_url, "TWILIO_ACCOUNT_SID": ACCOUNT,
             "TWILIO_AUTH_TOKEN": TOKEN, "RECONCILER_MAX_CONCURRENCY": str(self.at_once),
         }  # fmt: skip
-        process = FORKS.Process(target=_reconcile, args=(self.commands[command], env, self.at_once), daemon=True)
+        if self.by_fleet:
+            env |= {"RECONCILER_ENGINE": "procrastinate", "RECONCILER_WORKERS": "3"}  # one slice at a time
+        kinds = [command] if command in JOBS else []
+        args = (self.commands[command], env, self.at_once, kinds if self.by_fleet else None)
+        process = FORKS.Process(target=_reconcile, args=args, daemon=True)
         process.start()
         return process
 
-    def die(self, boundary: Boundary) -> list[str]:
-        """Kill the command there, run it again to its end, and say what is not as it should be."""
-        with new_database(self.server_url, self.template) as url:
+    def die(self, boundary: Boundary) -> list[str] | None:
+        """Kill the command there, run it again to its end, and say what is not as it should be.
+
+        None: it came to its end before that. How often some statements are sent is a matter of time.
+        """
+        command = boundary.command
+        with new_database(self.server_url, self.template) as url, self._beside(command, url) as other:
             self.twilio.requests.clear()
-            code = self._killed(boundary, url)
-            if code != -signal.SIGKILL and self.at_once > 1 and code in (0, ExitCode.UNRECONCILED):
-                return []  # one of its last statements, and this time there were fewer
+            code = self._killed(boundary, url, other)
+            if code in GOOD and (self.at_once > 1 or self.by_fleet):
+                return None
             if code != -signal.SIGKILL:
                 return [f"{boundary}: it ended with {code} and was not killed"]
             was_done, asked = _is_finished(url), [self._pages_asked_for()]
             for _ in range(MAY_TAKE):
-                _wait_until_gone(url)
-                code = _finish(self.start(boundary.command, url))
+                if self.by_fleet and command != "backfill":
+                    _be_silent(url)
+                code = self._run(command, Proxy(url), other)
                 asked.append(self._pages_asked_for())
-                if code in (0, ExitCode.UNRECONCILED):
+                if code in GOOD:
                     break
             else:
                 return [f"{boundary}: the next runs ended with {code}"]
-            found, end = self._state_after(boundary.command, url), self.ends[boundary.command]
+            found, end = self._state_after(command, url), self.ends[command]
             problems = [
                 f"{boundary}: {part} differ: lost {list(end[part] - found[part])}, more {list(found[part] - end[part])}"
                 for part in _PARTS
@@ -187,16 +221,33 @@ class Account:
             with closing(db.connect(url, purpose="test")) as conn:
                 problems += [f"{boundary}: doubled {doubled}" for doubled in doubled_events(conn)]
             again = sum(map(len, asked)) - len(frozenset().union(*asked))
-            if boundary.command == "backfill" and not was_done and again > self._may_ask_again:
+            if command in ("backfill", "slices") and not was_done and again > self._may_ask_again:
                 problems.append(f"{boundary}: {again} pages were asked for again")
             return problems
 
+    def run(self, command: str, url: str, *, dies_after: float | None = None) -> int:
+        """Run a command to its end, or kill it after so many seconds; return its exit code."""
+        if self.by_fleet:
+            _be_silent(url)
+        with self._beside(command, url) as other:
+            proxy = Proxy(url)
+            timer = threading.Timer(dies_after or PATIENCE, proxy.kill)
+            timer.start()
+            try:
+                return self._run(command, proxy, other)
+            finally:
+                timer.cancel()
+
     def _pages_asked_for(self) -> frozenset[tuple[Any, ...]]:
         """Return the pages of listings that were asked for since the last time."""
-        # To tell whether an empty page is an end, the client also asks for one call: that is no page.
+        # To tell whether an empty page is an end, or whether the credentials are good, one call is asked for: no page.
         requests = list(self.twilio.requests)
         self.twilio.requests.clear()
-        return frozenset((r.path, *r.params) for r in requests if r.path.endswith(("/Calls.json", "/Recordings.json")))
+        return frozenset(
+            (request.path, *request.params)
+            for request in requests
+            if request.path.endswith(("/Calls.json", "/Recordings.json")) and request.param("PageSize") != "1"
+        )
 
     @property
     def _may_ask_again(self) -> int:
@@ -214,46 +265,83 @@ class Account:
         """
         return state(url, self.unfrozen if command == "warm" else None)
 
-    def _killed(self, boundary: Boundary, url: str) -> int:
+    @contextmanager
+    def _beside(self, command: str, url: str) -> Iterator[BaseProcess | None]:
+        """Start the process that a backfill by the fleet needs beside one of its two parts, and end it."""
+        other = {"backfill": "slices", "slices": "backfill"}.get(command) if self.by_fleet else None
+        if other is None:
+            yield None
+            return
+        process = self.start(other, url)
+        yield process
+        if other == "slices":
+            process.terminate()
+        code = _finish(process)
+        assert code in GOOD, code
+
+    def _run(self, command: str, proxy: Proxy, other: BaseProcess | None) -> int:
+        """Run a command to its end, its death, or that of the backfill that it works for; return its exit code."""
+        process = proxy.victim = self.start(command, proxy.url)
+        proxy.victim_known.set()
+        try:
+            if command == "slices" and other is not None:
+                wait([process.sentinel, other.sentinel], PATIENCE)
+                process.terminate()
+            return _finish(process)
+        finally:
+            proxy.close()  # by then the server has let go of the locks of a dead process
+
+    def _killed(self, boundary: Boundary, url: str, other: BaseProcess | None) -> int:
         if boundary.moment != "asked":
-            proxy = Proxy(url, at=boundary.at, moment=boundary.moment)  # type: ignore[arg-type]
-            process = proxy.victim = self.start(boundary.command, proxy.url)
-            proxy.victim_known.set()
-            try:
-                return _finish(process)
-            finally:
-                proxy.close()
-        left = [boundary.at]
-        known = threading.Event()
+            moment: Any = boundary.moment
+            proxy = Proxy(url, at=boundary.at, moment=moment, counts=boundary.text.__eq__)
+            return self._run(boundary.command, proxy, other)
+        proxy, left = Proxy(url), [boundary.at]
 
         def is_the_one(_: Request) -> bool:
             left[0] -= 1
             if left[0] == 0:
-                assert known.wait(PATIENCE)
-                process.kill()
+                proxy.kill()
             return left[0] == 0
 
         self.twilio.faults.when(is_the_one, Fault.reset())
         try:
-            process = self.start(boundary.command, url)
-            known.set()
-            return _finish(process)
+            return self._run(boundary.command, proxy, other)
         finally:
             self.twilio.faults.clear()
 
 
-def _reconcile(arguments: list[str], env: dict[str, str], mergers: int) -> None:
+def _reconcile(arguments: list[str], env: dict[str, str], mergers: int, kinds: list[str] | None) -> None:
     """Run the command in this process."""
     from reconciler.cli import backfill
     from reconciler.cli.main import main
 
     backfill.count_mergers = lambda: mergers
-
+    if kinds is not None:
+        _know_only(kinds)
     os.environ.update(env)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
-    os._exit(main(arguments))
+    with nullcontext() if kinds is None else hurried():
+        os._exit(main(arguments))
+
+
+def _know_only(kinds: list[str]) -> None:
+    """Let the daemon of a fleet know no other jobs, and stop when a task of one is worked and deleted."""
+    finish = Manager.finish_job
+    is_told = False
+
+    async def finish_and_stop(self: Manager, job: Job, status: Status, delete_job: bool) -> None:
+        nonlocal is_told
+        await finish(self, job, status, delete_job)
+        if JobName.parse(str(job.queueing_lock)).kind in kinds and not is_told:
+            is_told = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Manager.finish_job = finish_and_stop  # type: ignore[method-assign]
+    patch.object(fleet, "KINDS", {kind: KINDS[kind] for kind in kinds}).start()
+    patch.object(daemon, "TICK", 0.05).start()
 
 
 def _finish(process: BaseProcess) -> int:
@@ -264,24 +352,20 @@ def _finish(process: BaseProcess) -> int:
     return process.exitcode
 
 
-def _wait_until_gone(url: str) -> None:
-    """Return when the server has noticed that its client is dead, and has let go of its locks."""
+def _be_silent(url: str) -> None:
+    """Let the dead workers of a fleet be silent for long."""
     with closing(db.connect(url, purpose="test")) as conn:
-        while conn.execute(
-            "SELECT pg_sleep(0.005) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-        ).fetchall():
-            pass
+        conn.execute(_SILENCE)
 
 
 def _is_finished(url: str) -> bool:
     """Whether a backfill was read to its end: the same command then begins another one."""
     with closing(db.connect(url, purpose="test")) as conn:
-        return bool(conn.execute("SELECT FROM sync_state WHERE cursor @> '{\"finished\": true}'").fetchall())
+        return bool(conn.execute(_FINISHED).fetchall())
 
 
 def _is_written(text: str) -> bool:
-    return text.startswith("COMMIT") or "INTO sync_state" in text
+    return text.startswith("COMMIT") or "INTO sync_state" in text or "procrastinate_" in text
 
 
 def state(url: str, calls: list[str] | None = None) -> State:
@@ -356,19 +440,15 @@ def at_random(account: Account, kills: int, seed: int) -> tuple[int, list[str]]:
     rng, killed = Random(seed), 0
     with new_database(account.server_url, account.template) as url:
         # Before its first run nobody waits for warm: freeze would seal what is past its deadline without its price.
-        _finish(account.start("warm", url))
+        account.run("warm", url)
         while killed < kills:
-            process = account.start(rng.choice(list(account.commands)), url)
-            process.join(rng.random() * 0.5)
-            process.kill()
-            killed += _finish(process) == -signal.SIGKILL
+            killed += account.run(rng.choice(list(account.commands)), url, dies_after=rng.random() * 0.5) not in GOOD
             if rng.random() < 0.1:  # there is always something to do
                 since = account.now - timedelta(minutes=rng.randrange(100, 2600))
                 account.account.call(since, talks_for=rng.randrange(60))
-            _wait_until_gone(url)
         for command in ("inbox", "hot", "warm", "cold", "freeze", "backfill"):
-            code = _finish(account.start(command, url))
-            if code not in (0, ExitCode.UNRECONCILED):
+            code = account.run(command, url)
+            if code not in GOOD:
                 return killed, [f"{command} ended with {code}"]
         with closing(db.connect(url, purpose="test")) as conn:
             problems = differences(conn, records_of(account.account, datetime.now(UTC)))
@@ -398,31 +478,36 @@ def lost_recordings(conn: db.Connection, account: SimulatedAccount) -> list[str]
 
 
 @contextmanager
-def ready(at_once: int) -> Iterator[Account]:
+def ready(at_once: int, *, by_fleet: bool) -> Iterator[Account]:
     """A server, and an account on it."""
     with server() as server_url, new_database(server_url) as url:
         with closing(db.connect(url, purpose="template")) as conn:
             migrate(conn)
             name = conn.info.dbname
-        with Account.behind(server_url, name, at_once=at_once) as account:
+        with Account.behind(server_url, name, at_once=at_once, by_fleet=by_fleet) as account:
             yield account
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, nargs="?", const=1, help="die at every n-th boundary")
+    parser.add_argument("--from", dest="first", type=int, default=0, help="the first boundary of these")
     parser.add_argument("--random", type=int, default=0, metavar="KILLS", help="die so many times at any moment")
     parser.add_argument("--commands", nargs="*", default=[], help="only at these: backfill, hot, …")
     parser.add_argument("--at-once", type=int, default=1, help="slices read, and connections that merge")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--engine", choices=("local", "procrastinate"), default="local", help="as RECONCILER_ENGINE")
     args = parser.parse_args()
-    died, problems = Counter[str](), []
-    with ready(args.at_once) as account:
+    died, missed, problems = Counter[str](), 0, []
+    with ready(args.at_once, by_fleet=args.engine == "procrastinate") as account:
         if args.every:
             account.learn(*args.commands)
-            boundaries = account.boundaries[:: args.every]
+            boundaries = account.boundaries[args.first :: args.every]
             for number, boundary in enumerate(boundaries, 1):
                 found = account.die(boundary)
+                if found is None:
+                    missed += 1
+                    continue
                 died[f"{boundary.command} {boundary.moment}"] += 1
                 problems += found
                 print(*(problem[:1000] for problem in found), sep="\n", end="\n" if found else "", flush=True)
@@ -432,6 +517,7 @@ def main() -> int:
             died["at any moment"], found = at_random(account, args.random, args.seed)
             problems += found
             print(*found, sep="\n", end="\n" if found else "", flush=True)
+    print(f"{missed} came to their end before that;" if missed else "", end=" ")
     print(f"{died.total()} deaths:", ", ".join(f"{what} {times}" for what, times in died.items()))
     print(f"{len(problems)} problems")
     return 1 if problems else 0

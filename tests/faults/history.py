@@ -10,6 +10,8 @@ A history is data: played again, it ends the same way. One that breaks a promise
 left out. seeds.txt keeps the seeds that failed, and the tests try them again. promises.py has the promises.
 
 The clock is simulated and the pages are fetched in the thread that merges them; everything else is real.
+With `--engine procrastinate` each job is a task of a fleet (machines.py). A run that was stopped or killed is taken up
+by another machine, and a job that is begun while it is at work is a task that two workers have.
 Uses the server named by TEST_DATABASE_URL, or an embedded one.
 """
 
@@ -20,13 +22,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from pprint import pformat
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from psycopg import sql
@@ -35,19 +37,25 @@ from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import JobHeld
-from reconciler.jobs.backfill import Window
+from reconciler.jobs.backfill import Watcher, Window
 from reconciler.jobs.registry import KINDS
+from reconciler.model import JobName
+from reconciler.service.backfill_queue import BackfillQueue
+from reconciler.service.fleet_backfill import FLEET, backfill_by_fleet
+from reconciler.service.runner import Setup
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, Switches, viewer
 from reconciler.simulator.webhooks import Delivery, Webhook
-from reconciler.sync.context import Account, Options
+from reconciler.sync.context import Account, JobContext, Options
 from reconciler.sync.counts import Counts, Outcome
 from reconciler.sync.fetch import Inline
+from reconciler.twilio.accounts import Accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.server_clock import ServerClock
 from tests.bench.servers import database
 from tests.faults.lives import ACCOUNTS, SPAN, START, History, Step, deliveries, draw
+from tests.faults.machines import Killed, Machines, Work
 from tests.faults.promises import Broken, Watch
 from tests.harness.contexts import SETTINGS, make_context, run_backfill
 from tests.harness.names import TOKEN
@@ -66,10 +74,6 @@ FOR EACH ROW WHEN (NEW.twilio_sid = '{}') EXECUTE FUNCTION a_silence()
 """
 
 
-class Killed(BaseException):
-    """The process died here, as far as one that lives on can say so."""
-
-
 @dataclass
 class Ground:
     """A Twilio and a database, for one history after another."""
@@ -81,10 +85,11 @@ class Ground:
     numbers: Iterator[str]
     rules: Rules = field(default_factory=Rules)
     ran: Counter[str] = field(default_factory=Counter)
+    machines: Machines | None = None  # that work the jobs; None: this process alone
 
     @classmethod
     @contextmanager
-    def on(cls, url: str) -> Iterator[Ground]:
+    def on(cls, url: str, *, by_fleet: bool = False) -> Iterator[Ground]:
         """Open it."""
         owner = SimulatedAccount(OWNER, TOKEN)
         with (
@@ -95,7 +100,19 @@ class Ground:
             conn.execute(
                 sql.SQL("ALTER DATABASE {} SET synchronous_commit TO off").format(sql.Identifier(conn.info.dbname))
             )
-            yield cls(url, conn, twilio, owner, iter(ACCOUNTS))
+            ground = cls(url, conn, twilio, owner, iter(ACCOUNTS))
+            if not by_fleet:
+                yield ground
+                return
+            # The second machine works while a run of the first is under way. Each reads one slice at a time.
+            with Machines.on(url, ground.setup(OWNER), at=(0, 1), slots=3) as ground.machines:
+                yield ground
+
+    def setup(self, account_sid: str, clock: Callable[[], datetime] | None = None) -> Setup:
+        """Return the setup of a process that works for this account."""
+        credentials = Credentials(account_sid, account_sid, TOKEN, base_url=self.twilio.base_url)
+        client = TwilioClient(credentials, pacer=Pacer(3), clock=clock or self.twilio.clock.now)
+        return Setup(SETTINGS, self.url, client, Accounts(account_sid, (account_sid,)))
 
     def live(self, history: History) -> Broken | None:
         """Let it happen; returns the promise that was broken, if one was."""
@@ -127,13 +144,15 @@ class Play:
         self._history = history
         self._stack = stack
         self._stores: list[Store] = []
-        self._depth = 0
         self._ahead = timedelta(0)  # our clock, compared with Twilio's
         self._arriving = deliveries(account, history.lives)
         self.watch = Watch(ground.conn, account, self.clock, SETTINGS, is_alone=history.is_alone)
-        credentials = Credentials(account.sid, account.sid, TOKEN, base_url=ground.twilio.base_url)
-        self._client = TwilioClient(credentials, pacer=Pacer(3), clock=self._our_time)
+        self._under_way: list[_Attempt] = []
+        setup = ground.setup(account.sid, self._our_time)
+        self._client = setup.client
         stack.callback(self._client.close)
+        if ground.machines is not None:
+            ground.machines.use(setup, self._run_task)
 
     def live(self) -> None:
         """All steps, then quiet: two hours, and the day in which deadlines pass.
@@ -189,6 +208,14 @@ class Play:
                 self._work(step)
         self.watch.look(step)
 
+    def meanwhile(self, step: Step, steps: Iterable[Step]) -> None:
+        """Do other steps while the job of `step` is at work."""
+        self.watch.look(step)
+        machines = self._ground.machines
+        with nullcontext() if machines is None else machines.deeper():
+            for other in steps:
+                self.do(other)
+
     def _our_time(self) -> datetime:
         return self.clock.now() + self._ahead
 
@@ -221,38 +248,13 @@ class Play:
 
     def _work(self, step: Step) -> None:
         """Run a job. The steps that happen meanwhile begin after a given number of its commits."""
-        stop, commits = threading.Event(), 0
-        one_at_a_time = threading.Lock()  # a backfill merges in several threads
-
-        def on_progress() -> None:
-            with one_at_a_time:
-                note_commit()
-
-        def note_commit() -> None:
-            nonlocal commits
-            commits += 1
-            for after, steps in step.during:
-                if after == commits:
-                    self.watch.look(step)
-                    for other in steps:
-                        self.do(other)
-            if commits == step.cut:
-                if step.dies:
-                    raise Killed
-                stop.set()
-
-        if len(self._stores) == self._depth:
-            self._stores.append(self._stack.enter_context(Store(self._ground.url, rules=self._ground.rules)))
-        store = self._stores[self._depth]
-        self._depth += 1
         began = self.clock.now()
         self.watch.hinder(step)
         try:
             with self._in_the_way(step):
-                totals = self._run(step, store, {"stop": stop, "on_progress": on_progress})
+                totals = self._run(step)
         except Killed:
-            store.close()
-            self._ground.ran["killed"] += 1
+            pass
         except JobHeld:
             self._ground.ran["held"] += 1
         except Broken:
@@ -265,12 +267,11 @@ class Play:
                 raise Broken(f"{step.kind} had a problem", totals.problem)
             if totals.outcome is not Outcome.INTERRUPTED and not step.during and not step.is_misled:
                 self.watch.check_promise(step, began)
-                if step.twice:
+                # Other machines go on with a backfill while this job is at work.
+                if step.twice and (self._ground.machines is None or not self._under_way):
                     before = self.watch.versions()
-                    self._run(step, store, {"stop": threading.Event()})
+                    self._run(replace(step, cut=None, dies=False))
                     self.watch.check_unwritten(step, before)
-        finally:
-            self._depth -= 1
 
     @contextmanager
     def _in_the_way(self, step: Step) -> Iterator[None]:
@@ -295,25 +296,129 @@ class Play:
                 self._ground.ran["silenced"] += 1
             yield
 
-    def _run(self, step: Step, store: Store, common: dict[str, Any]) -> Counts:
-        session = self._client.session(common["stop"], is_bulk=step.kind in ("cold", "backfill", "recordings"))
-        common = {"clock": self._our_time, "make_executor": lambda _: Inline(), **common}
-        if step.kind == "backfill":
-            now = self._our_time()
-            since = now - timedelta(seconds=step.seconds)
-            window = Window(since, now, {"since": str(step.seconds), "until": None})
-            return run_backfill(
-                self.account.sid, window, session=session, store=store, mergers=MERGERS, **common
-            )  # fmt: skip
-        context = make_context(
-            step.kind,
-            store,
-            session=session if KINDS[step.kind].asks_twilio else None,
-            account=Account(self.account.sid) if KINDS[step.kind].asks_twilio else None,
-            options=Options(deep=False, is_scheduled=step.is_scheduled),
-            **common,
-        )
-        return KINDS[step.kind].work(context)
+    def _run(self, step: Step) -> Counts:
+        attempt = _Attempt(step, self)
+        self._under_way.append(attempt)
+        try:
+            return self._run_alone(attempt) if self._ground.machines is None else self._run_by_fleet(attempt)
+        finally:
+            self._under_way.pop()
+
+    def _run_alone(self, attempt: _Attempt) -> Counts:
+        step, depth = attempt.step, len(self._under_way)
+        if len(self._stores) < depth:
+            self._stores.append(self._stack.enter_context(Store(self._ground.url, rules=self._ground.rules)))
+        store, stop = self._stores[depth - 1], threading.Event()
+        session = self._client.session(stop, is_bulk=step.kind in ("cold", "backfill", "recordings"))
+        common = attempt.common(stop)
+        try:
+            if step.kind == "backfill":
+                return run_backfill(
+                    self.account.sid, self._window(step), session=session, store=store, mergers=MERGERS, **common
+                )  # fmt: skip
+            asks_twilio = KINDS[step.kind].asks_twilio
+            context = make_context(
+                step.kind,
+                store,
+                session=session if asks_twilio else None,
+                account=Account(self.account.sid) if asks_twilio else None,
+                **common,
+            )
+            return KINDS[step.kind].work(context)
+        except Killed:
+            store.close()
+            raise
+
+    def _run_by_fleet(self, attempt: _Attempt) -> Counts:
+        """Have the fleet run the job; return the counts of its last run."""
+        machines = self._ground.machines
+        assert machines is not None
+        job = JobName(attempt.step.kind)
+        if attempt.step.kind != "backfill":
+            machines.perform(job)
+            return attempt.result()
+        rules, url = self._ground.rules, self._ground.url
+        with Store(url, rules=rules) as store, closing(BackfillQueue(url)) as queue:
+            context = make_context(FLEET, store, clock=self._our_time)
+            counts = backfill_by_fleet(context, [self.account.sid], self._window(attempt.step), queue, Watcher())
+        if attempt.ended:
+            attempt.result()
+        return counts
+
+    def _run_task(self, work: Work, context: JobContext, depth: int) -> Counts:
+        """Run the task that a machine of the fleet has taken."""
+        attempt = next(each for each in reversed(self._under_way) if each.step.kind == context.job.kind)
+        if depth != attempt.depth:  # a slice that is read while another step happens
+            return work(replace(context, **attempt.simulated))
+        return attempt.run(work, context)
+
+    def _window(self, step: Step) -> Window:
+        now = self._our_time()
+        return Window(now - timedelta(seconds=step.seconds), now, {"since": str(step.seconds), "until": None})
+
+
+class _Attempt:
+    """A job that is to be run, and how its runs ended: in a fleet it may have several."""
+
+    def __init__(self, step: Step, play: Play) -> None:
+        self.step = step
+        self.depth = len(play._under_way)
+        self.simulated: dict[str, Any] = {"clock": play._our_time, "make_executor": lambda _: Inline()}
+        self.ended: list[Counts | BaseException] = []
+        self._play = play
+        self._commits = 0
+        self._one_at_a_time = threading.Lock()  # a backfill merges in several threads
+
+    def common(self, stop: threading.Event, on_progress: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Return the parts of a run's context that the history decides."""
+
+        def progress() -> None:
+            on_progress()
+            with self._one_at_a_time:
+                self._commit(stop)
+
+        options = Options(deep=False, is_scheduled=self.step.is_scheduled)
+        return {**self.simulated, "stop": stop, "on_progress": progress, "options": options}
+
+    def run(self, work: Work, context: JobContext) -> Counts:
+        """Run a worker's task. A run that dies later than its last commit dies before its task is deleted."""
+        common = self.common(context.stop, context.on_progress)
+        options = replace(common["options"], slice=context.options.slice)
+        try:
+            counts = work(replace(context, **{**common, "options": options}))
+            if self.step.dies and self.step.cut is not None and self._commits < self.step.cut:
+                self._commits = self.step.cut
+                self._die()
+        except BaseException as exc:
+            self.ended.append(exc)
+            raise
+        self._play._ground.ran["stopped"] += counts.outcome is Outcome.INTERRUPTED
+        self.ended.append(counts)
+        return counts
+
+    def result(self) -> Counts:
+        """Return the counts of the last run, or raise its error; that of a broken promise in any case."""
+        for end in self.ended:
+            if isinstance(end, Broken):
+                raise end
+        last = self.ended[-1]
+        if isinstance(last, BaseException):
+            raise last
+        return last
+
+    def _commit(self, stop: threading.Event) -> None:
+        self._commits += 1
+        for after, steps in self.step.during:
+            if after == self._commits:
+                self._play.meanwhile(self.step, steps)
+        if self._commits == self.step.cut:
+            if self.step.dies:
+                self._die()
+            stop.set()
+
+    def _die(self) -> NoReturn:
+        self._play._ground.ran["killed"] += 1
+        raise Killed
 
 
 def shrink(ground: Ground, history: History, broken: Broken) -> History:
@@ -353,10 +458,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--histories", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="the first one")
+    parser.add_argument("--engine", choices=("local", "procrastinate"), default="local", help="as RECONCILER_ENGINE")
     parser.add_argument("--keep", action="store_true", help="write seeds that fail to seeds.txt")
     args = parser.parse_args()
     began, failed = time.monotonic(), Counter[str]()
-    with database() as url, Ground.on(url) as ground:
+    with database() as url, Ground.on(url, by_fleet=args.engine == "procrastinate") as ground:
         for number, seed in enumerate(range(args.seed, args.seed + args.histories), 1):
             history = draw(seed)
             broken = ground.live(history)

@@ -40,6 +40,11 @@ LAST_OF_THE_VIEWER = 4
 LOCK = "pg_try_advisory_lock"  # how many attempts there are is a matter of time
 
 
+def is_no_lock(text: str) -> bool:
+    """Whether a statement is none of those that are repeated while another process has the lock."""
+    return LOCK not in text
+
+
 def to_the_top(url: str) -> None:
     """Migrate to the newest version; each process does this."""
     with db.connect(url, purpose="migrate") as conn:
@@ -108,7 +113,7 @@ class Roads:
                 with self.database(road) as url:
                     if way == "down":
                         to_the_top(url)
-                    proxy = Proxy(url, uncounted=LOCK)
+                    proxy = Proxy(url, counts=is_no_lock)
                     with through(proxy, work_of(road, way)) as process:
                         assert finish(process) == 0
                     self.statements[road, way] = proxy.statements
@@ -155,7 +160,7 @@ def killed_at(roads: Roads, road: Road, way: str, at: int, moment: Moment) -> li
     with roads.database(road) as url:
         if way == "down":
             to_the_top(url)
-        proxy = Proxy(url, at=at, moment=moment, uncounted=LOCK)
+        proxy = Proxy(url, at=at, moment=moment, counts=is_no_lock)
         with through(proxy, work_of(road, way)) as process:
             code = finish(process)
         where = f"{road} {way}, {moment} statement {at}"
@@ -183,7 +188,7 @@ def eight_at_once(roads: Roads, road: Road, kills: list[int]) -> tuple[Counter[i
     with roads.database(road) as url, ExitStack() as stack:
         at: list[int | None] = [*kills, *[None] * (8 - len(kills))]
         moments: list[Moment] = ["before", "behind"]
-        proxies = [Proxy(url, at=n, moment=moments[i % 2], uncounted=LOCK) for i, n in enumerate(at)]
+        proxies = [Proxy(url, at=n, moment=moments[i % 2], counts=is_no_lock) for i, n in enumerate(at)]
         processes = [stack.enter_context(through(proxy, to_the_top)) for proxy in proxies]
         codes = Counter(map(finish, processes))
         codes[finish(start(to_the_top, url))] += 1

@@ -4,6 +4,7 @@ A seed draws faults that come together: a fifth of the answers is 429, and concu
 5xx in JSON or HTML, hang, are cut short, or end in a reset. Filters are ignored, page tokens die, and a burst of 401
 comes. Our clock jumps, and some answers have no Date. Each seed has two backfills: calls that are open during the first
 have ended before the second.
+With `--engine procrastinate` two machines of a fleet (machines.py) read the slices.
 Uses the server named by TEST_DATABASE_URL, or an embedded one.
 """
 
@@ -15,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import count
@@ -31,16 +32,21 @@ from reconciler.database.migrate import migrate
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import ExitCode, Unavailable
-from reconciler.jobs.backfill import Window
+from reconciler.jobs.backfill import Watcher, Window
+from reconciler.service.backfill_queue import BackfillQueue
+from reconciler.service.fleet_backfill import FLEET, backfill_by_fleet
+from reconciler.service.runner import Setup
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, Fault, SimulatedAccount, SimulatedTwilio, Switches
 from reconciler.simulator.listing import list_calls
 from reconciler.simulator.messages import Answer, Request
+from reconciler.twilio.accounts import Accounts
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Gate, Pacer, Ticket
 from reconciler.twilio.transport import Transport
 from tests.bench.servers import server
-from tests.harness.contexts import run_backfill
+from tests.faults.machines import Machines
+from tests.harness.contexts import SETTINGS, make_context, run_backfill
 from tests.harness.databases import new_database
 from tests.harness.equality import differences, doubled_events, records_of
 from tests.harness.names import ACCOUNT, NOW, TOKEN
@@ -50,6 +56,7 @@ CALLS = 3_000
 PAGE_SIZE = 50  # some ten pages a day
 CONCURRENCY = 6
 MERGERS = 3  # connections of a backfill
+SLOTS = 5  # of a machine of the fleet: three slices at once
 HANGING_FOR = 0.3  # seconds until we give up on a hanging answer
 MAY_TAKE = 5  # runs of the same command until all of it is read
 
@@ -188,28 +195,58 @@ def jumping(clock: Clock, rng: random.Random) -> Callable[[], datetime]:
     return now
 
 
-def one_backfill(
-    twilio: SimulatedTwilio, database_url: str, sent: _Sent, our_clock: Callable[[], datetime]
-) -> ExitCode:
-    """`reconcile --since 7d` of the simulated present."""
-    stop = threading.Event()
-    now = twilio.clock.now()
-    window = Window(now - timedelta(days=DAYS + 1), now, {"since": "8d", "until": None})
-    client = TwilioClient(
-        Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url), pacer=_WatchedPacer(CONCURRENCY, sent),
-        transport=_WatchedTransport(twilio, sent), clock=our_clock, page_size=PAGE_SIZE,
-    )  # fmt: skip
-    try:
-        with Store(database_url, rules=Rules()) as store:
-            return run_backfill(
-                ACCOUNT, window, session=client.session(stop), store=store, stop=stop, clock=our_clock, mergers=MERGERS
-            ).exit_code
-    finally:
-        client.close()
+@dataclass
+class Process:
+    """A process that backfills with `client`, or that has `machines` of a fleet do it."""
+
+    database_url: str
+    client: TwilioClient
+    clock: Callable[[], datetime]
+    machines: Machines | None = None
+
+    @classmethod
+    @contextmanager
+    def started(
+        cls,
+        twilio: SimulatedTwilio,
+        database_url: str,
+        sent: _Sent,
+        our_clock: Callable[[], datetime],
+        *,
+        by_fleet: bool,
+    ) -> Iterator[Process]:
+        """Start it, with the fleet if it has one."""
+        credentials = Credentials(ACCOUNT, ACCOUNT, TOKEN, base_url=twilio.base_url)
+        client = TwilioClient(
+            credentials, pacer=_WatchedPacer(CONCURRENCY, sent), transport=_WatchedTransport(twilio, sent),
+            clock=our_clock, page_size=PAGE_SIZE,
+        )  # fmt: skip
+        process = cls(database_url, client, our_clock)
+        with closing(client):
+            if not by_fleet:
+                yield process
+                return
+            setup = Setup(SETTINGS, database_url, client, Accounts(ACCOUNT, (ACCOUNT,)))
+            with Machines.on(database_url, setup, at=(0, 0), slots=SLOTS) as process.machines:
+                process.machines.use(setup, lambda work, context, _: work(replace(context, clock=our_clock)))
+                yield process
+
+    def backfill(self, now: datetime) -> ExitCode:
+        """`reconcile --since 7d` of the simulated present."""
+        stop = threading.Event()
+        window = Window(now - timedelta(days=DAYS + 1), now, {"since": "8d", "until": None})
+        with Store(self.database_url, rules=Rules()) as store:
+            common: dict[str, Any] = {"stop": stop, "clock": self.clock}
+            if self.machines is None:
+                session = self.client.session(stop)
+                return run_backfill(ACCOUNT, window, session=session, store=store, mergers=MERGERS, **common).exit_code
+            with closing(BackfillQueue(self.database_url)) as queue:
+                context = make_context(FLEET, store, **common)
+                return backfill_by_fleet(context, [ACCOUNT], window, queue, Watcher()).exit_code
 
 
 def try_seed(
-    seed: int | None, database_url: str, *, undisturbed: int | None = None,
+    seed: int | None, database_url: str, *, undisturbed: int | None = None, by_fleet: bool = False,
     planned: Callable[[SimulatedTwilio, SimulatedAccount, random.Random], None] | None = None,
 ) -> Outcome:  # fmt: skip
     """Two backfills under the faults of `seed`, under those `planned` or without any, and what is wrong after them."""
@@ -226,7 +263,8 @@ def try_seed(
             our_clock = clock.now if seed is None else jumping(clock, rng)
             for _ in range(MAY_TAKE):
                 outcome.runs += 1
-                code = one_backfill(twilio, database_url, sent, our_clock)
+                with Process.started(twilio, database_url, sent, our_clock, by_fleet=by_fleet) as process:
+                    code = process.backfill(clock.now())
                 if code is not ExitCode.TRY_AGAIN:
                     break
             if code is not ExitCode.DONE:
@@ -288,7 +326,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--engine", choices=("local", "procrastinate"), default="local", help="as RECONCILER_ENGINE")
     args = parser.parse_args()
+    by_fleet = args.engine == "procrastinate"
     failing, requests, faults = [], 0, Counter[str]()
     with server() as server_url, in_a_hurry(), ExitStack() as stack:
         template = stack.enter_context(new_database(server_url))
@@ -296,11 +336,11 @@ def main() -> int:
             migrate(conn)
             name = conn.info.dbname
         with new_database(server_url, name) as url:
-            undisturbed = try_seed(None, url)
+            undisturbed = try_seed(None, url, by_fleet=by_fleet)
         assert not undisturbed.problems, undisturbed.problems
         for number, seed in enumerate(range(args.first, args.first + args.runs), 1):
             with new_database(server_url, name) as url:
-                outcome = try_seed(seed, url, undisturbed=undisturbed.requests)
+                outcome = try_seed(seed, url, undisturbed=undisturbed.requests, by_fleet=by_fleet)
             requests += outcome.requests
             faults += outcome.faults
             if outcome.problems:

@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
@@ -30,6 +31,7 @@ PATIENCE = 60.0  # seconds until a process that does not end counts as hanging
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([
     "reconciler.cli.main", "reconciler.cli.backfill", "reconciler.cli.jobs", "reconciler.database.migrate",
+    "reconciler.service.daemon", "reconciler.service.fleet", "reconciler.service.fleet_backfill",
     "tests.bench.servers", "tests.harness.databases", "tests.database.migration.conftest",
 ])  # fmt: skip
 
@@ -40,18 +42,23 @@ _PARTS = b"PBDECHdf"  # go with the end that follows
 class Proxy:
     """Stands before the server; counts the statements of all its connections, and kills `victim` at the `at`-th.
 
-    Statements that hold `uncounted` are let through and not counted: how many there are may be a matter of time.
+    Statements that `counts` says no to are let through and not counted: how many there are may be a matter of time.
     """
 
     def __init__(
-        self, server_url: str, *, at: int | None = None, moment: Moment = "before", uncounted: str | None = None
+        self,
+        server_url: str,
+        *,
+        at: int | None = None,
+        moment: Moment = "before",
+        counts: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.statements: list[str] = []
         self.victim: BaseProcess | None = None
         self.victim_known = threading.Event()
         self._at = at
         self._moment = moment
-        self._uncounted = uncounted
+        self._counts = counts
         self._counting = threading.Lock()
         server = conninfo_to_dict(server_url)
         host, port = str(server.get("host") or "localhost"), str(server.get("port") or "5432")
@@ -89,7 +96,7 @@ class Proxy:
 
     def _is_the_one(self, text: str) -> bool:
         """Count a statement; whether it is the one to die at."""
-        if self._uncounted is not None and self._uncounted in text:
+        if not self._counts(text):
             return False
         with self._counting:
             self.statements.append(text)

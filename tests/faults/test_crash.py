@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from tests.faults.crash import Account, at_random
 
 COMMANDS = ("backfill", "hot", "warm", "cold", "freeze", "inbox", "recordings")
+IN_A_FLEET = ("hot", "cold", "inbox", "slices", "backfill")
 DEATHS = {"before": 2, "behind": 1, "answered": 1, "asked": 1}
 
 
@@ -35,14 +36,30 @@ def test_a_backfill_on_several_connections_goes_on_to_the_same_end(server_url, t
         assert die_of(account, "backfill") == []
 
 
-def die_of(account: Account, command: str) -> list[str]:
+@pytest.fixture(scope="module")
+def fleet(server_url: str, template: str) -> Iterator[Account]:
+    with Account.behind(server_url, template, by_fleet=True) as account:
+        account.learn(*IN_A_FLEET)
+        yield account
+
+
+@pytest.mark.parametrize("command", IN_A_FLEET)
+def test_another_daemon_takes_up_what_a_dead_one_was_at(fleet, command):
+    """The dead one had fetched the task, was working it, or had worked it and not deleted it: the end is the same.
+
+    `slices` are the workers of a backfill, and `backfill` is its command.
+    """
+    assert die_of(fleet, command, {"before": 1, "answered": 2, "asked": 1}) == []
+
+
+def die_of(account: Account, command: str, kinds: Mapping[str, int] = DEATHS) -> list[str]:
     """Kill the command at some boundaries of each moment; returns what is wrong in the end."""
     problems = []
-    for moment, deaths in DEATHS.items():
+    for moment, deaths in kinds.items():
         boundaries = [b for b in account.boundaries if (b.command, b.moment) == (command, moment)]
         # Spread over the run, and never at its very beginning, where there is nothing to lose.
         for part in range(1, deaths + 1) if boundaries else ():
-            problems += account.die(boundaries[len(boundaries) * part // (deaths + 1)])
+            problems += account.die(boundaries[len(boundaries) * part // (deaths + 1)]) or []
     print(*problems, sep="\n")  # pytest cuts them short
     return problems
 

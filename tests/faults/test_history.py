@@ -38,6 +38,24 @@ def test_a_history_that_failed_once_does_not_fail_again(ground, seed):
     assert ground.live(draw(seed)) is None
 
 
+@pytest.fixture(scope="module")
+def fleets_ground(server_url: str, template: str) -> Iterator[Ground]:
+    from tests.harness.databases import new_database
+
+    with new_database(server_url, template) as url, Ground.on(url, by_fleet=True) as ground:
+        yield ground
+
+
+def test_nothing_is_lost_or_doubled_in_a_fleet(fleets_ground):
+    """Tasks are put into the queue, taken, taken back from dead machines, and worked twice: each promise holds."""
+    for seed in range(A_GROUP):
+        broken = fleets_ground.live(draw(seed))
+        where = f"python -m tests.faults.history --engine procrastinate --histories 1 --seed {seed}"
+        assert broken is None, f"{where}\n{broken}"
+    assert fleets_ground.ran["killed"] > 0
+    assert fleets_ground.ran["held"] > 0
+
+
 # Mistakes in the code under test. They replace parts of it on purpose, private ones too.
 
 
