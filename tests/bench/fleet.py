@@ -19,7 +19,16 @@ import psycopg
 
 from reconciler.database import connection as db
 from reconciler.database import engine_schema
-from tests.bench.processes import RECONCILE, Environment, ask_simulator, run, server_cpu, serving, simulated_twilio
+from tests.bench.processes import (
+    RECONCILE,
+    Environment,
+    ask_simulator,
+    cpu_of,
+    run,
+    server_cpu,
+    serving,
+    simulated_twilio,
+)
 from tests.bench.servers import database
 
 _FINAL = "SELECT count(*) FROM messages WHERE is_final"
@@ -53,26 +62,36 @@ def main() -> None:
 
 
 def cycle(args: argparse.Namespace, workers: int) -> dict[str, Any]:
-    """Seconds from the end of a call in each account until all are final in the database."""
+    """Seconds from the end of a call in each account until all are final in the database, and who used the cores."""
     command = [sys.executable, "-m", "tests.bench.accounts", "--serve", "--accounts", str(args.accounts)]
     command += ["--open", str(args.open), "--delay", str(args.delay)]
     with database() as url, serving(command) as (twilio, simulator), psycopg.connect(url, autocommit=True) as conn:
         assert simulator.stdin is not None
         assert simulator.stdout is not None
         env = {**twilio, "RECONCILER_HOT_INTERVAL": "1h", "RECONCILER_ACCOUNTS": "all"}
-        with fleet(url, env, workers, args.slots):
+        with fleet(url, env, workers, args.slots) as daemons:
             jobs = "SELECT count(*) FROM sync_state WHERE job_name LIKE 'hot%' AND last_success_at IS NOT NULL"
             _until(lambda: _one(conn, jobs) > 0, 300)
-            _defer_hot(conn, _one(conn, "SELECT 1") and args.accounts)
+            _defer_hot(conn, args.accounts)
             _until(lambda: _one(conn, jobs) >= args.accounts and _waiting(conn) == 0, 3600)
             before = _one(conn, _FINAL)
             simulator.stdin.write("end\n")
             simulator.stdin.flush()
             simulator.stdout.readline()
-            began = time.monotonic()
+
+            def used() -> dict[str, float]:
+                return {
+                    "simulator": cpu_of([simulator.pid]), "postgresql": server_cpu(url),
+                    "workers": cpu_of(daemon.pid for daemon in daemons),
+                }  # fmt: skip
+
+            began, cpu = time.monotonic(), used()
             _defer_hot(conn, args.accounts)
             _until(lambda: _one(conn, _FINAL) >= before + args.accounts, 3600)
-            return {"seconds": round(time.monotonic() - began, 1), "accounts": args.accounts, "open": args.open}
+            seconds, after = time.monotonic() - began, used()
+            shares = {f"cores_{name}": round((after[name] - cpu[name]) / seconds, 2) for name in cpu}
+            _until(lambda: _waiting(conn) == 0, 60)
+            return {"seconds": round(seconds, 1), "accounts": args.accounts, "open": args.open, **shares}
 
 
 def backfill(args: argparse.Namespace, workers: int) -> dict[str, Any]:
@@ -119,7 +138,7 @@ def idle(args: argparse.Namespace, workers: int) -> dict[str, Any]:
 
 
 @contextmanager
-def fleet(url: str, env: Environment, workers: int, slots: int) -> Iterator[None]:
+def fleet(url: str, env: Environment, workers: int, slots: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """So many daemons, ready to work."""
     quiet = {}  # every job as usual
     if "RECONCILER_HOT_INTERVAL" in env:
@@ -132,7 +151,7 @@ def fleet(url: str, env: Environment, workers: int, slots: int) -> Iterator[None
     try:
         with db.connect(url, purpose="bench") as conn:
             _until(lambda: engine_schema.is_there(conn) and len(engine_schema.read_workers(conn)) == workers, 120)
-        yield
+        yield daemons
     finally:
         for daemon in daemons:
             daemon.terminate()

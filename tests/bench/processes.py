@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,6 +61,12 @@ def server_cpu(url: str) -> float:
         # A process that ended is counted with its parent.
         ticks = sum(int(stat[11]) + int(stat[12]) for stat in own) + sum(map(int, _stat(postmaster)[13:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_of(pids: Iterable[int]) -> float:
+    """Return the CPU seconds of these processes of this machine, without those of their children."""
+    stats = filter(None, map(_stat, pids))
+    return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
 
 def _stat(pid: int) -> list[str]:
