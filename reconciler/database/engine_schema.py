@@ -246,10 +246,11 @@ def _read_objects(conn: Connection) -> list[SchemaObject]:
 
 def _reference(conn: Connection) -> list[SchemaObject]:
     """Return the objects that a new schema of the installed procrastinate would have."""
+    text = _text(_BASE)
     with conn.transaction(force_rollback=True):
         conn.execute(_queries["create_reference"])
         conn.execute(_queries["enter_reference"])
-        conn.execute(_text(_BASE).encode())
+        conn.execute(text.encode())
         return _read_objects(conn)
 
 

@@ -33,7 +33,7 @@ QUERIES = sorted(file.name.removesuffix(".sql") for file in files("reconciler.da
 # Statements that cannot be the body of a function: they say something about a transaction, or define a table.
 NO_BODY = {
     "create_staging", "copy_into_staging", "create_ledger", "drop_ledger", "create_schema", "drop_schema",
-    "create_daemons",
+    "create_daemons", "create_expected", "create_reference",
 }  # fmt: skip
 # Words that PostgreSQL's grammar takes for syntax before a parenthesis.
 SYNTAX = {
@@ -58,6 +58,7 @@ EXTRA = {
     "dedupe_key": "x", "differences": "{}", "digest": "x", "error": "x",
     "expected": "{}", "explain": False, "functions": ["x"], "held": 1,
     "imported_before": "2026-01-01", "indexes": ["x"], "of_tables": ["messages"], "is_complete": True,
+    "definitions": ["x"], "kinds": ["x"], "relations": ["x"],
     "job": "hot", "kind": "hot", "listed": 1,
     "name": "reconciler.thaw", "names": ["x"], "prefix": "x", "pruned": ["messages"], "reason": "x",
     "reasons": ["x"], "record": "{}", "said_ats": [datetime.now(UTC)], "table": "messages",

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -344,7 +345,9 @@ def test_a_viewer_that_takes_rows_the_other_way_round(url, connect):
         viewer = threading.Thread(target=view)
         viewer.start()
         try:
-            for number in range(1, rounds):
+            for number in count(1):
+                if number >= rounds and written["all"] > 3:
+                    break
                 page = [
                     make_observation(Status.IN_PROGRESS, call=n, minute=number, duration=number)
                     for n in range(1, calls + 1)
@@ -360,7 +363,6 @@ def test_a_viewer_that_takes_rows_the_other_way_round(url, connect):
             viewer.join()
     assert failures == []
     assert deadlocks(connect(url)) == 0
-    assert written["all"] > 3
 
 
 def until_waiting(conn: db.Connection) -> None:
