@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from reconciler.database.connection import Connection, load_queries
+from reconciler.database.events import require_events
 from reconciler.model import Recording, RecordingState
 
 _queries = load_queries("recordings")
@@ -42,6 +43,10 @@ def tell(
     """Write an event for each recording that is ready or deleted and that has none yet; return what was written.
 
     With `apply` false, write nothing and return what would be written.
+
+    Raises:
+        TableFault: a trigger keeps events away.
+
     """
     events = [recording for recording in recordings if recording.state.is_event]
     if not events:
@@ -56,9 +61,12 @@ def tell(
         "now": now,
         "apply": apply,
     }
+    rows = conn.execute(_queries["tell"], params).fetchall()
+    require_events(conn, [unwritten for unwritten, *_ in rows if unwritten is not None])
     return [
         Told(subject, sid, RecordingState(state), *rest)
-        for subject, sid, state, *rest in conn.execute(_queries["tell"], params)
+        for unwritten, subject, sid, state, *rest in rows
+        if unwritten is None
     ]
 
 

@@ -4,7 +4,8 @@
 
 -- name: tell
 -- Write one event for each recording that is ready or deleted, unless there is one: the first source tells it. Returns
--- the recordings that were told now; with `apply` false, those that would be.
+-- the recordings that were told now; with `apply` false, those that would be. First comes null, or for each recording that
+-- was not told, though none was known to be told, the key of its event.
 --
 -- An event names the conference, else the call. The Viewer may have written the event, without a dedupe_key and with a
 -- payload of its own: a recording's SID in it is enough. A recording of a conference may have been told by its call.
@@ -48,9 +49,10 @@ told AS (
     ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
     RETURNING dedupe_key
 )
-SELECT n.subject, n.recording_sid, n.state, n.is_imported, extract(epoch FROM %(now)s - n.happened_at)::double precision
+SELECT
+    CASE WHEN %(apply)s AND n.dedupe_key NOT IN (SELECT t.dedupe_key FROM told AS t) THEN n.dedupe_key END,
+    n.subject, n.recording_sid, n.state, n.is_imported, extract(epoch FROM %(now)s - n.happened_at)::double precision
 FROM news AS n
-WHERE NOT %(apply)s OR n.dedupe_key IN (SELECT t.dedupe_key FROM told AS t)
 ORDER BY n.dedupe_key
 
 -- name: fill_urls

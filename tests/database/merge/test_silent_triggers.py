@@ -12,9 +12,10 @@ from reconciler.database.connection import Connection
 from reconciler.database.store import Store
 from reconciler.database.transaction import Transaction
 from reconciler.errors import TableFault
-from reconciler.model import Status
+from reconciler.model import Recording, Status
+from reconciler.twilio.recording_records import read_recording_record
 from tests.harness.names import NOW, sid
-from tests.harness.rows import ORIGIN, make_observation, make_webhook
+from tests.harness.rows import END, ORIGIN, START, make_observation, make_webhook
 
 SILENT = """
     CREATE FUNCTION viewers() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
@@ -23,6 +24,14 @@ SILENT = """
     EXECUTE FUNCTION viewers()"""
 BY: dict[str, Any] = {"origin": ORIGIN, "now": NOW}
 ENDED, BUSY, TALKING, NEW = 1, 2, 3, 4  # calls
+
+
+def recording() -> Recording:
+    """A recording of the call that has ended."""
+    record = {
+        "sid": "RE" + 32 * "1", "status": "completed", "call_sid": sid(ENDED), "date_created": END, "start_time": START
+    }  # fmt: skip
+    return read_recording_record(record, observed_at=NOW)
 
 
 def freeze(transaction: Transaction) -> object:
@@ -39,6 +48,7 @@ WRITERS: dict[str, tuple[int, Callable[[Transaction], object]]] = {
     "call.frozen": (ENDED, freeze),
     "call.gone": (ENDED, lambda t: t.mark_gone([sid(ENDED)], **BY)),
     "call.thawed": (BUSY, lambda t: t.thaw(sid(BUSY), **BY)),
+    "recording.ready": (ENDED, lambda t: t.write([recording()], **BY)),
     "call.enriched": (ENDED, lambda t: t.fill_answered_by([make_webhook(call=ENDED, answered_by="human")], **BY)),
 }
 
