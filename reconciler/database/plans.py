@@ -214,7 +214,7 @@ def _values(now: datetime, account_sid: str) -> dict[str, Any]:
         "kept_since": now - 400 * day,
         "limit": 20, "looked_at": now - day / 24,
         "apply": False, "imported_before": None, "recordings": _A_RECORDING,
-        "days": [now.date()], "counts_listed": [1], "counts_held": [1],
+        "days": [now.date()], "counts_listed": [1], "counts_held": [1], "counts_shrunk": [0],
         "max_tries": 10, "named_since": None, "now": now, "one_id": 1, "pending_before": now - day / 24,
         "before": now - 30 * day, "run_id": "explain", "since": now - day, "since_day": now.date() - 35 * day,
         "source": "reconcile_explain", "sources": ["reconcile_hot"], "stuck_before": now - day / 24,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
 from operator import attrgetter
 from typing import NamedTuple
@@ -28,6 +28,15 @@ class Told(NamedTuple):
     state: RecordingState
     is_imported: bool
     late_seconds: float
+
+
+class RecordingProof(NamedTuple):
+    """A day's recordings: how many Twilio listed, how many events tell of them, and how many fewer than before."""
+
+    day: date
+    listed: int
+    held: int
+    shrunk: int
 
 
 def tell(
@@ -96,12 +105,13 @@ def has_recordings(conn: Connection, *, account_sid: str, since: datetime, limit
     return bool(row and row[0])
 
 
-def keep_proofs(conn: Connection, days: Mapping[date, tuple[int, int]], *, account_sid: str) -> None:
-    """Add to the proofs of `days` how many recordings Twilio listed, and of how many of them an event tells."""
-    params = {
-        "account_sid": account_sid,
-        "days": list(days),
-        "counts_listed": [listed for listed, _ in days.values()],
-        "counts_held": [held for _, held in days.values()],
-    }
-    conn.execute(_queries["keep_proofs"], params)
+def listed_of_days(conn: Connection, *, days: Sequence[date], account_sid: str) -> dict[date, int]:
+    """Return how many recordings Twilio last listed of each day; a day whose recordings were not proven is left out."""
+    return dict(conn.execute(_queries["listed_of_days"], {"account_sid": account_sid, "days": list(days)}).fetchall())
+
+
+def keep_proofs(conn: Connection, proofs: Sequence[RecordingProof], *, account_sid: str) -> None:
+    """Add the proofs of recordings to those of the same days' calls."""
+    days, listed, held, shrunk = map(list, zip(*proofs, strict=True))
+    params = {"counts_listed": listed, "counts_held": held, "counts_shrunk": shrunk}
+    conn.execute(_queries["keep_proofs"], {"account_sid": account_sid, "days": days, **params})

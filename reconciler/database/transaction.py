@@ -30,7 +30,7 @@ from reconciler.database.account_days import DayProof, keep_proof
 from reconciler.database.decisions import WRITES, Decision
 from reconciler.database.events import require_events
 from reconciler.database.inbox import InboxRows
-from reconciler.database.recordings import Told
+from reconciler.database.recordings import RecordingProof, Told
 from reconciler.database.retention import Pruned
 from reconciler.database.webhook_evidence import AlertCount, EndpointFault
 from reconciler.errors import Contended, JobHeld
@@ -253,6 +253,10 @@ class Transaction:
     def keep_proof(self, proof: DayProof) -> None:
         """Write the proof of a day; it replaces an earlier one."""
         keep_proof(self._conn, proof)
+
+    def keep_recording_proofs(self, proofs: Sequence[RecordingProof], *, account_sid: str) -> None:
+        """Add the proofs of recordings to those of the same days' calls."""
+        recording_rows.keep_proofs(self._conn, proofs, account_sid=account_sid)
 
     def replace_alerts(
         self, counts: Iterable[AlertCount], *, account_sid: str, since: datetime, kept_since: datetime

@@ -19,6 +19,9 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
+from msgspec import UNSET
+from msgspec.structs import replace
+
 from reconciler import metrics
 from reconciler.database.account_days import DayProof, sum_up
 from reconciler.database.decisions import Merged
@@ -88,7 +91,7 @@ def cold(context: JobContext) -> ColdCounts:
     with run(context, ColdCounts()) as this:
         last = this.read_cursor(ColdCursor) or ColdCursor(account=this.account.sid)
         sweep = _begin(last, context.options.deep, this.now())
-        cursor = ColdCursor(account=last.account, swept_at=last.swept_at, deep_at=last.deep_at, sweep=sweep)
+        cursor = replace(last, sweep=sweep)
         problem = _Sweep(this, cursor, sweep).read_all()
         this.counts.lag = this.now() - sweep.until
         if not this.stop.is_set():
@@ -119,7 +122,7 @@ def _begin(last: ColdCursor, deep: bool | None, now: datetime) -> SweepCursor:
 def _finished(cursor: ColdCursor, sweep: SweepCursor) -> ColdCursor:
     """Return the cursor after the sweep."""
     deep_at = sweep.until if sweep.is_deep else cursor.deep_at
-    return ColdCursor(account=cursor.account, swept_at=sweep.until, deep_at=deep_at)
+    return replace(cursor, swept_at=sweep.until, deep_at=deep_at, sweep=UNSET)
 
 
 class _Sweep:
@@ -137,7 +140,8 @@ class _Sweep:
         self._whole_days = [day for day in self._days if _is_whole(day)]
         self._proofs = DayProofs(this, self._whole_days)
         self._recordings = slice_of_recordings_up_to(account_sid, sweep.since, sweep.until)
-        self._recording_proofs = RecordingProofs(this, [day.since.date() for day in days if _is_whole(day)])
+        whole_days = [day.since.date() for day in days if _is_whole(day)]
+        self._recording_proofs = RecordingProofs(this, whole_days, cursor)
         self._may_prove = False
         this.counts.slices = len(self._open) + len(self._never_dialled) + len(self._days) + 1
         log.info(

@@ -123,13 +123,26 @@ class SweepCursor(JobCursor, kw_only=True):
     settled: list[date]
 
 
+class FewerRecordings(JobCursor, kw_only=True):
+    """A day of which Twilio last listed `shrunk` recordings fewer than before: the digest of their SIDs, and when."""
+
+    day: date
+    shrunk: int
+    digest: str
+    listed_at: Moment
+
+
 class ColdCursor(JobCursor, kw_only=True):
-    """The times up to which cold's last sweep and last deep sweep read, and the sweep that is under way."""
+    """The times up to which cold's last sweep and last deep sweep read, and the sweep that is under way.
+
+    `fewer_recordings`: the days of which another UTC day has to confirm that they have fewer recordings than before.
+    """
 
     account: str
     swept_at: Moment | None = None
     deep_at: Moment | None = None
     sweep: SweepCursor | UnsetType | None = UNSET
+    fewer_recordings: list[FewerRecordings] | UnsetType = UNSET
 
 
 class WebhooksCursor(JobCursor, kw_only=True, omit_defaults=True):

@@ -124,7 +124,8 @@ class DayProofs:
         before = self._this.ask(partial(account_days.proof_of_day, account_sid=self._this.account.sid, day=date_))
         day.found["billed_beyond"] = _beyond(billed, held.completed, age=age)
         day.found["dead_letters"] = len(day.unreadable)
-        day.found["shrunk"] = shrinkage(before, len(listed), digest, read_at=day.read_at)
+        last = before and Listed(before.listed, before.differences.get("shrunk", 0), before.digest, before.verified_at)
+        day.found["shrunk"] = shrinkage(last, len(listed), digest, read_at=day.read_at)
         is_doubtful = day.nameless or day.found["billed_beyond"] or day.found["shrunk"]
         is_complete = held.digest == digest and not is_doubtful
         price = self._price(usage, slice_)
@@ -210,16 +211,24 @@ class DayProofs:
         return set(map(_pack, self._this.ask(lambda conn: account_days.held_at_all(conn, call_sids))))
 
 
-def shrinkage(before: DayProof | None, listed: int, digest: str, *, read_at: datetime) -> int:
-    """Return by how many calls Twilio lists fewer of a day than before; 0 once another UTC day has listed the same.
+class Listed(NamedTuple):
+    """What Twilio listed of a day: how many, by how many fewer than before, the digest of their SIDs, and when."""
+
+    records: int
+    shrunk: int
+    digest: str
+    at: datetime
+
+
+def shrinkage(before: Listed | None, listed: int, digest: str, *, read_at: datetime) -> int:
+    """Return by how many Twilio lists fewer of a day than before; 0 once another UTC day has listed the same.
 
     A wrong region, or a proxy, answers with a list that is too short. The proof of a day does not follow it at once.
     """
     if before is None:
         return 0
-    shrunk = before.differences.get("shrunk", 0)
-    is_confirmed = before.digest == digest and before.verified_at.date() < read_at.date()
-    return 0 if shrunk and is_confirmed else max(0, before.listed + shrunk - listed)
+    is_confirmed = before.digest == digest and before.at.date() < read_at.date()
+    return 0 if before.shrunk and is_confirmed else max(0, before.records + before.shrunk - listed)
 
 
 def _pack(call_sid: str) -> bytes:

@@ -1,33 +1,42 @@
 """The proof of a day's recordings: `call_events` tells of every recording that Twilio lists as ready or deleted.
 
 A listing with deleted recordings shows them for 40 days, longer than the days that cold proves. So there is no second
-comparison as for calls: a recording that we tell of, and that Twilio does not list, was deleted longer ago.
+comparison as for calls: a recording that we tell of, and that Twilio does not list, was deleted longer ago. No absence
+makes a recording a deleted one. A list that is shorter than before is believed as that of calls is, see `shrinkage`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
-from datetime import date, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
+from msgspec import UNSET
+
 from reconciler.database import recordings as rows
 from reconciler.database.decisions import Merged
+from reconciler.database.recordings import RecordingProof
+from reconciler.database.transaction import Transaction
 from reconciler.model import Recording
-from reconciler.sync.day_proof import PROVEN_AFTER
+from reconciler.sync.cursors import ColdCursor, FewerRecordings
+from reconciler.sync.day_proof import PROVEN_AFTER, Listed, shrinkage
 from reconciler.sync.fetch import Fetched
 from reconciler.sync.run import Run
 from reconciler.times import utc_days
 
 _ONE_DAY: Final = timedelta(days=1)
+_DELETED_LISTED_FOR: Final = timedelta(days=40)  # OpenAPI `ListRecording`, IncludeSoftDeleted
 
 
 class RecordingProofs:
     """The proofs of a sweep's days. `note` takes every page; it proves the days of a slice at the slice's end."""
 
-    def __init__(self, this: Run[Any], days: Iterable[date]) -> None:
+    def __init__(self, this: Run[Any], days: Iterable[date], cursor: ColdCursor) -> None:
         self._this = this
+        self._cursor = cursor
         self._days = set(days)
         self._listed: dict[date, set[bytes]] = defaultdict(set)
         self._lacking: dict[date, set[bytes]] = defaultdict(set)
@@ -62,13 +71,41 @@ class RecordingProofs:
             for since, until in utc_days(item.slice.since, item.slice.until)
             if until - since == _ONE_DAY and item.page.observed_at - until > PROVEN_AFTER
         ]
-        days = {}
+        before = self._this.ask(partial(rows.listed_of_days, days=over, account_sid=self._this.account.sid))
+        oldest = (item.page.observed_at - _DELETED_LISTED_FOR).date()  # of an older day Twilio may list fewer
+        doubts = {doubt.day: doubt for doubt in self._cursor.fewer_recordings or () if doubt.day > oldest}
+        proofs = []
         for day in over:
             listed, lacking = self._listed.pop(day, set()), self._lacking.pop(day, set())
-            if day in self._days:
-                days[day] = (len(listed), len(listed) - len(lacking))
-        if days and item.slice.name not in self._unreadable:
-            self._this.ask(partial(rows.keep_proofs, days=days, account_sid=self._this.account.sid))
+            if day not in self._days or item.slice.name in self._unreadable:
+                continue
+            last = before.get(day) if day > oldest else None
+            doubt = _doubt(day, listed, last, doubts.pop(day, None), read_at=item.page.observed_at)
+            proofs.append(RecordingProof(day, len(listed), len(listed) - len(lacking), doubt.shrunk))
+            if doubt.shrunk:
+                doubts[day] = doubt
+        if proofs:
+            self._cursor.fewer_recordings = list(doubts.values()) or UNSET
+            self._this.commit(partial(self._keep, proofs))
+
+    def _keep(self, proofs: Sequence[RecordingProof], transaction: Transaction) -> None:
+        transaction.keep_recording_proofs(proofs, account_sid=self._this.account.sid)
+        self._this.move_cursor(transaction, self._cursor)
+
+
+def _doubt(
+    day: date, listed: set[bytes], before: int | None, doubt: FewerRecordings | None, *, read_at: datetime
+) -> FewerRecordings:
+    """Return by how many recordings fewer Twilio lists of a day now than it did `before`, when that was in `doubt`."""
+    digest = hashlib.sha256(b"".join(sorted(listed))).hexdigest()
+    if before is None:
+        last = None
+    elif doubt is None:
+        last = Listed(before, 0, "", read_at)
+    else:
+        last = Listed(before, doubt.shrunk, doubt.digest, doubt.listed_at)
+    shrunk = shrinkage(last, len(listed), digest, read_at=read_at)
+    return FewerRecordings(day=day, shrunk=shrunk, digest=digest, listed_at=read_at)
 
 
 def _pack(recording: Recording) -> bytes:

@@ -399,6 +399,58 @@ def test_a_database_that_refuses_one_event_loses_no_other(quiet: World) -> None:
     assert (proof["is_complete"], proof["differences"]["recordings_not_told"]) == (False, 1)
 
 
+def shrink(world: World, made: Iterable[Recording]) -> None:
+    """Let Twilio list none of these any more, not as deleted ones either."""
+    world.account.deleted_recordings.update({each.sid: 0 for each in made})
+
+
+def of_recordings_listed(world: World) -> list[tuple[Any, ...]]:
+    """The proofs of days with recordings: how many were listed, whether the day is complete, and what differs."""
+    return [
+        (proof["recordings_listed"], proof["is_complete"], proof["differences"].get("recordings_shrunk"))
+        for proof in world.proofs().values()
+        if proof["recordings_listed"] is not None
+        and (proof["recordings_listed"] or "recordings_shrunk" in proof["differences"])
+    ]
+
+
+def test_a_list_of_recordings_that_is_shorter_than_before_is_not_believed_at_once(quiet: World) -> None:
+    """A wrong region answers with an empty one. The day is not complete, and nothing is called deleted."""
+    made = recorded(quiet, 3)
+    quiet.clock.advance(DAY)
+    quiet.cold()
+    assert of_recordings_listed(quiet) == [(3, True, None)]
+    quiet.clock.advance(HOUR)
+    quiet.twilio.faults.when(of_recordings, Fault.nothing_found())
+    for _ in range(2):  # the same day again confirms nothing
+        quiet.cold()
+        assert of_recordings_listed(quiet) == [(0, False, 3)]
+    assert quiet.told("recording.deleted") == []
+    quiet.twilio.faults.clear()
+    quiet.cold()
+    assert of_recordings_listed(quiet) == [(3, True, None)]
+    assert "fewer_recordings" not in quiet.cursor("cold")
+    assert quiet.told() == sorted(each.sid for each in made)
+
+
+def test_fewer_recordings_are_believed_when_another_day_lists_the_same(quiet: World) -> None:
+    """As fewer calls are; other ones in their place confirm nothing."""
+    made = recorded(quiet, 4)
+    quiet.clock.advance(DAY)
+    quiet.cold()
+    shrink(quiet, made[:1])
+    quiet.cold()
+    assert of_recordings_listed(quiet) == [(3, False, 1)]
+    quiet.clock.advance(DAY)
+    shrink(quiet, made[1:2])
+    quiet.cold()
+    assert of_recordings_listed(quiet) == [(2, False, 2)]
+    quiet.clock.advance(DAY)
+    quiet.cold()
+    assert of_recordings_listed(quiet) == [(2, True, None)]
+    assert "fewer_recordings" not in quiet.cursor("cold")
+
+
 def test_credentials_that_may_not_read_recordings_are_no_failure(quiet: World) -> None:
     """It is said, and asked again a day later; cold proves the calls all the same, and backfill brings them."""
     recorded(quiet, 1)

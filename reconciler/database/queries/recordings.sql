@@ -96,6 +96,13 @@ SELECT EXISTS (
     WHERE account_sid = %(account_sid)s AND day >= (%(since)s AT TIME ZONE 'UTC')::date AND recordings_listed > 0
 )
 
+-- name: listed_of_days
+-- How many recordings Twilio last listed of the days that were proven.
+--
+-- Cost: reads account_days_pkey for each day.
+SELECT day, recordings_listed FROM account_days
+WHERE account_sid = %(account_sid)s AND day = ANY(%(days)s::date[]) AND recordings_listed IS NOT NULL
+
 -- name: keep_proofs
 -- Add what was proven of recordings to the proofs of days. A day whose calls were not proven has no proof to add to.
 --
@@ -103,8 +110,12 @@ SELECT EXISTS (
 UPDATE account_days AS d
 SET
     recordings_listed = p.listed, recordings_held = p.held,
-    is_complete = d.is_complete AND p.listed = p.held,
-    differences = (d.differences - 'recordings_not_told'::text)
-        || CASE WHEN p.listed = p.held THEN '{}'::jsonb ELSE pg_catalog.jsonb_build_object('recordings_not_told', p.listed - p.held) END
-FROM unnest(%(days)s::date[], %(counts_listed)s::integer[], %(counts_held)s::integer[]) AS p (day, listed, held)
+    is_complete = d.is_complete AND p.listed = p.held AND p.shrunk = 0,
+    differences = (d.differences - ARRAY['recordings_not_told', 'recordings_shrunk']) || pg_catalog.jsonb_strip_nulls(
+        pg_catalog.jsonb_build_object(
+            'recordings_not_told', nullif(p.listed - p.held, 0), 'recordings_shrunk', nullif(p.shrunk, 0)
+        )
+    )
+FROM unnest(%(days)s::date[], %(counts_listed)s::integer[], %(counts_held)s::integer[], %(counts_shrunk)s::integer[])
+    AS p (day, listed, held, shrunk)
 WHERE d.account_sid = %(account_sid)s AND d.day = p.day
