@@ -33,7 +33,7 @@ QUERIES = sorted(file.name.removesuffix(".sql") for file in files("reconciler.da
 # Statements that cannot be the body of a function: they say something about a transaction, or define a table.
 NO_BODY = {
     "create_staging", "copy_into_staging", "create_ledger", "drop_ledger", "create_schema", "drop_schema",
-    "create_daemons", "create_expected", "create_reference",
+    "create_daemons", "create_expected", "create_reference", "listen",
 }  # fmt: skip
 # Words that PostgreSQL's grammar takes for syntax before a parenthesis.
 SYNTAX = {
