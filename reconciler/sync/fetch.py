@@ -284,10 +284,11 @@ class _Loop(Generic[T]):
 
     @property
     def _room(self) -> int:
-        """The number of slices that may be begun. One whose page waits takes no room."""
-        room = self._tally.at_once - self._under_way + len(self._waiting)
+        """The number of slices that may be begun. One whose page waits takes no room, up to as many as run at once."""
+        at_once = self._tally.at_once
+        room = at_once - self._under_way + min(len(self._waiting), at_once)
         # Until Twilio has answered once, a few slices show as well as many that it is away, or refuses.
-        return room if self._has_answered else min(room, max(_ENOUGH_AT_LEAST, self._tally.at_once) - self._tally.begun)
+        return room if self._has_answered else min(room, max(_ENOUGH_AT_LEAST, at_once) - self._tally.begun)
 
     def _receive(self, reading: Reading, asked: Future[Page]) -> Iterator[Handled[T] | Failed]:
         try:

@@ -45,10 +45,10 @@ def cut_busy(this: Run[Any]) -> Cut:
     """Read a slice of many recordings by its days, and a busy day by its hours where Twilio counts the time."""
 
     def cut(item: Fetched, room: int) -> tuple[Slice, ...]:
-        slice_, page = item.slice, item.page
+        slice_, page, at_once = item.slice, item.page, this.session.concurrency
         if slice_.is_of_recordings:
-            return cut_recordings(slice_, page, room=room)
-        hours = cut_into_hours(slice_, page, at_once=this.session.concurrency, room=room)
+            return cut_recordings(slice_, page, at_once=at_once)
+        hours = cut_into_hours(slice_, page, at_once=at_once, room=room)
         return hours if hours and this.session.counts_time(slice_.listing.account_sid, page) else ()
 
     return cut
