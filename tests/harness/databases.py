@@ -32,12 +32,16 @@ Connect = Callable[..., db.Connection]
 
 
 @contextmanager
-def new_database(server_url: str, template: str = "template0") -> Iterator[str]:
-    """A copy of `template`; it is dropped at the end, and connections to it are ended."""
+def new_database(server_url: str, template: str = "template0", *, collation: str | None = None) -> Iterator[str]:
+    """A copy of `template`; it is dropped at the end, and connections to it are ended.
+
+    Only template0 may be copied with another `collation` than its own.
+    """
     name = f"test_{secrets.token_hex(6)}"
     url = make_conninfo(server_url, dbname=name)
     with psycopg.connect(server_url, autocommit=True) as conn:
-        statement = f"CREATE DATABASE {{}} TEMPLATE {{}} {_strategy(conn)}"
+        locale = "" if collation is None else f"LC_COLLATE '{collation}' LC_CTYPE '{collation}'"
+        statement = f"CREATE DATABASE {{}} TEMPLATE {{}} {locale} {_strategy(conn)}"
         conn.execute(sql.SQL(statement).format(sql.Identifier(name), sql.Identifier(template)))
     try:
         yield url

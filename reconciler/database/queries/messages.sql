@@ -11,6 +11,9 @@
 -- Cost: reads messages_open, and there the rows of the account. An open row has no finalized_at (messages_final_agrees).
 -- The condition says it that way, because `NOT is_final` would also fit an index of the Viewer's (sql/004): by statistics
 -- from an hour in which nobody talked that index looks as cheap, and it holds the open rows of all accounts.
+--
+-- A SID that is joined with '' is no column to the planner. Otherwise it would take the pattern's 'CA' for a range of
+-- messages_twilio_sid_key in a database with the collation C, and that range is all calls.
 SELECT
     twilio_sid,
     -- No call began later than now, and Python has no infinity and no year 20000.
@@ -24,7 +27,7 @@ SELECT
     false AS account_unknown
 FROM messages
 WHERE finalized_at IS NULL AND gone_at IS NULL AND account_sid = %(account_sid)s
-    AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
+    AND (twilio_sid::text || '') ~ '^CA[0-9a-fA-F]{32}$'
 UNION ALL
 SELECT
     twilio_sid,
@@ -38,7 +41,7 @@ SELECT
     NOT %(is_only_account)s
 FROM messages
 WHERE finalized_at IS NULL AND gone_at IS NULL AND account_sid IS NULL AND %(owns_unassigned)s
-    AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
+    AND (twilio_sid::text || '') ~ '^CA[0-9a-fA-F]{32}$'
     AND (
         %(is_only_account)s
         OR %(looked_at)s::timestamptz IS NULL
@@ -80,7 +83,7 @@ FROM (
 WHERE gone_at IS NULL AND finalized_at < 'infinity'
     -- Calls of any age that REST has confirmed: freeze would otherwise freeze them without their price.
     AND (finalized_at >= %(since)s OR observed_via = 'rest')
-    AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
+    AND (twilio_sid::text || '') ~ '^CA[0-9a-fA-F]{32}$'
     AND (
         %(looked_at)s::timestamptz IS NULL
         OR (
@@ -226,7 +229,7 @@ SELECT
     ) AS began_at
 FROM messages
 WHERE NOT is_final AND gone_at IS NULL
-    AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
+    AND (twilio_sid::text || '') ~ '^CA[0-9a-fA-F]{32}$'
     AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') <= %(stuck_since)s
     AND coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC')
         > coalesce(%(named_since)s::timestamptz, '-infinity')
@@ -244,7 +247,7 @@ SELECT
     (
         SELECT pg_catalog.count(*) FROM messages
         WHERE is_final AND sync_state <> 'frozen' AND finalized_at >= %(kept_since)s
-            AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
+            AND (twilio_sid::text || '') ~ '^CA[0-9a-fA-F]{32}$'
     ),
     coalesce(
         extract(epoch FROM %(now)s - least(greatest(open.oldest, %(kept_since)s), %(now)s)), 0
@@ -257,6 +260,6 @@ FROM (
     FROM (
         SELECT coalesce(date_created, start_time AT TIME ZONE 'UTC', created_at AT TIME ZONE 'UTC') AS began_at
         FROM messages
-        WHERE NOT is_final AND gone_at IS NULL AND twilio_sid::text ~ '^CA[0-9a-fA-F]{32}$'
+        WHERE NOT is_final AND gone_at IS NULL AND (twilio_sid::text || '') ~ '^CA[0-9a-fA-F]{32}$'
     ) AS began
 ) AS open
