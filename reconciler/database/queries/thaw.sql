@@ -5,8 +5,9 @@
 SELECT pg_catalog.set_config('reconciler.thaw', 'on', true)
 
 -- name: thaw
--- Returns the call, and the key of its event if that was not written. Twilio's next record counts as newer than every observation so far. The event holds the row as it was, because the
--- event of a call that was inserted as frozen does not.
+-- Open a frozen row: Twilio's next record counts as newer than every observation so far. The event holds the row as it was,
+-- because the event of a call that was inserted as frozen does not. Returns the call, and the key of its event if that was
+-- not written.
 WITH thawed AS (
     UPDATE messages SET sync_state = 'active', observed_at = NULL, updated_at = %(now)s
     WHERE twilio_sid::text = %(call_sid)s AND sync_state = 'frozen'
