@@ -102,6 +102,9 @@ def show_status(status: facts.Snapshot) -> None:
     console.out.print(_pairs(_inbox(status.inbox)))
     headline("Days proven complete")
     console.out.print(_pairs(_proven(status.days)))
+    if recordings := list(_recordings(status)):
+        headline("Recordings")
+        console.out.print(_pairs(recordings))
     headline("Database")
     console.out.print(_pairs([("schema", Text(f"version {status.schema_version}, up to date"))]))
     console.out.print(_tables(status.tables))
@@ -191,6 +194,23 @@ def _proven(days: facts.ProvenDays) -> Iterator[tuple[str, Text]]:
     yield "incomplete", Text(f"{days.incomplete:,}{hint}", "red" if days.incomplete else "")
     newest = "none: `reconcile once cold` proves days" if days.newest_verified is None else f"{days.newest_verified}"
     yield "newest", Text(newest)
+
+
+def _recordings(status: facts.Snapshot) -> Iterator[tuple[str, Text]]:
+    """Yield nothing for an account without recordings."""
+    found = status.recordings
+    if found.listed:
+        yield "listed", Text(f"{found.listed:,} in the account days of the last {facts.DAYS_SHOWN.days}")
+        hint = "" if found.told == found.listed else ": `reconcile report`"
+        yield "told", Text(f"{found.told:,}{hint}", "red" if hint else "")
+    for each in found.refused[:NAMED]:
+        ago = rough(status.at - each.refused_at)
+        yield (
+            "refused",
+            Text(f"{ago} ago: the credentials may not read those of {short_sids(each.account_sid)}", "yellow"),
+        )
+    if len(found.refused) > NAMED:
+        yield "", Text(f"and those of {len(found.refused) - NAMED:,} more accounts", "yellow")
 
 
 def _tables(sizes: Sequence[facts.TableSize]) -> Table:

@@ -97,6 +97,7 @@ def render(
             _gaps(hours, snapshot.at),
             _why(why),
             _completeness(report.days, snapshot.at),
+            _recordings(snapshot),
             _stuck(snapshot),
             _tables(snapshot),
         ),
@@ -337,6 +338,21 @@ def _costs(known: Sequence[Cost]) -> Markup | None:
     ]  # fmt: skip
     headings = ("account", "currency", ("days",), ("Twilio billed",), ("our rows",), ("days that differ",))
     return table("What the calls of these days cost; reconcile report names the days that differ", headings, rows)
+
+
+def _recordings(snapshot: Snapshot) -> Markup | None:
+    """Return how many recordings are told, and whose cannot be read; None for accounts without recordings."""
+    found = snapshot.recordings
+    lines: list[Content] = []
+    if found.listed:
+        window = f"in the account days of the last {DAYS_SHOWN.days}"
+        lines.append(element("p", f"Twilio lists {found.listed:,} {window}; events tell of {found.told:,}."))
+    for each in found.refused[:NAMED]:
+        ago = f"! Refused {rough(snapshot.at - each.refused_at)} ago: the credentials may not read those of "
+        lines.append(element("p", ago, code(each.account_sid), "."))
+    if len(found.refused) > NAMED:
+        lines.append(element("p", f"And those of {len(found.refused) - NAMED:,} more accounts."))
+    return section("Recordings", lines) if lines else None
 
 
 def _stuck(snapshot: Snapshot) -> Markup | None:

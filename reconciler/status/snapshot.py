@@ -146,6 +146,26 @@ class ProvenDays:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedRecordings:
+    """An account whose recordings Twilio refuses to these credentials, and when it last did."""
+
+    account_sid: str
+    refused_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Recordings:
+    """Recordings of the last 35 days, as far as cold compared them: those that Twilio lists, and those that are told.
+
+    A told one has an event. `refused`: the accounts whose recordings cannot be read.
+    """
+
+    listed: int
+    told: int
+    refused: list[RefusedRecordings]
+
+
+@dataclass(frozen=True, slots=True)
 class TableSize:
     """The size of a table with its indexes. `rows` is the planner's estimate."""
 
@@ -176,6 +196,7 @@ class Snapshot:
     calls: Calls
     inbox: Inbox
     days: ProvenDays
+    recordings: Recordings
     tables: list[TableSize]
     fleet: Fleet | None = None
 
@@ -204,6 +225,7 @@ def take_snapshot(
     with db.translated():
         jobs, leader = _jobs(conn, now)
         waiting, next_runs = _leaders_note(conn, leader)
+        days = account_days(conn, since=(now - DAYS_SHOWN).date())
         return Snapshot(
             at=now,
             schema_version=len(load_migrations()) - 1,
@@ -214,7 +236,8 @@ def take_snapshot(
             jobs=jobs,
             calls=_calls(conn, now, stuck_after),
             inbox=_unsettled(conn, now, inbox_grace),
-            days=_proven(account_days(conn, since=(now - DAYS_SHOWN).date())),
+            days=_proven(days),
+            recordings=_recordings(conn, days),
             tables=[TableSize(*row) for row in conn.execute(_queries["table_sizes"], {"tables": list(TABLES)})],
             fleet=_fleet(conn) if shares else None,
         )
@@ -300,6 +323,15 @@ def _proven(days: Sequence[AccountDay]) -> ProvenDays:
         counts[False],
         max((day.day for day in days if day.is_complete), default=None),
         [day for day in days if not day.is_complete],
+    )
+
+
+def _recordings(conn: db.Connection, days: Sequence[AccountDay]) -> Recordings:
+    refused = [(account_sid, _moment(at)) for account_sid, at in conn.execute(_queries["refused_recordings"])]
+    return Recordings(
+        sum(day.recordings_listed or 0 for day in days),
+        sum(day.recordings_held or 0 for day in days),
+        [RefusedRecordings(account_sid, at) for account_sid, at in refused if account_sid and at is not None],
     )
 
 

@@ -18,6 +18,7 @@ from reconciler.status.snapshot import (
     Inbox,
     JobState,
     ProvenDays,
+    Recordings,
     Snapshot,
     StuckCall,
     TableSize,
@@ -64,7 +65,7 @@ def make_status(**fields: Any) -> Snapshot:
             "waiting": None, "next_runs": {},
             "jobs": [make_job()], "calls": Calls(41, 0, 212, []), "inbox": Inbox(3, 0, 0, 0, 0, None),
             "days": ProvenDays(35, 0, NOW.date() - timedelta(days=1), []),
-            "tables": [TableSize("messages", 812_000_000, 1_204_331)],
+            "recordings": Recordings(0, 0, []), "tables": [TableSize("messages", 812_000_000, 1_204_331)],
             **fields,
         }
     )  # fmt: skip

@@ -42,6 +42,7 @@ SHAPE = {
     "calls": ("open", "stuck", "unfrozen", "stuck_calls"),
     "inbox": ("pending", "processing", "failed", "dead_letters", "due", "oldest_due_seconds"),
     "days": ("verified", "incomplete", "newest_verified", "incomplete_days"),
+    "recordings": ("listed", "told", "refused"),
     "tables": ("table", "bytes", "rows"), "fleet": (),
 }  # fmt: skip
 
@@ -170,6 +171,32 @@ def test_days_of_the_last_five_weeks(conn, add_day):
     proven = report.take_snapshot(conn, now=NOW, **RULES).days
     assert (proven.verified, proven.incomplete, proven.newest_verified) == (3, 1, ago(days=1).date())
     assert [(day.day, day.listed, day.held) for day in proven.incomplete_days] == [(ago(days=3).date(), 100, 99)]
+
+
+def test_recordings_of_the_last_five_weeks(conn, add_day, paper):
+    """How many are listed and told, and whose the credentials may not read; of no recordings nothing is said."""
+    snapshot = report.take_snapshot(conn, now=NOW, **RULES)
+    assert snapshot.recordings == report.Recordings(0, 0, [])
+    written = paper(80)
+    show_status(snapshot)
+    assert "Recordings" not in written.getvalue()
+    add_day(1, recordings_listed=12, recordings_held=11, is_complete=False)
+    add_day(2, recordings_listed=5, recordings_held=5)
+    add_day(3)
+    conn.execute(JOB, ("recordings", "{}", None, None, None))
+    refused = f'{{"account": "{ACCOUNT}", "read_until": "{NOW}", "refused_at": "{ago(hours=3).isoformat()}"}}'
+    conn.execute(JOB, (f"recordings:{ACCOUNT}", refused, None, None, None))
+    snapshot = report.take_snapshot(conn, now=NOW, **RULES)
+    assert asdict(snapshot.recordings) == {
+        "listed": 17, "told": 16, "refused": [{"account_sid": ACCOUNT, "refused_at": ago(hours=3)}],
+    }  # fmt: skip
+    written = paper(80)
+    show_status(snapshot)
+    said = " ".join(written.getvalue().split("Recordings")[1].split())
+    assert said.startswith("listed 17 in the account days of the last 35 told 16: `reconcile report` refused 3 h ago: ")
+    page = render(snapshot, make_report(), [], state="", verdict=None)
+    assert "Twilio lists 17 in the account days of the last 35; events tell of 16." in page
+    assert "! Refused 3 h ago: the credentials may not read those of <code" in page
 
 
 def test_table_sizes_are_estimates(conn, add_call):

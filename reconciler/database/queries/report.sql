@@ -63,6 +63,13 @@ CROSS JOIN LATERAL (
 WHERE a.account_sid IS NOT NULL
 ORDER BY d.account_sid, d.day
 
+-- name: refused_recordings
+-- The accounts whose recordings Twilio refuses, and when it last did.
+SELECT cursor ->> 'account'::text, cursor ->> 'refused_at'::text
+FROM sync_state
+WHERE pg_catalog.split_part(job_name, ':', 1) = 'recordings' AND cursor ->> 'refused_at'::text IS NOT NULL
+ORDER BY job_name
+
 -- name: gaps_found
 -- The gaps by UTC day or hour and by the job that found them. A last row, without a day, has the number of calls with a
 -- gap, and the number of imported calls. Four things are no gap: a missing price (webhooks never carry it), a difference

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NO_POLLS = {
     "inbox.claim_dead_by_id", "inbox.complete", "inbox.fill_answered_by", "inbox.find", "inbox.give_up",
     "inbox.has_letter", "inbox.not_dead", "inbox.put_off", "merge.merge_staged", "report.jobs",
-    "sync_state.read_cursor",
+    "report.refused_recordings", "sync_state.read_cursor",
     "sync_state.cursors_of_kind", "sync_state.first_looks", "sync_state.move_cursor", "sync_state.note_first_look",
     "report.leaders_note", "thaw.thaw", "migrations.ledger",
     "budgets.keep", "budgets.lock", "sync_state.forget_slices",
