@@ -159,7 +159,7 @@ def fetch(
     order: Order,
     *,
     resume_at: Mapping[str, str | None] | None = None,
-    cut: Cut = lambda _item, _room: (),
+    cut: Cut,
     handle: Callable[[Fetched], T],
     handlers: Executor,
     make_executor: Callable[[int], Executor],
@@ -171,7 +171,7 @@ def fetch(
     - `handle` is called with each page as it arrives, by `handlers`. An error of it ends the reading.
     - `resume_at` maps a slice's name to the page at which to continue.
     - `cut` is called with the first of several pages of a slice. The slices that it returns are read instead. It is
-      called in a thread of its own, and may ask Twilio.
+      called in a thread of the pool, and may ask Twilio.
     - When `stop` is set, the reading ends early, between two pages.
     - A slice that fails is yielded as Failed, and the others continue. If as many fail in a row as run at once, the
       remaining ones are Failed without a try. So are all others, if Twilio was away for all that were begun.
@@ -297,6 +297,7 @@ class _Loop(Generic[T]):
             yield from self._obey(reading, exc)
             return
         self._note_answer()
+        self._tally.failures_in_a_row = 0
         if item.is_first and item.next_uri is not None:
             room = self._room if self._tally.are_all_begun else 0
             cut = self._pool.submit(copy_context().run, self._cut, item, room)
@@ -305,9 +306,9 @@ class _Loop(Generic[T]):
             yield from self._hand_over_in_turn(reading, item)
 
     def _note_answer(self) -> None:
+        """Note that Twilio is there, even if what it said was an error."""
         self._has_answered = True
         self._tally.at_once = self._session.concurrency
-        self._tally.failures_in_a_row = 0
 
     def _replace(
         self, reading: Reading, item: Fetched, cut: Future[tuple[Slice, ...]]
@@ -369,6 +370,7 @@ class _Loop(Generic[T]):
             case Nothing():
                 _log_failed(reading.slice.name, error)
                 self._note_answer()
+                self._tally.failures_in_a_row = 0
                 yield from self._hand_over(
                     reading, Fetched(reading.slice, Page([], [], None, reading.slice.until), None)
                 )
@@ -376,8 +378,10 @@ class _Loop(Generic[T]):
                 is_first = self._order.is_first(reading.slice)
                 self._end(reading)
                 self._tally.failures_in_a_row += 1
-                is_reported = self._stop.is_set() or (error.is_refusal and reading.slice.is_of_recordings)
-                if not is_reported:
+                if not isinstance(error, Unavailable):
+                    self._note_answer()
+                is_silent = self._stop.is_set() or (error.is_refusal and reading.slice.is_of_recordings)
+                if not is_silent:
                     log.error("slice.failed", slice=reading.slice.name, error=str(error), kind=type(error).__name__)
                 yield Failed(reading.slice, error)
                 # What Twilio cannot tell of open calls, it may tell of the days.

@@ -89,6 +89,9 @@ class Order:
             return self._first.popleft()
         if self._next and not self._first_left:
             return self._next.popleft()
+        for part in filter(self._is_independent, self._next):  # they replace an independent slice
+            self._next.remove(part)
+            return part
         while len(self._next) < _LOOKS_AHEAD and (slice_ := self._draw_other()) is not None:
             if not self._first_left or self._is_independent(slice_):
                 return slice_

@@ -51,7 +51,7 @@ class Plan:
     account_sid: str
     state: PlanCursor
     _lock: threading.RLock = field(default_factory=threading.RLock)  # whoever changes the plan, or writes its cursor
-    # Of slices of whole days only, because today may have just begun.
+    # The three counts are of whole days only: today may have just begun.
     _seen: Counter[str] = field(default_factory=Counter)  # calls by slice under way
     _calls_read: int = 0
     _days_read: int = 0

@@ -17,7 +17,6 @@ from reconciler.twilio.listing import Listing, RecordingListing
 # listing ends at a midnight: if Twilio compares only dates, `<` some hour of a day would leave out that whole day.
 MARGIN: Final = timedelta(minutes=10)
 
-# A StartTime filter may not show calls of these statuses, so a sweep asks for them by Status.
 # Hours overlap by a second: Twilio's bounds may or may not include their instant.
 _EDGE: Final = timedelta(seconds=1)
 # A start moves while a call waits for its answer: minutes, not days.
@@ -30,9 +29,9 @@ _PAGES_A_PART: Final = 2  # without room
 _FULL: Final = 0.85  # of these pages; parts differ, and one that holds more than it should needs one page more
 _ONE_DAY: Final = timedelta(days=1)
 
+# A StartTime filter may not show calls of these statuses, so a sweep asks for them by Status.
 OPEN: Final = (Status.QUEUED, Status.RINGING, Status.IN_PROGRESS)
 NEVER_DIALLED: Final = (Status.CANCELED, Status.FAILED)
-
 
 _EVER: Final = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 

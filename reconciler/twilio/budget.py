@@ -156,7 +156,7 @@ class Budget(msgspec.Struct):
         self._narrow(too_many, report.refused - 1)
 
     def _narrow(self, too_many: int, refused: int) -> None:
-        """Note that `too_many` requests at once were refused, and that so many fewer would have been, too."""
+        """Note that of `too_many` requests at once Twilio refused one and `refused` more: it allows that much less."""
         self.refused_at = max(self.limit + 1, too_many - refused)
 
     def _raise(self, report: Report) -> None:

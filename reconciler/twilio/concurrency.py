@@ -135,14 +135,19 @@ class Gate:
                 self._changed.notify_all()
 
     def throttled(self, ticket: Ticket) -> None:
-        """Halve the limit, once for all requests that were under way together: a burst of 429s counts as one."""
+        """Halve the limit, once for all requests that were under way together: a burst of 429s counts as one.
+
+        The number of 429s of a burst is reported too.
+        """
         with self._changed:
-            is_first = ticket.lowerings == self._share.lowerings
-            if self._throttled is not None or ticket.lowerings < self._share.lowerings - 1:
-                self._refused += ticket.lowerings == self._throttled
+            if ticket.lowerings == self._throttled:
+                self._refused += 1
+                return
+            is_late = ticket.lowerings < self._share.lowerings
+            if ticket.lowerings < self._share.lowerings - 1 or (is_late and self._throttled is not None):
                 return
             self._throttled, self._refused = ticket.lowerings, 1
-            if not is_first:
+            if is_late:
                 return  # the next report says so
             self._answers = 0
             if self._alone is not None:
@@ -216,8 +221,9 @@ class Gate:
                 self.due_at = None if self.is_idle else time.monotonic()
             else:
                 is_stuck = share.most == 0 and any(self._waiting.values())
-                # The first share is what there is. How much of it is wanted shows soon.
-                self.due_at = time.monotonic() + (REVISED_SOON if is_stuck or is_first else REVISED_EVERY)
+                # A first report cannot tell how much bulk work is wanted, so the second follows soon.
+                is_vague = is_first and report.is_bulk
+                self.due_at = time.monotonic() + (REVISED_SOON if is_stuck or is_vague else REVISED_EVERY)
 
     def leave(self) -> None:
         """Give the share back at the next revision."""

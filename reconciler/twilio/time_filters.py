@@ -9,13 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, NamedTuple
 
 from reconciler.errors import OutsideRetention, Retriable, TimeIgnored, TwilioAnswerError
 from reconciler.model import Observation, Page
 from reconciler.twilio.listing import Listing
+
+ASKED_AGAIN_AFTER: Final = 60.0  # seconds after a probe that failed
 
 _ONE_SECOND: Final = timedelta(seconds=1)
 
@@ -62,20 +64,33 @@ class Proof(NamedTuple):
     at: float
 
 
+@dataclass(slots=True)
+class Knowledge:
+    """What is known of one account: whether a probe was answered, and its proof, None if only dates count."""
+
+    asking: threading.Lock = field(default_factory=threading.Lock)  # one probe is enough for all who wait
+    is_known: bool = False
+    proof: Proof | None = None
+    asked_again_at: float = 0.0  # after a probe that failed, on the monotonic clock
+
+
 class TimeFilters:
-    """By account the proof that times count, or None if they do not. Several threads may ask at once."""
+    """By account whether times count, and the proof. Several threads may ask at once."""
 
     def __init__(self) -> None:
-        self._proofs: dict[str, Proof | None] = {}
-        self._asking = threading.Lock()  # one probe is enough for all who wait
+        self._accounts: dict[str, Knowledge] = {}
 
     def count(self, account_sid: str, page: Page, ask: Callable[[Listing], Page]) -> bool:
         """Whether times count. Asks once for each account, if `page` can prove it."""
-        with self._asking:
-            if account_sid not in self._proofs and (probe := make_probe(account_sid, page)) is not None:
-                with suppress(Retriable, TwilioAnswerError, OutsideRetention):
-                    self._proofs[account_sid] = _prove(probe, ask)
-            return self._proofs.get(account_sid) is not None
+        known = self._of(account_sid)
+        with known.asking:
+            may_ask = not known.is_known and time.monotonic() >= known.asked_again_at
+            if may_ask and (probe := make_probe(account_sid, page)) is not None:
+                try:
+                    known.proof, known.is_known = _prove(probe, ask), True
+                except (Retriable, TwilioAnswerError, OutsideRetention):
+                    known.asked_again_at = time.monotonic() + ASKED_AGAIN_AFTER
+            return known.proof is not None
 
     def check(self, listing: Listing, page: Page, ask: Callable[[Listing], Page]) -> None:
         """Check an answer to a listing of some hours.
@@ -88,22 +103,22 @@ class TimeFilters:
             TimeIgnored: the answer is none to this question.
 
         """
-        answered_at = time.monotonic()
-        if not listing.holds(page) or (
-            page.is_empty and not self._is_proven_since(answered_at, listing.account_sid, ask)
-        ):
-            self._proofs[listing.account_sid] = None
-            raise TimeIgnored("Twilio's answer does not hold the hours that were asked for")
+        answered_at, known = time.monotonic(), self._of(listing.account_sid)
+        if listing.holds(page) and not page.is_empty:
+            return
+        with known.asking:
+            if listing.holds(page):
+                if not known.is_known:
+                    return
+                if known.proof is not None and known.proof.at < answered_at:
+                    known.proof = _prove(known.proof.probe, ask)
+                if known.proof is not None:
+                    return
+            known.proof, known.is_known = None, True
+        raise TimeIgnored("Twilio's answer does not hold the hours that were asked for")
 
-    def _is_proven_since(self, answered_at: float, account_sid: str, ask: Callable[[Listing], Page]) -> bool:
-        """Whether times still count; asks again, unless a probe was asked after `answered_at`. Without a probe: yes."""
-        with self._asking:
-            if account_sid not in self._proofs:
-                return True
-            proof = self._proofs[account_sid]
-            if proof is not None and proof.at < answered_at:
-                proof = self._proofs[account_sid] = _prove(proof.probe, ask)
-            return proof is not None
+    def _of(self, account_sid: str) -> Knowledge:
+        return self._accounts.setdefault(account_sid, Knowledge())
 
 
 def _prove(probe: Probe, ask: Callable[[Listing], Page]) -> Proof | None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from reconciler.model import Status
 from reconciler.sync.order import Order
-from reconciler.sync.slices import Slice, slice_by_status, slice_of_days, slice_of_recordings
+from reconciler.sync.slices import Slice, slice_by_status, slice_of_days, slice_of_hours, slice_of_recordings
 
 ACCOUNT = "AC" + 32 * "1"
 DAY = timedelta(days=1)
@@ -34,6 +34,20 @@ def test_the_others_wait_for_the_first_unless_they_are_independent():
     assert drawn(order) == []
     assert order.end(QUEUED)
     assert drawn(order) == [DAYS[0], DAYS[2]]
+
+
+def test_parts_of_an_independent_slice_are_independent():
+    """They begin while the first slices are read, and before any other slice."""
+    order = Order(DAYS, first=[RINGING], is_independent=lambda slice_: slice_ is not DAYS[0])
+    assert drawn(order) == [RINGING, DAYS[1], DAYS[2]]
+    parts = [
+        slice_of_hours(ACCOUNT, TODAY - 2 * DAY, TODAY - DAY * 3 / 2),
+        slice_of_hours(ACCOUNT, TODAY - DAY * 3 / 2, TODAY - DAY),
+    ]
+    order.insert(parts, instead_of=DAYS[1])
+    assert drawn(order) == parts
+    order.end(RINGING)
+    assert drawn(order) == [DAYS[0]]
 
 
 def test_the_last_begin_when_no_other_is_left_to_begin():

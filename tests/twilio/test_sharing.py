@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 
 import psycopg
@@ -14,7 +14,8 @@ import pytest
 
 from reconciler.database.budgets import Budgets
 from reconciler.twilio.client import Session
-from reconciler.twilio.concurrency import Pacer
+from reconciler.twilio.concurrency import Gate, Pacer, Ticket
+from tests.harness.names import ACCOUNT
 
 CEILING = 8
 
@@ -58,6 +59,19 @@ def until(condition: Callable[[], bool], *, within: float) -> float:
         assert time.monotonic() < began + within, "it did not come to pass"
         time.sleep(0.01)
     return time.monotonic() - began
+
+
+def test_a_late_429_hides_no_new_one(database_url):
+    """The late one is of the burst that halved the limit. The new one halves it again before the next report."""
+    gate, before, after = Gate(CEILING, account_sid=ACCOUNT), Ticket(lowerings=0, running=1), Ticket(1, running=1)
+    gate.share()
+    gate.throttled(before)
+    with closing(Budgets(database_url)) as ledger:
+        gate.revise(ledger)
+    gate.throttled(before)
+    assert CEILING // 2 == gate.limit
+    gate.throttled(after)
+    assert CEILING // 4 == gate.limit
 
 
 def test_together_they_ask_no_more_at_once_than_is_configured(make_process, twilio, account, listing):

@@ -19,7 +19,7 @@ from reconciler.simulator.viewer import Habits, receive, work
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.sync.counts import Outcome
 from reconciler.sync.fetch import Failed
-from reconciler.sync.slices import slice_of_days
+from reconciler.sync.slices import NEVER_DIALLED, OPEN, slice_of_days
 from reconciler.times import next_midnight
 from tests.harness.equality import differences, doubled_events, expected_row, records_of, versions
 from tests.harness.names import ACCOUNT, NOW
@@ -420,3 +420,13 @@ def test_an_account_with_days_unread_is_read_again_after_an_interruption(world, 
                 accounts, window, read, store=store, watcher=world.watched, stop=world.stop, has_worked=lambda: True
             )
     assert [since for _, since in asked] == [window.since] * 3 + [NOW, window.since, window.since]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_days_are_read_though_no_listing_by_status_is_answered(world, concurrency):
+    """400 is an answer: Twilio is there. The statuses are named as not read, and nothing is left out in silence."""
+    world.twilio.faults.when(lambda request: "Status" in dict(request.params), Fault.error(400, 20001, "No"))
+    counts = world.backfill(concurrency=concurrency)
+    assert {failure.slice.listing.status for failure in counts.failed} == {*OPEN, *NEVER_DIALLED}
+    assert counts.slices_done == counts.slices - len(counts.failed)
+    assert counts.seen > 2_000
