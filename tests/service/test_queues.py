@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 
+from reconciler.database.engine_schema import SILENT_AFTER
+from reconciler.database.store import _MERGE_SESSION
 from reconciler.jobs.registry import KINDS
 from reconciler.model import JobName
 from reconciler.service.fleet import HELD_FOR, HELD_TRIES, decide_again
@@ -67,6 +69,13 @@ def test_a_locked_job_is_tried_again_for_a_while_and_then_skipped():
     """A machine that was cut off keeps its session, and the lock with it, for a while."""
     again = [decide_again(Ended(is_held="another process"), attempts) for attempts in range(HELD_TRIES)]
     assert again == [HELD_FOR] * (HELD_TRIES - 1) + [None]
+
+
+def test_a_locked_job_is_tried_until_the_server_has_ended_the_session_of_a_machine_that_was_cut_off():
+    """The task is taken back, which counts as a try, when the machine has been silent for SILENT_AFTER."""
+    ended_after = float(_MERGE_SESSION["idle_session_timeout"].removesuffix("s"))
+    last_try = SILENT_AFTER + (HELD_TRIES - 2) * HELD_FOR.total_seconds()
+    assert last_try >= ended_after + HELD_FOR.total_seconds()
 
 
 def test_a_failed_run_is_put_off_and_a_good_one_done():
