@@ -34,11 +34,12 @@ from tests.bench.servers import database
 _HOT_TASKS = "SELECT count(*) FROM reconciler_engine.procrastinate_jobs WHERE queue_name = 'hot'"
 _FINAL = "SELECT count(*) FROM messages WHERE is_final"
 _WAL = "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn"
-# Those that merge are named after their job.
 _CONNECTIONS = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    " AND application_name ~ '^reconciler: (daemon|engine|budget)'"
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'reconciler: %'"
+    " AND application_name <> 'reconciler: bench'"
 )
+# Those that merge are named after their job.
+_BESIDE = f"{_CONNECTIONS} AND application_name ~ '^reconciler: (daemon|engine|budget)'"
 
 
 def main() -> None:
@@ -125,16 +126,17 @@ def idle(args: argparse.Namespace, workers: int) -> dict[str, Any]:
     ):
         done = "SELECT count(*) FROM sync_state WHERE last_success_at IS NOT NULL AND job_name <> 'daemon'"
         _until(lambda: _one(conn, done) >= 7 and _waiting(conn) == 0, 300)
-        cpu, wal, most = server_cpu(url), float(_one(conn, _WAL)), 0
+        cpu, wal, most, beside = server_cpu(url), float(_one(conn, _WAL)), 0, 0
         began = time.monotonic()
         while time.monotonic() - began < args.seconds:
-            most = max(most, _one(conn, _CONNECTIONS))
+            most, beside = max(most, _one(conn, _CONNECTIONS)), max(beside, _one(conn, _BESIDE))
             time.sleep(1)
         lasted = time.monotonic() - began
         return {
             "percent_of_a_core": round(100 * (server_cpu(url) - cpu) / lasted, 2),
             "wal_mb_a_day": round((float(_one(conn, _WAL)) - wal) / lasted * 86_400 / 1e6, 1),
-            "connections_beside_those_that_merge": most,
+            "connections": most,
+            "connections_beside_those_that_merge": beside,
         }
 
 

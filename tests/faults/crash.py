@@ -274,9 +274,7 @@ class Account:
             return
         process = self.start(other, url)
         yield process
-        if other == "slices":
-            process.terminate()
-        code = _finish(process)
+        code = _stop(process) if other == "slices" else _finish(process)
         assert code in GOOD, code
 
     def _run(self, command: str, proxy: Proxy, other: BaseProcess | None) -> int:
@@ -286,7 +284,7 @@ class Account:
         try:
             if command == "slices" and other is not None:
                 wait([process.sentinel, other.sentinel], PATIENCE)
-                process.terminate()
+                return _stop(process)
             return _finish(process)
         finally:
             proxy.close()  # by then the server has let go of the locks of a dead process
@@ -350,6 +348,13 @@ def _finish(process: BaseProcess) -> int:
         process.kill()
         raise AssertionError("it hangs")
     return process.exitcode
+
+
+def _stop(process: BaseProcess) -> int:
+    """Tell a daemon to stop; return its exit code. One that was told before it could hear has nothing to stop."""
+    process.terminate()
+    code = _finish(process)
+    return int(ExitCode.DONE) if code == -signal.SIGTERM else code
 
 
 def _be_silent(url: str) -> None:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from psycopg import sql
 
 from reconciler.database import connection as db
-from reconciler.database import plans
+from reconciler.database import engine_schema, plans
 from reconciler.database.migration_files import TABLES
 from reconciler.database.store import _MERGE_SESSION
 from reconciler.database.transaction import _STAGED_TYPES, Rules
@@ -38,13 +38,32 @@ RUNS = 5
 PAGE = 1_000
 
 # Asked over a connection without the merge's settings.
-BY_STATUS = ("check", "report", "webhook_evidence")
-# Each reads no table of ours, changes the schema, or is no statement that EXPLAIN takes.
-LEFT_OUT = ("migrations", "obstacles", "demo", "catalog", "check", "engine")
+BY_STATUS = ("demo", "report", "webhook_evidence")
+# These read the catalog and the ledger of migrations, and no table that grows.
+LEFT_OUT = ("migrations", "obstacles", "catalog", "check")
+# No statement that EXPLAIN takes, or none that a daemon runs while it works.
 NO_PLAN = {
     "merge.create_staging", "merge.copy_into_staging", "thaw.open_door", "thaw.close_door",
     "housekeeping.open_retention", "housekeeping.close_retention",
+    "engine.create_schema", "engine.create_ledger", "engine.create_daemons", "engine.create_expected",
+    "engine.create_reference", "engine.drop_schema", "engine.enter_schema", "engine.enter_reference", "engine.exists",
+    "engine.applied", "engine.note_applied", "engine.has_expected", "engine.expected", "engine.forget_expected",
+    "engine.note_expected", "engine.tables", "engine.types_and_keys", "engine.lacking_privileges", "engine.listen",
 }  # fmt: skip
+FETCH = "SELECT * FROM reconciler_engine.procrastinate_fetch_job_v2('{hot,usual}', 1)"
+# A full queue: a fleet of four, and of each account three tasks, a tenth of them at work.
+QUEUE = """
+    SET search_path = reconciler_engine, public, pg_temp;
+    INSERT INTO procrastinate_workers (id) OVERRIDING SYSTEM VALUE SELECT n FROM generate_series(1, 4) AS n;
+    INSERT INTO daemons SELECT id, 'db1', id, now(), 16 FROM procrastinate_workers;
+    INSERT INTO procrastinate_jobs (queue_name, task_name, priority, queueing_lock, status, worker_id)
+    SELECT queue, 'run', 50, queue || ':AC' || lpad(to_hex(a), 32, '0'),
+        (CASE WHEN a % 10 = 0 THEN 'doing' ELSE 'todo' END)::procrastinate_job_status,
+        CASE WHEN a % 10 = 0 THEN 1 + a % 4 END
+    FROM generate_series(1, {accounts}) AS a, unnest('{{hot,usual,bulk}}'::text[]) AS queue;
+    ANALYZE procrastinate_jobs;
+    RESET search_path
+"""
 
 
 class Cost(NamedTuple):
@@ -80,6 +99,9 @@ def _filled(args: argparse.Namespace, size: str, server_url: str, calls: int, ac
     with database_on(server_url) as url:
         with db.connect(url, purpose="fill", settings={"statement_timeout": "0"}) as conn:
             fill(conn, calls, now=NOW, accounts=accounts, is_fast=True)
+            engine_schema.migrate(conn)
+            for statement in QUEUE.format(accounts=accounts).split(";"):
+                conn.execute(statement.encode())
             conn.execute("CHECKPOINT")
         yield url
 
@@ -91,13 +113,18 @@ def measure(url: str, calls: int) -> dict[str, Cost]:
     with (
         db.connect(url, purpose="jobs", settings=_MERGE_SESSION) as jobs,
         db.connect(url, purpose="status") as status,
+        db.connect(url, purpose="engine") as engine,
     ):
+        engine.execute("SET search_path = reconciler_engine, public, pg_temp")
         jobs.execute(db.load_queries("merge")["create_staging"])
         jobs.execute("SET reconciler.retention = 'on'")
         for file in sorted(files("reconciler.database").joinpath("queries").iterdir(), key=lambda file: file.name):
             table = file.name.removesuffix(".sql")
-            conn = status if table in BY_STATUS else jobs
-            for name, query in () if table in LEFT_OUT else db.load_queries(table).items():
+            conn = engine if table == "engine" else status if table in BY_STATUS else jobs
+            queries = {} if table in LEFT_OUT else db.load_queries(table)
+            if table == "engine":
+                queries["procrastinate's fetch"] = FETCH
+            for name, query in queries.items():
                 if f"{table}.{name}" == "merge.merge_staged":
                     for kind, page in PAGES.items():
                         costs[f"{table}.{name}, {kind}"] = _cost(conn, query, values, partial(page, calls))
@@ -133,7 +160,9 @@ def _cost(
 def _is_ours(node: Mapping[str, Any]) -> bool:
     if not node["Actual Loops"]:
         return False
-    return "Index Name" in node or (node.get("Relation Name") in TABLES and "Scan" in node["Node Type"])
+    table = node.get("Relation Name", "")
+    is_ours = table in TABLES or table == "daemons" or table.startswith("procrastinate_")
+    return "Index Name" in node or (is_ours and "Scan" in node["Node Type"])
 
 
 def _named(node: Mapping[str, Any]) -> str:
@@ -184,7 +213,9 @@ def _values(calls: int) -> dict[str, Any]:
         "id": calls, "kind": "hot", "cursor": "{}", "expected": None, "error": "why", "note": "{}",
         "lock": "daemon", "budget": "{}",
         "listed": 1, "held": 1, "digest": "", "billed": None, "differences": "{}", "is_complete": True,
+        "billed_price": None, "held_price": None, "unsettled": 0,
         "verified_at": NOW, "address": "+1", "endpoint_sid": "PN1", "fault": "no_callback", "url": "", "hour": NOW,
+        "sids": newest, "worker_id": 1, "host": "db1", "process": 1, "slots": 16, "hot_at": None,
         "error_code": "11200", "alerts": 1, "term": 0, "brief": True, "first_looks": "{}", "limit": 201, "batch": 1000,
     }  # fmt: skip
 
@@ -194,6 +225,10 @@ OWN: dict[str, dict[str, Any]] = {
     "account_days.held_of_day": {"since": NOW - timedelta(days=2), "until": NOW - timedelta(days=1)},
     "report.gaps_found": {"since": NOW - timedelta(days=30)},
     "report.count_calls": {"since": NOW - timedelta(days=30)},
+    "account_days.price_of_day": {"since": NOW - timedelta(days=2), "until": NOW - timedelta(days=1)},
+    "engine.pending": {"names": [f"hot:AC{n:032x}" for n in range(100)]},
+    "engine.sign_of_life": {"since": NOW},
+    "engine.withdraw": {"prefix": f"backfill:AC{1:032x}:"},
 }
 
 
