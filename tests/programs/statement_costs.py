@@ -121,9 +121,9 @@ def measure(url: str, calls: int) -> dict[str, Cost]:
         for file in sorted(files("reconciler.database").joinpath("queries").iterdir(), key=lambda file: file.name):
             table = file.name.removesuffix(".sql")
             conn = engine if table == "engine" else status if table in BY_STATUS else jobs
-            queries = {} if table in LEFT_OUT else db.load_queries(table)
+            queries = {} if table in LEFT_OUT else {**db.load_queries(table)}
             if table == "engine":
-                queries["procrastinate's fetch"] = FETCH
+                queries["procrastinate_fetch_job_v2"] = FETCH
             for name, query in queries.items():
                 if f"{table}.{name}" == "merge.merge_staged":
                     for kind, page in PAGES.items():
