@@ -23,9 +23,6 @@ from reconciler.database.migration_files import TABLES
 
 _QUERIES = load_queries("catalog")
 
-# An index that a new database has, and those that serve the same statements in an older database (migration 018).
-OLDER_INDEXES: Final = {"call_events_created_at": ("idx_call_events_source", "idx_call_events_created_at")}
-
 _TEXT_CAST: Final = re.compile(r"::(?:text|character varying)(?:\(\d+\))?(?:\[\])?")
 _ALONE: Final = re.compile(r"(?<!\w)\(([\w.]+|'[^']*')\)")  # (status), where it is no argument
 _TWICE: Final = re.compile(r"\((\([^()]*\))\)|\((ARRAY\[[^\]]*\])\)(?=\))")
@@ -57,6 +54,27 @@ class Expected(NamedTuple):
 
     object: SchemaObject
     version: int
+
+
+def _index(name: str, version: int, columns: str, *, unique: str = "") -> Expected:
+    definition = f"CREATE {unique}INDEX {name} ON call_events USING btree {columns}"
+    return Expected(SchemaObject("index", "call_events", name, definition), version)
+
+
+# An index that a new database has, and what serves instead in an older one (migrations 018, 025): all indexes of one of
+# these sets.
+OLDER_INDEXES: Final = {
+    "call_events_created_at": (
+        (_index("idx_call_events_source", 2, "(source, created_at)"),),
+        (_index("idx_call_events_created_at", 2, "(created_at)"),),
+    ),
+    "call_events_facts": (
+        (
+            _index("idx_call_events_call_sid", 2, "(call_sid, event_time DESC)"),
+            _index("call_events_dedupe_key", 10, "(dedupe_key) WHERE (dedupe_key IS NOT NULL)", unique="UNIQUE "),
+        ),
+    ),
+}
 
 
 def read_objects(

@@ -61,6 +61,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 # SQLSTATE classes that blame the values of a row: data exception, integrity constraint, view check option, program
 # limit, RAISE in a trigger (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _FAULTS_OF_A_ROW: Final = ("22", "23", "44", "54", "P0")
+# In a new database, and in an older one (sql/025).
+_KEYS_OF_EVENTS: Final = ("call_events_facts", "call_events_dedupe_key")
 # Messages quote values and names in the quotation marks of their language. A quotation after a colon is a value.
 _VALUE: Final = re.compile(r"""(?<=: )["«»„“「].*|["«»„“「]\s*(.+?)\s*["«»“”」]""", re.DOTALL)
 _MAX_REASON: Final = 500  # characters
@@ -221,7 +223,7 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
             return Refused(f"the role lacks a privilege: {reason}", hint=hint)
         case pg.UndefinedTable() | pg.UndefinedColumn() | pg.UndefinedFunction():
             return SchemaError(f"the schema is not up to date: {reason}", hint="run `reconcile migrate`")
-        case pg.DeadlockDetected() | pg.SerializationFailure() | pg.LockNotAvailable():
+        case _ if is_contention(exc):
             return Contended(f"another writer was in the way: {reason}")
         case pg.ReadOnlySqlTransaction():
             return ReadOnlyDatabase(f"the database takes no writes: {reason}", hint=STANDBY_HINT)
@@ -246,7 +248,11 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
 
 
 def is_contention(exc: psycopg.Error) -> bool:
-    """Whether another session was in the way; the same statement may succeed later."""
+    """Whether another session was in the way, or was faster; the same transaction may succeed later."""
+    if isinstance(exc, pg.UniqueViolation):
+        # The Viewer may have keys of its own. Ours of messages may have any name. The server's detail holds its column,
+        # in any language: `Key (twilio_sid)=(CA...) already exists.`
+        return exc.diag.constraint_name in _KEYS_OF_EVENTS or "(twilio_sid)=(" in (exc.diag.message_detail or "")
     return isinstance(exc, pg.DeadlockDetected | pg.SerializationFailure | pg.LockNotAvailable)
 
 
@@ -268,7 +274,7 @@ def refusal(exc: psycopg.Error) -> str | None:
     """Return why PostgreSQL refuses a row, without the row's values; None if the error is not about a row."""
     if exc.sqlstate is None:
         return "the driver cannot write it" if isinstance(exc, psycopg.DataError) else None
-    if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW or is_fault_of_a_table(exc):
+    if exc.sqlstate[:2] not in _FAULTS_OF_A_ROW or is_fault_of_a_table(exc) or is_contention(exc):
         return None
     diag = exc.diag
     names = (diag.schema_name, diag.table_name, diag.column_name, diag.constraint_name, diag.datatype_name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from reconciler.database.catalog import expected_objects, read_objects
+from reconciler.database.catalog import OLDER_INDEXES, expected_objects, read_objects
 from reconciler.database.connection import Connection, load_queries
 from reconciler.database.migration_files import TABLES, load_migrations
 from reconciler.database.verify import VIEWERS_COLUMNS
@@ -93,7 +93,8 @@ def _require_tables(conn: Connection) -> None:
                 f"{name} is {_KINDS.get(kind, 'no table')}; it has to be an ordinary table",
                 hint="nothing was changed; copy its rows into an ordinary table of that name, then migrate",
             )
-    indexes = [e.object for e in expected_objects() if e.object.kind == "index"]
+    older = [expected for sets in OLDER_INDEXES.values() for indexes in sets for expected in indexes]
+    indexes = [e.object for e in (*expected_objects(), *older) if e.object.kind == "index"]
     names = {"indexes": [index.name for index in indexes], "of_tables": [index.table for index in indexes]}
     for (name,) in _rows(conn, "taken_names", **names):
         raise SchemaError(

@@ -144,7 +144,9 @@ def _plan(
     uses = {node["Index Name"] for node in _nodes(root) if "Index Name" in node}
     # A unique key may have another name in the field. It counts as used unless its table is read whole.
     unused = {index for index in statement.indexes - uses if index not in _KEYS or _KEYS[index] in whole}
-    unused -= {index for index, older in OLDER_INDEXES.items() if not uses.isdisjoint(older)}
+    for newer, sets in OLDER_INDEXES.items():
+        if not uses.isdisjoint(older.object.name for indexes in sets for older in indexes):
+            unused.discard(newer)
     rows = root.get("Actual Rows", root["Plan Rows"])
     spent = round(float(answer["Planning Time"] + answer["Execution Time"]), 3) if statement.only_reads else None
     return Plan(statement.name, sorted(uses), sorted(unused), sorted(whole), int(rows), spent), scans

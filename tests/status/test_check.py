@@ -147,12 +147,12 @@ def test_migrations_that_are_missing(empty_database_url, connect):
 
 def test_an_index_that_is_not_valid(conn):
     """As a CREATE INDEX CONCURRENTLY that was cut off leaves it."""
-    (index,) = conn.execute("SELECT 'idx_call_events_call_sid'::regclass::oid").fetchone()
+    (index,) = conn.execute("SELECT 'idx_messages_updated_at'::regclass::oid").fetchone()
     conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s", (index,))
     found = [line for line in check_schema(conn) if line.severity is Severity.FAIL]
     assert [(line.name, line.exit_code) for line in found] == [("schema", ExitCode.CONFIG)]
-    assert "idx_call_events_call_sid" in found[0].detail
-    assert present(found[0].hint).endswith(" < sql/002_create_call_events.sql")
+    assert "idx_messages_updated_at" in found[0].detail
+    assert present(found[0].hint).endswith(" < sql/004_alter_messages.sql")
 
 
 def test_a_trigger_that_is_gone(conn):

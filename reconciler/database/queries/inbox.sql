@@ -164,7 +164,7 @@ recorded AS (
         twilio_sid, 'call.enriched', status, said_at, %(now)s, %(source)s, %(run_id)s,
         pg_catalog.jsonb_build_object('answered_by', answered_by), dedupe_key
     FROM filled
-    ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING dedupe_key
 )
 SELECT twilio_sid, CASE WHEN dedupe_key NOT IN (SELECT r.dedupe_key FROM recorded AS r) THEN dedupe_key END FROM filled

@@ -46,8 +46,9 @@ SELECT ctid FROM messages WHERE twilio_sid::text = %(call_sid)s
 -- planner from copying an expression into each place that names it.
 --
 -- Concurrency: the statement decides on its snapshot's version of the row. The UPDATE writes only if the row still has
--- that version (ctid and xmin), and an INSERT does nothing if another writer was first. `written` is the number of rows
--- written. If it differs from the number decided, the caller rolls back and merges again.
+-- that version (ctid and xmin). `written` is the number of rows written. If it differs from the number decided, or if
+-- another writer inserted the same call or event first, the caller rolls back and merges again. ON CONFLICT would cost
+-- each new row a second record in the WAL.
 --
 -- Returns one row for each observation that holds something new: the columns of transaction.Decision, then `unwritten`, the
 -- keys of events that were not written because there is one, or because a trigger kept it away, and `written`. With
@@ -238,6 +239,22 @@ WITH decided AS MATERIALIZED (
         OFFSET 0
     ) AS verdict
     WHERE verdict.action IS NOT NULL
+        -- The planner tests this first, right behind the look-up. A frozen row from which the record does not differ ends
+        -- here, as most rows do when a time is read again; the rules above decide the same.
+        AND NOT coalesce(
+            m.sync_state = 'frozen' AND s.via = 'rest' AND s.status = m.status AND m.gone_at IS NULL
+            AND (s.other_fields IS NULL OR s.other_fields::jsonb = m.other_fields)
+            AND coalesce(s.parent_call_sid = m.parent_call_sid, s.parent_call_sid IS NULL)
+            AND coalesce(s.from_number = m.from_number, s.from_number IS NULL)
+            AND coalesce(s.to_number = m.to_number, s.to_number IS NULL)
+            AND coalesce(s.duration = m.duration, s.duration IS NULL)
+            AND coalesce(s.price = m.price, s.price IS NULL)
+            AND coalesce(s.price_unit = m.price_unit, s.price_unit IS NULL)
+            AND coalesce(s.start_time = m.start_time, s.start_time IS NULL)
+            AND coalesce(s.end_time = m.end_time, s.end_time IS NULL)
+            AND coalesce(s.answered_by = m.answered_by, s.answered_by IS NULL),
+            false
+        )
     -- All our merges write in this order, so that two of them wait for one another instead of deadlocking.
     ORDER BY s.call_sid
 ),
@@ -256,7 +273,6 @@ inserted AS (
         observed_at, observed_via, other_fields
     FROM decided
     WHERE action = 'insert' AND %(apply)s
-    ON CONFLICT (twilio_sid) DO NOTHING
     RETURNING 1
 ),
 updated AS (
@@ -302,7 +318,7 @@ meant AS NOT MATERIALIZED (
         -- call.created already holds the first status of a call.
         AND NOT (d.action = 'late' AND EXISTS (
             SELECT FROM call_events AS e
-            WHERE e.dedupe_key = d.call_sid || ':created' AND e.event_status = d.said_status
+            WHERE e.call_sid::text = d.call_sid AND e.dedupe_key = d.call_sid || ':created' AND e.event_status = d.said_status
         ))
     UNION ALL
     SELECT
@@ -316,8 +332,8 @@ recorded AS (
         call_sid, event_type, event_status, event_time, created_at, source, run_id, payload, dedupe_key
     )
     SELECT call_sid, event_type, event_status, event_time, %(now)s, %(source)s, %(run_id)s, payload, dedupe_key
-    FROM meant
-    ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+    FROM meant AS n
+    WHERE NOT EXISTS (SELECT FROM call_events AS e WHERE e.call_sid::text = n.call_sid AND e.dedupe_key = n.dedupe_key)
     RETURNING dedupe_key
 )
 SELECT
@@ -338,7 +354,8 @@ FROM (
         d.freeze_reason IS NOT NULL AS freezes,
         CASE WHEN d.action = 'drift' THEN NOT EXISTS (
             SELECT FROM call_events AS e
-            WHERE e.dedupe_key = d.call_sid || ':drift:' || pg_catalog.md5(d.held_since::text || d.payload::text)
+            WHERE e.call_sid::text = d.call_sid
+                AND e.dedupe_key = d.call_sid || ':drift:' || pg_catalog.md5(d.held_since::text || d.payload::text)
         ) ELSE true END AS is_news,
         CASE WHEN %(explain)s OR d.action = 'drift' THEN d.payload END AS theirs,
         d.ours
@@ -357,8 +374,11 @@ GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 -- Whether there is an event for each of these dedupe_keys. A statement of its own sees what other writers committed
 -- during the one before.
 --
--- Cost: reads call_events_dedupe_key.
+-- Cost: reads call_events_facts.
 SELECT NOT EXISTS (
     SELECT FROM pg_catalog.unnest(%(dedupe_keys)s::text[]) AS k (dedupe_key)
-    WHERE NOT EXISTS (SELECT FROM call_events AS e WHERE e.dedupe_key = k.dedupe_key)
+    WHERE NOT EXISTS (
+        SELECT FROM call_events AS e
+        WHERE e.call_sid::text = pg_catalog.split_part(k.dedupe_key, ':', 1) AND e.dedupe_key = k.dedupe_key
+    )
 )

@@ -138,7 +138,7 @@ recorded AS (
     SELECT
         twilio_sid, 'call.gone', status, %(now)s, %(now)s, %(source)s, %(run_id)s, '{}', dedupe_key
     FROM gone
-    ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING dedupe_key
 )
 SELECT twilio_sid, CASE WHEN dedupe_key NOT IN (SELECT r.dedupe_key FROM recorded AS r) THEN dedupe_key END
@@ -211,7 +211,7 @@ recorded AS (
         twilio_sid, 'call.frozen', status, %(now)s, %(now)s, %(source)s, %(run_id)s,
         pg_catalog.jsonb_build_object('reason', reason), dedupe_key
     FROM frozen
-    ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING dedupe_key
 )
 SELECT twilio_sid, CASE WHEN dedupe_key NOT IN (SELECT r.dedupe_key FROM recorded AS r) THEN dedupe_key END FROM frozen

@@ -11,7 +11,7 @@
 -- payload of its own: a recording's SID in it is enough. A recording of a conference may have been told by its call.
 -- The fixed order keeps writers from deadlocking.
 --
--- Cost: each recording reads idx_call_events_call_sid for its call and its conference.
+-- Cost: each recording reads call_events_facts for its call and its conference.
 WITH said AS MATERIALIZED (
     SELECT DISTINCT ON (r.recording_sid, r.state)
         r.recording_sid, r.state, r.call_sid, r.conference_sid, coalesce(r.conference_sid, r.call_sid) AS subject,
@@ -46,7 +46,7 @@ told AS (
     FROM news AS n
     WHERE %(apply)s
     ORDER BY n.dedupe_key
-    ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING dedupe_key
 )
 SELECT

@@ -154,7 +154,7 @@ WHERE twilio_sid::text = %(call_sid)s
 -- name: events_of_call
 -- The newest events of a call. A payload is read as text: another writer's may be nested too deep for a JSON reader.
 --
--- Cost: reads idx_call_events_call_sid.
+-- Cost: reads call_events_facts.
 SELECT
     pg_catalog.to_json(event_time) #>> '{}'::text[], event_type, event_status, source, run_id, pg_catalog.to_json(created_at) #>> '{}'::text[], payload::text
 FROM call_events

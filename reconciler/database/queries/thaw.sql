@@ -37,7 +37,7 @@ recorded AS (
         )),
         dedupe_key
     FROM thawed
-    ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING dedupe_key
 )
 SELECT twilio_sid, CASE WHEN dedupe_key NOT IN (SELECT r.dedupe_key FROM recorded AS r) THEN dedupe_key END FROM thawed

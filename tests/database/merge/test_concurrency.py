@@ -9,7 +9,9 @@ from decimal import Decimal
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
+from reconciler.database.migrate import rollback
 from reconciler.database.store import Store
 from reconciler.model import JobName, Status
 from tests.harness.contexts import cursor_at
@@ -60,8 +62,31 @@ def test_a_row_inserted_meanwhile_is_updated_instead(merge, row, connect, databa
     assert events() == [("call.status_changed", "completed"), ("call.frozen", "completed")]
 
 
-def test_two_merges_of_the_same_pages_write_each_fact_once(database_url, conn):
+def test_an_event_told_meanwhile_is_not_told_again(merge, connect, database_url, conn, events):
+    """The call's row was deleted, and another writer restores its first event while our page inserts both."""
+    merge(make_observation(price=PRICED))
+    conn.execute("DELETE FROM messages")
+    other = connect(database_url)
+    again = "INSERT INTO call_events SELECT (e).* FROM (SELECT jsonb_populate_record(NULL::call_events, %s) AS e) AS x"
+    (told,) = conn.execute("SELECT to_jsonb(e) FROM call_events AS e").fetchone()
+    with conn.transaction():
+        conn.execute("SELECT set_config('reconciler.retention', 'on', true)")
+        conn.execute("DELETE FROM call_events")
+    with ThreadPoolExecutor() as pool:
+        with other.transaction():
+            other.execute(again, (Jsonb({**told, "id": 1_000}),))
+            merging = pool.submit(merge, make_observation(price=PRICED), make_observation(call=2))
+            _until_waiting_for_a_lock(conn)
+        merged = merging.result(timeout=30)
+    assert merged.inserted == 2
+    assert events() == [("call.created", "completed")]
+
+
+@pytest.mark.parametrize("has_older_indexes", [False, True])
+def test_two_merges_of_the_same_pages_write_each_fact_once(database_url, conn, has_older_indexes):
     """hot and a backfill meet on the same calls. In either order there is one row, and one event a fact."""
+    if has_older_indexes:
+        rollback(conn, to=24)
     pages = [[make_observation(call=n, price=PRICED) for n in range(p * 40, p * 40 + 60)] for p in range(12)]
 
     def run(job: str) -> int:

@@ -104,17 +104,18 @@ DAMAGE = [
     ),
     (
         (
-            "DROP INDEX call_events_dedupe_key; CREATE INDEX call_events_dedupe_key ON call_events (dedupe_key)"
-            " WHERE dedupe_key IS NOT NULL"
+            "DROP INDEX call_events_facts; CREATE INDEX call_events_facts"
+            " ON call_events (call_sid, replace(dedupe_key, call_sid::text || ':', ''))"
         ),
-        "index call_events.call_events_dedupe_key",
+        "index call_events.call_events_facts",
         (
-            "is CREATE INDEX call_events_dedupe_key ON call_events USING btree (dedupe_key)"
-            " WHERE (dedupe_key IS NOT NULL), not CREATE UNIQUE INDEX"
-            " call_events_dedupe_key ON call_events USING btree (dedupe_key)"
-            " WHERE (dedupe_key IS NOT NULL)"
+            "is CREATE INDEX call_events_facts ON call_events USING btree"
+            " (call_sid, replace(dedupe_key, ((call_sid)::text || ':'::text), ''::text)), not CREATE UNIQUE INDEX"
+            " call_events_facts ON call_events USING btree"
+            " (call_sid, replace(dedupe_key, ((call_sid)::text || ':'::text), ''::text))"
         ),
     ),
+    ("DROP INDEX call_events_facts", "index call_events.call_events_facts", "is missing; migration 025 makes it"),
     (
         "ALTER TABLE call_events DISABLE TRIGGER call_events_append_only",
         "trigger call_events.call_events_append_only",
