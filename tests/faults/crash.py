@@ -198,7 +198,7 @@ class Account:
         with new_database(self.server_url, self.template) as url, self._beside(command, url) as other:
             self.twilio.requests.clear()
             code = self._killed(boundary, url, other)
-            if code in GOOD and (self.at_once > 1 or self.by_fleet):
+            if code in GOOD:
                 return None
             if code != -signal.SIGKILL:
                 return [f"{boundary}: it ended with {code} and was not killed"]

@@ -58,8 +58,11 @@ def die_of(account: Account, command: str, kinds: Mapping[str, int] = DEATHS) ->
     for moment, deaths in kinds.items():
         boundaries = [b for b in account.boundaries if (b.command, b.moment) == (command, moment)]
         # Spread over the run, and never at its very beginning, where there is nothing to lose.
-        for part in range(1, deaths + 1) if boundaries else ():
-            problems += account.die(boundaries[len(boundaries) * part // (deaths + 1)]) or []
+        chosen = [boundaries[len(boundaries) * part // (deaths + 1)] for part in range(1, deaths + 1) if boundaries]
+        found = [account.die(boundary) for boundary in chosen]
+        if chosen and found.count(None) == len(found):
+            problems.append(f"{command}: no process was killed at the moment {moment}")
+        problems += [problem for one in found if one is not None for problem in one]
     print(*problems, sep="\n")  # pytest cuts them short
     return problems
 
