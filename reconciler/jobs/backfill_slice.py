@@ -1,6 +1,8 @@
 """One slice of a backfill, read by a worker of a fleet (`reconcile --since 400d --fleet`).
 
 Design rules
+- A long slice is cut into parts after its first page. A backfill that says for how many slices the fleet has room gets
+  the parts back: they stay in the cursor, and other workers read them.
 - A slice is a job of its own: its lock, its cursor and its outcome have the name that the backfill gave it. If its
   worker dies, another goes on at the page where that one stopped.
 - The backfill reads the result from the cursor. An error of the slice is a result too: no other worker tries it again.
@@ -74,8 +76,10 @@ def _read_from(this: Run[BackfillCounts], slice_: Slice, cursor: SliceCursor) ->
         this.counts.pages += 1
         tally()
 
+    room, failed = this.context.options.room, list[Failed]()
     try:
-        failed = read_plan(this, Plan.resume(this.account.sid, cursor), cursor=cursor, on_page=tell)
+        if room is None or slice_.name in cursor.begun:  # else a worker that died has cut it
+            failed = read_plan(this, Plan.resume(this.account.sid, cursor), cursor=cursor, on_page=tell, room=room)
     except Refused as exc:
         failed = [Failed(slice_, exc)]
     if this.is_cut_short:

@@ -25,6 +25,8 @@ class SliceTask(NamedTuple):
 
     job: JobName
     slice: str
+    room: int = 0  # for how many more slices the fleet has room
+    is_urgent: bool = False  # before other slices
 
 
 class BackfillQueue:
@@ -55,7 +57,7 @@ class BackfillQueue:
 
     def put(self, tasks: Iterable[SliceTask]) -> None:
         """Put tasks into the queue; one that waits there already stays alone."""
-        wanted = [make_task(task.job, slice=task.slice) for task in tasks]
+        wanted = [_make_task(task) for task in tasks]
         if not wanted:
             return
         with self._use() as conn:
@@ -97,3 +99,8 @@ class BackfillQueue:
         except ReconcilerError:
             self.close()
             raise
+
+
+def _make_task(task: SliceTask) -> Job:
+    made = make_task(task.job, slice=task.slice, room=task.room)
+    return made.evolve(priority=made.priority + task.is_urgent)

@@ -28,6 +28,7 @@ from reconciler.service.schedule import Schedule
 from reconciler.service.workers import due_jobs, next_runs_by_kind
 from reconciler.status.verdict import Verdict
 from reconciler.sync import telemetry
+from reconciler.sync.context import Options
 
 HELD_FOR: Final = timedelta(seconds=10)  # between two tries
 HELD_TRIES: Final = 8  # to take a task back from a silent worker counts as one
@@ -148,7 +149,7 @@ class Fleet:
         if job.kind not in self._tasks:  # a newer version deferred it
             raise Again(HELD_FOR)
         setup = self._setup()
-        ended = self._runner.perform(job, slice_name=task.get("slice"))
+        ended = self._runner.perform(job, Options(slice=task.get("slice"), room=task.get("room")))
         again_in = decide_again(ended, attempts)
         if ended.again_in is not None and self._setup() is not setup:
             again_in = timedelta(0)  # the failure was one of the previous configuration

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -152,8 +152,8 @@ class Runner:
                 store.close()
         return unfinished
 
-    def perform(self, job: JobName, *, slice_name: str | None = None) -> Ended:
-        """Run `job` once, with the slice that it is about if there is one, and decide what its failure means."""
+    def perform(self, job: JobName, options: Options | None = None) -> Ended:
+        """Run `job` once, with the options of its task if it has some, and decide what its failure means."""
         setup, running = self._setup(), _Running()
         account_sid = self.account_of(job)
         with self._changed:
@@ -162,7 +162,7 @@ class Runner:
             self._running[job] = running
         try:
             with bound_contextvars(**telemetry.log_fields(job, account_sid)):
-                return self._run(self._context(setup, job, account_sid, running, slice_name))
+                return self._run(self._context(setup, job, account_sid, running, options or Options()))
         finally:
             with self._changed:
                 del self._running[job]
@@ -211,7 +211,7 @@ class Runner:
             return Ended()
 
     def _context(
-        self, setup: Setup, job: JobName, account_sid: str | None, running: _Running, slice_name: str | None
+        self, setup: Setup, job: JobName, account_sid: str | None, running: _Running, options: Options
     ) -> JobContext:
         kind, accounts = self._kinds[job.kind], setup.accounts
         session = account = None
@@ -228,8 +228,8 @@ class Runner:
             store=self._store(setup),
             session=session,
             account=account,
-            options=Options(
-                is_scheduled=True, scheduled_accounts=accounts.sids if accounts.is_complete else None, slice=slice_name
+            options=replace(
+                options, is_scheduled=True, scheduled_accounts=accounts.sids if accounts.is_complete else None
             ),
             stop=running.stop,
             time_limit=kind.time_limit,

@@ -190,7 +190,8 @@ class BackfillCursor(PlanCursor, kw_only=True):
 class SliceCursor(PlanCursor, kw_only=True):
     """One slice that a worker of a fleet reads for a backfill: its plan, and the counts before the page under way.
 
-    - `finished`: the slice was read to its end, and `counts` and `gaps` are those of all of it.
+    - `finished`: the slice was read to its end, and `counts` and `gaps` are those of all of it. Or it was cut, and
+      `begun` has its parts, of which nothing was read.
     - `error`: why the slice could not be read, with the exit code of the error.
     """
 

@@ -18,6 +18,7 @@ class Order:
       few.
     - A slice is taken from the others when there is room for it.
     - `last` begins when no other slice is left to begin. Its pages are handled when all others are read.
+    - Unless it `has_parts`, the parts of a slice that is cut are not begun.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Order:
         first: Sequence[Slice] = (),
         last: Sequence[Slice] = (),
         is_independent: Callable[[Slice], bool] = lambda _: False,
+        has_parts: bool = True,
     ) -> None:
         self._first = deque(first)
         self._first_left = {slice_.name for slice_ in first}
@@ -37,6 +39,7 @@ class Order:
         self._last = deque(last)
         self._last_left = {slice_.name for slice_ in last}
         self._is_independent = is_independent
+        self._has_parts = has_parts
 
     def draw(self) -> Slice | None:
         """The next slice; None if there is none, or none that may begin yet."""
@@ -48,6 +51,8 @@ class Order:
 
     def insert(self, slices: Sequence[Slice], *, instead_of: Slice) -> None:
         """Begin these, which replace a slice, before any other of its kind that was not begun."""
+        if not self._has_parts:
+            return
         if instead_of.name in self._last_left:
             self._last_left.update(slice_.name for slice_ in slices)
             self._last.extendleft(reversed(slices))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -155,6 +155,13 @@ class Plan:
                 self.state.begun.pop(slice_.name, None)
                 self.state.begun |= dict.fromkeys(slice_.parts)
 
+    def replace(self, slice_: Slice, parts: Sequence[Slice]) -> None:
+        """Record that these parts are read in place of a slice."""
+        with self._lock:
+            del self.state.begun[slice_.name]
+            self.state.begun |= dict.fromkeys(part.name for part in parts)
+            self._seen.pop(slice_.name, None)
+
     @contextmanager
     def moving(self, item: Fetched) -> Iterator[None]:
         """Record that `item` is merged; what is done inside is its commit. If that fails, the record is taken back."""
@@ -192,12 +199,27 @@ class Plan:
             if item.next_uri is None:
                 self._learn(item.slice, self._seen.pop(item.slice.name))
 
+    def note(self, slice_: Slice, calls: int) -> None:
+        """Record how many calls another process has read so far of a slice that it is reading."""
+        if calls and _whole_days(slice_):
+            self._seen[slice_.name] = calls
+
     def settle(self, slice_: Slice, calls: int) -> None:
         """Record that another process has read a slice to its end, and how many calls it had."""
         with self._lock:
+            self._seen.pop(slice_.name, None)
             del self.state.begun[slice_.name]
             self.state.done += len(slice_.parts)
             self._learn(slice_, calls)
+
+    @property
+    def knows_days(self) -> bool:
+        """Whether the calls of a day are known, which tell how many days fill a page."""
+        return bool(self._days_read or self._seen)
+
+    def calls_expected(self, since: datetime, until: datetime) -> float:
+        """Return how many calls a window has, if its days are like those that were read."""
+        return self._calls_read / max(1, self._days_read) * ((until - since) / _ONE_DAY)
 
     def _learn(self, slice_: Slice, calls: int) -> None:
         if whole_days := _whole_days(slice_):

@@ -148,16 +148,19 @@ def cut_into_hours(slice_: Slice, page: Page, *, at_once: int, room: int) -> tup
     return tuple(slice_of_hours(slice_.listing.account_sid, *hours) for hours in reversed(list(pairwise(edges))))
 
 
-def cut_recordings(slice_: Slice, page: Page, *, at_once: int) -> tuple[Slice, ...]:
+def cut_recordings(slice_: Slice, page: Page, *, room: int) -> tuple[Slice, ...]:
     """The parts, of whole UTC days, to read a slice of many recordings by; empty if that would gain nothing.
 
-    Several are read at once, and the proof of a day needs no more than a part in memory. Recordings are read last, so
-    there is room for all that may be read at once. See `_parts_worth`.
+    Several are read at once, and the proof of a day needs no more than a part in memory. See `_parts_worth`.
     """
+    parts = divide_recordings(slice_, _parts_worth(slice_, dates_created(page), room))
+    return parts if len(parts) > 1 else ()
+
+
+def divide_recordings(slice_: Slice, count: int) -> tuple[Slice, ...]:
+    """Divide a slice of recordings into so many parts of whole UTC days, newest first; fewer if it has fewer days."""
     days = utc_days(slice_.since, slice_.until)
-    count = min(len(days), _parts_worth(slice_, dates_created(page), at_once))
-    if count < 2:
-        return ()
+    count = max(1, min(len(days), count))
     starts = [days[len(days) * number // count][0] for number in range(count)]
     spans = list(pairwise([*starts, slice_.until]))
     return tuple(slice_of_recordings(slice_.listing.account_sid, *span) for span in reversed(spans))

@@ -41,14 +41,18 @@ def cut_nothing(_item: Fetched, _room: int) -> tuple[Slice, ...]:
     return ()
 
 
-def cut_busy(this: Run[Any]) -> Cut:
-    """Read a slice of many recordings by its days, and a busy day by its hours where Twilio counts the time."""
+def cut_busy(this: Run[Any], room: int | None = None) -> Cut:
+    """Read a slice of many recordings by its days, and a busy day by its hours where Twilio counts the time.
 
-    def cut(item: Fetched, room: int) -> tuple[Slice, ...]:
+    With `room`, other processes read slices too, and have so many places left.
+    """
+
+    def cut(item: Fetched, here: int) -> tuple[Slice, ...]:
         slice_, page, at_once = item.slice, item.page, this.session.concurrency
         if slice_.is_of_recordings:
-            return cut_recordings(slice_, page, at_once=at_once)
-        hours = cut_into_hours(slice_, page, at_once=at_once, room=room)
+            # They are read last: in this process there is room for all that may be read at once.
+            return cut_recordings(slice_, page, room=at_once if room is None else room)
+        hours = cut_into_hours(slice_, page, at_once=at_once, room=here if room is None else room)
         return hours if hours and this.session.counts_time(slice_.listing.account_sid, page) else ()
 
     return cut
@@ -174,11 +178,15 @@ def read_plan(
     cursor: JobCursor,
     on_page: OnPage = _ignore_page,
     preview: Merge | None = None,
+    room: int | None = None,
 ) -> list[Failed]:
     """Read and merge the slices left in `plan`, calls first. Each page commits with `cursor`, which holds the plan.
 
     Pages are merged on as many connections at once as the context says. `preview` replaces the merge. If the
     credentials may not read recordings, these are left out.
+
+    With `room`, other processes read slices too, and have so many places left. The parts of a slice that is cut then
+    stay in the plan.
     """
     now = this.now()
     with _merging(this, plan, cursor, preview) as (merge, handlers):
@@ -187,6 +195,7 @@ def read_plan(
             first=plan.open_calls(),
             last=plan.recordings(),
             is_independent=lambda slice_: slice_.is_settled(now),
+            has_parts=room is None,
         )
         failed = read(
             this,
@@ -197,7 +206,7 @@ def read_plan(
             merge=merge,
             handlers=handlers,
             is_bulk=True,
-            cut=cut_busy(this),
+            cut=cut_busy(this, room),
         )
         if not _may_read_recordings(this, failed):
             this.counts.slices_done += plan.leave_out_recordings()

@@ -42,7 +42,7 @@ class Process(msgspec.Struct):
     seen_at: float
     session: int  # of the process with the database; when it ended, the process was killed
     ceiling: int  # the limit for all processes in this process's settings; the smallest one counts
-    bulk_wanted: int | None = None  # requests of bulk work at once, at most; None: not known yet
+    bulk_wanted: int | None = None  # requests of bulk work at once, at most; None: an older version does not say
 
 
 class Report(NamedTuple):
@@ -51,7 +51,7 @@ class Report(NamedTuple):
     - `throttled`: the `lowerings` at which 429s came; None if none came. `refused`: how many came.
     - `answers`: the number of answers under the limit that the process knows.
     - `others`: the account's requests that were not this process's; None if no answer gave the number.
-    - `bulk_wanted`: the largest number of requests of bulk work that were under way or waited; None in a first report.
+    - `bulk_wanted`: the largest number of requests of bulk work that were under way or waited at once.
     """
 
     ceiling: int

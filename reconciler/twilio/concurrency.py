@@ -85,7 +85,6 @@ class Gate:
         self._waiting = {False: 0, True: 0}  # requests, by whether they are bulk work
         self._asked = {False: False, True: False}  # since the last report
         self._bulk_wanted = 0  # requests of bulk work under way or waiting, at most since the last report
-        self._has_reported = False
         self._answers = 0
         self._throttled: int | None = None  # the lowerings at which 429s came since the last report, and how many
         self._refused = 0
@@ -189,15 +188,16 @@ class Gate:
             ReconcilerError: the ledger cannot be reached.
 
         """
-        with self._changed:
-            is_first = not self._has_reported
-            report, share = self._report(), self._share
-            leaves = self._idle_looks >= IDLE_LOOKS
-            if leaves:  # no request passes from here on
-                self._share = share._replace(most=0, bulk=0)
+        share, leaves = self._share, False
 
         def change(kept: Kept) -> Mapping[str, object]:
-            nonlocal share
+            nonlocal share, leaves
+            # Not earlier: while the ledger opens, more requests come, and the first share is for all of them.
+            with self._changed:
+                report = self._report()
+                leaves = self._idle_looks >= IDLE_LOOKS
+                if leaves:  # no request passes from here on
+                    self._share = share._replace(most=0, bulk=0)
             budget = load(kept.value)
             budget.forget_all_but(kept.sessions)
             if leaves:
@@ -216,14 +216,11 @@ class Gate:
         with self._changed:
             self._alone = None
             self._take(share)
-            self._has_reported = not leaves
             if leaves:
                 self.due_at = None if self.is_idle else time.monotonic()
             else:
                 is_stuck = share.most == 0 and any(self._waiting.values())
-                # A first report cannot tell how much bulk work is wanted, so the second follows soon.
-                is_vague = is_first and report.is_bulk
-                self.due_at = time.monotonic() + (REVISED_SOON if is_stuck or is_vague else REVISED_EVERY)
+                self.due_at = time.monotonic() + (REVISED_SOON if is_stuck else REVISED_EVERY)
 
     def leave(self) -> None:
         """Give the share back at the next revision."""
@@ -261,7 +258,7 @@ class Gate:
             throttled=self._throttled,
             refused=self._refused,
             others=self._heard,
-            bulk_wanted=self._bulk_wanted if self._has_reported else None,
+            bulk_wanted=self._bulk_wanted,
         )
         self._asked = {False: False, True: False}
         self._bulk_wanted = self._running_in_bulk + self._waiting[True]

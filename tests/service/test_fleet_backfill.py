@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 
@@ -10,6 +11,7 @@ import pytest
 
 from reconciler.database import engine_schema
 from reconciler.simulator import Fault
+from reconciler.simulator.switches import Switches
 from tests.harness.daemons import eventually
 from tests.harness.equality import differences, doubled_events, records_of
 
@@ -123,6 +125,52 @@ def reading(conn) -> list[int]:
         for worker in engine_schema.read_workers(conn)
         if worker.process is not None and any(job.startswith("backfill:") for job in worker.running)
     ]
+
+
+@pytest.fixture
+def busy_day(account, twilio):
+    """A day with many pages of calls, some of them with a recording."""
+    noon = datetime.combine(now().date() - timedelta(days=2), datetime.min.time(), UTC) + timedelta(hours=12)
+    account.generate(600, noon - timedelta(hours=11), noon + timedelta(hours=11))
+    twilio.switches = Switches(largest_page=20)
+    return account
+
+
+def test_a_busy_day_is_read_by_all_workers(fleet, command, busy_day, twilio, conn):
+    """By its hours: whoever reads its first page hands them out, and asks for no page of them twice."""
+    daemons = fleet(3)
+    empty(conn)
+    before = len(twilio.requests)
+    twilio.page_delay = timedelta(seconds=0.2)
+    done = command.run("--since", "3d", "--fleet", "--json")
+    assert (done.code, done.result["slices_failed"], done.result["calls_seen"]) == (0, [], 600)
+    assert done.result["slices_done"] == done.result["slices"] > 10
+    until_equal(conn, busy_day)
+    assert doubled_events(conn) == []
+    assert slices_left(conn) == []
+    for daemon in daemons:
+        assert [line for line in daemon.said("job.finished", job="backfill") if line["calls_seen"] > 1]
+    asked = Counter(str(request.params) for request in list(twilio.requests)[before:])
+    assert [params for params, times in asked.items() if times > 1] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_cut_day_goes_on_when_the_command_is_typed_again(fleet, command, busy_day, twilio, conn, number):
+    """The plan has its hours, or the cursor of the slice that was cut."""
+    fleet()
+    empty(conn)
+    twilio.page_delay = timedelta(seconds=0.2)
+    process = command.start("--since", "3d", "--fleet", "--json")
+    eventually(lambda: any("hours" in name for name in slices_left(conn)), within=60)
+    process.send_signal(number)
+    process.wait(30)
+    twilio.page_delay = timedelta(0)
+    done = command.run("--since", "3d", "--fleet", "--json")
+    assert (done.code, done.result["resumed"], done.result["slices_failed"]) == (0, True, [])
+    assert done.result["slices_done"] == done.result["slices"]
+    until_equal(conn, busy_day)
+    assert doubled_events(conn) == []
+    assert slices_left(conn) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

@@ -63,7 +63,7 @@ def test_two_backfills_share_alike():
 def test_a_backfill_takes_no_more_than_it_asks_for():
     """So that each worker of a fleet finds a place; who asks for more has the rest."""
     budget = grown()
-    assert 16 == budget.revise("a", BACKFILL, 0).most  # it is not known yet how much is asked for
+    assert 16 == budget.revise("a", BACKFILL, 0).most  # of an older version
     for name in "bcd":
         assert 0 == budget.revise(name, BACKFILL, 0).most
     assert 2 == budget.revise("a", BACKFILL._replace(running=2, running_in_bulk=2, bulk_wanted=2), 1).most

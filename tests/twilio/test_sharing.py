@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from reconciler.database.budgets import Budgets
+from reconciler.twilio import concurrency
 from reconciler.twilio.client import Session
 from reconciler.twilio.concurrency import Gate, Pacer, Ticket
 from tests.harness.names import ACCOUNT
@@ -183,3 +184,17 @@ def test_the_share_of_a_killed_process_is_free_at_once(make_process, twilio, acc
     began = time.monotonic()
     other.page(listing)
     assert time.monotonic() - began < 5
+
+
+def test_workers_that_begin_together_find_a_place_at_once(make_process, twilio, listing, monkeypatch):
+    """Each takes what it asks for, and not all that is there: nobody waits until another has reported again."""
+    monkeypatch.setattr(concurrency, "REVISED_EVERY", 3600.0)
+    twilio.page_delay = timedelta(seconds=0.2)
+    sessions = [make_process(is_bulk=True) for _ in range(CEILING // 2)]
+    with ThreadPoolExecutor(CEILING) as pool:
+        asked = [pool.submit(session.page, listing) for session in sessions for _ in range(2)]
+        try:
+            until(lambda: all(each.done() for each in asked), within=20)
+        finally:
+            for session in sessions:
+                session.client.close()
