@@ -5,6 +5,7 @@ Design rules
 - The job asks nothing of an account unless a run found a recording in the last days, cold did, or one of the newest
   calls has a recording_url. cold lists the recordings of its days anyway, and backfill those of its window. An account
   without recordings therefore costs one request a day.
+- After a refusal the job asks once a day, until Twilio answers: a permission may have been given meanwhile.
 - Twilio may list a recording from its start on. The next listing begins at the oldest one that was not ready.
 - The cursor moves with the first page of a listing, and holds the rest of the listing until that is read.
 """
@@ -33,7 +34,7 @@ ACTIVE_FOR: Final = timedelta(days=7)  # after its last recording an account is 
 SOUGHT_AMONG: Final = 1_000  # of the newest calls of an account
 # A call lasts a day at most (https://www.twilio.com/docs/voice/api/call-resource#create-a-call-resource, TimeLimit).
 LONGEST: Final = timedelta(days=1)
-REFUSED_FOR: Final = timedelta(days=1)  # after a refusal nothing is asked
+REFUSED_FOR: Final = timedelta(days=1)  # after a refusal nothing is asked; then again, with or without recordings
 
 
 def read_new_recordings(context: JobContext) -> Counts:
@@ -64,10 +65,10 @@ def read_new_recordings(context: JobContext) -> Counts:
 
 
 def _is_due(this: Run[Counts], cursor: RecordingsCursor) -> bool:
-    """Whether recordings are made, or a listing was interrupted; not for a day after a refusal."""
+    """Whether recordings are made, or a listing was interrupted. After a refusal Twilio is asked once a day."""
     now = this.now()
-    if cursor.refused_at is not None and now - cursor.refused_at < REFUSED_FOR:
-        return False
+    if cursor.refused_at is not None:
+        return now - cursor.refused_at >= REFUSED_FOR
     if cursor.begun or (cursor.found_at is not None and now - cursor.found_at < ACTIVE_FOR):
         return True
     return this.ask(partial(has_recordings, account_sid=this.account.sid, since=now - ACTIVE_FOR, limit=SOUGHT_AMONG))

@@ -495,6 +495,15 @@ def test_what_is_refused_alone_is_a_lacking_permission(
     assert (quiet.told(), "refused_at" in quiet.cursor("recordings")) == ([made[0].sid], False)
 
 
+def test_a_refusal_ends_when_twilio_answers_although_no_recording_is_known(quiet: World) -> None:
+    """The permission was given meanwhile: the job asks a day later, and status no longer says that it is lacking."""
+    quiet.twilio.faults.when(of_recordings, Fault.forbidden(70051))
+    quiet.recordings()
+    quiet.twilio.faults.clear()
+    quiet.clock.advance(DAY)
+    assert (quiet.recordings().requests, "refused_at" in quiet.cursor("recordings")) == (1, False)
+
+
 def test_a_passing_401_at_the_first_request_heals(quiet: World) -> None:
     """The next run reads: nothing was taken for a lacking permission, although Twilio accepted the credentials then."""
     made = recorded(quiet, 1)
