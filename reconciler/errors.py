@@ -3,7 +3,8 @@
     ReconcilerError
     ├── ConfigError          78  names the setting and the rule it breaks
     ├── UsageError           64  an argument cannot be read
-    ├── Refused              77  credentials or privileges: a person must act; also NotFound, LoginRefused
+    ├── Refused              77  credentials or privileges: a person must act; also NotFound, NotPermitted,
+    │                            LoginRefused
     ├── Retriable            75  send the same request again, with backoff; the exit code is that of a run that gave up
     │   ├── RateLimited          carries retry_after
     │   ├── Unavailable      69  network, timeout, 5xx, database away; ConnectionLost, ReadOnlyDatabase, Outpaced
@@ -96,6 +97,10 @@ class Refused(ReconcilerError):
 
 class NotFound(Refused):
     """404: the resource does not exist at Twilio, or these credentials may not see it."""
+
+
+class NotPermitted(Refused):
+    """The credentials may read the account's calls, and lack a permission for something else."""
 
 
 class LoginRefused(Refused):

@@ -6,7 +6,7 @@ Design rules
   If not all of them could be read, days are merged but not proven.
 - The proof of a day needs its whole listing. After a kill the sweep continues with the days that are not proven, each
   from its first page.
-- The recordings of the window are read after its days, in one listing, and complete the proofs of the days.
+- The recordings of the window are read after its days, in parts if there are many, and complete the days' proofs.
 - A sweep that began more than a day ago is begun again, and reaches back as far.
 """
 
@@ -26,7 +26,7 @@ from reconciler import metrics
 from reconciler.database.account_days import DayProof, sum_up
 from reconciler.database.decisions import Merged
 from reconciler.database.transaction import Transaction
-from reconciler.errors import ExitCode, Refused, Retriable, TwilioAnswerError, Unavailable
+from reconciler.errors import ExitCode, NotPermitted, Refused, Retriable, TwilioAnswerError, Unavailable
 from reconciler.logs import get_logger
 from reconciler.sync.context import JobContext
 from reconciler.sync.counts import Counts
@@ -47,7 +47,7 @@ from reconciler.sync.slices import (
 from reconciler.sync.sweep import describe, read, read_recordings
 from reconciler.times import midnight, next_midnight, utc_days
 from reconciler.twilio.listing import RETENTION
-from reconciler.twilio.permissions import lacks_permission
+from reconciler.twilio.permissions import read_if_permitted
 
 USUAL: Final = timedelta(days=3)
 DEEP: Final = timedelta(days=35)
@@ -188,15 +188,16 @@ class _Sweep:
         return have_all_failed and isinstance(failed[-1].error, Unavailable)
 
     def _read_usage(self) -> str | None:
-        """Read the usage records; return why that failed, or None, also if the API key may not read usage."""
+        """Read the usage records; return why that failed, or None, also if the credentials may not read usage."""
         first, last = self._whole_days[-1].since.date(), self._whole_days[0].since.date()
         session, account_sid = self._this.session, self._this.account.sid
-        read = partial(session.usage, account_sid, first, last)
+        usage = partial(session.usage, account_sid, first, last)
         try:
-            self._proofs.usage = read()
+            self._proofs.usage = read_if_permitted(session, account_sid, usage)
+        except NotPermitted:
+            return None
         except (Refused, Retriable, TwilioAnswerError) as exc:
-            is_permitted = not exc.is_refusal or not lacks_permission(session, account_sid, read)
-            return f"usage was not read: {exc}" if is_permitted else None
+            return f"usage was not read: {exc}"
         return None
 
     def _settle(self, item: Fetched, merged: Merged) -> None:

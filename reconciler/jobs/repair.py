@@ -6,12 +6,13 @@ Only this module can change a frozen row, and only if a person asks for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Final
 
 from reconciler.database.calls import KnownCall
 from reconciler.database.decisions import Decision, Merged
 from reconciler.database.transaction import Transaction
-from reconciler.errors import CredentialsDoubted, Refused
+from reconciler.errors import NotPermitted
 from reconciler.logs import get_logger
 from reconciler.model import JobName, Page, Said
 from reconciler.sync import telemetry
@@ -21,6 +22,7 @@ from reconciler.sync.lookup import is_gone
 from reconciler.sync.run import run
 from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing, RecordingListing
+from reconciler.twilio.permissions import read_if_permitted
 
 REPAIR: Final = JobName("call")
 
@@ -57,7 +59,7 @@ def read_call(session: Session, account_sid: str, call_sid: str) -> Page:
 
     Raises:
         Refused: Twilio refused, or does not show this account.
-        Retriable: Twilio did not answer.
+        Retriable: Twilio did not answer, or refused credentials that worked a moment ago.
 
     """
     page = session.call(account_sid, call_sid)
@@ -66,9 +68,10 @@ def read_call(session: Session, account_sid: str, call_sid: str) -> Page:
         session.page(Listing(account_sid, page_size=1))
     if not page.observations:
         return page
+    listing = RecordingListing(account_sid, call_sid=call_sid)
     try:
-        recordings = session.page(RecordingListing(account_sid, call_sid=call_sid))
-    except (Refused, CredentialsDoubted) as exc:
+        recordings = read_if_permitted(session, account_sid, partial(session.page, listing))
+    except NotPermitted as exc:
         log.warning("recordings.refused", error=str(exc), hint=exc.hint)
         return page
     return page._replace(recordings=recordings.recordings, dead_letters=[*page.dead_letters, *recordings.dead_letters])

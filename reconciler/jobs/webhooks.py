@@ -16,14 +16,14 @@ from typing import Final, TypeVar
 
 from reconciler.database.transaction import Transaction
 from reconciler.database.webhook_evidence import AlertCount, EndpointFault
-from reconciler.errors import CredentialsDoubted, Refused
+from reconciler.errors import NotPermitted, ReconcilerError
 from reconciler.logs import get_logger
 from reconciler.sync.context import JobContext
 from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import WebhooksCursor
 from reconciler.sync.endpoint_faults import find_faults
 from reconciler.sync.run import Run, run
-from reconciler.twilio import permissions
+from reconciler.twilio.permissions import read_if_permitted
 from reconciler.twilio.webhook_listings import ALERTS_KEPT, list_alerts, list_endpoints
 from reconciler.twilio.webhook_records import ENDPOINT_LISTS, Alert, Endpoint
 
@@ -118,14 +118,16 @@ class _Reading:
         """Return the result of `read`; None if the credentials may not read that, which is logged the first time."""
         session, account_sid = self._this.session, self._this.account.sid
         try:
-            return read()
-        except (Refused, CredentialsDoubted) as exc:
             if resource not in self._refused_before:
-                if not permissions.lacks_permission(session, account_sid, read):
-                    raise
-                log.warning("evidence.refused", resource=resource, error=str(exc), hint=permissions.HINT)
-            self.refused.append(resource)
-            return None
+                return read_if_permitted(session, account_sid, read)
+            return read()
+        except NotPermitted as exc:
+            log.warning("evidence.refused", resource=resource, error=str(exc), hint=exc.hint)
+        except ReconcilerError as exc:
+            if not exc.is_refusal or resource not in self._refused_before:
+                raise
+        self.refused.append(resource)
+        return None
 
 
 def count_alerts(alerts: Iterable[Alert], since: datetime) -> list[AlertCount]:

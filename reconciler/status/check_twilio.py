@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from reconciler.database.webhook_evidence import EndpointFault
-from reconciler.errors import ReconcilerError
+from reconciler.errors import NotPermitted, ReconcilerError
 from reconciler.masking import mask
 from reconciler.model import Page
 from reconciler.settings import Settings
@@ -20,7 +20,7 @@ from reconciler.twilio.accounts import find_accounts, named_accounts
 from reconciler.twilio.client import Session, TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from reconciler.twilio.listing import PAGE_SIZE, Listing
-from reconciler.twilio.permissions import lacks_permission
+from reconciler.twilio.permissions import read_if_permitted
 from reconciler.twilio.webhook_listings import list_alerts, list_endpoints
 from reconciler.twilio.webhook_records import ENDPOINT_LISTS, Endpoint
 from reconciler.wording import counted
@@ -90,14 +90,13 @@ def _accounts(settings: Settings, source: Session, main: str) -> Iterator[Check]
 
 def _usage(source: Session, main: str) -> Check:
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    read = partial(source.usage, main, yesterday, yesterday)
     try:
-        read()
-    except ReconcilerError as exc:
-        if not exc.is_refusal or not lacks_permission(source, main, read):
-            return failed("usage records", exc)
+        read_if_permitted(source, main, partial(source.usage, main, yesterday, yesterday))
+    except NotPermitted as exc:
         hint = "allow the key in TWILIO_API_KEY to read usage records" if source.client.has_key else str(exc)
         return warn("usage records", "cannot be read: days are proven without them", hint)
+    except ReconcilerError as exc:
+        return failed("usage records", exc)
     return ok("usage records", "can be read")
 
 
@@ -108,11 +107,11 @@ def _alerts(source: Session, main: str) -> Check:
         return next(list_alerts(source, now - timedelta(hours=1), now), None)
 
     try:
-        read()
-    except ReconcilerError as exc:
-        if not exc.is_refusal or not lacks_permission(source, main, read):
-            return failed("alerts", exc)
+        read_if_permitted(source, main, read)
+    except NotPermitted:
         return ok("alerts", "cannot be read with these credentials: `reconcile why` explains without them")
+    except ReconcilerError as exc:
+        return failed("alerts", exc)
     return ok("alerts", "can be read")
 
 
@@ -125,11 +124,11 @@ def _endpoints(source: Session, accounts: Sequence[str]) -> Check:
             return [each for kind in ENDPOINT_LISTS for each in list_endpoints(source, account_sid, kind)]
 
         try:
-            found = read()
-        except ReconcilerError as exc:
-            if not exc.is_refusal or not lacks_permission(source, account_sid, read):
-                return failed("webhooks", exc)
+            found = read_if_permitted(source, account_sid, read)
+        except NotPermitted:
             return ok("webhooks", f"{what} cannot be read with these credentials: nobody knows which lack a callback")
+        except ReconcilerError as exc:
+            return failed("webhooks", exc)
         endpoints += len(found)
         faults += find_faults(found)
     if not faults:

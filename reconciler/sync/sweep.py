@@ -12,7 +12,7 @@ from typing import Any
 
 from reconciler.database.decisions import Merged
 from reconciler.database.store import Store
-from reconciler.errors import Refused
+from reconciler.errors import NotPermitted, Refused
 from reconciler.logs import get_logger
 from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import JobCursor
@@ -21,8 +21,8 @@ from reconciler.sync.order import Order
 from reconciler.sync.plan import Plan
 from reconciler.sync.run import Run
 from reconciler.sync.slices import Slice, cut_into_hours, cut_recordings
-from reconciler.twilio import permissions
 from reconciler.twilio.listing import RecordingListing
+from reconciler.twilio.permissions import lacking_permission
 
 CursorAfter = Callable[[Fetched], JobCursor | None]
 Move = Callable[[Fetched], AbstractContextManager[JobCursor | None]]  # see `transaction.Move`
@@ -148,23 +148,28 @@ def read_recordings(
     failed = read(
         this, Order(last=slices), resume_at=resume_at, move=move, on_page=on_page, is_bulk=True, cut=cut_busy(this)
     )
-    may_read = _may_read_recordings(this, failed)
-    return failed if may_read else None
+    if (lacking := _lacking_permission(this, failed)) is not None:
+        log.warning("recordings.refused", error=str(lacking), hint=lacking.hint)
+        return None
+    return failed
 
 
-def _may_read_recordings(this: Run[Any], failed: Sequence[Failed]) -> bool:
-    """Whether the credentials may read recordings, as far as is known; if not, that is logged."""
-    error = next((failure.error for failure in failed if _is_refusal_of_recordings(failure)), None)
-    if error is None:
-        return True
+def _lacking_permission(this: Run[Any], failed: Sequence[Failed]) -> NotPermitted | None:
+    """Return the error if the credentials may not read recordings; None if they may, as far as is known.
+
+    Raises:
+        Refused: Twilio refuses the credentials or the account, perhaps for a moment.
+
+    """
+    refusal = next((failure.error for failure in failed if _is_refusal_of_recordings(failure)), None)
+    if refusal is None:
+        return None
     account_sid = this.account.sid
     newest = RecordingListing(account_sid, page_size=1)
-    if permissions.lacks_permission(this.session, account_sid, partial(this.session.page, newest)):
-        log.warning("recordings.refused", error=str(error), hint=permissions.HINT)
-        return False
-    if isinstance(error, Refused):
-        raise error
-    return True
+    lacking = lacking_permission(this.session, account_sid, partial(this.session.page, newest), refusal)
+    if lacking is None and isinstance(refusal, Refused):
+        raise refusal
+    return lacking
 
 
 def _is_refusal_of_recordings(failure: Failed) -> bool:
@@ -187,6 +192,11 @@ def read_plan(
 
     With `room`, other processes read slices too, and have so many places left. The parts of a slice that is cut then
     stay in the plan.
+
+    Raises:
+        Refused: Twilio or the database refused.
+        Retriable: the database did not come back.
+
     """
     now = this.now()
     with _merging(this, plan, cursor, preview) as (merge, handlers):
@@ -208,7 +218,8 @@ def read_plan(
             is_bulk=True,
             cut=cut_busy(this, room),
         )
-        if not _may_read_recordings(this, failed):
+        if (lacking := _lacking_permission(this, failed)) is not None:
+            log.warning("recordings.refused", error=str(lacking), hint=lacking.hint)
             this.counts.slices_done += plan.leave_out_recordings()
             failed = [failure for failure in failed if not _is_refusal_of_recordings(failure)]
         return failed

@@ -104,12 +104,9 @@ def _refusal(
 
 def outcome(error: ReconcilerError) -> str:
     """Return the label of `reconciler_requests_total` for an error."""
-    match error:
-        case NotFound():
-            return "not_found"
-        case Refused() | CredentialsDoubted():
-            return "refused"
-    return "failed"
+    if isinstance(error, NotFound):
+        return "not_found"
+    return "refused" if error.is_refusal else "failed"
 
 
 def _error_body(answer: Answer) -> tuple[int | None, str]:

@@ -25,7 +25,6 @@ from twilio.rest import Client
 from reconciler import __version__, metrics
 from reconciler.errors import (
     ConnectionLost,
-    CredentialsDoubted,
     FilterIgnored,
     NotFound,
     RateLimited,
@@ -163,7 +162,7 @@ class TwilioClient:
         is_foreign = path.startswith(API_PATH) and not path.startswith(f"{API_PATH}/{self.account_sid}/")
         login = "TWILIO_API_KEY and TWILIO_API_SECRET" if self.has_key else "TWILIO_AUTH_TOKEN"
         error = meaning(answer, now=self.clock(), login=login, worked_before=self.has_worked, is_foreign=is_foreign)
-        if is_foreign and self.has_key and isinstance(error, Refused | CredentialsDoubted):
+        if is_foreign and self.has_key and error is not None and error.is_refusal:
             asked = "list accounts" if path.startswith(f"{API_PATH}.json") else "read another account than its own"
             return Refused(
                 f"the key in TWILIO_API_KEY cannot {asked} (HTTP {answer.status_code}): set TWILIO_AUTH_TOKEN instead",

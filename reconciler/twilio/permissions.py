@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
-from reconciler.errors import CredentialsDoubted, ReconcilerError, Refused
+from reconciler.errors import NotPermitted, ReconcilerError
 from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing
 
 HINT: Final = "these credentials may read calls, and not this: allow it to the API key in TWILIO_API_KEY"
 
+T = TypeVar("T")
 
-def lacks_permission(session: Session, account_sid: str, ask: Callable[[], object]) -> bool:
-    """Whether the credentials may read the account's calls, but not what `ask` asks for, which was refused just now.
 
-    A refusal alone proves nothing: a 401 may pass, and an account may be suspended. So the newest call is listed, and
-    then `ask` is called again. If Twilio does not answer now, no permission is known to be lacking.
+def read_if_permitted(session: Session, account_sid: str, read: Callable[[], T]) -> T:
+    """Return what `read` returns. `read` is called again if Twilio refuses it, see `lacking_permission`.
+
+    Raises:
+        NotPermitted: the credentials may read the account's calls, and not this.
+        Refused, CredentialsDoubted: Twilio refuses the credentials or the account, perhaps for a moment.
+        ReconcilerError: any other error of `read`.
+
+    """
+    try:
+        return read()
+    except ReconcilerError as exc:
+        lacking = lacking_permission(session, account_sid, read, exc) if exc.is_refusal else None
+        if lacking is None:
+            raise
+        raise lacking from exc
+
+
+def lacking_permission(
+    session: Session, account_sid: str, ask: Callable[[], object], refusal: ReconcilerError
+) -> NotPermitted | None:
+    """Return the error for a permission that the credentials lack; None if none is known to be lacking.
+
+    `ask` met `refusal` just now. A refusal alone proves nothing: a 401 may pass, and an account may be suspended. So
+    the newest call of the account is listed, and then `ask` is called again.
     """
     try:
         session.page(Listing(account_sid, page_size=1))
     except ReconcilerError:
-        return False
+        return None
     try:
         ask()
-    except (Refused, CredentialsDoubted):
-        return True
-    except ReconcilerError:
-        return False
-    return False
+    except ReconcilerError as exc:
+        if exc.is_refusal:
+            return NotPermitted(str(refusal), hint=HINT if session.client.has_key else refusal.hint)
+    return None

@@ -17,6 +17,7 @@ from reconciler.simulator.messages import Request
 from reconciler.simulator.recordings import Recording
 from reconciler.simulator.webhooks import Channel, webhooks
 from reconciler.sync.counts import Outcome
+from reconciler.twilio.permissions import HINT
 from tests.harness.contexts import run_backfill, run_inbox, run_replay
 from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN
 from tests.harness.world import MINUTE, World, day
@@ -484,6 +485,7 @@ def test_what_is_refused_alone_is_a_lacking_permission(
     assert quiet.recordings().outcome is Outcome.SUCCEEDED
     assert len(quiet.twilio.requests) == requests
     assert quiet.cursor("recordings")["refused_at"]
+    assert quiet.said("recordings.refused")[0]["hint"] != HINT  # it names the key, and an auth token is in use
     assert quiet.recordings().requests == 0
     quiet.clock.advance(DAY)
     quiet.recordings()

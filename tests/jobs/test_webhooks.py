@@ -18,6 +18,7 @@ from reconciler.simulator.webhooks import Channel
 from reconciler.status.why import Cause, Why, read_why
 from reconciler.sync.counts import Outcome
 from reconciler.twilio import webhook_listings
+from reconciler.twilio.permissions import HINT
 from reconciler.twilio.webhook_records import Alert
 from tests.harness.names import ACCOUNT, NOW, SUBACCOUNT, TOKEN, sid
 from tests.harness.world import World, day
@@ -257,7 +258,9 @@ def test_a_key_that_may_read_neither_is_told_once_and_fails_nothing(world: World
     world.account.add_key(*KEY, "restricted", permissions=frozenset({"calls"}))
     for _ in range(2):
         assert world.webhooks(key=KEY).outcome is Outcome.SUCCEEDED
-    assert [line["resource"] for line in world.said("evidence.refused")] == ["alerts", "endpoints"]
+    told = world.said("evidence.refused")
+    assert [line["resource"] for line in told] == ["alerts", "endpoints"]
+    assert {line["hint"] for line in told} == {HINT}
     assert why(world).unread == [
         "Twilio's alerts cannot be read with these credentials",
         "numbers, SIP domains and TwiML apps cannot be read with these credentials",

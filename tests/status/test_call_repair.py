@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from reconciler.database.transaction import Transaction
+from reconciler.simulator import Fault
 from tests.harness.equality import versions
 from tests.harness.names import ACCOUNT, SUBACCOUNT, TOKEN, sid
 
@@ -189,6 +190,27 @@ def test_a_call_of_another_account(signed_in, account, twilio):
     done = signed_in("call", theirs.sid, "--repair", "--account", SUBACCOUNT, "--json")
     assert (done.code, done.result["row"]["account_sid"]) == (0, SUBACCOUNT)
     assert signed_in("call", theirs.sid, "--account", "nobody").code == 64
+
+
+def of_recordings(request) -> bool:
+    """Whether a request is about recordings."""
+    return "/Recordings" in request.path
+
+
+def test_a_refusal_of_recordings_that_passes_is_no_lacking_permission(repair, hold, twilio, conn):
+    """77, and the row is as before: the next try reads the recordings."""
+    hold("ringing")
+    twilio.faults.when(of_recordings, Fault.forbidden(70051), times=1)
+    assert repair().code == 77
+    assert conn.execute("SELECT status FROM messages").fetchone() == ("ringing",)
+    assert repair().code == 0
+
+
+def test_without_the_permission_for_recordings_the_call_is_repaired(repair, hold, twilio, not_equal):
+    """Twilio refuses recordings alone, and again."""
+    hold("ringing")
+    twilio.faults.when(of_recordings, Fault.forbidden(70051))
+    assert (repair().code, not_equal()) == (0, [])
 
 
 @pytest.mark.parametrize("own", [sid(1)[:-1], "local_1700000000_abc"])

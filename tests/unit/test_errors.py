@@ -33,8 +33,8 @@ def test_exit_codes_are_those_of_the_design():
         ("ConfigError", 78), ("UsageError", 64), ("Refused", 77), ("Retriable", 75), ("RateLimited", 75),
         ("Unavailable", 69), ("ConnectionLost", 69), ("FilterIgnored", 75), ("CredentialsDoubted", 77),
         ("Contended", 75), ("OutsideRetention", 1), ("JobHeld", 75), ("SchemaError", 78), ("TwilioAnswerError", 75),
-        ("BadObservation", 1), ("NotFound", 77), ("ReadOnlyDatabase", 69), ("LoginRefused", 77),
-        ("Outpaced", 69),
+        ("BadObservation", 1), ("NotFound", 77), ("NotPermitted", 77), ("ReadOnlyDatabase", 69),
+        ("LoginRefused", 77), ("Outpaced", 69),
     ],
 )  # fmt: skip
 def test_each_error_ends_in_its_exit_code(name, code):
@@ -44,7 +44,7 @@ def test_each_error_ends_in_its_exit_code(name, code):
 
 def test_the_table_in_the_docstring_is_the_truth():
     """It names every error that is no special case of one, with the code it ends in."""
-    special = ("ConnectionLost", "LoginRefused", "NotFound", "Outpaced", "ReadOnlyDatabase")
+    special = ("ConnectionLost", "LoginRefused", "NotFound", "NotPermitted", "Outpaced", "ReadOnlyDatabase")
     assert {name: kind.exit_code for name, kind in KINDS.items() if name not in special} == {
         name: int(code) if code else KINDS[name].exit_code for name, code in TABLE
     }
