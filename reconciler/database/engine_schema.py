@@ -8,13 +8,15 @@ Design rules
   lock of our own migrations, and notes their names.
 - The runner also notes the objects that these files make, in PostgreSQL's words. So `verify` knows what the installed
   procrastinate expects, also with a role that may create nothing.
-- Only this module and `service/engine.py` import procrastinate, and only if the setting asks for it.
+- This module reads procrastinate's files. `service/engine.py`, `engine_tables.py` and `backfill_queue.py` import it.
+  They are imported only if the setting asks for the engine.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -26,7 +28,7 @@ import psycopg
 from psycopg import errors as pg
 
 from reconciler.database.catalog import SchemaObject, read_objects
-from reconciler.database.connection import Connection, load_queries, translate, translated
+from reconciler.database.connection import APPLICATION_NAME, Connection, load_queries, translate, translated
 from reconciler.database.migrate import alone
 from reconciler.database.verify import Finding
 from reconciler.errors import ConfigError, Refused, SchemaError
@@ -152,15 +154,26 @@ def drop(conn: Connection) -> bool:
     if not is_there(conn):
         return False
     with translated(), alone(conn):
-        try:
-            working = [worker for worker in read_workers(conn) if worker.is_alive]
-        except SchemaError:
-            working = []  # tables that are too broken to be read are too broken to work with
-        if working:
-            names = ", ".join(worker.name for worker in working)
-            raise Refused(f"daemons work with the engine's schema: {names}", hint="stop them first")
+        if working := _working(conn):
+            raise Refused(f"daemons work with the engine's schema: {', '.join(working)}", hint="stop them first")
         conn.execute(_queries["drop_schema"])
     return True
+
+
+def _working(conn: Connection) -> list[str]:
+    """Return the names of the daemons that work.
+
+    A daemon that cannot write its sign of life goes on working, because the table is broken, say.
+    Its session names it.
+    """
+    alive: list[str] = []
+    with suppress(SchemaError):
+        alive = [worker.name for worker in read_workers(conn) if worker.is_alive]
+    if alive:
+        return alive
+    prefix = f"{APPLICATION_NAME}: engine "  # see `service.engine_tables.make_app`
+    sessions = conn.execute(load_queries("report")["daemons"], {"prefix": prefix})
+    return [name.removeprefix(prefix) for _, name, _ in sessions]
 
 
 def verify(conn: Connection) -> list[Finding]:
@@ -171,10 +184,13 @@ def verify(conn: Connection) -> list[Finding]:
         if conn.execute(_queries["has_expected"]).fetchone() != (True,):
             return [Finding(f"table {SCHEMA}.expected_objects", "is missing", _REPAIR)]
         expected = [SchemaObject(*row) for row in conn.execute(_queries["expected"])]
+        if not expected:  # after a dump of the schema alone
+            return [Finding(f"content of {SCHEMA}.expected_objects", "is missing", _REPAIR)]
         with conn.transaction():
             conn.execute(_queries["enter_schema"])
             actual = {found.key: found for found in _read_objects(conn)}
-    lost = {wanted.table for wanted in expected} - {found.table for found in actual.values()}
+    # A function and a type have no table.
+    lost = {wanted.table for wanted in expected} - {found.table for found in actual.values()} - {""}
     findings = [Finding(f"table {SCHEMA}.{table}", "is missing", _REPAIR) for table in sorted(lost)]
     for wanted in expected:
         if wanted.table not in lost and (problem := _problem(actual.get(wanted.key), wanted)):
@@ -219,15 +235,12 @@ def _apply(conn: Connection, name: str, noted: list[str]) -> None:
         with conn.transaction():
             conn.execute(_queries["create_schema"])
             conn.execute(_queries["create_ledger"])
-            before = conn.execute("SELECT pg_catalog.current_setting('search_path')").fetchone()
             conn.execute(_queries["enter_schema"])
             conn.execute(text.encode())
             conn.execute(_queries["create_daemons"])
             conn.execute(_queries["create_expected"])
             _note_objects(conn, _read_objects(conn) if name == _BASE else _reference(conn))
             conn.execute(_queries["note_applied"], {"filenames": noted, "now": datetime.now(UTC)})
-            assert before is not None
-            conn.execute("SELECT pg_catalog.set_config('search_path', %s, true)", before)
     except pg.InsufficientPrivilege as exc:
         hint = "as the database's owner: GRANT CREATE ON DATABASE … TO the role that migrates"
         raise Refused(str(translate(exc)), hint=hint) from exc

@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from reconciler.database import engine_schema
+from reconciler.database import connection, engine_schema
 from reconciler.database.connection import Connection
 from reconciler.errors import ExitCode, Refused, SchemaError
 from reconciler.settings import Settings
@@ -121,6 +121,7 @@ TAMPERED = [
     ("DROP TABLE procrastinate_periodic_defers", "table reconciler_engine.procrastinate_periodic_defers is missing"),
     ("ALTER TABLE daemons DROP COLUMN slots", "column reconciler_engine.daemons.slots is missing"),
     ("DROP TABLE expected_objects", "table reconciler_engine.expected_objects is missing"),
+    ("DELETE FROM expected_objects", "content of reconciler_engine.expected_objects is missing"),
 ]
 
 
@@ -172,6 +173,32 @@ def test_it_is_not_dropped_while_a_daemon_works(made):
         engine_schema.drop(made)
     made.execute("UPDATE reconciler_engine.procrastinate_workers SET last_heartbeat = now() - interval '1 minute'")
     assert engine_schema.drop(made)
+
+
+@pytest.mark.parametrize("broken", ["TABLE reconciler_engine.daemons", "SCHEMA IF EXISTS nowhere"])
+def test_it_is_not_dropped_while_a_daemon_without_a_sign_of_life_is_connected(made, database_url, broken):
+    """The daemon works all the same. Its session names it."""
+    made.execute(f"DROP {broken}".encode())
+    with connection.connect(database_url, purpose="engine db1/4711") as daemon:
+        with pytest.raises(Refused, match="db1/4711"):
+            engine_schema.drop(made)
+        made.execute("SELECT pg_terminate_backend(%s, 5000)", (daemon.info.backend_pid,))
+    assert engine_schema.drop(made)
+
+
+def test_functions_and_types_that_are_gone_are_named_and_no_table_is(made):
+    """They have no table."""
+    wanted = made.execute(
+        "SELECT kind, name FROM reconciler_engine.expected_objects WHERE relation = '' ORDER BY kind, name"
+    ).fetchall()
+    assert {kind for kind, _ in wanted} == {"function", "type"}
+    made.execute("SET search_path = reconciler_engine")
+    for kind, name in wanted:
+        made.execute(f"DROP {kind} {name} CASCADE".encode())
+    made.execute("SET search_path = public")
+    findings = {finding.subject for finding in engine_schema.verify(made)}
+    assert {f"{kind} reconciler_engine.{name}" for kind, name in wanted} <= findings
+    assert not [subject for subject in findings if subject.startswith("table ")]
 
 
 def test_the_note_of_a_daemon_goes_with_its_worker(made):
