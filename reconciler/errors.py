@@ -13,7 +13,7 @@
     │   └── Contended        75  another writer was in the way; nothing was committed
     ├── OutsideRetention      1  the window is older than Twilio's retention
     ├── JobHeld              75  another process holds the job
-    ├── TableFault           75  a table takes no row at all: a person must mend it, and then the next run goes on
+    ├── TableFault           75  a table withholds a row, or refuses all: a person must mend it; then runs go on
     ├── SchemaError          78  this version cannot work with the database's schema
     ├── TimeIgnored          70  a listing of some hours was answered by the date alone: sync reads the whole day
     ├── TwilioAnswerError    75  an answer that Twilio should never give: 400, a redirect, a page that leads back
@@ -108,7 +108,10 @@ class LoginRefused(Refused):
 
 
 class TableFault(ReconcilerError):
-    """A table takes no row at all, or none of a page: no single row is to blame. Nothing was committed."""
+    """A table is to blame, and no single row: it takes no row, none of a page, or a trigger withholds a row of ours.
+
+    Nothing was committed.
+    """
 
     exit_code = ExitCode.TRY_AGAIN
 

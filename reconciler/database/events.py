@@ -1,4 +1,4 @@
-"""The events that a statement meant to write. Each is there afterwards, whoever wrote it first."""
+"""The check that every event which a statement had to write is in `call_events`, whichever session wrote it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _merge = load_queries("merge")
 
 
 def require_events(conn: Connection, dedupe_keys: Sequence[str]) -> None:
-    """Refuse that an event is missing; `dedupe_keys` are those that a statement of this transaction did not write.
+    """Check that `call_events` has these events. A statement of this transaction did not write them itself.
 
     Raises:
-        TableFault: a trigger keeps events away. The caller must not commit as if they were kept.
+        TableFault: an event is missing, since a trigger withholds it. The caller must not commit.
 
     """
     if dedupe_keys and conn.execute(_merge["has_events"], {"dedupe_keys": list(dedupe_keys)}).fetchone() != (True,):

@@ -171,7 +171,7 @@ class Store:
 
         Raises:
             Unavailable: another writer interfered in every attempt.
-            TableFault: a table takes no row at all.
+            TableFault: a table takes no row at all, none of a page, or a trigger withholds an event.
 
         """
         page = _Page([*observations, *recordings], origin, now, move, dead_letters, is_brief and self._channel is None)

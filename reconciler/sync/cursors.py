@@ -183,7 +183,10 @@ class BackfillCursor(PlanCursor, kw_only=True):
     finished: bool
 
     def as_of(self, now: datetime) -> BackfillCursor | None:
-        """Return the cursor as it is, unless the end of its window lies in the future: what was read is read."""
+        """Return the cursor as it is, unless the end of its window lies in the future.
+
+        The plan does not depend on `begun_at`.
+        """
         return None if max(self.since, self.until) > now + CLOCKS_DIFFER else self
 
 

@@ -1,8 +1,9 @@
 """The proof of a day's recordings: `call_events` tells of every recording that Twilio lists as ready or deleted.
 
 A listing with deleted recordings shows them for 40 days, longer than the days that cold proves. So there is no second
-comparison as for calls: a recording that we tell of, and that Twilio does not list, was deleted longer ago. No absence
-makes a recording a deleted one. A list that is shorter than before is believed as that of calls is, see `shrinkage`.
+comparison as for calls: a recording that we tell of, and that Twilio does not list, was deleted longer ago. A recording
+that Twilio no longer lists is never taken for deleted. A list that is shorter than before is believed as that of calls
+is, see `shrinkage`.
 """
 
 from __future__ import annotations
@@ -96,7 +97,10 @@ class RecordingProofs:
 def _doubt(
     day: date, listed: set[bytes], before: int | None, doubt: FewerRecordings | None, *, read_at: datetime
 ) -> FewerRecordings:
-    """Return by how many recordings fewer Twilio lists of a day now than it did `before`, when that was in `doubt`."""
+    """Return how many recordings fewer Twilio lists of a day than `before`; `shrunk` is 0 if the list is believed.
+
+    `doubt` is that of the last list, if it was not believed.
+    """
     digest = hashlib.sha256(b"".join(sorted(listed))).hexdigest()
     if before is None:
         last = None

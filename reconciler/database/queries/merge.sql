@@ -298,7 +298,7 @@ returned AS (
     WHERE m.ctid = d.row_ctid AND m.xmin = d.row_xmin AND d.action = 'drift' AND d.gone_at IS NULL
         AND m.gone_at IS NOT NULL AND %(apply)s
 ),
--- Not materialized: what is meant is read again only where fewer events were written.
+-- Not materialized: `recorded` and the count compute it anew. The keys are computed only where fewer events were written.
 meant AS NOT MATERIALIZED (
     SELECT
         d.call_sid, d.event_type, CASE WHEN d.action = 'late' THEN d.said_status ELSE d.status END AS event_status,

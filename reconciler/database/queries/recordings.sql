@@ -1,11 +1,11 @@
 -- Recordings: their events, the URL in the call's row, and the question whether an account has any.
 --
--- `recordings` is a JSON array of objects: one text costs the driver a tenth of an array for each column.
+-- `recordings` is a JSON array of objects. It costs the driver a tenth of what an array for each column costs.
 
 -- name: tell
--- Write one event for each recording that is ready or deleted, unless there is one: the first source tells it. Returns
--- the recordings that were told now; with `apply` false, those that would be. First comes null, or for each recording that
--- was not told, though none was known to be told, the key of its event.
+-- Write one event for each recording that is ready or deleted, unless call_events has it. Returns one row for each
+-- recording that had no event; with `apply` false nothing is written. The first column is null, or the key of an event
+-- that the statement did not write: another session was faster, or a trigger withheld the event.
 --
 -- An event names the conference, else the call. The Viewer may have written the event, without a dedupe_key and with a
 -- payload of its own: a recording's SID in it is enough. A recording of a conference may have been told by its call.
