@@ -100,7 +100,7 @@ def proof_of_day(conn: Connection, *, account_sid: str, day: date) -> DayProof |
 
 
 def keep_proof(conn: Connection, proof: DayProof) -> None:
-    """Write the proof of a day; it replaces an earlier one.
+    """Write the proof of a day's calls; it replaces an earlier one. Differences of its recordings stay.
 
     Raises:
         TableFault: a trigger keeps the row away.

@@ -434,6 +434,47 @@ def test_a_list_of_recordings_that_is_shorter_than_before_is_not_believed_at_onc
     assert quiet.told() == sorted(each.sid for each in made)
 
 
+def test_a_day_whose_recordings_differed_stays_incomplete_until_they_are_read(
+    quiet: World, quick_retries: None
+) -> None:
+    """A sweep proves the calls and cannot list the recordings. The next one lists them, and the day is complete."""
+    recorded(quiet, 3)
+    quiet.clock.advance(DAY)
+    quiet.cold()
+    quiet.twilio.faults.when(of_recordings, Fault.nothing_found())
+    quiet.cold()
+    assert of_recordings_listed(quiet) == [(0, False, 3)]
+    quiet.twilio.faults.clear()
+    quiet.twilio.faults.when(of_recordings, Fault.server_error(503))
+    for _ in range(2):
+        quiet.clock.advance(DAY)  # a sweep of its own
+        assert quiet.cold().outcome is Outcome.FAILED
+        assert of_recordings_listed(quiet) == [(0, False, 3)]
+    quiet.twilio.faults.clear()
+    quiet.cold()
+    assert of_recordings_listed(quiet) == [(3, True, None)]
+    assert not any("recordings_unread" in proof["differences"] for proof in quiet.proofs().values())
+
+
+def test_recordings_do_not_make_a_day_complete_whose_calls_are_not(quiet: World, quick_retries: None) -> None:
+    """Its calls shrank while its recordings could not be read; then the recordings are complete, and the calls not."""
+    recorded(quiet, 3)
+    quiet.clock.advance(DAY)
+    quiet.cold()
+    quiet.twilio.faults.when(of_recordings, Fault.nothing_found())
+    quiet.cold()
+    quiet.twilio.faults.clear()
+    quiet.clock.advance(DAY)
+    quiet.twilio.faults.when(lambda request: "/Calls" in request.path, Fault.nothing_found())
+    quiet.twilio.faults.when(of_recordings, Fault.server_error(503))
+    quiet.cold()
+    quiet.twilio.faults.clear()
+    quiet.twilio.faults.when(lambda request: "/Calls" in request.path, Fault.nothing_found())
+    quiet.cold()
+    (proof,) = [proof for proof in quiet.proofs().values() if proof["recordings_listed"]]
+    assert (proof["is_complete"], sorted(proof["differences"])) == (False, ["shrunk"])
+
+
 def test_fewer_recordings_are_believed_when_another_day_lists_the_same(quiet: World) -> None:
     """As fewer calls are; other ones in their place confirm nothing."""
     made = recorded(quiet, 4)

@@ -59,7 +59,9 @@ FROM account_days
 WHERE account_sid = %(account_sid)s AND day = %(day)s
 
 -- name: keep_proof
-INSERT INTO account_days (
+-- The calls of a day are proven before its recordings are read. A day whose recordings differed stays incomplete until
+-- these are proven as well. Then `recordings_unread` says that its calls are complete.
+INSERT INTO account_days AS d (
     account_sid, day, listed, held, digest, billed, differences, is_complete, verified_at, billed_price, held_price,
     price_unit, unsettled
 )
@@ -69,7 +71,14 @@ VALUES (
 )
 ON CONFLICT (account_sid, day) DO UPDATE SET
     listed = EXCLUDED.listed, held = EXCLUDED.held, digest = EXCLUDED.digest, billed = EXCLUDED.billed,
-    differences = EXCLUDED.differences, is_complete = EXCLUDED.is_complete, verified_at = EXCLUDED.verified_at,
+    differences = EXCLUDED.differences || pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+        'recordings_not_told', d.differences -> 'recordings_not_told'::text,
+        'recordings_shrunk', d.differences -> 'recordings_shrunk'::text,
+        'recordings_unread', CASE WHEN EXCLUDED.is_complete
+            AND d.differences ?| ARRAY['recordings_not_told', 'recordings_shrunk'] THEN 1 END
+    )),
+    is_complete = EXCLUDED.is_complete AND NOT d.differences ?| ARRAY['recordings_not_told', 'recordings_shrunk'],
+    verified_at = EXCLUDED.verified_at,
     billed_price = EXCLUDED.billed_price, held_price = EXCLUDED.held_price, price_unit = EXCLUDED.price_unit,
     unsettled = EXCLUDED.unsettled
 

@@ -105,13 +105,14 @@ WHERE account_sid = %(account_sid)s AND day = ANY(%(days)s::date[]) AND recordin
 
 -- name: keep_proofs
 -- Add what was proven of recordings to the proofs of days. A day whose calls were not proven has no proof to add to.
+-- `recordings_unread` says that the day's calls are complete, see account_days.keep_proof.
 --
 -- Cost: reads account_days_pkey for each day.
 UPDATE account_days AS d
 SET
     recordings_listed = p.listed, recordings_held = p.held,
-    is_complete = d.is_complete AND p.listed = p.held AND p.shrunk = 0,
-    differences = (d.differences - ARRAY['recordings_not_told', 'recordings_shrunk']) || pg_catalog.jsonb_strip_nulls(
+    is_complete = (d.is_complete OR d.differences ? 'recordings_unread'::text) AND p.listed = p.held AND p.shrunk = 0,
+    differences = (d.differences - ARRAY['recordings_not_told', 'recordings_shrunk', 'recordings_unread']) || pg_catalog.jsonb_strip_nulls(
         pg_catalog.jsonb_build_object(
             'recordings_not_told', nullif(p.listed - p.held, 0), 'recordings_shrunk', nullif(p.shrunk, 0)
         )
