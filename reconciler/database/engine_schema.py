@@ -163,8 +163,7 @@ def drop(conn: Connection) -> bool:
 def _working(conn: Connection) -> list[str]:
     """Return the names of the daemons that work.
 
-    A daemon that cannot write its sign of life goes on working, because the table is broken, say.
-    Its session names it.
+    A broken table keeps a daemon from writing a sign of life, and not from working. Its session then names it.
     """
     alive: list[str] = []
     with suppress(SchemaError):

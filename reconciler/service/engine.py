@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -126,24 +126,26 @@ class Engine:
         own = app.job_manager
         assert isinstance(own, Manager)
         app.task(name=TASK, retry=_RunAgain(), pass_context=True)(self._perform)
-        async with app.open_async():
-            own.is_stopped, own.leads = self._stop.is_set, lambda: self.leads
-            worker = asyncio.create_task(
-                app.run_worker_async(
-                    queues=[HOT, USUAL, BULK, LEADER], concurrency=self._identity.slots, wait=True,
-                    fetch_job_polling_interval=ASKED_EVERY, abort_job_polling_interval=3600.0, listen_notify=False,
-                    delete_jobs="always", install_signal_handlers=False, update_heartbeat_interval=HEARTBEAT_EVERY,
-                    stalled_worker_timeout=SILENT_AFTER,
-                )
-            )  # fmt: skip
-            self.is_connected = True
-            try:
-                await self._attend(own, worker, url)
-            finally:
-                own.end()
-                worker.cancel()
-                with suppress(asyncio.CancelledError):
-                    await worker
+        # The ear closes last: until the app is closed, its pool may connect again, and the ear listens again.
+        with closing(own.ear):
+            async with app.open_async():
+                own.is_stopped, own.leads = self._stop.is_set, lambda: self.leads
+                worker = asyncio.create_task(
+                    app.run_worker_async(
+                        queues=[HOT, USUAL, BULK, LEADER], concurrency=self._identity.slots, wait=True,
+                        fetch_job_polling_interval=ASKED_EVERY, abort_job_polling_interval=3600.0, listen_notify=False,
+                        delete_jobs="always", install_signal_handlers=False, update_heartbeat_interval=HEARTBEAT_EVERY,
+                        stalled_worker_timeout=SILENT_AFTER,
+                    )
+                )  # fmt: skip
+                self.is_connected = True
+                try:
+                    await self._attend(own, worker, url)
+                finally:
+                    own.end()
+                    worker.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await worker
 
     async def _attend(self, own: Manager, worker: asyncio.Task[None], url: str) -> None:
         """Do the leader's part until the worker ends."""

@@ -89,7 +89,6 @@ class Manager(manager.JobManager):
     def end(self) -> None:
         """Look for tasks no more."""
         self._has_ended = True
-        self.ear.close()
         self.wake()
 
     async def register_worker(self) -> int:
@@ -201,8 +200,16 @@ def make_task(job: JobName, **more: Any) -> jobs.Job:
     )  # fmt: skip
 
 
-def make_app(url: str, identity: Identity, hot_at: Callable[[], datetime | None]) -> procrastinate.App:
-    """Return procrastinate's app on one connection of ours."""
+def make_app(
+    url: str,
+    identity: Identity,
+    hot_at: Callable[[], datetime | None],
+    *,
+    make_manager: Callable[
+        [procrastinate.PsycopgConnector, Identity, Callable[[], datetime | None]], Manager
+    ] = Manager,
+) -> procrastinate.App:
+    """Return procrastinate's app on one connection of ours. Close its manager's `ear` after the app."""
 
     async def configure(conn: psycopg.AsyncConnection[Any]) -> None:
         # Set after connecting: poolers refuse start-up options.
@@ -214,5 +221,5 @@ def make_app(url: str, identity: Identity, hot_at: Callable[[], datetime | None]
         kwargs={"autocommit": True, **db.login_parameters(f"engine {identity.host}/{identity.process}")},
     )  # fmt: skip
     app = procrastinate.App(connector=connector)
-    app.job_manager = own = Manager(connector, identity, hot_at)
+    app.job_manager = own = make_manager(connector, identity, hot_at)
     return app

@@ -250,10 +250,8 @@ class Machines:
         return row[0] if row else None
 
     def _make_app(self, url: str, identity: Identity, hot_at: Callable[[], datetime | None]) -> procrastinate.App:
-        app = engine_tables.make_app(url, identity, hot_at)
-        assert isinstance(app.connector, procrastinate.PsycopgConnector)
-        app.job_manager = _Manager(app.connector, identity, hot_at, self, self.by_name[identity.host])
-        return app
+        make_manager = partial(_Manager, machines=self, machine=self.by_name[identity.host])
+        return engine_tables.make_app(url, identity, hot_at, make_manager=make_manager)
 
 
 class _Gate(JobManager):

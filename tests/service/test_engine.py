@@ -16,7 +16,7 @@ from reconciler.model import JobName
 from reconciler.service import engine_tables
 from reconciler.service.backfill_queue import BackfillQueue, SliceTask
 from reconciler.service.engine import Engine
-from reconciler.service.engine_tables import Identity
+from reconciler.service.engine_tables import Identity, Manager
 from reconciler.service.queues import bulk_slots
 from tests.harness.daemons import eventually
 
@@ -100,11 +100,33 @@ def test_work_is_heard_of_on_the_connection_after_a_broken_one(queue, conn, data
     """The server ended the connection of an idle engine."""
     with engine(database_url) as running:
         until_idle(conn, 1)
-        ended = connected(conn)
+        ended = listening(conn)
         conn.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS p (pid)", (ended,))
-        eventually(lambda: connected(conn) and connected(conn) != ended)
+        eventually(lambda: listening(conn) and listening(conn) != ended)
         put(queue, SLICES[0])
         assert eventually(lambda: not running.jobs.empty() and running.jobs.get()) == SLICES[0]
+
+
+def test_a_connection_that_breaks_while_the_engine_ends_leaves_no_socket(queue, conn, database_url, monkeypatch):
+    """The pool connects again after the last look for tasks, and listens again."""
+    ended: SimpleQueue[Manager] = SimpleQueue()
+    end = Manager.end
+
+    def note_end(own: Manager) -> None:
+        end(own)
+        ended.put(own)
+
+    monkeypatch.setattr(Manager, "end", note_end)
+    with engine(database_url) as running:
+        put(queue, SLICES[0])
+        assert running.jobs.get(timeout=60) == SLICES[0]
+        before = listening(conn)
+        running.engine.stop(within=0)
+        own = ended.get(timeout=60)
+        conn.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS p (pid)", (before,))
+        running.may_end.set()
+        assert running.engine.stop(within=30)
+        assert own.ear._socket is None
 
 
 def test_a_slice_that_waits_already_is_put_once(queue):
@@ -116,9 +138,12 @@ def test_a_slice_that_waits_already_is_put_once(queue):
     assert queue.known(SLICES) == set()
 
 
-def connected(conn: psycopg.Connection) -> list[int]:
-    """The server processes that engines are connected to."""
+def listening(conn: psycopg.Connection) -> list[int]:
+    """The server processes of engines that have executed LISTEN: their last statement is that one or a later one."""
     return [
         pid
-        for (pid,) in conn.execute("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'reconciler: engine%'")
+        for (pid,) in conn.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'reconciler: engine%' AND state = 'idle'"
+            " AND query ~ 'LISTEN|fetch_job|procrastinate_workers'"
+        )
     ]
