@@ -9,8 +9,8 @@ Design rules
 - A worker that is silent for SILENT_AFTER is gone. The leader then puts its tasks back into the queue. A run may
   therefore happen twice, which does no harm: its lock, cursor and outcome are those of every run.
 - The database may be away for any time. No error of it ends the worker: it goes on when the database is back.
-- New tasks are found by asking every second. The daemon hears of bulk work at once (`service/ear.py`), because a
-  backfill waits for it.
+- New tasks are found by asking every second. For bulk work the daemon listens as well (`service/queue_listener.py`):
+  otherwise it would idle up to a second whenever the queue was empty.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ class Engine:
         own = app.job_manager
         assert isinstance(own, Manager)
         app.task(name=TASK, retry=_RunAgain(), pass_context=True)(self._perform)
-        # The ear closes last: until the app is closed, its pool may connect again, and the ear listens again.
-        with closing(own.ear):
+        # The listener closes last: until the app is closed, its pool may connect again, and listens again.
+        with closing(own.listener):
             async with app.open_async():
                 own.is_stopped, own.leads = self._stop.is_set, lambda: self.leads
                 worker = asyncio.create_task(

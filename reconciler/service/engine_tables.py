@@ -16,7 +16,7 @@ from procrastinate import exceptions, jobs, manager
 from reconciler.database import connection as db
 from reconciler.database.engine_schema import SCHEMA
 from reconciler.model import JobName
-from reconciler.service.ear import Ear
+from reconciler.service.queue_listener import QueueListener
 from reconciler.service.queues import PLACES, USUAL, Pending, open_queues
 
 # The pool logs each failed attempt in its own words; we log them as `engine.retried`.
@@ -52,7 +52,7 @@ class Manager(manager.JobManager):
         self._hot_at = hot_at
         self._queues: dict[int, str] = {}  # of the tasks at work here, by id
         self._woken = asyncio.Event()
-        self.ear = Ear(self.wake)
+        self.listener = QueueListener(self.wake)
         self._has_ended = False
         self.is_stopped: Callable[[], bool] = lambda: False
         self.leads: Callable[[], bool] = lambda: False
@@ -61,8 +61,9 @@ class Manager(manager.JobManager):
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> jobs.Job | None:  # noqa: ARG002
         """Take the next task from the queues that have a free slot here; wait until there is one.
 
-        procrastinate's own wait would not hear of a freed slot, nor of a new task. None: the database is away, or this
-        manager has ended.
+        procrastinate's own wait would end neither for a freed slot nor for a new task.
+
+        None: the database is away, or this manager has ended.
         """
         while not self._has_ended and not self.is_stopped():
             leads, slots = self.leads(), self._identity.slots
@@ -209,12 +210,12 @@ def make_app(
         [procrastinate.PsycopgConnector, Identity, Callable[[], datetime | None]], Manager
     ] = Manager,
 ) -> procrastinate.App:
-    """Return procrastinate's app on one connection of ours. Close its manager's `ear` after the app."""
+    """Return procrastinate's app on one connection of ours. Close its manager's `listener` after the app."""
 
     async def configure(conn: psycopg.AsyncConnection[Any]) -> None:
         # Set after connecting: poolers refuse start-up options.
         await db.apply_settings(conn, _SESSION)
-        await own.ear.listen(conn)
+        await own.listener.listen(conn)
 
     connector = procrastinate.PsycopgConnector(
         conninfo=url, min_size=1, max_size=1, timeout=15.0, reconnect_timeout=5.0, configure=configure,

@@ -83,7 +83,7 @@ def put(queue: BackfillQueue, *jobs: JobName) -> None:
     queue.put(SliceTask(job, "slice") for job in jobs)
 
 
-def test_bulk_work_is_heard_of_at_once(queue, conn, database_url):
+def test_bulk_work_is_taken_at_once(queue, conn, database_url):
     """All that wait take it, without asking every second; a run that ends makes room for the next one."""
     with engine(database_url) as one, engine(database_url) as other:
         until_idle(conn, 2)
@@ -96,7 +96,7 @@ def test_bulk_work_is_heard_of_at_once(queue, conn, database_url):
         eventually(lambda: not queue.known(SLICES))
 
 
-def test_work_is_heard_of_on_the_connection_after_a_broken_one(queue, conn, database_url):
+def test_work_is_notified_on_the_connection_after_a_broken_one(queue, conn, database_url):
     """The server ended the connection of an idle engine."""
     with engine(database_url) as running:
         until_idle(conn, 1)
@@ -126,7 +126,7 @@ def test_a_connection_that_breaks_while_the_engine_ends_leaves_no_socket(queue, 
         conn.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s::int[]) AS p (pid)", (before,))
         running.may_end.set()
         assert running.engine.stop(within=30)
-        assert own.ear._socket is None
+        assert own.listener._socket is None
 
 
 def test_a_slice_that_waits_already_is_put_once(queue):

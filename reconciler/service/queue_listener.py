@@ -1,7 +1,7 @@
-"""The ear of a daemon's engine: it hears at once that bulk work was put into the queue.
+"""The listener of a daemon's engine: PostgreSQL notifies it at once that bulk work was put into the queue.
 
 Design rules
-- procrastinate's own listener takes a connection more for each daemon. The ear listens on the engine's one connection.
+- procrastinate's own listener takes a connection more for each daemon. Ours listens on the engine's one connection.
 - psycopg reads a connection only while a statement runs there. Between statements the event loop watches a duplicate of
   the socket's number, because psycopg itself registers and removes the number.
 - A notification that is lost does no harm: the daemon asks for tasks every second anyway.
@@ -22,11 +22,11 @@ from reconciler.database import connection as db
 _queries = db.load_queries("engine")
 
 
-class Ear:
-    """Calls `on_heard`, in the event loop, when a task was put into the queue of bulk work. It has one connection."""
+class QueueListener:
+    """Calls `on_task`, in the event loop, when a task was put into the queue of bulk work. It has one connection."""
 
-    def __init__(self, on_heard: Callable[[], None]) -> None:
-        self._on_heard = on_heard
+    def __init__(self, on_task: Callable[[], None]) -> None:
+        self._on_task = on_task
         self._loop: asyncio.AbstractEventLoop | None = None
         self._socket: int | None = None
 
@@ -39,7 +39,7 @@ class Ear:
         """
         self.close()
         await conn.execute(_queries["listen"])
-        conn.add_notify_handler(lambda _: self._on_heard())  # for what comes with the result of a statement
+        conn.add_notify_handler(lambda _: self._on_task())  # for what comes with the result of a statement
         self._loop, self._socket = asyncio.get_running_loop(), os.dup(conn.fileno())
         self._loop.add_reader(self._socket, self._read, conn.pgconn)
 
@@ -57,6 +57,6 @@ class Ear:
         try:
             conn.consume_input()
             while conn.notifies() is not None:
-                self._on_heard()
+                self._on_task()
         except psycopg.Error:
             self.close()  # the connection broke: whoever uses it next replaces it
