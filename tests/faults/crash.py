@@ -253,9 +253,10 @@ class Account:
     def _may_ask_again(self) -> int:
         """Return how many pages may be asked for again after a kill: one of each slice under way.
 
-        With several at once the day is read by its hours, and each process proves anew that it may.
+        With several at once as many pages of recordings may wait for the calls. A day is read by its hours, and each
+        process proves anew that it may.
         """
-        return 1 if self.at_once == 1 else self.at_once + 1
+        return 1 if self.at_once == 1 else 2 * self.at_once + 1
 
     def _state_after(self, command: str, url: str) -> State:
         """Return the state of the database; after warm, of the calls that warm asks about.

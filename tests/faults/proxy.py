@@ -84,7 +84,8 @@ class Proxy:
         assert self.victim_known.wait(PATIENCE)
         assert self.victim is not None
         assert self.victim.pid is not None
-        os.kill(self.victim.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it came to its end meanwhile
+            os.kill(self.victim.pid, signal.SIGKILL)
 
     def _serve(self) -> None:
         with suppress(OSError):

@@ -54,15 +54,16 @@ def test_another_daemon_takes_up_what_a_dead_one_was_at(fleet, command):
 
 def die_of(account: Account, command: str, kinds: Mapping[str, int] = DEATHS) -> list[str]:
     """Kill the command at some boundaries of each moment; returns what is wrong in the end."""
-    problems = []
+    found = []
     for moment, deaths in kinds.items():
         boundaries = [b for b in account.boundaries if (b.command, b.moment) == (command, moment)]
         # Spread over the run, and never at its very beginning, where there is nothing to lose.
         chosen = [boundaries[len(boundaries) * part // (deaths + 1)] for part in range(1, deaths + 1) if boundaries]
-        found = [account.die(boundary) for boundary in chosen]
-        if chosen and found.count(None) == len(found):
-            problems.append(f"{command}: no process was killed at the moment {moment}")
-        problems += [problem for one in found if one is not None for problem in one]
+        found += [account.die(boundary) for boundary in chosen]
+    problems = [problem for one in found if one is not None for problem in one]
+    # How often some statements are sent is a matter of time, so some processes may come to their end first.
+    if found.count(None) == len(found):
+        problems.append(f"{command}: no process was killed")
     print(*problems, sep="\n")  # pytest cuts them short
     return problems
 

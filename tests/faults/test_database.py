@@ -152,7 +152,9 @@ def left_behind(url: str) -> dict[str, list[Any]]:
     with db.connect(url, purpose="test") as conn:
         return {
             table: conn.execute(
-                f"SELECT row::text FROM (SELECT to_jsonb(t) - %s::text[] AS row FROM {table} AS t) AS r ORDER BY 1",
+                # A cursor counts the parts of a slice that was cut. One that is gone on with is not cut any more.
+                f"SELECT (row #- '{{cursor,done}}')::text"
+                f" FROM (SELECT to_jsonb(t) - %s::text[] AS row FROM {table} AS t) AS r ORDER BY 1",
                 (names.split(","),),
             ).fetchall()
             for table, names in without.items()
