@@ -99,13 +99,16 @@ def proof_of_day(conn: Connection, *, account_sid: str, day: date) -> DayProof |
     return DayProof(*row) if row else None
 
 
-def keep_proof(conn: Connection, proof: DayProof) -> None:
-    """Write the proof of a day's calls; it replaces an earlier one. Differences of its recordings stay.
+def keep_proof(conn: Connection, proof: DayProof) -> DayProof:
+    """Write the proof of a day's calls in the place of an earlier one. Return it with what stays of its recordings.
 
     Raises:
         TableFault: a trigger keeps the row away.
 
     """
     params = {**proof._asdict(), "differences": Jsonb(proof.differences)}
-    if not conn.execute(_queries["keep_proof"], params).rowcount:
+    row = conn.execute(_queries["keep_proof"], params).fetchone()
+    if row is None:
         raise unwritten("account_days")
+    differences, is_complete = row
+    return proof._replace(differences=differences, is_complete=is_complete)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from reconciler.database.account_days import DayProof
 from reconciler.database.connection import Connection, load_queries
 from reconciler.database.events import require_events
 from reconciler.model import Recording, RecordingState
@@ -110,8 +111,9 @@ def listed_of_days(conn: Connection, *, days: Sequence[date], account_sid: str) 
     return dict(conn.execute(_queries["listed_of_days"], {"account_sid": account_sid, "days": list(days)}).fetchall())
 
 
-def keep_proofs(conn: Connection, proofs: Sequence[RecordingProof], *, account_sid: str) -> None:
-    """Add the proofs of recordings to those of the same days' calls."""
+def keep_proofs(conn: Connection, proofs: Sequence[RecordingProof], *, account_sid: str) -> list[DayProof]:
+    """Add the proofs of recordings to those of the same days' calls; return these days' proofs as they are now."""
     days, listed, held, shrunk = map(list, zip(*proofs, strict=True))
     params = {"counts_listed": listed, "counts_held": held, "counts_shrunk": shrunk}
-    conn.execute(_queries["keep_proofs"], {"account_sid": account_sid, "days": days, **params})
+    rows = conn.execute(_queries["keep_proofs"], {"account_sid": account_sid, "days": days, **params})
+    return [DayProof(*row) for row in rows]

@@ -250,13 +250,13 @@ class Transaction:
         self._conn.execute(_thaw["close_door"])
         return is_thawed
 
-    def keep_proof(self, proof: DayProof) -> None:
-        """Write the proof of a day; it replaces an earlier one."""
-        keep_proof(self._conn, proof)
+    def keep_proof(self, proof: DayProof) -> DayProof:
+        """Write the proof of a day; see `account_days.keep_proof`."""
+        return keep_proof(self._conn, proof)
 
-    def keep_recording_proofs(self, proofs: Sequence[RecordingProof], *, account_sid: str) -> None:
-        """Add the proofs of recordings to those of the same days' calls."""
-        recording_rows.keep_proofs(self._conn, proofs, account_sid=account_sid)
+    def keep_recording_proofs(self, proofs: Sequence[RecordingProof], *, account_sid: str) -> list[DayProof]:
+        """Add the proofs of recordings to those of the same days' calls; see `recordings.keep_proofs`."""
+        return recording_rows.keep_proofs(self._conn, proofs, account_sid=account_sid)
 
     def replace_alerts(
         self, counts: Iterable[AlertCount], *, account_sid: str, since: datetime, kept_since: datetime

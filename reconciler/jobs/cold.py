@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -141,7 +141,9 @@ class _Sweep:
         self._proofs = DayProofs(this, self._whole_days)
         self._recordings = slice_of_recordings_up_to(account_sid, sweep.since, sweep.until)
         whole_days = [day.since.date() for day in days if _is_whole(day)]
-        self._recording_proofs = RecordingProofs(this, whole_days, cursor)
+        self._recording_proofs = RecordingProofs(this, whole_days, cursor, on_proven=self._tell_proven)
+        self._told: dict[date, bool] = {}  # the days that this run told of, and whether they are complete
+        self._unread: dict[date, DayProof] = {}  # their recordings differed, and are not read yet
         self._may_prove = False
         this.counts.slices = len(self._open) + len(self._never_dialled) + len(self._days) + 1
         log.info(
@@ -178,6 +180,8 @@ class _Sweep:
         )
         if failed is None:
             self._this.counts.slices_done += 1
+        for proof in self._unread.values():
+            self._tell(proof)
         return failed or []
 
     def _move(self, _: Fetched) -> AbstractContextManager[ColdCursor]:
@@ -208,28 +212,41 @@ class _Sweep:
 
     def _keep(self, proof: DayProof) -> None:
         """Write the proof and move the cursor in one commit, and log the proof."""
-        counts = self._this.counts
 
-        def work(transaction: Transaction) -> None:
-            transaction.keep_proof(proof)
+        def work(transaction: Transaction) -> DayProof:
+            kept = transaction.keep_proof(proof)
             self._this.move_cursor(transaction, self._cursor)
+            return kept
 
-        self._this.commit(work)
-        if proof.is_complete:
-            counts.days_verified += 1
-            log.info("day.verified", day=proof.day.isoformat(), listed=proof.listed, held=proof.held)
+        kept = self._this.commit(work)
+        if "recordings_unread" in kept.differences:
+            self._unread[kept.day] = kept
         else:
-            counts.days_incomplete += 1
-            log.error(
-                "day.incomplete", day=proof.day.isoformat(), listed=proof.listed, held=proof.held,
-                differences=proof.differences,
-            )  # fmt: skip
+            self._tell(kept)
         if "price_drift" in proof.differences:
-            counts.price_drifts += 1
+            self._this.counts.price_drifts += 1
             log.warning(
                 "day.price_drift", day=proof.day.isoformat(), billed_price=str(proof.billed_price),
                 held_price=str(proof.held_price), price_unit=proof.price_unit,
             )  # fmt: skip
+
+    def _tell_proven(self, proofs: Sequence[DayProof]) -> None:
+        """Tell of the days whose recordings differ, or differed before."""
+        for proof in proofs:
+            was_unread = self._unread.pop(proof.day, None) is not None
+            if was_unread or (not proof.is_complete and self._told.get(proof.day) is not False):
+                self._tell(proof)
+
+    def _tell(self, proof: DayProof) -> None:
+        """Log whether a day is complete, and count it so. A day of which the calls were told is not counted twice."""
+        counts, day = self._this.counts, proof.day.isoformat()
+        self._told[proof.day] = proof.is_complete
+        counts.days_incomplete = list(self._told.values()).count(False)
+        counts.days_verified = len(self._told) - counts.days_incomplete
+        if proof.is_complete:
+            log.info("day.verified", day=day, listed=proof.listed, held=proof.held)
+        else:
+            log.error("day.incomplete", day=day, listed=proof.listed, held=proof.held, differences=proof.differences)
 
 
 def _is_whole(slice_: Slice) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -18,6 +18,7 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from reconciler.database import recordings as rows
+from reconciler.database.account_days import DayProof
 from reconciler.database.decisions import Merged
 from reconciler.database.recordings import RecordingProof
 from reconciler.database.transaction import Transaction
@@ -33,10 +34,21 @@ _DELETED_LISTED_FOR: Final = timedelta(days=40)  # OpenAPI `ListRecording`, Incl
 
 
 class RecordingProofs:
-    """The proofs of a sweep's days. `note` takes every page; it proves the days of a slice at the slice's end."""
+    """The proofs of a sweep's days. `note` takes every page; it proves the days of a slice at the slice's end.
 
-    def __init__(self, this: Run[Any], days: Iterable[date], cursor: ColdCursor) -> None:
+    `on_proven` is called with the proofs of these days as they are now, calls included.
+    """
+
+    def __init__(
+        self,
+        this: Run[Any],
+        days: Iterable[date],
+        cursor: ColdCursor,
+        *,
+        on_proven: Callable[[Sequence[DayProof]], None],
+    ) -> None:
         self._this = this
+        self._on_proven = on_proven
         self._cursor = cursor
         self._days = set(days)
         self._listed: dict[date, set[bytes]] = defaultdict(set)
@@ -87,11 +99,12 @@ class RecordingProofs:
                 doubts[day] = doubt
         if proofs:
             self._cursor.fewer_recordings = list(doubts.values()) or UNSET
-            self._this.commit(partial(self._keep, proofs))
+            self._on_proven(self._this.commit(partial(self._keep, proofs)))
 
-    def _keep(self, proofs: Sequence[RecordingProof], transaction: Transaction) -> None:
-        transaction.keep_recording_proofs(proofs, account_sid=self._this.account.sid)
+    def _keep(self, proofs: Sequence[RecordingProof], transaction: Transaction) -> list[DayProof]:
+        kept = transaction.keep_recording_proofs(proofs, account_sid=self._this.account.sid)
         self._this.move_cursor(transaction, self._cursor)
+        return kept
 
 
 def _doubt(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reconciler.database.store import Store
-from reconciler.errors import Refused
+from reconciler.errors import ExitCode, Refused
 from reconciler.jobs.backfill import Window
 from reconciler.simulator import Callbacks, Fault, Switches, listing, viewer
 from reconciler.simulator.messages import Request
@@ -398,6 +398,8 @@ def test_a_database_that_refuses_one_event_loses_no_other(quiet: World) -> None:
     (proof,) = [proof for proof in quiet.proofs().values() if proof["recordings_listed"]]
     assert (proof["recordings_listed"], proof["recordings_held"]) == (3, 2)
     assert (proof["is_complete"], proof["differences"]["recordings_not_told"]) == (False, 1)
+    assert (counts.days_incomplete, counts.days_verified, counts.exit_code) == (1, 2, ExitCode.UNRECONCILED)
+    assert [line["differences"] for line in quiet.said("day.incomplete")] == [proof["differences"]]
 
 
 def shrink(world: World, made: Iterable[Recording]) -> None:
@@ -424,11 +426,13 @@ def test_a_list_of_recordings_that_is_shorter_than_before_is_not_believed_at_onc
     quiet.clock.advance(HOUR)
     quiet.twilio.faults.when(of_recordings, Fault.nothing_found())
     for _ in range(2):  # the same day again confirms nothing
-        quiet.cold()
+        counts = quiet.cold()
         assert of_recordings_listed(quiet) == [(0, False, 3)]
+        assert (counts.days_incomplete, counts.exit_code) == (1, ExitCode.UNRECONCILED)
     assert quiet.told("recording.deleted") == []
     quiet.twilio.faults.clear()
-    quiet.cold()
+    counts = quiet.cold()
+    assert (counts.days_incomplete, counts.exit_code) == (0, ExitCode.DONE)
     assert of_recordings_listed(quiet) == [(3, True, None)]
     assert "fewer_recordings" not in quiet.cursor("cold")
     assert quiet.told() == sorted(each.sid for each in made)
@@ -448,11 +452,15 @@ def test_a_day_whose_recordings_differed_stays_incomplete_until_they_are_read(
     quiet.twilio.faults.when(of_recordings, Fault.server_error(503))
     for _ in range(2):
         quiet.clock.advance(DAY)  # a sweep of its own
-        assert quiet.cold().outcome is Outcome.FAILED
+        counts = quiet.cold()
+        assert (counts.outcome, counts.days_incomplete) == (Outcome.FAILED, 1)
         assert of_recordings_listed(quiet) == [(0, False, 3)]
+        assert quiet.said("day.incomplete")[-1]["differences"] == {"recordings_shrunk": 3, "recordings_unread": 1}
+    told = len(quiet.said("day.incomplete"))
     quiet.twilio.faults.clear()
-    quiet.cold()
+    counts = quiet.cold()
     assert of_recordings_listed(quiet) == [(3, True, None)]
+    assert (counts.days_incomplete, len(quiet.said("day.incomplete"))) == (0, told)
     assert not any("recordings_unread" in proof["differences"] for proof in quiet.proofs().values())
 
 

@@ -60,7 +60,7 @@ WHERE account_sid = %(account_sid)s AND day = %(day)s
 
 -- name: keep_proof
 -- The calls of a day are proven before its recordings are read. A day whose recordings differed stays incomplete until
--- these are proven as well. Then `recordings_unread` says that its calls are complete.
+-- these are proven as well. Then `recordings_unread` says that its calls are complete. Returns what the row says then.
 INSERT INTO account_days AS d (
     account_sid, day, listed, held, digest, billed, differences, is_complete, verified_at, billed_price, held_price,
     price_unit, unsettled
@@ -81,6 +81,7 @@ ON CONFLICT (account_sid, day) DO UPDATE SET
     verified_at = EXCLUDED.verified_at,
     billed_price = EXCLUDED.billed_price, held_price = EXCLUDED.held_price, price_unit = EXCLUDED.price_unit,
     unsettled = EXCLUDED.unsettled
+RETURNING differences, is_complete
 
 -- name: sum_up
 -- The numbers of days since `first` that are not proven complete, and that Twilio billed otherwise, and the end of the

@@ -105,7 +105,8 @@ WHERE account_sid = %(account_sid)s AND day = ANY(%(days)s::date[]) AND recordin
 
 -- name: keep_proofs
 -- Add what was proven of recordings to the proofs of days. A day whose calls were not proven has no proof to add to.
--- `recordings_unread` says that the day's calls are complete, see account_days.keep_proof.
+-- `recordings_unread` says that the day's calls are complete, see account_days.keep_proof. Returns
+-- the rows in the order of account_days.DayProof.
 --
 -- Cost: reads account_days_pkey for each day.
 UPDATE account_days AS d
@@ -120,3 +121,6 @@ SET
 FROM unnest(%(days)s::date[], %(counts_listed)s::integer[], %(counts_held)s::integer[], %(counts_shrunk)s::integer[])
     AS p (day, listed, held, shrunk)
 WHERE d.account_sid = %(account_sid)s AND d.day = p.day
+RETURNING
+    d.account_sid, d.day, d.listed, d.held, d.digest, d.billed, d.differences, d.is_complete, d.verified_at,
+    d.billed_price, d.held_price, d.price_unit, d.unsettled
