@@ -296,7 +296,8 @@ class Watch:
     def _check_days(self) -> None:
         for day in self._read("SELECT to_jsonb(d) FROM account_days AS d"):
             # A call was deleted, and its recordings with it; another day is to confirm that.
-            has_shrunk = day["differences"].keys() - {"price_drift"} <= {"shrunk", "recordings_shrunk"}
+            differences = day["differences"].keys() - {"price_drift"}
+            has_shrunk = bool(differences) and differences <= {"shrunk", "recordings_shrunk"}
             _hold("cold: each day is complete", day["is_complete"] or has_shrunk, day)
 
     # At the end
