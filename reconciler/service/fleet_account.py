@@ -173,10 +173,11 @@ class Account:
         self.counted.append(job)
 
     def give_up(self) -> None:
-        """After too many failures in a row: the slices that were not begun have failed too."""
+        """After too many failures in a row: all slices that were not begun have failed too, the recordings as well."""
         if self.failures_in_a_row >= _FAILURES_ENOUGH and not self.under_way:
             error = self.counts.failed[-1].error
-            self.counts.failed += [Failed(slice_, error) for slice_ in self.order.rest()]
+            self.counts.failed += [Failed(slice_, error) for slice_ in (*self.order.rest(), *self.recordings)]
+            self.recordings.clear()
             self.failures_in_a_row = 0
 
 

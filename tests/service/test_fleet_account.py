@@ -7,6 +7,7 @@ from math import ceil
 
 import pytest
 
+from reconciler.errors import Unavailable
 from reconciler.jobs.backfill import Window, begin_or_go_on
 from reconciler.model import JobName
 from reconciler.service.backfill_queue import SliceTask
@@ -167,6 +168,22 @@ def test_the_parts_of_a_slice_that_a_worker_cut_are_read_in_its_place():
     assert account.plan.left == []
     assert account.counts.slices == account.counts.slices_done
     assert account.is_drained
+
+
+def test_after_three_failures_in_a_row_all_that_was_not_begun_has_failed_the_recordings_too():
+    """None of it is read: it stays in the plan, for the next time."""
+    account = make_account(days=10)
+    for task in draw_all(account):
+        account.fail(task.job, Unavailable("away"))
+    assert account.draw() is None
+    account.give_up()
+    assert draw_all(account) == []
+    assert account.is_drained
+    failed = {failure.slice.name for failure in account.counts.failed}
+    assert failed >= {slice_.name for slice_ in account.plan.recordings()}
+    assert len(account.counts.failed) == len(failed)
+    parts = [part for failure in account.counts.failed for part in failure.slice.parts]
+    assert sorted(parts) == sorted(account.plan.left)
 
 
 def test_an_account_is_not_drained_while_a_slice_may_be_cut():
