@@ -72,8 +72,8 @@ def test_a_backfill_takes_no_more_than_it_asks_for():
     assert 5 == budget.revise("d", BACKFILL._replace(bulk_wanted=9), 1).most
 
 
-def test_what_a_backfill_does_not_ask_for_is_not_taken_from_hot():
-    """Hot keeps what is left of equal parts: a backfill that asks for more finds its part again."""
+def test_what_a_backfill_does_not_ask_for_is_not_given_to_hot():
+    """Hot gets a quarter, as if the backfill asked for its whole part. When the backfill asks, its part is free."""
     budget = grown()
     budget.revise("a", BACKFILL._replace(bulk_wanted=1), 0)
     assert 4 == budget.revise("daemon", HOT, 0).most

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
 
 from reconciler.database.budgets import Budgets
-from reconciler.twilio import concurrency
 from reconciler.twilio.client import Session
 from reconciler.twilio.concurrency import Gate, Pacer, Ticket
 from tests.harness.names import ACCOUNT
@@ -186,15 +186,27 @@ def test_the_share_of_a_killed_process_is_free_at_once(make_process, twilio, acc
     assert time.monotonic() - began < 5
 
 
-def test_workers_that_begin_together_find_a_place_at_once(make_process, twilio, listing, monkeypatch):
-    """Each takes what it asks for, and not all that is there: nobody waits until another has reported again."""
-    monkeypatch.setattr(concurrency, "REVISED_EVERY", 3600.0)
-    twilio.page_delay = timedelta(seconds=0.2)
-    sessions = [make_process(is_bulk=True) for _ in range(CEILING // 2)]
-    with ThreadPoolExecutor(CEILING) as pool:
-        asked = [pool.submit(session.page, listing) for session in sessions for _ in range(2)]
-        try:
-            until(lambda: all(each.done() for each in asked), within=20)
-        finally:
-            for session in sessions:
-                session.client.close()
+def test_a_first_share_is_for_all_that_is_asked_while_the_ledger_opens(database_url, monkeypatch):
+    """It is for no more, so that others that begin now find places; and for no less, so that nobody waits again."""
+    gate = Gate(CEILING, account_sid=ACCOUNT)
+    gate.share()
+
+    def ask() -> None:
+        with gate.slot(is_bulk=True):
+            pass
+
+    with closing(Budgets(database_url)) as ledger, ThreadPoolExecutor(2) as pool:
+        revise = ledger.revise
+
+        def revise_later(*args: Any) -> None:
+            asked.append(pool.submit(ask))
+            until(lambda: gate._waiting[True] == 2, within=10)
+            revise(*args)
+
+        monkeypatch.setattr(ledger, "revise", revise_later)
+        asked = [pool.submit(ask)]
+        until(lambda: gate._waiting[True] == 1, within=10)
+        gate.revise(ledger)
+        assert gate._share.most == 2
+        for each in asked:
+            each.result(10)
