@@ -43,6 +43,7 @@ _BASE: Final = "schema.sql"  # the file for a new database, in our ledger
 _REPAIR: Final = "stop the daemons, then: `reconcile rollback --engine` and `reconcile migrate`; no run is lost"
 
 _queries = load_queries("engine")
+_report = load_queries("report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ def _working(conn: Connection) -> list[str]:
     if alive:
         return alive
     prefix = f"{APPLICATION_NAME}: engine "  # see `service.engine_tables.make_app`
-    sessions = conn.execute(load_queries("report")["daemons"], {"prefix": prefix})
+    sessions = conn.execute(_report["daemons"], {"prefix": prefix})
     return [name.removeprefix(prefix) for _, name, _ in sessions]
 
 
