@@ -66,7 +66,7 @@ class Proof(NamedTuple):
 
 @dataclass(slots=True)
 class Knowledge:
-    """What is known of one account: whether a probe was answered, and its proof, None if only dates count."""
+    """The knowledge about one account. It is known once a probe was answered; only dates count if there is no proof."""
 
     asking: threading.Lock = field(default_factory=threading.Lock)  # one probe is enough for all who wait
     is_known: bool = False
@@ -104,16 +104,14 @@ class TimeFilters:
 
         """
         answered_at, known = time.monotonic(), self._of(listing.account_sid)
-        if listing.holds(page) and not page.is_empty:
+        fits = listing.holds(page)
+        if fits and not page.is_empty:
             return
         with known.asking:
-            if listing.holds(page):
-                if not known.is_known:
-                    return
-                if known.proof is not None and known.proof.at < answered_at:
-                    known.proof = _prove(known.proof.probe, ask)
-                if known.proof is not None:
-                    return
+            if fits and known.proof is not None and known.proof.at < answered_at:
+                known.proof = _prove(known.proof.probe, ask)
+            if fits and (known.proof is not None or not known.is_known):
+                return
             known.proof, known.is_known = None, True
         raise TimeIgnored("Twilio's answer does not hold the hours that were asked for")
 
