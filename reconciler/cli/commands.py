@@ -236,7 +236,7 @@ COMMANDS: Final = (
     )),
     Command(
         "status", _status,
-        "who leads, jobs, lag, calls, inbox, days proven, recordings, sizes; exit 0 whatever it shows (`check` judges)",
+        "leader, jobs, lag, calls, inbox, days proven, recordings, sizes; exit 0 whatever it shows (`check` judges)",
         (
             argument("--json", group="form", action="store_true", help="print the result as JSON"),
             argument(

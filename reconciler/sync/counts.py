@@ -35,7 +35,7 @@ class Counts:
     gone: int = 0
     dead_letters: int = 0
     gaps: Counter[Gap] = field(default_factory=Counter)
-    imported: int = 0  # what would be a gap, but is older than the first look after the account
+    imported: int = 0  # these would be gaps, but are older than the first look after the account
     recordings_seen: int = 0
     recordings_told: int = 0  # ready ones that nobody had told of before
     recordings_deleted: int = 0

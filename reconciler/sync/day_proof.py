@@ -212,7 +212,7 @@ class DayProofs:
 
 
 class Listed(NamedTuple):
-    """What Twilio listed of a day: how many, by how many fewer than before, the digest of their SIDs, and when."""
+    """A list of a day's records, as Twilio gave it at `at`: their number, `shrunk` fewer than before, and a digest."""
 
     records: int
     shrunk: int

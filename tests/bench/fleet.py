@@ -1,4 +1,4 @@
-"""What a fleet gains: `python -m tests.bench.fleet cycle|backfill|idle`, with 1, 2 and 4 workers of equal size.
+"""The gains of a fleet: `python -m tests.bench.fleet cycle|backfill|idle`, with 1, 2 and 4 workers of equal size.
 
 The simulated Twilio takes 250 ms for an answer, so that waiting is shared out and not CPU. Prints a line of JSON for
 each number of workers. Ratios say more than seconds: everything runs on one machine.

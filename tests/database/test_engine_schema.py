@@ -143,7 +143,7 @@ def test_an_object_that_is_not_as_it_was_made_is_named(made, statements, problem
 
 
 def test_a_later_change_of_procrastinate_does_not_make_a_fault_the_rule(made):
-    """What is expected comes from the installed files, and not from the schema that they change."""
+    """The expected objects are those of the installed files, and not those of the schema that the files change."""
     made.execute("DROP INDEX reconciler_engine.procrastinate_jobs_priority_idx_v1")
     last = "03.03.00_01_pre_priority_lock_fetch_job.sql"
     made.execute("DELETE FROM reconciler_engine.applied_files WHERE filename = %s", (last,))

@@ -30,7 +30,7 @@ def make_account(days: int = 60) -> Account:
 
 
 def draw_all(account: Account) -> list[SliceTask]:
-    """What may be read now."""
+    """Return the slices that may be read now."""
     tasks = []
     while (task := account.draw()) is not None:
         tasks.append(task)
@@ -45,7 +45,7 @@ def read(account: Account, task: SliceTask, calls_a_day: int) -> None:
 
 
 def cursor_after_a_page(task: SliceTask, **counts: int) -> SliceCursor:
-    """What a worker leaves after a page that another follows. The counts are those before the page."""
+    """Return the cursor of a slice after a page that another follows. The counts are those before the page."""
     slice_ = slice_named(ACCOUNT, task.slice)
     begun: dict[str, str | None] = {task.slice: "/2010-04-01/next"}
     return SliceCursor(
@@ -54,7 +54,7 @@ def cursor_after_a_page(task: SliceTask, **counts: int) -> SliceCursor:
 
 
 def cursor_of(task: SliceTask, *, seen: int, left: tuple[str, ...] = ()) -> SliceCursor:
-    """What a worker leaves of a slice that has ended."""
+    """Return the cursor of a slice that has ended."""
     slice_ = slice_named(ACCOUNT, task.slice)
     return SliceCursor(
         since=slice_.since, until=slice_.until, done=0, pending_windows=[], begun=dict.fromkeys(left), finished=True,

@@ -39,7 +39,7 @@ def test_a_page_that_makes_no_sense_begins_its_slice_anew_once(error):
 
 
 def test_hours_that_are_read_from_their_days_may_still_begin_anew():
-    """That is another listing, whose pages have not failed yet."""
+    """The listing of the days is another one, and no page of it has failed yet."""
     hours = slice_of_hours(ACCOUNT, MIDNIGHT, MIDNIGHT + DAY / 4)
     step = decide(Reading(hours, hours.listing, None), TimeIgnored("?"), MANY)
     assert step == Retry(slice_of_days(ACCOUNT, hours.since, hours.until).listing, begun_anew=False)
