@@ -9,9 +9,9 @@ Design rules
   change.
 - A 429 halves the limit. The 429s of requests that were under way together are one sign, and their number shows by how
   many the limit was too high.
-- A round of answers without a 429 raises the limit by one. Until the first 429 a quarter of the places make a round: an
-  answer of each of them shows as well that there is room. Then a round is an answer for each place. Near a limit that
-  Twilio refused lately it takes many rounds, because each further try costs a refused request.
+- Until the first 429 each answer raises the limit by one, so the limit doubles while each place is used once. After
+  that a round of answers raises it by one: an answer for each place. Near a limit that Twilio refused lately it takes
+  many rounds, because each further try costs a refused request.
 - A process of bulk work takes no more than it asks for at once: so each worker of a fleet finds a place.
 - Hot comes first. If hot has sent requests within the last hour, bulk work (backfill, cold) leaves it a quarter of the
   limit.
@@ -28,7 +28,6 @@ START: Final = 8  # requests at once, before anything is known about the limit
 GONE_AFTER: Final = 10.0  # seconds without a report: the process hangs, and its share becomes free
 REMEMBERED_FOR: Final = 3600.0  # seconds after the last report in which a limit is still believed
 HOT_EXPECTED_FOR: Final = 3600.0  # seconds after hot's last request in which a daemon is expected to send more
-EAGER_SHARE: Final = 4  # until the first 429, answers of one place in four are a round
 WARY_ROUNDS: Final = 16  # rounds without a 429 before a refused limit is tried again
 
 
@@ -192,8 +191,8 @@ def _parts(total: int, wanted: Mapping[str, int | None]) -> dict[str, int]:
 
 
 def answers_of_round(limit: int, lowerings: int) -> int:
-    """Return how many answers without a 429 make a round, at a limit that was lowered so often."""
-    return limit if lowerings else max(1, limit // EAGER_SHARE)
+    """Return how many answers without a 429 raise by one a limit that was lowered so often."""
+    return limit if lowerings else 1
 
 
 def load(value: object) -> Budget:

@@ -7,8 +7,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from reconciler import metrics
 from reconciler.errors import ReconcilerError
@@ -53,11 +54,16 @@ class Ledger(Protocol):
         """Close the connection."""
 
 
-class Ticket(NamedTuple):
-    """The state at the moment when a request got its place."""
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """The place of a request. `lowerings` is that of the share when the request got it.
+
+    `running` is the largest number of requests of this process at once since then, itself included. Those that begin
+    later may reach Twilio earlier.
+    """
 
     lowerings: int
-    running: int  # requests of this process, itself included
+    running: int
 
 
 class Gate:
@@ -81,7 +87,8 @@ class Gate:
         self._name = str(uuid.uuid4())
         self._alone: Budget | None = Budget()  # None if other processes share the budget
         self._share = self._alone.revise(self._name, Report(ceiling, is_hot=False, is_bulk=False), time.monotonic())
-        self._running = self._running_in_bulk = 0
+        self._tickets: set[Ticket] = set()  # of the requests under way
+        self._running_in_bulk = 0
         self._waiting = {False: 0, True: 0}  # requests, by whether they are bulk work
         self._asked = {False: False, True: False}  # since the last report
         self._bulk_wanted = 0  # requests of bulk work under way or waiting, at most since the last report
@@ -122,14 +129,16 @@ class Gate:
                 self._changed.wait_for(lambda: self._has_place(is_bulk=is_bulk))
             finally:
                 self._waiting[is_bulk] -= 1
-            self._running += 1
+            ticket = Ticket(self._share.lowerings, self._running + 1)
+            self._tickets.add(ticket)
             self._running_in_bulk += is_bulk
-            ticket = Ticket(self._share.lowerings, self._running)
+            for under_way in self._tickets:
+                under_way.running = max(under_way.running, self._running)
         try:
             yield ticket
         finally:
             with self._changed:
-                self._running -= 1
+                self._tickets.remove(ticket)
                 self._running_in_bulk -= is_bulk
                 self._changed.notify_all()
 
@@ -195,6 +204,8 @@ class Gate:
             # Not earlier: while the ledger opens, more requests come, and the first share is for all of them.
             with self._changed:
                 report = self._report()
+                # From here on `_hurry` sets it earlier for what this report does not tell.
+                self.due_at = time.monotonic() + REVISED_EVERY
                 leaves = self._idle_looks >= IDLE_LOOKS
                 if leaves:  # no request passes from here on
                     self._share = share._replace(most=0, bulk=0)
@@ -218,13 +229,16 @@ class Gate:
             self._take(share)
             if leaves:
                 self.due_at = None if self.is_idle else time.monotonic()
-            else:
-                is_stuck = share.most == 0 and any(self._waiting.values())
-                self.due_at = time.monotonic() + (REVISED_SOON if is_stuck else REVISED_EVERY)
+            elif share.most == 0 and any(self._waiting.values()):
+                self._hurry(REVISED_SOON)
 
     def leave(self) -> None:
         """Give the share back at the next revision."""
         self._idle_looks = IDLE_LOOKS
+
+    @property
+    def _running(self) -> int:
+        return len(self._tickets)
 
     @property
     def is_idle(self) -> bool:

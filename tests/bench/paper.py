@@ -36,7 +36,7 @@ LIMITS = """\
   the second connection helps only where the others wait.
 - Of a slice one page is under way, so that a killed run reads at most that one again. Where a page takes a second, the
   last pages of the last slices are waited for with few requests under way.
-- The number of requests at once is found from below: it begins at 8 and reaches 16 after two turns.
+- The number of requests at once is found from below: it begins at 8 and is 16 when each place has been used once.
 - A recording goes into the row of its call. So the first pages of recordings come while the last days are read, and the
   others after that.
 - A busy day costs two turns before its parts are read: its first page, and the proof that Twilio counts the time.

@@ -22,12 +22,11 @@ def grown(limit: int = 16) -> Budget:
 
 
 def test_a_budget_begins_small_and_grows_with_the_answers():
-    """Up to what is configured: by one after each round, which is the answers of a quarter of the places."""
+    """Each answer raises it by one, up to what is configured: it has doubled when all places have been used once."""
     budget = Budget()
     assert START == budget.revise("a", BACKFILL, 0).limit
-    assert START == budget.revise("a", BACKFILL._replace(answers=START // 4 - 1), 1).limit
     assert START + 1 == budget.revise("a", BACKFILL._replace(answers=1), 1).limit
-    assert START + 4 == budget.revise("a", BACKFILL._replace(answers=2 * 3), 1).limit
+    assert 2 * START == budget.revise("a", BACKFILL._replace(answers=START - 1), 1).limit
     assert 16 == budget.revise("a", BACKFILL._replace(answers=10_000), 2).limit
 
 

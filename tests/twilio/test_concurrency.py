@@ -76,6 +76,19 @@ def test_answers_to_what_was_sent_before_a_429_raise_nothing():
     assert 4 == gate.limit
 
 
+def test_our_own_requests_are_not_taken_for_those_of_others():
+    """Threads send in any order: the request that got its place first may reach Twilio last of eight."""
+    gate = Gate(8)
+    with ExitStack() as requests:
+        first, *_ = [requests.enter_context(gate.slot()) for _ in range(8)]
+        gate.hear(first, 8)
+        gate.succeeded(first)
+        assert 8 == gate._share.most
+        gate.hear(first, 11)
+        gate.succeeded(first)
+        assert 8 - 3 == gate._share.limit
+
+
 @given(st.integers(1, 100), st.lists(st.booleans(), max_size=200))
 def test_the_limit_stays_between_one_and_the_ceiling(ceiling, answers):
     """Whatever Twilio answers, in whatever order."""

@@ -15,7 +15,7 @@ import pytest
 
 from reconciler.database.budgets import Budgets
 from reconciler.twilio.client import Session
-from reconciler.twilio.concurrency import Gate, Pacer, Ticket
+from reconciler.twilio.concurrency import REVISED_SOON, Gate, Pacer, Ticket
 from tests.harness.names import ACCOUNT
 
 CEILING = 8
@@ -208,5 +208,29 @@ def test_a_first_share_is_for_all_that_is_asked_while_the_ledger_opens(database_
         until(lambda: gate._waiting[True] == 1, within=10)
         gate.revise(ledger)
         assert gate._share.most == 2
+        for each in asked:
+            each.result(10)
+
+
+def test_a_request_that_comes_while_the_share_is_revised_is_counted_soon(database_url, monkeypatch):
+    """The report did not have it, so the share is too small for it; it does not wait until the next regular report."""
+    gate = Gate(CEILING, account_sid=ACCOUNT)
+    gate.share()
+    with closing(Budgets(database_url)) as ledger, ThreadPoolExecutor(2) as pool, ExitStack() as places:
+        revise = ledger.revise
+        asked = [pool.submit(places.enter_context, gate.slot(is_bulk=True))]
+        until(lambda: gate._waiting[True] == 1, within=10)
+
+        def revise_early(*args: Any) -> None:
+            revise(*args)
+            asked.append(pool.submit(places.enter_context, gate.slot(is_bulk=True)))
+            until(lambda: gate._waiting[True] == 2, within=10)
+
+        monkeypatch.setattr(ledger, "revise", revise_early)
+        gate.revise(ledger)
+        assert gate.due_at is not None
+        assert gate.due_at - time.monotonic() <= REVISED_SOON
+        monkeypatch.setattr(ledger, "revise", revise)
+        gate.revise(ledger)
         for each in asked:
             each.result(10)
