@@ -13,11 +13,11 @@ from reconciler.model import Observation, Page, Said, Status
 from reconciler.times import next_midnight, utc_days
 from reconciler.twilio.listing import Listing, RecordingListing
 
-# A slice asks for a little more than its days: Twilio's `<` may or may not include its instant, and clocks differ. Its
-# listing ends at a midnight: if Twilio compares only dates, `<` some hour of a day would leave out that whole day.
+# Twilio lists a call or an end some time after the moment that it states, and clocks differ.
 MARGIN: Final = timedelta(minutes=10)
 
-# Hours overlap by a second: Twilio's bounds may or may not include their instant.
+# Listings overlap by a second: Twilio's bounds may or may not include their instant. A listing of days ends at a
+# midnight: if Twilio compares only dates, `<` some hour of a day would leave out that whole day.
 _EDGE: Final = timedelta(seconds=1)
 # A start moves while a call waits for its answer: minutes, not days.
 _STARTS_MOVE_FOR: Final = timedelta(days=1)
@@ -93,6 +93,11 @@ def dates_created(page: Page) -> list[datetime]:
     return [each.date_created for each in said if each.date_created is not None]
 
 
+def starts(page: Page) -> list[datetime]:
+    """Return the times at which the calls of a page started."""
+    return [call.start_time for call in page.observations if call.start_time is not None]
+
+
 def is_newest_first(times: Sequence[datetime]) -> bool:
     """Whether no time is later than the one before it."""
     return all(newer >= older for newer, older in pairwise(times))
@@ -108,7 +113,7 @@ def slice_by_status(account_sid: str, status: Status, since: datetime, until: da
 
 def slice_of_days(account_sid: str, since: datetime, until: datetime) -> Slice:
     """Return the slice of the calls that started in `[since, until)`."""
-    listing = Listing(account_sid, since=since, until=next_midnight(until) + MARGIN)
+    listing = Listing(account_sid, since=since, until=next_midnight(until) + _EDGE)
     parts = tuple(_name_days(*day) for day in reversed(utc_days(since, until)))
     return Slice(_name_days(since, until), listing, since, until, parts=parts)
 
@@ -121,7 +126,7 @@ def slice_of_recordings_up_to(account_sid: str, since: datetime, until: datetime
 
 def slice_of_recordings(account_sid: str, since: datetime, until: datetime) -> Slice:
     """Return the slice of the recordings that were created in `[since, until)`, both whole seconds."""
-    listing = RecordingListing(account_sid, since=since, until=next_midnight(until) + MARGIN)
+    listing = RecordingListing(account_sid, since=since, until=next_midnight(until) + _EDGE)
     name = f"{_RECORDINGS}@{_name_days(since, until)}"
     return Slice(name, listing, since, until, down_to=since, parts=(name,))
 
@@ -138,10 +143,9 @@ def cut_into_hours(slice_: Slice, page: Page, *, at_once: int, room: int) -> tup
 
     `page` is its first page. The rest of the day is taken to be as busy as the page.
     """
-    is_days = slice_.listing.since is not None and slice_.until - slice_.since <= _ONE_DAY + 2 * MARGIN
-    starts = [call.start_time for call in page.observations if call.start_time is not None]
+    is_days = slice_.listing.since is not None and slice_.until - slice_.since <= _ONE_DAY + MARGIN
     seconds = int((slice_.until - slice_.since).total_seconds())
-    count = min(at_once, seconds, _parts_worth(slice_, starts, room)) if is_days else 0
+    count = min(at_once, seconds, _parts_worth(slice_, starts(page), room)) if is_days else 0
     if count < 2:
         return ()
     edges = [slice_.since + timedelta(seconds=seconds * number // count) for number in range(count)] + [slice_.until]
@@ -172,16 +176,20 @@ def _parts_worth(slice_: Slice, times: Sequence[datetime], room: int) -> int:
     To cut costs requests: the first page is asked for again, and each part ends with a page that is not full. Where
     other slices wait, only a long slice is cut. Where `room` is left for more slices, each page may be a part.
     """
-    if not times:
-        return 0
-    oldest, newest = min(times), min(max(times), slice_.until)
-    if newest <= oldest:
-        return 0
-    pages = 1 + (oldest - slice_.since) / (newest - oldest)
+    pages = pages_expected(slice_, times)
     if pages < (_WORTH_CUTTING_WITH_ROOM if room else _WORTH_CUTTING):
         return 0
     pages_a_part = ceil(pages / room) if room else _PAGES_A_PART
     return ceil(pages / (pages_a_part * _FULL))
+
+
+def pages_expected(slice_: Slice, times: Sequence[datetime]) -> float:
+    """Return how many pages a slice has if all of it is as busy as its first page; `times` are those of that page.
+
+    1: the page tells nothing of the rest.
+    """
+    oldest, newest = min(times, default=slice_.until), min(max(times, default=slice_.until), slice_.until)
+    return 1 + (oldest - slice_.since) / (newest - oldest) if newest > oldest else 1
 
 
 def slice_of_newest(account_sid: str, *, down_to: datetime, page_size: int) -> Slice:

@@ -250,7 +250,7 @@ class World:
         for entry in self.twilio.requests:
             params = dict(entry.params)
             window = params.get("StartTime>", ""), params.get("StartTime<", "")
-            if not any(moment[11:] in ("", "00:00:00Z", "00:10:00Z") for moment in window):
+            if not any(moment[11:] in ("", "00:00:00Z", "00:00:01Z") for moment in window):
                 found.add(window)
         return found
 
