@@ -8,6 +8,7 @@ Design rules
   pages are requested earlier, when no other slice is left to begin, and wait.
 - At most one page of a slice is under way: the next is requested when the page has been handled. After a kill only the
   pages that were under way are read again. Pages of different slices may be handled at once.
+- Slices that were not begun come first, then those with the most pages left. The number of slices begun is limited.
 - `decide`, which is pure, decides what follows an error. The loop only does it.
 """
 
@@ -17,32 +18,18 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from reconciler.errors import (
-    FilterIgnored,
-    OutsideRetention,
-    ReconcilerError,
-    Refused,
-    Retriable,
-    TimeIgnored,
-    TwilioAnswerError,
-    Unavailable,
-)
+from reconciler.errors import OutsideRetention, ReconcilerError, TwilioAnswerError, Unavailable
 from reconciler.logs import get_logger
 from reconciler.model import Page
 from reconciler.sync.order import Order
-from reconciler.sync.slices import Slice, dates_created, is_newest_first, slice_of_days
-from reconciler.times import midnight
+from reconciler.sync.reading import ENOUGH_AT_LEAST, GiveUp, Nothing, Reading, Retry, Tally, decide
+from reconciler.sync.slices import Slice, dates_created, is_newest_first, pages_expected
 from reconciler.twilio.budget import START
 from reconciler.twilio.client import Session
-from reconciler.twilio.listing import Listing
-
-_ENOUGH_AT_LEAST: Final = 2  # failures in a row; a single one may be a day that Twilio cannot list
 
 log = get_logger(__name__)
 
@@ -84,82 +71,13 @@ class Failed(NamedTuple):
     error: ReconcilerError
 
 
-@dataclass(slots=True)
-class Reading:
-    """A slice that is being read: the path of the page asked for last (None: the first page), and all paths so far."""
-
-    slice: Slice
-    listing: Listing  # the slice's listing, or one of its later days only
-    path: str | None
-    asked: set[str] = field(default_factory=set)
-    begun_anew: bool = False
-    oldest: datetime | None = None  # creation of the last call on the page before
-
-
-@dataclass(slots=True)
-class Tally:
-    """The state of all slices: how many are read at once, how many were begun, and how many failed in a row."""
-
-    at_once: int
-    begun: int = 0
-    are_all_begun: bool = False
-    failures_in_a_row: int = 0
-
-
-class Retry(NamedTuple):
-    """The decision to read this listing from its first page; `begun_anew`: a page of the same listing made no sense."""
-
-    listing: Listing
-    begun_anew: bool
-
-
-class Nothing(NamedTuple):
-    """The decision that the slice is done: it is older than Twilio's retention, so there is nothing to compare with."""
-
-
-class Skip(NamedTuple):
-    """The decision that the slice has failed; the others continue."""
-
-
-class GiveUp(NamedTuple):
-    """The decision that nothing works any more: the slices that were not begun are not tried."""
-
-
-def decide(reading: Reading, error: ReconcilerError, tally: Tally) -> Retry | Nothing | Skip | GiveUp:
-    """Decide what follows an error; pure. `tally` does not count the error yet.
-
-    Raises:
-        ReconcilerError: the error itself, if no other slice would fare better.
-
-    """
-    listing = reading.listing
-    if isinstance(error, OutsideRetention) and listing.since is not None:
-        # Twilio gives this error also if only a part of the window is too old: it may still have the later days.
-        later = midnight(listing.since) + timedelta(days=1)
-        return Retry(replace(listing, since=later), begun_anew=False) if later < reading.slice.until else Nothing()
-    if isinstance(error, TimeIgnored):  # the hours are read from the days around them
-        days = slice_of_days(listing.account_sid, reading.slice.since, reading.slice.until)
-        return Retry(days.listing, begun_anew=False)
-    # A page token names a call, and may be useless once that is deleted. And if Twilio ignored a filter once, the next
-    # pages may be those of the whole log. In both cases the slice can still be read from its first page.
-    is_of_page = isinstance(error, TwilioAnswerError | FilterIgnored)
-    if is_of_page and reading.path is not None and not reading.begun_anew:
-        return Retry(listing, begun_anew=True)
-    if isinstance(error, Refused) and reading.slice.is_of_recordings:
-        return Skip()  # a key may read calls, and no recordings
-    if not isinstance(error, Retriable | TwilioAnswerError | OutsideRetention):
-        raise error
-    failures = tally.failures_in_a_row + 1
-    have_all_failed = tally.are_all_begun and failures == tally.begun
-    return GiveUp() if have_all_failed or failures >= max(_ENOUGH_AT_LEAST, tally.at_once) else Skip()
-
-
 def fetch(
     session: Session,
     order: Order,
     *,
     resume_at: Mapping[str, str | None] | None = None,
     cut: Cut,
+    on_arrived: Callable[[Fetched], None],
     handle: Callable[[Fetched], T],
     handlers: Executor,
     make_executor: Callable[[int], Executor],
@@ -168,7 +86,8 @@ def fetch(
     """Read slices in the given order, several at once; yield each page when it is handled.
 
     - The pages of a slice are handled in their order. While a page is handled, others are fetched.
-    - `handle` is called with each page as it arrives, by `handlers`. An error of it ends the reading.
+    - `on_arrived` is called with each page as it arrives. Then `handlers` call `handle` with it, whose error ends the
+      reading.
     - `resume_at` maps a slice's name to the page at which to continue.
     - `cut` is called with the first of several pages of a slice. The slices that it returns are read instead. It is
       called in a thread of the pool, and may ask Twilio.
@@ -182,7 +101,7 @@ def fetch(
 
     """
     with make_executor(session.concurrency) as pool:
-        yield from _Loop(session, pool, resume_at or {}, stop, order, cut, handle, handlers).read()
+        yield from _Loop(session, pool, resume_at or {}, stop, order, cut, on_arrived, handle, handlers).read()
 
 
 def fetch_in_order(
@@ -227,6 +146,7 @@ def _received(reading: Reading, page: Page) -> Fetched:
     in_order = is_newest_first(created if reading.oldest is None else [reading.oldest, *created])
     reading.oldest = created[-1] if created else reading.oldest
     reading.path = next_uri
+    reading.pages_left = pages_expected(slice_, created) - 1
     return Fetched(slice_, slice_.keep(page), next_uri, is_first, in_order)
 
 
@@ -254,6 +174,7 @@ class _Loop(Generic[T]):
         stop: threading.Event,
         order: Order,
         cut: Cut,
+        on_arrived: Callable[[Fetched], None],
         handle: Callable[[Fetched], T],
         handlers: Executor,
     ) -> None:
@@ -263,34 +184,72 @@ class _Loop(Generic[T]):
         self._stop = stop
         self._order = order
         self._cut = cut
+        self._on_arrived = on_arrived
         self._handle = handle
         self._handlers = handlers
         self._arrived: SimpleQueue[Callable[[], Iterator[Handled[T] | Failed]]] = SimpleQueue()
         self._has_answered = session.client.has_worked
         self._tally = Tally(session.concurrency if self._has_answered else min(START, session.concurrency))
-        self._under_way = 0
+        self._busy = 0  # slices of which a page is asked for, cut or handled
+        self._next: list[Reading] = []  # slices whose next page is not asked for yet
         self._waiting: list[tuple[Reading, Fetched]] = []  # pages that wait until their slices' turn comes
 
     def read(self) -> Iterator[Handled[T] | Failed]:
         """Yield the pages as they are handled."""
         while True:
-            self._begin_slices()
+            self._ask_for_pages()
             if self._waiting and self._order.is_turn_of(self._waiting[0][0].slice):
                 yield from self._hand_over(*self._waiting.pop(0))
-            elif self._under_way > len(self._waiting):
+            elif self._busy:
                 yield from self._arrived.get()()
             else:
                 return
 
+    def _ask_for_pages(self) -> None:
+        """Ask for as many pages as there are places.
+
+        Slices that were not begun come first, then those with the most pages left. So all slices are read to their end
+        at about the same time, and no long one is left to be read alone. The pages of `last` have to wait anyway.
+        """
+        while self._places > 0 and not self._stop.is_set():
+            if (reading := self._begin(self._order.draw)) is not None:
+                self._ask(reading)
+            elif self._next:
+                longest = max(self._next, key=lambda reading: reading.pages_left)
+                self._next.remove(longest)
+                self._ask(longest)
+            elif (reading := self._begin(self._order.draw_last)) is not None:
+                self._ask(reading)
+            else:
+                return
+
+    def _begin(self, draw: Callable[[], Slice | None]) -> Reading | None:
+        """Begin the slice that is drawn; None if there is none, or no more may be begun."""
+        if not self._may_begin:
+            return None
+        slice_ = draw()
+        if slice_ is None:
+            self._tally.are_all_begun = not self._order.is_blind  # all that may begin by now
+            return None
+        self._tally.begun += 1
+        return Reading(slice_, slice_.listing, self._resume_at.get(slice_.name))
+
     @property
-    def _room(self) -> int:
-        """The number of slices that may be begun. One whose page waits takes no room, up to as many as run at once."""
+    def _places(self) -> int:
+        """The number of pages that may be asked for. One that waits takes no place, up to as many as come at once."""
         at_once = self._tally.at_once
-        room = at_once - self._under_way + min(len(self._waiting), at_once)
-        # Until Twilio has answered once, a few slices show as well as many that it is away, or refuses.
-        return room if self._has_answered else min(room, max(_ENOUGH_AT_LEAST, at_once) - self._tally.begun)
+        return min(at_once, 2 * at_once - len(self._waiting)) - self._busy
+
+    @property
+    def _may_begin(self) -> bool:
+        """Whether one more slice may be begun: each takes room in the cursor."""
+        at_once = self._tally.at_once
+        if not self._has_answered:  # a few slices show as well as many that Twilio is away, or refuses
+            return self._tally.begun < max(ENOUGH_AT_LEAST, at_once)
+        return self._busy + len(self._next) < at_once + at_once // 2
 
     def _receive(self, reading: Reading, asked: Future[Page]) -> Iterator[Handled[T] | Failed]:
+        self._busy -= 1
         try:
             item = _received(reading, asked.result())
         except ReconcilerError as exc:
@@ -298,8 +257,10 @@ class _Loop(Generic[T]):
             return
         self._note_answer()
         self._tally.failures_in_a_row = 0
+        self._on_arrived(item)
         if item.is_first and item.next_uri is not None:
-            room = self._room if self._tally.are_all_begun else 0
+            room = max(0, self._places - len(self._next)) if self._tally.are_all_begun else 0
+            self._busy += 1
             cut = self._pool.submit(copy_context().run, self._cut, item, room)
             cut.add_done_callback(lambda done: self._arrived.put(partial(self._replace, reading, item, done)))
         else:
@@ -314,6 +275,7 @@ class _Loop(Generic[T]):
         self, reading: Reading, item: Fetched, cut: Future[tuple[Slice, ...]]
     ) -> Iterator[Handled[T] | Failed]:
         """Hand over what replaces a slice that is to be cut, else its first page."""
+        self._busy -= 1
         if instead := cut.result():
             yield from self._hand_over(
                 reading, item._replace(page=item.page.without_records(), next_uri=None, instead=instead)
@@ -328,6 +290,7 @@ class _Loop(Generic[T]):
             self._waiting.append((reading, item))
 
     def _hand_over(self, reading: Reading, item: Fetched) -> Iterator[Handled[T]]:
+        self._busy += 1
         handled = self._handlers.submit(copy_context().run, self._handle, item)
         if handled.done():
             yield from self._go_on(reading, item, handled)
@@ -335,29 +298,20 @@ class _Loop(Generic[T]):
             handled.add_done_callback(lambda done: self._arrived.put(partial(self._go_on, reading, item, done)))
 
     def _go_on(self, reading: Reading, item: Fetched, handled: Future[T]) -> Iterator[Handled[T]]:
+        self._busy -= 1
         yield Handled(item, handled.result())
         self._order.insert(item.instead, instead_of=item.slice)  # not earlier: only from here on the plan has them
         if item.next_uri is not None and not self._stop.is_set():
-            self._ask(reading)
+            self._next.append(reading)
         else:
             self._end(reading)
 
-    def _begin_slices(self) -> None:
-        while self._room > 0 and not self._stop.is_set():
-            slice_ = self._order.draw()
-            if slice_ is None:
-                self._tally.are_all_begun = True  # of those that may begin by now
-                return
-            self._tally.begun += 1
-            self._under_way += 1
-            self._ask(Reading(slice_, slice_.listing, self._resume_at.get(slice_.name)))
-
     def _end(self, reading: Reading) -> None:
-        self._under_way -= 1
         if self._order.end(reading.slice):
             self._tally.are_all_begun = False
 
     def _ask(self, reading: Reading) -> None:
+        self._busy += 1
         asked = self._pool.submit(self._session.page, reading.listing, reading.path)
         asked.add_done_callback(lambda done: self._arrived.put(partial(self._receive, reading, done)))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from reconciler.sync.slices import Slice
+from reconciler.twilio.budget import START
 
 _LOOKS_AHEAD: Final = 16  # slices; those that may not begin yet come first, and are few
 
@@ -16,8 +17,10 @@ class Order:
 
     - `first` is read to its end before others begin, except those that are independent. They are sought among the next
       few.
-    - A slice is taken from the others when there is room for it.
-    - `last` begins when no other slice is left to begin. Its pages are handled when all others are read.
+    - A slice is taken from the others when there is room for it. As long as nobody `knows_size`, only few are taken: a
+      page of them will tell how large the next ones may be.
+    - `last` begins when no other slice is left to begin. One of it begins at once, because its first page shows whether
+      it must be cut; the rest begins when there is room. Their pages are handled when all others are read.
     - Unless it `has_parts`, the parts of a slice that is cut are not begun.
     """
 
@@ -28,6 +31,7 @@ class Order:
         first: Sequence[Slice] = (),
         last: Sequence[Slice] = (),
         is_independent: Callable[[Slice], bool] = lambda _: False,
+        knows_size: Callable[[], bool] = lambda: True,
         has_parts: bool = True,
     ) -> None:
         self._first = deque(first)
@@ -37,8 +41,10 @@ class Order:
         self._are_others_drawn = False
         self._under_way: set[str] = set()  # all that `last` waits for
         self._last = deque(last)
+        self._has_begun_last = False
         self._last_left = {slice_.name for slice_ in last}
         self._is_independent = is_independent
+        self._knows_size = knows_size
         self._has_parts = has_parts
 
     def draw(self) -> Slice | None:
@@ -47,7 +53,14 @@ class Order:
         if slice_ is not None:
             self._under_way.add(slice_.name)
             return slice_
-        return self._last.popleft() if self._last and self._are_others_begun else None
+        return None if self._has_begun_last else self.draw_last()
+
+    def draw_last(self) -> Slice | None:
+        """The next slice of `last`; None if there is none, or another slice must begin before."""
+        if not (self._last and self._are_others_begun):
+            return None
+        self._has_begun_last = True
+        return self._last.popleft()
 
     def insert(self, slices: Sequence[Slice], *, instead_of: Slice) -> None:
         """Begin these, which replace a slice, before any other of its kind that was not begun."""
@@ -86,6 +99,11 @@ class Order:
         self._last.clear()
 
     @property
+    def is_blind(self) -> bool:
+        """Whether the others wait for a page of those under way, which will tell how large the next ones may be."""
+        return len(self._under_way) >= START and not self._knows_size()
+
+    @property
     def _are_others_begun(self) -> bool:
         return self._are_others_drawn and not self._next and not self._first
 
@@ -97,7 +115,7 @@ class Order:
         for part in filter(self._is_independent, self._next):  # they replace an independent slice
             self._next.remove(part)
             return part
-        while len(self._next) < _LOOKS_AHEAD and (slice_ := self._draw_other()) is not None:
+        while len(self._next) < _LOOKS_AHEAD and not self.is_blind and (slice_ := self._draw_other()) is not None:
             if not self._first_left or self._is_independent(slice_):
                 return slice_
             self._next.append(slice_)

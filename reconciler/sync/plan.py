@@ -29,10 +29,12 @@ from reconciler.sync.slices import (
     NEVER_DIALLED,
     OPEN,
     Slice,
+    pages_expected,
     slice_by_status,
     slice_named,
     slice_of_days,
     slice_of_recordings_up_to,
+    starts,
 )
 from reconciler.times import utc_days
 
@@ -51,7 +53,8 @@ class Plan:
     account_sid: str
     state: PlanCursor
     _lock: threading.RLock = field(default_factory=threading.RLock)  # whoever changes the plan, or writes its cursor
-    # The three counts are of whole days only: today may have just begun.
+    # These are of whole days only: today may have just begun.
+    _expected: dict[str, float] = field(default_factory=dict)  # calls a day by slice under way
     _seen: Counter[str] = field(default_factory=Counter)  # calls by slice under way
     _calls_read: int = 0
     _days_read: int = 0
@@ -160,7 +163,7 @@ class Plan:
         with self._lock:
             del self.state.begun[slice_.name]
             self.state.begun |= dict.fromkeys(part.name for part in parts)
-            self._seen.pop(slice_.name, None)
+            self._forget(slice_)
 
     @contextmanager
     def moving(self, item: Fetched) -> Iterator[None]:
@@ -197,17 +200,25 @@ class Plan:
         if not item.instead and _whole_days(item.slice):
             self._seen[item.slice.name] += len(item.page.observations)
             if item.next_uri is None:
-                self._learn(item.slice, self._seen.pop(item.slice.name))
+                self._learn(item.slice, self._seen[item.slice.name])
+                self._forget(item.slice)
 
-    def note(self, slice_: Slice, calls: int) -> None:
-        """Record how many calls another process has read so far of a slice that it is reading."""
-        if calls and _whole_days(slice_):
-            self._seen[slice_.name] = calls
+    def expect(self, item: Fetched) -> None:
+        """Estimate from a slice's first page how many calls its days have. The page may not be merged yet."""
+        calls = item.page.observations
+        if item.is_first and calls:
+            pages = 1 if item.next_uri is None else pages_expected(item.slice, starts(item.page))
+            self.note(item.slice, len(calls) * pages)
+
+    def note(self, slice_: Slice, calls: float) -> None:
+        """Record how many calls a slice has, as far as is known while it is read."""
+        if calls and (whole_days := _whole_days(slice_)):
+            self._expected[slice_.name] = calls / whole_days
 
     def settle(self, slice_: Slice, calls: int) -> None:
         """Record that another process has read a slice to its end, and how many calls it had."""
         with self._lock:
-            self._seen.pop(slice_.name, None)
+            self._forget(slice_)
             del self.state.begun[slice_.name]
             self.state.done += len(slice_.parts)
             self._learn(slice_, calls)
@@ -215,7 +226,7 @@ class Plan:
     @property
     def knows_days(self) -> bool:
         """Whether the calls of a day are known, which tell how many days fill a page."""
-        return bool(self._days_read or self._seen)
+        return bool(self._days_read or self._expected)
 
     def calls_expected(self, since: datetime, until: datetime) -> float:
         """Return how many calls a window has, if its days are like those that were read."""
@@ -225,6 +236,10 @@ class Plan:
         if whole_days := _whole_days(slice_):
             self._calls_read += calls
             self._days_read += whole_days
+
+    def _forget(self, slice_: Slice) -> None:
+        self._seen.pop(slice_.name, None)
+        self._expected.pop(slice_.name, None)
 
     def _next_days(self, at_once: int, page_size: int) -> Slice | None:
         """Take the next slice of days from the windows that were not read; None if there is none."""
@@ -245,14 +260,14 @@ class Plan:
 
     def _days_wanted(self, days_left: int, at_once: int, page_size: int) -> int:
         """Return the number of days for the next slice: enough to fill pages, but some for each slice read at once."""
-        calls, days = self._calls_read, self._days_read
-        if not days:  # the first slices have one day each, and more calls than they have shown so far
-            calls, days = self._seen.total(), len(self._seen)
-        if not days:
+        if not self.knows_days:
             return 1
-        share = ceil(days_left / at_once)
+        expected = self._expected.values()
+        calls, days = (self._calls_read, self._days_read) if self._days_read else (sum(expected), len(expected))
+        unread = days_left + sum(map(_whole_days, self._begun()))
+        share = ceil(unread / at_once)
         # The days that are done first have the fewest calls, and may be Sundays. A slice therefore takes no more days
-        # than have been read already, or than its equal share of the days left.
+        # than have been read already, or than its equal share of those that are not read yet.
         a_day = max(1, calls) / days
         full, enough = (pages * page_size // a_day for pages in (_PAGES_AT_LEAST, _PAGES_AT_MOST))
         wanted = min(max(share, full), enough, max(share, self._days_read))

@@ -62,6 +62,10 @@ def _ignore_page(_item: Fetched, _merged: Merged) -> None:
     return None
 
 
+def _ignore_arrival(_: Fetched) -> None:
+    return None
+
+
 def _ignore_failure(_: Slice) -> None:
     return None
 
@@ -72,6 +76,7 @@ def read(
     *,
     resume_at: Mapping[str, str | None] | None = None,
     move: Move = _move_nothing,
+    on_arrived: Callable[[Fetched], None] = _ignore_arrival,
     on_page: OnPage = _ignore_page,
     on_failed: Callable[[Slice], None] = _ignore_failure,
     merge: Merge | None = None,
@@ -83,7 +88,8 @@ def read(
 
     - `move` is entered with each page when it is merged, and left after the commit. It yields the cursor that commits
       with the page.
-    - `on_page` is called after the merge, and `on_failed` with each slice that could not be read.
+    - `on_arrived` is called with each page before the merge, and `on_page` after it.
+    - `on_failed` is called with each slice that could not be read.
     - `merge` replaces the merge, and `handlers` the thread of the caller as the place where it happens.
 
     Raises:
@@ -96,6 +102,7 @@ def read(
         order,
         resume_at=resume_at,
         cut=cut,
+        on_arrived=on_arrived,
         handle=merge or (lambda item: this.write_page(item.page, move=partial(move, item))),
         handlers=handlers or Inline(),
         make_executor=this.context.make_executor,
@@ -205,12 +212,14 @@ def read_plan(
             first=plan.open_calls(),
             last=plan.recordings(),
             is_independent=lambda slice_: slice_.is_settled(now),
+            knows_size=lambda: plan.knows_days,
             has_parts=room is None,
         )
         failed = read(
             this,
             order,
             resume_at=plan.state.begun,
+            on_arrived=plan.expect,
             on_page=on_page,
             on_failed=plan.split,
             merge=merge,

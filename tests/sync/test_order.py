@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from reconciler.model import Status
 from reconciler.sync.order import Order
 from reconciler.sync.slices import Slice, slice_by_status, slice_of_days, slice_of_hours, slice_of_recordings
+from reconciler.twilio.budget import START
 
 ACCOUNT = "AC" + 32 * "1"
 DAY = timedelta(days=1)
@@ -63,6 +64,29 @@ def test_the_last_begin_when_no_other_is_left_to_begin():
     assert order.is_turn_of(RECORDINGS)
 
 
+def test_the_rest_of_the_last_begins_when_there_is_room():
+    """The first of them begins before: its first page shows whether it must be cut."""
+    others = [slice_of_recordings(ACCOUNT, TODAY - number * DAY, TODAY) for number in (1, 2)]
+    order = Order(DAYS, last=[RECORDINGS, *others])
+    assert order.draw_last() is None
+    assert drawn(order) == [*DAYS, RECORDINGS]
+    assert [order.draw_last() for _ in range(3)] == [*others, None]
+
+
+def test_few_slices_begin_before_a_page_has_told_how_large_they_may_be():
+    """When one of them has failed or was read to its end, another begins: some page will tell."""
+    known = False
+    days = [slice_of_days(ACCOUNT, TODAY - (number + 1) * DAY, TODAY - number * DAY) for number in range(START + 3)]
+    order = Order(days, last=[RECORDINGS], knows_size=lambda: known)
+    assert drawn(order) == days[:START]
+    assert order.is_blind
+    order.end(days[0])
+    assert drawn(order) == days[START : START + 1]
+    known = True
+    assert not order.is_blind
+    assert drawn(order) == [*days[START + 1 :], RECORDINGS]
+
+
 def test_slices_that_replace_one_take_its_place():
     """Parts of a day come before the other days. Parts of recordings wait as the whole did."""
     order = Order(DAYS[:2], last=[RECORDINGS])
@@ -73,7 +97,8 @@ def test_slices_that_replace_one_take_its_place():
     parts = [slice_of_recordings(ACCOUNT, TODAY - number * DAY, TODAY) for number in (1, 2)]
     order.insert(parts, instead_of=RECORDINGS)
     order.end(RECORDINGS)
-    assert drawn(order) == parts
+    assert drawn(order) == []
+    assert [order.draw_last() for _ in range(3)] == [*parts, None]
     order.end(DAYS[1])
     assert not order.is_turn_of(parts[0])
     order.end(DAYS[2])

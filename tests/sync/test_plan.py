@@ -96,6 +96,40 @@ def test_there_is_something_to_read_for_each_at_once():
     assert [len(slice_.parts) for slice_ in slices[-8:]] == [2, 1, 1, 1, 1, 1, 1, 1]
 
 
+def first_page(slice_: Slice, calls: int, *, of: int) -> Fetched:
+    """The first page of a slice with `of` calls, evenly spread: the newest `calls` of them."""
+    gap = (slice_.until - slice_.since) / of
+    times = [slice_.until - gap * number for number in range(1, calls + 1)]
+    calls_of = zip(page(calls).observations, times, strict=True)
+    newest = [call._replace(date_created=time, start_time=time) for call, time in calls_of]
+    return Fetched(slice_, page(0)._replace(observations=newest), None if calls == of else "next")
+
+
+def test_the_first_page_of_a_day_tells_how_many_days_the_next_slices_have():
+    """As soon as it arrives: the day may have more pages, and is taken to be as busy as this one."""
+    plan = Plan.of(ACCOUNT, NOW - 40 * DAY, NOW)
+    others = plan.others(16, PAGE_SIZE)
+    days = [
+        slice_ for slice_ in (next(others) for _ in range(4)) if len(slice_.parts) == 1 and not slice_.listing.status
+    ]
+    assert not plan.knows_days
+    plan.expect(first_page(days[-1], 1_000, of=2_000))
+    assert plan.knows_days
+    later = [slice_ for slice_ in others if slice_.listing.status is None]
+    assert {len(slice_.parts) for slice_ in later[:-1]} == {3}  # an equal share of the forty days
+    assert plan.calls_expected(NOW - DAY, NOW) == 0  # nothing was read yet
+
+
+def test_a_slice_takes_no_more_days_than_its_pages_allow():
+    """Days of 6,000 calls are read one by one, those of ten all together."""
+    for calls, most in ((6_000, 1), (10, 25)):
+        plan = Plan.of(ACCOUNT, NOW - 400 * DAY, NOW)
+        others = plan.others(16, PAGE_SIZE)
+        day = [next(others) for _ in range(3)][-1]
+        plan.expect(first_page(day, min(1_000, calls), of=calls))
+        assert max(len(slice_.parts) for slice_ in others) == most
+
+
 def test_a_plan_that_is_extended_again_and_again_stays_small():
     """A slice that was not begun is there once: the open calls, and the days up to now."""
     plan = Plan.of(ACCOUNT, NOW - 3 * DAY, NOW)

@@ -16,7 +16,7 @@ from reconciler.errors import (
     TwilioAnswerError,
     Unavailable,
 )
-from reconciler.sync.fetch import GiveUp, Nothing, Reading, Retry, Skip, Tally, decide
+from reconciler.sync.reading import GiveUp, Nothing, Reading, Retry, Skip, Tally, decide
 from reconciler.sync.slices import slice_of_days, slice_of_hours, slice_of_newest
 
 ACCOUNT = "AC" + 32 * "1"
