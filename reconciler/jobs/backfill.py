@@ -40,10 +40,10 @@ from reconciler.twilio.listing import RETENTION
 # A backfill with the same options that began longer ago than this is another backfill.
 _STALE: Final = timedelta(days=1)
 
-# The counts that add up.
-SUMS: Final = (
-    "seen", "inserted", "updated", "imported", "frozen", "drifted", "gone", "dead_letters", "requests", "retries",
-    "seconds", "pages", "slices", "slices_done", "recordings_seen", "recordings_told", "recordings_deleted",
+# The counts of pages, of their calls and recordings, and of requests.
+READ: Final = (
+    "pages", "seen", "inserted", "updated", "imported", "frozen", "drifted", "gone", "dead_letters", "requests",
+    "retries", "recordings_seen", "recordings_told", "recordings_deleted",
 )  # fmt: skip
 
 _SEVERAL: Final = JobName("backfill")  # of several accounts
@@ -72,6 +72,15 @@ class BackfillCounts(Counts):
     failed: list[Failed] = field(default_factory=list)
     accounts: dict[str, BackfillCounts] = field(default_factory=dict)
     unread: dict[str, ReconcilerError] = field(default_factory=dict)
+
+    def add(self, other: BackfillCounts) -> None:
+        """Add the counts of another account, of a slice, or of an earlier run. The outcome stays."""
+        for name in (*READ, "slices", "slices_done", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.gaps.update(other.gaps)
+        self.failed += other.failed
+        self.lag = max(self.lag, other.lag)
+        self.resumed |= other.resumed
 
     @property
     def exit_code(self) -> ExitCode:
@@ -316,12 +325,7 @@ def _sum_up(
     total = BackfillCounts(accounts=dict(accounts), unread=dict(unread))
     total.outcome = Outcome.INTERRUPTED if interrupted else Outcome.SUCCEEDED
     for one in accounts.values():
-        for name in SUMS:
-            setattr(total, name, getattr(total, name) + getattr(one, name))
-        total.gaps.update(one.gaps)
-        total.failed += one.failed
-        total.lag = max(total.lag, one.lag)
-        total.resumed |= one.resumed
+        total.add(one)
     return total
 
 

@@ -10,11 +10,12 @@ Design rules
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 
 from reconciler.database.decisions import Merged
 from reconciler.errors import ConfigError, JobHeld, ReconcilerError, Refused
-from reconciler.jobs.backfill import SUMS, BackfillCounts
+from reconciler.jobs.backfill import READ, BackfillCounts
 from reconciler.model import Gap, JobName
 from reconciler.sync.context import JobContext
 from reconciler.sync.counts import Outcome
@@ -65,12 +66,15 @@ def _read(context: JobContext) -> BackfillCounts:
 
 
 def _read_from(this: Run[BackfillCounts], slice_: Slice, cursor: SliceCursor) -> None:
-    before, gaps = dict(cursor.counts), dict(cursor.gaps)
+    before = counts_in(cursor)
 
     def tally() -> None:
         this.counts.requests, this.counts.retries = this.session.requests, this.session.retries
-        cursor.counts = {name: before.get(name, 0) + getattr(this.counts, name) for name in SUMS}
-        cursor.gaps = {gap.value: gaps.get(gap.value, 0) + this.counts.gaps[gap] for gap in Gap}
+        total = BackfillCounts()
+        total.add(before)
+        total.add(this.counts)
+        cursor.counts = {name: getattr(total, name) for name in READ}
+        cursor.gaps = {gap.value: total.gaps[gap] for gap in Gap}
 
     def tell(_: Fetched, __: Merged) -> None:
         this.counts.pages += 1
@@ -90,6 +94,14 @@ def _read_from(this: Run[BackfillCounts], slice_: Slice, cursor: SliceCursor) ->
         this.fail(describe(failed))
     tally()
     this.keep_cursor(cursor)
+
+
+def counts_in(cursor: SliceCursor) -> BackfillCounts:
+    """Return the counts that a slice's cursor holds. It counts no slices: the plan of the backfill does."""
+    counts = BackfillCounts(gaps=Counter({Gap(kind): number for kind, number in cursor.gaps.items()}))
+    for name in READ:
+        setattr(counts, name, int(cursor.counts.get(name, 0)))
+    return counts
 
 
 def _note(cursor: SliceCursor, failed: list[Failed]) -> None:

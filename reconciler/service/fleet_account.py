@@ -19,10 +19,10 @@ from math import ceil
 from typing import Final
 
 from reconciler.errors import ReconcilerError
-from reconciler.jobs.backfill import SUMS, BackfillCounts
-from reconciler.jobs.backfill_slice import name_slice
+from reconciler.jobs.backfill import BackfillCounts
+from reconciler.jobs.backfill_slice import counts_in, name_slice
 from reconciler.jobs.recordings import LONGEST
-from reconciler.model import Gap, JobName
+from reconciler.model import JobName
 from reconciler.service.backfill_queue import SliceTask
 from reconciler.sync.cursors import BackfillCursor, SliceCursor
 from reconciler.sync.fetch import Failed
@@ -136,26 +136,27 @@ class Account:
         """Note how far a slice is that a worker reads. Its counts do not have the last page, which was full."""
         if not any(cursor.begun.values()):
             return  # no page was followed by another
-        slice_ = self.under_way[job]
+        slice_, counts = self.under_way[job], counts_in(cursor)
         if slice_.is_of_recordings:
-            seen = cursor.counts.get("recordings_seen", 0) + PAGE_SIZE * 1.5  # at least a part of a page comes
+            seen = counts.recordings_seen + PAGE_SIZE * 1.5  # at least a part of a page comes
             self.recordings_a_day = seen / _days(slice_)
         else:
-            self.plan.note(slice_, int(cursor.counts.get("seen", 0)) + PAGE_SIZE)
+            self.plan.note(slice_, counts.seen + PAGE_SIZE)
 
     def settle(self, job: JobName, cursor: SliceCursor) -> None:
         """Count a slice that was read to its end, or cut."""
         slice_ = self.under_way[job]
-        add_counts(self.counts, cursor)
+        counts = counts_in(cursor)
+        self.counts.add(counts)
         if cursor.begun:
             parts = _newest_first([slice_named(self.sid, name) for name in cursor.begun])
             self._replace(slice_, parts)
             self.order.insert(parts, instead_of=slice_)
         else:
-            self.plan.settle(slice_, int(cursor.counts.get("seen", 0)))
+            self.plan.settle(slice_, counts.seen)
             self.counts.slices_done += len(slice_.parts)
             if slice_.is_of_recordings:
-                self.recordings_a_day = cursor.counts.get("recordings_seen", 0) / _days(slice_)
+                self.recordings_a_day = counts.recordings_seen / _days(slice_)
         self.failures_in_a_row = 0
         self._end(job)
 
@@ -187,12 +188,3 @@ def _days(slice_: Slice) -> float:
 
 def _newest_first(slices: Sequence[Slice]) -> list[Slice]:
     return sorted(slices, key=lambda slice_: slice_.since, reverse=True)
-
-
-def add_counts(counts: BackfillCounts, cursor: SliceCursor) -> None:
-    """Add the counts of a slice, those of its slices left out: the plan has them."""
-    for name in SUMS:
-        if name not in ("slices", "slices_done"):
-            kind = type(getattr(counts, name))
-            setattr(counts, name, getattr(counts, name) + kind(cursor.counts.get(name, 0)))
-    counts.gaps.update({Gap(kind): count for kind, count in cursor.gaps.items()})

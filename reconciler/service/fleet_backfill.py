@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from reconciler.database.transaction import Cursor, Transaction
 from reconciler.errors import ExitCode, ReconcilerError, Refused, Retriable, Unavailable
-from reconciler.jobs.backfill import SUMS, BackfillCounts, Watcher, Window, begin_or_go_on
+from reconciler.jobs.backfill import BackfillCounts, Watcher, Window, begin_or_go_on
 from reconciler.jobs.backfill_slice import KIND
 from reconciler.model import JobName
 from reconciler.service.backfill_queue import BackfillQueue, SliceTask
@@ -123,6 +124,7 @@ class _Work:
         for account in self._accounts:
             self._persist(lambda sid=account.sid: self._queue.withdraw(f"{KIND}:{sid}:"))  # type: ignore[misc]
             account.cursor.finished = not account.plan.left
+            account.counts.lag = max(timedelta(0), self._this.now() - account.cursor.until)
             account.is_changed = True
         self._commit()
         self._sum_up()
@@ -216,13 +218,9 @@ class _Work:
 
     def _sum_up(self) -> None:
         """Make the counts of the run those of all accounts."""
-        total = self._this.counts
-        for name in SUMS:
-            if name != "seconds":
-                setattr(total, name, sum(getattr(account.counts, name) for account in self._accounts))
-        total.gaps = sum((account.counts.gaps for account in self._accounts), start=type(total.gaps)())
-        total.failed = [failure for account in self._accounts for failure in account.counts.failed]
-        total.resumed = any(account.counts.resumed for account in self._accounts)
+        total = self._this.counts = BackfillCounts()
+        for account in self._accounts:
+            total.add(account.counts)
         if len(self._accounts) > 1:
             total.accounts = {account.sid: account.counts for account in self._accounts}
 

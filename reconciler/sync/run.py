@@ -287,6 +287,7 @@ def run(context: JobContext, counts: C) -> Iterator[Run[C]]:
             _record_exception(this, labels, exc)
             raise
         finally:
+            counts = this.counts  # the job may have set others
             counts.seconds = time.monotonic() - started
             if context.session is not None:
                 counts.requests, counts.retries = context.session.requests, context.session.retries

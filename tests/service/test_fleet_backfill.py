@@ -113,6 +113,7 @@ def test_a_worker_that_dies_loses_nothing(fleet, command, history, twilio, conn)
     twilio.page_delay = timedelta(seconds=0.1)
     done = command.wait(process)
     assert (done.code, done.result["slices_failed"]) == (0, [])
+    assert done.result["lag_seconds"] > 0  # the first pages took a second each
     until_equal(conn, history)
     assert doubled_events(conn) == []
     assert slices_left(conn) == []
