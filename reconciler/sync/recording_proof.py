@@ -84,6 +84,8 @@ class RecordingProofs:
             for since, until in utc_days(item.slice.since, item.slice.until)
             if until - since == _ONE_DAY and item.page.observed_at - until > PROVEN_AFTER
         ]
+        if not over:  # a part of a day, or days that are too young
+            return
         before = self._this.ask(partial(rows.listed_of_days, days=over, account_sid=self._this.account.sid))
         oldest = (item.page.observed_at - _DELETED_LISTED_FOR).date()  # of an older day Twilio may list fewer
         doubts = {doubt.day: doubt for doubt in self._cursor.fewer_recordings or () if doubt.day > oldest}
