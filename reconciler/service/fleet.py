@@ -14,20 +14,18 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from reconciler.errors import ReconcilerError
 from reconciler.jobs.backfill_slice import KIND as BACKFILL
-from reconciler.jobs.registry import KINDS, SLICE, Kind
+from reconciler.jobs.registry import SLICE, Kind
 from reconciler.model import JobName
 from reconciler.service.engine import Again, Engine
 from reconciler.service.engine_tables import Identity
 from reconciler.service.leadership import host_name
-from reconciler.service.runner import Ended, Runner, Setup, Waits
-from reconciler.service.schedule import Schedule
-from reconciler.service.workers import due_jobs, next_runs_by_kind
+from reconciler.service.runner import Ended, Setup, Waits
+from reconciler.service.workers import Workers
 from reconciler.status.verdict import Verdict
-from reconciler.sync import telemetry
 from reconciler.sync.context import Options
 
 HELD_FOR: Final = timedelta(seconds=10)  # between two tries
@@ -36,13 +34,14 @@ HELD_TRIES: Final = 8  # to take a task back from a silent worker counts as one
 _POOL: Final = "due"
 
 
-class Fleet:
-    """This daemon's part in the fleet, with the methods of `WorkerPool`.
+class Fleet(Workers):
+    """This daemon's part in the fleet.
 
     `work` begins to take up runs; from `start` to `pause` the daemon leads, and defers what is due.
     """
 
     shares = True
+    _pools: ClassVar[Mapping[str, int]] = {_POOL: 1}
 
     def __init__(
         self,
@@ -52,14 +51,7 @@ class Fleet:
         kinds: Mapping[str, Kind] | None = None,
         waits: Waits | None = None,
     ) -> None:
-        self._setup = setup
-        self._kinds = KINDS if kinds is None else kinds
-        self._tasks = {**self._kinds, BACKFILL: SLICE}
-        self._accounts: frozenset[str] = frozenset()
-        self._runner = Runner(
-            setup, kinds=self._tasks, waits=waits or Waits(), on_fatal=on_fatal, next_run=self._next_run
-        )
-        self._schedule = Schedule(self._defer, pools={_POOL: 1}, on_missed=self._runner.note_missed)
+        super().__init__(setup, on_fatal=on_fatal, kinds=kinds, waits=waits)
         self._engine = Engine(
             lambda: self._setup().url,
             Identity(host_name(), os.getpid(), datetime.now(UTC), setup().settings.workers),
@@ -93,34 +85,10 @@ class Fleet:
         self._engine.leads = False
         self._schedule.pause()
 
-    def reschedule(self) -> None:
-        """Schedule the jobs for the accounts and intervals of the setup; forget the counts of removed accounts."""
-        setup = self._setup()
-        self._schedule.set(due_jobs(setup, self._kinds, lambda _: _POOL))
-        before, self._accounts = self._accounts, frozenset(setup.accounts.sids)
-        for account in before - self._accounts:
-            telemetry.forget_counts(account)
-
     def clear_failures(self) -> None:
         """Forget the failures under the previous configuration; the leader ends the pauses that followed from them."""
         self._runner.clear_failures()
         self._engine.end_pauses()
-
-    def shift(self, step: timedelta) -> None:
-        """Move the schedule by `step`, by which the machine's clock was set, so that intervals stay the same."""
-        self._schedule.shift(step)
-
-    def stalled(self) -> JobName | None:
-        """Return a job of this daemon that has made no progress for a long time; None if there is none."""
-        return self._runner.stalled()
-
-    def running(self) -> list[JobName]:
-        """Return the jobs under way in this daemon, in order of their names."""
-        return self._runner.running()
-
-    def next_runs(self) -> dict[str, str]:
-        """Return, by kind of job, the ISO time of the next run for any account, in the order of the jobs."""
-        return next_runs_by_kind(self._schedule, self._kinds)
 
     def stop(self, *, within: float) -> list[JobName]:
         """Give the runs `within` seconds to finish their current pages; return the jobs that did not end."""
@@ -136,8 +104,14 @@ class Fleet:
             return False, "waiting for the database: the queue does not answer", Verdict.WAITING
         return True, f"working in a fleet: {leader} leads", Verdict.WORKING
 
-    def _defer(self, job: JobName) -> None:
+    def _start_due(self, job: JobName) -> None:
         self._engine.defer(job)
+
+    def _pool_of(self, _kind: str) -> str:
+        return _POOL
+
+    def _unscheduled(self) -> Mapping[str, Kind]:
+        return {BACKFILL: SLICE}
 
     def _perform(self, job: JobName, task: Mapping[str, Any], attempts: int) -> None:
         """Run the job of a task.

@@ -139,7 +139,7 @@ class Machines:
         is_at_work = bool(self._ask("SELECT true WHERE EXISTS " + _AT_WORK, name))
         if not is_at_work:
             before = self._deferred[name]
-            self._here[self.depth][0].fleet._defer(job)
+            self._here[self.depth][0].fleet._start_due(job)
             self._wait(lambda: self._deferred[name] > before, f"{name} was not deferred")
         first = self._ask(_AT_WORK, name) if is_at_work else None
         self._wait(
