@@ -51,6 +51,18 @@ def test_a_first_import_lost_nothing(world):
     assert read_gaps_by_hour(world.conn, since=NOW - HOUR, now=world.now(), webhook_grace=WEBHOOK_GRACE) == []
 
 
+def test_run_report_and_why_say_the_same_number(world):
+    """A call that began a moment before the first look is imported, and the recording of a conference is no call."""
+    world.account.generate(10, NOW - timedelta(days=1), NOW - HOUR)
+    world.account.call(NOW - WEBHOOK_GRACE / 3, talks_for=7200)
+    world.account.add_recording(NOW - 2 * HOUR, NOW - HOUR, conference_sid="CF" + 32 * "1")
+    counts = world.backfill(days=2)
+    why = read_why(world.conn, since=NOW - HOUR, now=world.now(), webhook_grace=WEBHOOK_GRACE)
+    told = world.conn.execute("SELECT count(*) FROM call_events WHERE call_sid LIKE 'CF%' AND payload ? 'imported'")
+    assert told.fetchone() == (1,)
+    assert [counts.imported, report(world).imported, why.imported] == [11, 11, 11]
+
+
 def test_a_row_that_was_behind_by_then_is_imported_too(world):
     """The Viewer's own rows count as imported, with everything that they lacked at the first run."""
     call = world.account.call(NOW - 5 * HOUR, direction="inbound")

@@ -74,7 +74,7 @@ ORDER BY job_name
 -- The gaps by UTC day or hour and by the job that found them. A last row, without a day, has the number of calls with a
 -- gap, and the number of imported calls. Four things are no gap: a missing price (webhooks never carry it), a difference
 -- younger than the grace, an event without dedupe_key, which is not ours, and an imported call. A call is imported if it
--- ended before any job ran for its account.
+-- reached its status before any job ran for its account, however shortly before.
 --
 -- Cost: reads the events since `since` by call_events_created_at.
 WITH found AS (
@@ -93,7 +93,7 @@ WITH found AS (
         AND (
             (
                 event_type IN ('call.created', 'call.status_changed', 'call.corrected')
-                AND created_at - event_time >= %(webhook_grace)s
+                AND (payload ? 'imported'::text OR created_at - event_time >= %(webhook_grace)s)
             )
             OR (
                 event_type = 'call.enriched' AND call_status_is_final(event_status::text)

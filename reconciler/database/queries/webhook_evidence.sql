@@ -92,7 +92,8 @@ LEFT JOIN endpoint_faults AS e
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
 
 -- name: count_imported
--- The number of calls that were found, but that ended before any job ran for their account.
+-- The number of calls that were found, but that reached their status before any job ran for their account. Recordings
+-- that were imported are no calls.
 --
 -- Cost: reads the events since `since` by call_events_created_at, and messages_twilio_sid_key once for each call found.
 SELECT pg_catalog.count(*)
@@ -100,7 +101,7 @@ FROM (
     SELECT DISTINCT call_sid::text AS call_sid
     FROM call_events
     WHERE source = ANY(%(sources)s::text[]) AND created_at >= %(since)s AND created_at <= %(now)s
-        AND dedupe_key IS NOT NULL AND payload ? 'imported'::text
+        AND dedupe_key IS NOT NULL AND payload ? 'imported'::text AND event_type LIKE 'call.%%'
 ) AS i
 WHERE %(account_sid)s::text IS NULL OR EXISTS (
     SELECT FROM messages WHERE twilio_sid::text = i.call_sid AND account_sid = %(account_sid)s::text
