@@ -17,6 +17,13 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def imported(calls: int) -> str:
+    """Return the sentence that says why some of the calls that were found are no gaps."""
+    if calls == 1:
+        return "1 call was imported: it is older than the first look after its account."
+    return f"{calls:,} calls were imported: they are older than the first look after their account."
+
+
 def rough(duration: timedelta | float) -> str:
     """Return a duration (seconds or timedelta) as `4 s`, `3 min`, `2 h` or `5 d`, rounded down; `0 s` if negative."""
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration

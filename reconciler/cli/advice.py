@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from reconciler.cli.wiring import connect, read_settings
+from reconciler.cli.wiring import connect, not_applied, read_settings
 from reconciler.database import connection as db
 from reconciler.database import embedded
 from reconciler.database import migrate as runner
@@ -87,7 +87,7 @@ def _in_database(settings: Settings) -> Advice | str:
             behind = runner.behind(conn)
         if behind:
             return Advice(
-                f"{counted(len(behind), 'migration')} not applied yet",
+                not_applied(len(behind)),
                 "back the database up, look at `reconcile migrate --dry-run`, then `reconcile migrate`",
                 ExitCode.UNRECONCILED,
             )

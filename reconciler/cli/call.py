@@ -20,6 +20,7 @@ from reconciler.cli.wiring import (
     make_client,
     make_store,
     read_settings,
+    require_account,
     require_schema,
     share_budget,
     stop_on_signal,
@@ -28,7 +29,7 @@ from reconciler.database import connection as db
 from reconciler.errors import ConfigError, ExitCode, UsageError
 from reconciler.jobs.repair import REPAIR, RepairContext, read_call, repair
 from reconciler.masking import mask_field
-from reconciler.model import ACCOUNT_SID, CALL_SID, DeadLetter, Page
+from reconciler.model import CALL_SID, DeadLetter, Page
 from reconciler.settings import Settings
 from reconciler.status import call as facts
 from reconciler.status.dead_letters import without_numbers
@@ -51,8 +52,8 @@ def show(args: argparse.Namespace) -> int:
     is_twilios = CALL_SID.fullmatch(call_sid) is not None
     if not is_twilios and not _VIEWERS_OWN.fullmatch(call_sid):
         raise UsageError(_NO_SID)
-    if args.account is not None and not ACCOUNT_SID.fullmatch(args.account):
-        raise UsageError("--account must be AC and 32 hexadecimal digits")
+    if args.account is not None:
+        require_account(args.account)
     settings = read_settings()
     url = database_url(settings)
     with closing(db.connect(url, purpose="call")) as conn:

@@ -7,7 +7,15 @@ import json
 import sys
 from typing import Any, Final
 
-from reconciler.cli.wiring import connect, database_url, make_store, prepare_schema, read_settings, stop_on_signal
+from reconciler.cli.wiring import (
+    connect,
+    database_url,
+    make_store,
+    prepare_schema,
+    read_settings,
+    require_schema,
+    stop_on_signal,
+)
 from reconciler.database import connection as db
 from reconciler.errors import ExitCode, UsageError
 from reconciler.jobs import inbox
@@ -23,6 +31,7 @@ def list_letters(args: argparse.Namespace) -> int:
     """Print the newest dead letters with their reasons."""
     settings = read_settings()
     with connect(settings, purpose="inbox") as conn:
+        require_schema(conn)
         newest, total = letters.list_newest(conn, limit=_LISTED)
     rows = [letter._asdict() for letter in newest]
     if settings.log_pii == "masked":
@@ -53,6 +62,7 @@ def show(args: argparse.Namespace) -> int:
     """Print one row of the inbox, whatever its status."""
     settings = read_settings()
     with connect(settings, purpose="inbox") as conn:
+        require_schema(conn)
         row = letters.find(conn, args.id)
     if row is None:
         raise UsageError(f"the inbox has no row {args.id}", hint="reconcile inbox list")

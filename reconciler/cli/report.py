@@ -26,7 +26,7 @@ from reconciler.status.why import Why, read_why, title
 from reconciler.terminal import console
 from reconciler.terminal.printing import print_json
 from reconciler.terminal.sections import headline, new_table, plain, say
-from reconciler.wording import counted, differences, short_sids
+from reconciler.wording import counted, differences, imported, short_sids
 
 # A day that is proven complete, a day that is proven incomplete, and a day without a proof.
 _DAYS: Final = (("█", "green"), ("░", "red"), ("·", "dim"))
@@ -104,10 +104,7 @@ def show_report(report: reports.Report) -> None:
             f"({report.share_lost:.1%}): the call, a status or how it ended."
         )
     if report.imported:
-        say(
-            f"{counted(report.imported, 'call')} {'was' if report.imported == 1 else 'were'} imported: "
-            f"{'it is' if report.imported == 1 else 'they are'} older than the first look after their account."
-        )
+        say(imported(report.imported))
 
 
 def show_causes(why: Why) -> None:

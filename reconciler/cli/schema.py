@@ -13,6 +13,7 @@ from reconciler.cli.wiring import (
     log_applied,
     log_engine_applied,
     log_planned,
+    not_applied,
     read_settings,
 )
 from reconciler.database import engine_schema
@@ -112,7 +113,7 @@ def verify(args: argparse.Namespace) -> int:
         if not findings:
             print("The schema is as this version needs it.")
     if behind:
-        complain(f"{counted(len(behind), 'migration')} not applied yet", "run `reconcile migrate`")
+        complain(not_applied(len(behind)), "run `reconcile migrate`")
     return int(ExitCode.CONFIG if findings else ExitCode.DONE)
 
 

@@ -10,14 +10,13 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from reconciler.cli.wiring import connect, read_moment, read_settings, require_schema
+from reconciler.cli.wiring import connect, read_moment, read_settings, require_account, require_schema
 from reconciler.errors import ExitCode, UsageError
-from reconciler.model import ACCOUNT_SID
 from reconciler.status.overview import NAMED
 from reconciler.status.why import Why, next_step, read_why, title
 from reconciler.terminal import console
 from reconciler.terminal.printing import harmless, print_headed, print_json
-from reconciler.wording import counted
+from reconciler.wording import counted, imported
 
 _HOURS_SHOWN: Final = 6
 
@@ -28,8 +27,8 @@ def print_why(args: argparse.Namespace) -> int:
     since = read_moment(args.since, "--since", now)
     if since >= now:
         raise UsageError(f"--since {args.since} is not before now")
-    if args.account is not None and not ACCOUNT_SID.fullmatch(args.account):
-        raise UsageError("--account must be AC and 32 hexadecimal digits")
+    if args.account is not None:
+        require_account(args.account)
     settings = read_settings()
     with connect(settings, purpose="why") as conn:
         require_schema(conn)
@@ -46,7 +45,7 @@ def print_why(args: argparse.Namespace) -> int:
 def show_why(why: Why) -> None:
     """Print the causes, the most frequent first, each with the next step."""
     if why.imported:
-        _say(f"{counted(why.imported, 'call')} imported: they ended before we looked, and are not lost.")
+        _say(imported(why.imported))
     if not why.gaps:
         _say("Webhooks lost nothing that was found.")
     else:

@@ -99,7 +99,12 @@ def require_schema(conn: db.Connection) -> None:
 
     """
     if behind := runner.behind(conn):
-        raise SchemaError(f"{counted(len(behind), 'migration')} not applied yet", hint="run `reconcile migrate` first")
+        raise SchemaError(not_applied(len(behind)), hint="run `reconcile migrate` first")
+
+
+def not_applied(migrations: int) -> str:
+    """Return the sentence that says how many migrations are not applied."""
+    return f"{counted(migrations, 'migration')} {'is' if migrations == 1 else 'are'} not applied yet"
 
 
 def log_planned(steps: Sequence[runner.Step]) -> None:
@@ -163,12 +168,22 @@ def accounts_asked_for(named: str | None, settings: Settings, session: Session) 
     main = settings.credentials().account_sid
     accounts = named_accounts(settings, main)
     if named is not None:
-        if not ACCOUNT_SID.fullmatch(named):
-            raise UsageError("--account must be AC and 32 hexadecimal digits")
+        require_account(named)
         return accounts, (named,)
     if not accounts.is_complete:
         accounts = find_accounts(session, main)
     return accounts, accounts.sids
+
+
+def require_account(named: str) -> None:
+    """Refuse a value of --account that is not the SID of an account.
+
+    Raises:
+        UsageError: it is not.
+
+    """
+    if not ACCOUNT_SID.fullmatch(named):
+        raise UsageError(f"--account must be AC and 32 hexadecimal digits, not {named!r}")
 
 
 def read_moment(text: str, option: str, now: datetime) -> datetime:

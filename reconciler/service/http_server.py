@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import ipaddress
 import math
+import os
 import socket
 import threading
 import time
@@ -71,7 +72,7 @@ class Web:
             self._listener = socket.create_server(address, family=family, backlog=MOST_ARRIVING)
         except OSError as exc:
             raise ConfigError(
-                f"RECONCILER_HTTP_LISTEN: cannot listen on {host}:{port}: {exc.strerror}",
+                f"RECONCILER_HTTP_LISTEN: cannot listen on {host}:{port}: {os.strerror(exc.errno or 0)}",
                 hint="another process may use the port; without the setting nothing listens",
             ) from None
         self.port: int = self._listener.getsockname()[1]

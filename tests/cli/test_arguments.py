@@ -103,4 +103,4 @@ def test_arguments_that_make_no_sense(here, args, named):
 def test_an_account_that_cannot_be_one(here, sid):
     """Refused before anything is connected to."""
     done = here("--since", "1d", "--account", sid)
-    assert (done.code, done.said) == (64, ["reconcile: --account must be AC and 32 hexadecimal digits"])
+    assert (done.code, done.said) == (64, [f"reconcile: --account must be AC and 32 hexadecimal digits, not {sid!r}"])

@@ -108,7 +108,7 @@ def test_a_dry_run_on_a_database_that_was_never_migrated(run, calls, field_datab
     """Refused with the way out, and nothing is migrated by the way."""
     done = run("--since", "3d", "--dry-run", DATABASE_URL=field_database_url)
     assert (done.code, done.out) == (78, "")
-    behind = f"{len(load_migrations())} migrations not applied yet"
+    behind = f"{len(load_migrations())} migrations are not applied yet"
     assert done.said == [f"reconcile: {behind}", "  → run `reconcile migrate` first"]
     assert connect(field_database_url).execute("SELECT to_regclass('reconciler_migrations')").fetchone() == (None,)
 

@@ -65,7 +65,7 @@ def test_verifying_a_database_that_is_behind(on, empty_database_url):
     assert done.code == 78
     assert "column messages.status is missing; migration 000 makes it" in done.out.splitlines()
     assert "→" not in done.out
-    assert done.said == [f"reconcile: {COUNT} migrations not applied yet", "  → run `reconcile migrate`"]
+    assert done.said == [f"reconcile: {COUNT} migrations are not applied yet", "  → run `reconcile migrate`"]
 
 
 def test_verifying_believes_the_catalog(on, database_url, conn):

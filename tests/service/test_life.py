@@ -256,11 +256,13 @@ def test_missing_settings_are_all_named(command):
 
 
 def test_a_port_in_use(command):
-    """Exit code 78, and the error names the setting."""
+    """Exit code 78, and the error names the setting, the address and the reason."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        daemon = command.daemon(RECONCILER_HTTP_LISTEN=f"127.0.0.1:{taken.getsockname()[1]}")
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        daemon = command.daemon(RECONCILER_HTTP_LISTEN=address)
         assert daemon.wait() == 78
-    assert "RECONCILER_HTTP_LISTEN" in "".join(daemon.lines)
+    said = f'"RECONCILER_HTTP_LISTEN: cannot listen on {address}: Address already in use"'
+    assert said in "".join(daemon.lines)
 
 
 def test_a_role_without_privileges(command, database_url, conn):

@@ -268,12 +268,14 @@ def test_an_empty_database(run):
         assert words in done.out
 
 
-@pytest.mark.parametrize("command", [("status",), ("report",), ("call", sid(1))])
+@pytest.mark.parametrize(
+    "command", [("status",), ("report",), ("call", sid(1)), ("why",), ("inbox", "list"), ("inbox", "show", "1")]
+)
 def test_an_old_schema_is_refused(run, empty_database_url, command):
     """With the way to mend it; nothing is migrated by looking."""
     done = run(*command, DATABASE_URL=empty_database_url)
     assert (done.code, done.out) == (78, "")
-    assert f"{len(load_migrations())} migrations not applied yet" in done.err
+    assert f"{len(load_migrations())} migrations are not applied yet" in done.err
     assert "run `reconcile migrate` first" in done.err
     with psycopg.connect(empty_database_url) as conn:
         assert conn.execute("SELECT to_regclass('messages')").fetchone() == (None,)

@@ -157,7 +157,8 @@ def test_nothing_lost_and_imported_calls(paper: Any) -> None:
     show_why(why(imported=40))
     told = " ".join(written.getvalue().split())
     assert told == (
-        "40 calls imported: they ended before we looked, and are not lost. Webhooks lost nothing that was found."
+        "40 calls were imported: they are older than the first look after their account. "
+        "Webhooks lost nothing that was found."
     )
 
 
