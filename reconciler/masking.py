@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 _LONGEST_URL: Final = 500  # characters: an index of PostgreSQL takes no more than 2,700 bytes of a row
 
-# Phone numbers: digits after a plus, or ten bare digits or more that are not part of a SID, a UUID, a time or a
-# fraction. In a URL the plus is %2B and the colon %3A.
+# Phone numbers: digits after a plus, or ten bare digits or more. Digits of a SID, a UUID, a time or a fraction are
+# none. In a URL the plus is %2B and the colon %3A.
 _PHONE: Final = re.compile(r"(?:\+|%2B)\d{5,17}(?!\d)|(?<![\w.+-])\d{10,15}(?!\w|[.:-]\w)", re.IGNORECASE)
 
 
@@ -17,7 +17,7 @@ _ADDRESS: Final = re.compile(r"\b((?:sips?|client)(?::|%3A))[^\s\"'<>,;&]+", re.
 
 _PERSONS_NAMES: Final = {"caller_name", "CallerName"}  # as a record and a webhook name it
 
-secrets: Final[set[str]] = set()  # of the whole process: whatever is shown passes through `redact`
+secrets: Final[set[str]] = set()  # of the whole process: every output passes through `redact`
 
 
 def protect(secret: str) -> None:

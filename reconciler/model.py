@@ -133,7 +133,7 @@ class Recording(NamedTuple):
         return self.conference_sid or self.call_sid
 
 
-Said = Observation | Recording  # what can be merged
+Said = Observation | Recording  # the merge takes both
 
 
 class DeadLetter(NamedTuple):

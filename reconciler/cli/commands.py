@@ -163,13 +163,13 @@ def _row_number(text: str) -> int:
 
 _JOBS: Final = {
     "hot": "new calls, and open ones that ended",
-    "warm": "what comes after a call's end, its price above all",
+    "warm": "fields that Twilio fills after a call's end, above all the price",
     "cold": "every call of the last days, and the proof of it",
     "freeze": "calls that nothing more is expected of",
     "inbox": "webhooks that the Viewer's worker left",
     "housekeeping": "sizes, and inbox rows and events past their retention",
     "recordings": "recordings whose callbacks were lost",
-    "webhooks": "what explains lost webhooks: Twilio's alerts, and where numbers send them",
+    "webhooks": "causes of lost webhooks: Twilio's alerts, and where numbers send them",
 }
 _JSON: Final = argument("--json", action="store_true", help="print the result as JSON")
 _ACCOUNT: Final = argument("--account", metavar="AC…", help="only this account (default: RECONCILER_ACCOUNTS)")
@@ -197,7 +197,7 @@ COMMANDS: Final = (
         argument("--drop-data", action="store_true", help="also drop tables that hold rows"),
         argument("--engine", action="store_true", help="drop the engine's schema instead; no run is lost"),
     )),
-    Command("verify", _verify, "compare the schema itself with what this version needs", (
+    Command("verify", _verify, "compare the schema itself, not the ledger, with the schema of this version", (
         argument("--explain", action="store_true", help="also ask the planner whether our queries use their indexes"),
         _JSON,
     )),
@@ -245,7 +245,7 @@ COMMANDS: Final = (
             ),
         ),
     ),
-    Command("report", _report, "completeness per account and day, gaps by kind: what webhooks lost", (
+    Command("report", _report, "completeness and cost per account and day, and the gaps that webhooks left, by kind", (
         argument("--since", metavar="WHEN", default="30d", help="from the UTC day of then on (default: 30d)"),
         argument("--json", group="form", action="store_true", help="print the result as JSON"),
         argument(

@@ -1,4 +1,4 @@
-"""`reconcile report`: which days are proven complete, what webhooks lost, and what the calls cost."""
+"""`reconcile report`: which days are proven complete, the losses of webhooks, and the cost of the calls."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def rollback(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Compare the schema itself with what this version needs."""
+    """Compare the schema itself with the schema of this version."""
     settings = read_settings()
     with connect(settings, purpose="verify") as conn:
         behind = [str(migration.version) for migration in runner.behind(conn)]

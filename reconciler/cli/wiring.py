@@ -108,7 +108,7 @@ def not_applied(migrations: int) -> str:
 
 
 def log_planned(steps: Sequence[runner.Step]) -> None:
-    """Log that migrations begin, with what belongs before them. On a terminal this is always shown."""
+    """Log that migrations begin, with the steps that belong before them. On a terminal this is always shown."""
     log = logs.get_logger("reconciler.database.migrate")
     if sys.stderr.isatty() and not log.is_enabled_for(logging.INFO):
         print(BEFORE_MIGRATING, file=sys.stderr)

@@ -100,7 +100,7 @@ def proof_of_day(conn: Connection, *, account_sid: str, day: date) -> DayProof |
 
 
 def keep_proof(conn: Connection, proof: DayProof) -> DayProof:
-    """Write the proof of a day's calls in the place of an earlier one. Return it with what stays of its recordings.
+    """Write the proof of a day's calls in the place of an earlier one. Return it with its recordings' values.
 
     Raises:
         TableFault: a trigger keeps the row away.

@@ -21,7 +21,7 @@ _queries = db.load_queries("budgets")
 
 
 class Kept(NamedTuple):
-    """The value of an account, as it was kept, and who is there: our session and all sessions of the database."""
+    """The value of an account, as it was kept; our session, and all sessions of the database."""
 
     value: object
     now: datetime
@@ -37,7 +37,7 @@ class Budgets:
         self._conn: db.Connection | None = None
 
     def revise(self, account_sid: str, change: Callable[[Kept], Mapping[str, object]]) -> None:
-        """Replace the value of an account by the result of `change`, called with what was kept.
+        """Replace the value of an account by the result of `change`, called with the kept value.
 
         Raises:
             ReconcilerError: the database is away, or the role may not do this; nothing was changed.

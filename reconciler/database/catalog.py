@@ -61,7 +61,7 @@ def _index(name: str, version: int, columns: str, *, unique: str = "") -> Expect
     return Expected(SchemaObject("index", "call_events", name, definition), version)
 
 
-# An index that a new database has, and what serves instead in an older one (migrations 018, 025): all indexes of one of
+# An index that a new database has, and its substitutes in an older one (migrations 018, 025): all indexes of one of
 # these sets.
 OLDER_INDEXES: Final = {
     "call_events_created_at": (

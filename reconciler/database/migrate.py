@@ -6,8 +6,8 @@ Design rules
 - A file and its row in the ledger commit together. A file that cannot run in a transaction is written so that it heals
   when it runs again, and its row comes last.
 - Writers never wait long. An ALTER TABLE that waits for its lock makes every later writer wait behind it, so it gives
-  up after LOCK_TIMEOUT and tries again. Before that it takes SHARE UPDATE EXCLUSIVE, which blocks no writer:
-  autovacuum gives way only to a session that has waited deadlock_timeout (one second) for it.
+  up after LOCK_TIMEOUT and tries again. Before that it takes SHARE UPDATE EXCLUSIVE, which blocks no writer. Autovacuum
+  gives way only to a session that has waited deadlock_timeout (one second) for it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ writes is only planned. Everything happens in transactions that PostgreSQL keeps
 A plan is bad in two cases:
 
 - It reads a whole table of ours, even if reading whole tables is forbidden: no index can serve it.
-- It reads a whole table and discards most of at least 10,000 rows: the planner should have used an index, and its
+- It reads a whole table and discards most of at least 10,000 rows. The planner should have used an index; its
   statistics are probably old.
 
 To read all of a small table is right, and so it is if most rows are wanted.

@@ -1,8 +1,8 @@
 """Finds out whether a connection pooler is in use, and whether it keeps our sessions together.
 
 A pooler in transaction mode (such as PgBouncer's `pool_mode = transaction`) gives each transaction any free server
-connection. Our locks, our temporary table and our settings would stay on a connection that then belongs to somebody
-else: nobody would hold the lock, and the settings would apply to the Viewer's statements.
+connection. Our locks, our temporary table and our settings would stay on a connection that then belongs to another
+client. Nobody would hold the lock, and the settings would apply to the Viewer's statements.
 
 Two questions, both without false alarms:
 

@@ -45,7 +45,7 @@ class Numbers(NamedTuple):
 
 
 class Switch(NamedTuple):
-    """One thing that can break: how it is now, and what its key does. `turn` does it."""
+    """One thing that can break: its present state, and the effect of its key. `turn` does it."""
 
     state: str
     is_broken: bool

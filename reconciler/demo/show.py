@@ -51,7 +51,7 @@ _NEXT: Final = (
 
 
 class Signs(NamedTuple):
-    """Signs for what is well, for what is not, and for a line across."""
+    """Signs for success, for failure, and for a line across."""
 
     tick: str
     cross: str

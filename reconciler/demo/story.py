@@ -81,7 +81,7 @@ def _play(show: Show, stack: ExitStack) -> bool:
     with show.step("Creating the schema") as step:
         step.result = f"{len(runner.migrate(conn))} migrations applied"
     with closing(Store(url)) as store:
-        # In the story somebody has looked after the account all week: what webhooks did not tell was lost.
+        # In the story this installation has looked after the account all week, so calls without webhooks were lost.
         note = Cursor(name_account(ACCOUNT_SID), encode(AccountCursor(since=midnight(datetime.now(UTC)) - WEEK)))
         store.commit_cursor(note, now=datetime.now(UTC))
 

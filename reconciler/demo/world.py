@@ -1,4 +1,4 @@
-"""The world of the live demonstration: an account at a simulated Twilio, the road of its webhooks, and what can break.
+"""The world of the live demonstration: an account at a simulated Twilio, its webhooks' road, and all that can break.
 
 Calls begin as time passes. The simulated Viewer receives their webhooks; some are lost on the way. Twilio, the
 database and the road break, and are mended, when somebody asks for it.

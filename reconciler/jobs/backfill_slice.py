@@ -2,7 +2,7 @@
 
 Design rules
 - A long slice is cut into parts after its first page. A backfill that says for how many slices the fleet has room gets
-  the parts back: they stay in the cursor, and other workers read them.
+  the parts back. They stay in the cursor, and other workers read them.
 - A slice is a job of its own: its lock, its cursor and its outcome have the name that the backfill gave it. If its
   worker dies, another goes on at the page where that one stopped.
 - The backfill reads the result from the cursor. An error of the slice is a result too: no other worker tries it again.

@@ -1,7 +1,7 @@
 """Housekeeping: logs the sizes of the tables, and deletes old webhooks and events, if a retention is set for them.
 
-The rows go in small batches. Each is a commit of its own, and after each the job rests for as long as the batch took:
-so the database and its standbys have half of the time for others (`python -m tests.programs.retention_load`).
+The rows go in small batches. Each is a commit of its own. After each the job rests for as long as the batch took, so
+the database and its standbys have half of the time for others (`python -m tests.programs.retention_load`).
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def _due_calls(
 ) -> partial[list[KnownCall]]:
     """Return the query for the calls that warm must ask about."""
     settings, options, account = this.context.settings, this.context.options, this.account
-    # A first run leaves old calls that only webhooks reported to cold and backfill, but not calls that hot has read
-    # while warm did not run.
+    # A first run leaves old calls that only webhooks reported to cold and backfill. It asks about calls that hot has
+    # read while warm did not run.
     is_first = cursor is None and options.since is None
     return partial(
         unfrozen_calls,

@@ -107,7 +107,7 @@ class _Reading:
         return self._allowed("endpoints", read)
 
     def _until_stopped(self, items: Iterator[T]) -> Iterator[T]:
-        """Yield `items` while the run may go on; what is not yielded is not asked for."""
+        """Yield `items` while the run may go on; Twilio is not asked for the others."""
         while not self._this.stop.is_set():
             try:
                 yield next(items)

@@ -4,8 +4,8 @@ Design rules
 - This module has no business rule. A job decides what it does; the workers decide what its failure means.
 - The main thread only watches: the lead, signals, hung jobs, the watchdog. It blocks for at most one tick. Questions
   to Twilio run in another thread (`_await`) while the main thread goes on watching.
-- The daemon waits for what heals by itself: a database or a Twilio that is away fails runs, and later runs succeed.
-- What does not heal ends the process with its exit code: credentials, privileges, a schema that is not ours. A refusal
+- The daemon waits where a fault heals by itself. While the database or Twilio is away, runs fail; later ones succeed.
+- Other faults end the process with their exit code: credentials, privileges, a schema that is not ours. A refusal
   may pass. Before it counts, the daemon reads the settings again and tries the login three times.
 - APScheduler plans by the wall clock. When that clock is set, the schedule moves with it (`ClockWatch`).
 - Ready means: the database is there and migrated, and Twilio accepted the credentials.

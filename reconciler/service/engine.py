@@ -2,8 +2,9 @@
 
 Design rules
 - A task names one run of one job. Its `queueing_lock` is the job's name: of each job at most one task waits.
-- procrastinate's `lock` is not used: to fetch a task would compare it with every other one (2,000 tasks with a lock:
-  60 s instead of 7 s). The leader defers no job that is at work, and the job's own lock keeps two runs apart.
+- procrastinate's `lock` is not used. To fetch a task, PostgreSQL would compare it with every other one (2,000 tasks
+  with a lock: 60 s instead of 7 s). The leader defers no job that is at work, and the job's own lock keeps two runs
+  apart.
 - Tasks are coroutines that hand the run to threads of ours: procrastinate's own threads are few.
 - Finished tasks are deleted at once. The outcome of a run stands in `sync_state`.
 - A worker that is silent for SILENT_AFTER is gone. The leader then puts its tasks back into the queue. A run may
@@ -163,7 +164,7 @@ class Engine:
                     self.hot_seen_at = await own.last_hot()
                     await _show_queue(own)
             except exceptions.ConnectorException:
-                continue  # the lead is checked elsewhere, and what is due stays in the queue of this process
+                continue  # the lead is checked elsewhere, and due runs stay in the queue of this process
         if worker.done() and not worker.cancelled() and (error := worker.exception()) is not None:
             raise error
 

@@ -3,8 +3,8 @@
 Design rules
 - APScheduler stays what ticks, in the leader; the engine's queue hands the runs out (`service/engine.py`).
 - A run that fails is put off in the queue, not in the leader's memory: so the pause outlives a change of the lead.
-- A run whose job is locked tries again for a minute and more: the lock may be that of a machine that was cut off, and
-  the server ends a session that is silent for a minute (`Store`). After that the run is skipped, as without a fleet.
+- A run whose job is locked tries again for a minute and more. The lock may be that of a machine that was cut off; the
+  server ends a session that is silent for a minute (`Store`). After that the run is skipped, as without a fleet.
 - A run that was cut short, because its daemon stops, goes back into the queue at once.
 """
 

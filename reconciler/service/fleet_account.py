@@ -56,7 +56,7 @@ class Account:
     failures_in_a_row: int = 0
     is_changed: bool = True  # since its plan was committed
     recordings_a_day: float = 0  # of the slice of recordings that was read last
-    is_drained: bool = False  # no slice was left to begin, except those that wait for what is under way
+    is_drained: bool = False  # no slice was left to begin, except those that wait for slices under way
     counted: list[JobName] = field(default_factory=list)  # slices whose rows go with the next commit
 
     @classmethod

@@ -3,10 +3,10 @@
 Design rules
 - The command plans and counts; workers read. The plan of each account is that of a backfill by one process, so that the
   requests are the same. Each slice of it is a task.
-- The plan is committed before its tasks are deferred. When the command is typed again, after a kill, it finds in the
-  plan which slices were begun, and in their cursors how far they are.
+- The plan is committed before its tasks are deferred. When a person types the command again, after a kill, it finds the
+  slices that were begun in the plan. Their cursors say how far they are.
 - A slice is counted once: in the commit that takes it out of the plan its own row goes.
-- Twilio's budget is shared by all processes, whoever reads.
+- All processes share Twilio's budget, whichever of them reads.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ class Leadership:
                 if self._conn is None:
                     settings = {"idle_session_timeout": f"{int(SILENCE.total_seconds())}s", "statement_timeout": "5s"}
                     self._conn = db.connect(self._url, purpose=f"{LOCK} {name()}", settings=settings)
-                # A leader checks this too. A failover leaves its session and lock on a server that takes no writes,
-                # and a lock on a standby does not keep another daemon from leading on the primary.
+                # A leader checks this too. A failover leaves its session and lock on a server that takes no writes. A
+                # lock on a standby does not keep another daemon from leading on the primary.
                 db.require_writable(self._conn)
                 if not self.leads:
                     self.leads = locks.try_advisory_lock(self._conn, LOCK) is not None

@@ -39,7 +39,7 @@ class QueueListener:
         """
         self.close()
         await conn.execute(_queries["listen"])
-        conn.add_notify_handler(lambda _: self._on_task())  # for what comes with the result of a statement
+        conn.add_notify_handler(lambda _: self._on_task())  # for notifications that come with the result of a statement
         self._loop, self._socket = asyncio.get_running_loop(), os.dup(conn.fileno())
         self._loop.add_reader(self._socket, self._read, conn.pgconn)
 
@@ -59,4 +59,4 @@ class QueueListener:
             while conn.notifies() is not None:
                 self._on_task()
         except psycopg.Error:
-            self.close()  # the connection broke: whoever uses it next replaces it
+            self.close()  # the connection broke: its next user replaces it

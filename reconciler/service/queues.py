@@ -52,7 +52,7 @@ def decide_deferrals(due: Iterable[JobName], pending: Mapping[str, Pending]) -> 
 def open_queues(running: Collection[str], slots: int, *, leads: bool) -> list[str]:
     """Return the queues that a worker may take its next task from, given the queues of its runs; pure.
 
-    A quarter of the slots stays free for hot, and one more for all but bulk work: no kind of work waits for another,
+    A quarter of the slots stays free for hot, and one more for all but bulk work. So no kind of work waits for another,
     however long that takes.
     """
     counts = Counter(running)

@@ -1,11 +1,11 @@
-"""The execution of one run in the current thread: its context, its database connection, and what its failure means.
+"""The execution of one run in the current thread: its context, its database connection, and its failure.
 
 Design rules
 - Each thread has a connection of its own; two runs of one job never meet (`Store.holding`).
 - After a failure the next run tries again. For an error that does not heal by waiting, `on_fatal` is called the third
   time in a row.
 - A refused subaccount is paused for an hour; the others continue.
-- The runner decides when a job runs again (`Ended`); whoever has the schedule obeys.
+- The runner decides when a job runs again (`Ended`); the owner of the schedule obeys.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Messages to systemd, as sd_notify(3) defines them: ready, reloading, stopping, alive, and a line of status.
 
 A message is a datagram of `NAME=value` lines to the socket that $NOTIFY_SOCKET names. A process that systemd did not
-start has no such socket, and sends nothing. An error in sending is ignored: if the socket has vanished or is full, the
+start has no such socket, and sends nothing. An error in sending is ignored. If the socket has vanished or is full, the
 daemon goes on, and systemd notices the missing messages by itself.
 """
 

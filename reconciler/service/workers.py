@@ -27,7 +27,7 @@ _POOL_OF: Final = {"freeze": "upkeep", "housekeeping": "upkeep", "recordings": "
 
 
 class Workers(ABC):
-    """The workers of a daemon: what starts the jobs that are due while it leads, and what runs them.
+    """The workers of a daemon. They run jobs; while the daemon leads, they also start those that are due.
 
     `on_fatal` is called with an error that does not heal by waiting.
     """

@@ -45,7 +45,7 @@ class Options:
     is_scheduled: bool = False  # warm: ask only about the calls that are due
     scheduled_accounts: tuple[str, ...] | None = ()  # freeze: the accounts for which warm runs; None: all accounts
     slice: str | None = None  # a backfill by a fleet: the name of the slice to read
-    room: int | None = None  # for how many more slices the fleet has room; None: whoever asks does not cut slices
+    room: int | None = None  # for how many more slices the fleet has room; None: the job does not cut slices
     batch_size: int | None = None  # freeze, inbox, housekeeping: rows in one commit; None: the job's default
 
 

@@ -2,7 +2,7 @@
 
 Design rules
 - The sets of SIDs are compared by digests. The SIDs themselves are read only if the digests differ.
-- If we hold a call that Twilio did not list, the job asks Twilio for it: absence from a listing does not prove that the
+- If we hold a call that Twilio did not list, the job asks Twilio for it. Absence from a listing does not prove that the
   call is gone.
 - The SIDs of a day are kept only until the day is proven, so memory does not grow with the window.
 """

@@ -58,7 +58,7 @@ def report_page(
 
 
 def _log_recording(told: Told, *, is_named: bool) -> bool:
-    """Log a recording that was told now; return whether it took one of the places of what is named."""
+    """Log a recording that was told now; return whether it took one of the places for names."""
     if told.is_imported:
         return False
     fields: dict[str, Any] = {"call_sid": told.subject, "recording_sid": told.recording_sid}

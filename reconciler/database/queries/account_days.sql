@@ -1,8 +1,8 @@
 -- Our calls of an account's UTC day, to compare with Twilio's list, and the proof of that comparison.
 
 -- name: held_of_day
--- The number of calls we hold, the digest of their SIDs in Python's order of sorting, and the number of completed
--- calls, gone ones included: Twilio also bills a call that was deleted later.
+-- The number of calls that we hold, the digest of their SIDs in Python's order of sorting, and the number of completed
+-- calls. Gone calls count: Twilio also bills a call that was deleted later.
 --
 -- Cost: reads messages_account_time between the two times.
 SELECT
@@ -84,8 +84,8 @@ ON CONFLICT (account_sid, day) DO UPDATE SET
 RETURNING differences, is_complete
 
 -- name: sum_up
--- The numbers of days since `first` that are not proven complete, and that Twilio billed otherwise, and the end of the
--- newest day that is proven.
+-- The numbers of days since `first` that are not proven complete, the number of those that Twilio billed otherwise, and
+-- the end of the newest proven day.
 --
 -- Cost: reads account_days_pkey.
 SELECT

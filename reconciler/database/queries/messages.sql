@@ -9,8 +9,8 @@
 -- last run.
 --
 -- Cost: reads messages_open, and there the rows of the account. An open row has no finalized_at (messages_final_agrees).
--- The condition says it that way, because `NOT is_final` would also fit an index of the Viewer's (sql/004): by statistics
--- from an hour in which nobody talked that index looks as cheap, and it holds the open rows of all accounts.
+-- The condition therefore names finalized_at. `NOT is_final` would also fit an index of the Viewer's (sql/004), which
+-- holds the open rows of all accounts. By statistics from an hour without open calls that index looks as cheap.
 --
 -- A SID that is joined with '' is no column to the planner. Otherwise it would take the pattern's 'CA' for a range of
 -- messages_twilio_sid_key in a database with the collation C, and that range is all calls.
@@ -56,7 +56,7 @@ WHERE finalized_at IS NULL AND gone_at IS NULL AND account_sid IS NULL AND %(own
 -- - since the last run its age has doubled or its deadline has passed (a call that ended since counts as doubled).
 --
 -- A price comes within a minute or, rarely, much later. To ask at each interval until the deadline would cost a hundred
--- requests. A call that REST has not confirmed and that names no account may be another account's, see open_calls: it
+-- requests. A call that REST has not confirmed and that names no account may be another account's, see open_calls. It
 -- is due no more often than the others.
 --
 -- Cost: reads messages_unfrozen_account, and there the rows of the account from `confirmed_since` on, which is before
@@ -151,7 +151,7 @@ ORDER BY twilio_sid
 -- - calls that ended before `kept_since`, which Twilio no longer keeps. Only then does a call freeze that webhooks
 --   alone have reported: it has neither price nor true times.
 --
--- If warm covers an account, a call waits until warm has run past the call's deadline (`accounts` and `looked_at`):
+-- If warm covers an account, its calls wait until warm has run past their deadline (`accounts` and `looked_at`):
 -- after downtime the price may be there, but nobody has asked yet. `is_anywhere`: warm covers all other accounts too.
 -- Returns the calls, each with the key of its event if that was not written.
 --

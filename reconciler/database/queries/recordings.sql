@@ -5,7 +5,7 @@
 -- name: tell
 -- Write one event for each recording that is ready or deleted, unless call_events has it. Returns one row for each
 -- recording that had no event; with `apply` false nothing is written. The first column is null, or the key of an event
--- that the statement did not write: another session was faster, or a trigger withheld the event.
+-- that the statement did not write. Then another session was faster, or a trigger withheld the event.
 --
 -- An event names the conference, else the call. The Viewer may have written the event, without a dedupe_key and with a
 -- payload of its own: a recording's SID in it is enough. A recording of a conference may have been told by its call.

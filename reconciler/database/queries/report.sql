@@ -6,7 +6,7 @@ SELECT
     job_name, coalesce(cursor ->> 'read_until'::text, cursor ->> 'looked_at'::text, cursor ->> 'swept_at'::text),
     last_success_at, last_error_at, last_error
 FROM sync_state
--- Five kinds of rows are left out, because they are no jobs: the leader's note, the notes of each account's first look,
+-- Five kinds of rows are no jobs, and are left out: the leader's note, the notes of each account's first look,
 -- the lock of `reconcile inbox replay`, and the accounts that a backfill has finished.
 WHERE job_name NOT IN ('daemon', 'inbox:replay') AND NOT pg_catalog.starts_with(job_name, 'account:')
     AND NOT (last_success_at IS NULL AND last_error_at IS NULL AND job_name = 'backfill')
