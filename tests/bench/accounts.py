@@ -25,7 +25,7 @@ from reconciler.simulator.__main__ import ACCOUNT_SID, AUTH_TOKEN
 from tests.bench.processes import RECONCILE, Environment, serving
 from tests.bench.servers import database
 
-ENDED_SINCE = 60  # calls of each account, younger than its open ones: the listing of what is new shows only these
+ENDED_SINCE = 60  # calls of each account, younger than its open ones: the listing of new calls shows only these
 SPREAD = 6  # seconds: a run starts up to 5 s late on purpose, and one just before the end takes its time
 
 _COUNT = "SELECT count(*) FROM messages WHERE is_final"

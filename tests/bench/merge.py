@@ -43,7 +43,7 @@ FROM (
 ) AS numbers
 """
 
-# In this order: what brings each about.
+# The statements that bring each state about, in this order.
 STATISTICS = {
     "missing": ("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname = 'messages'",),
     "stale": (  # as if it had been analysed when it was a thousandth of its size

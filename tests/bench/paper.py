@@ -45,7 +45,7 @@ LIMITS = """\
 
 
 class Measured(NamedTuple):
-    """All of it; what was left out is empty. `memory` MiB by calls, `merges` by rows, `start` seconds by command."""
+    """All figures, empty where not measured. `memory` MiB by calls, `merges` by rows, `start` seconds by command."""
 
     conditions: list[str]
     sweeps: list[Sweep]

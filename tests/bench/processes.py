@@ -1,4 +1,4 @@
-"""Programs that are measured run in processes of their own: the simulated Twilio, and what talks to it."""
+"""Programs that are measured run in processes of their own: the simulated Twilio, and its clients."""
 
 from __future__ import annotations
 

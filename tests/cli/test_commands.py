@@ -80,7 +80,7 @@ def test_a_slip_of_the_finger(capsys, words, said):
 
 
 def test_files_are_written_once(tmp_path, capsys):
-    """Units, grants, rules, dashboard and runbook; again is harmless, and what differs is not overwritten."""
+    """The first run writes units, grants, rules, dashboard and runbook. A second run overwrites no changed file."""
     assert main(("files", str(tmp_path))) == main(("files", str(tmp_path))) == 0
     for name in ("reconciler.service", "grants.sql", "prometheus/reconciler.rules.yml", "runbook.md"):
         assert (tmp_path / name).read_bytes()

@@ -89,7 +89,7 @@ def wait_until(look: Callable[[], object], explain: Callable[[], str]) -> None:
 
 
 def page(url: str) -> str:
-    """Return the daemon's page, whatever its status."""
+    """Return the daemon's page, also if its HTTP status is an error."""
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
             return answer.read().decode()

@@ -58,7 +58,7 @@ ELSEWHERE = {
     "reconcile run": "tests/service",
     "reconcile demo": "tests/cli/test_demo.py",
 }
-# Words of a document, and what stands for them in a test.
+# Words of a document, and their values in a test.
 CALL = "CA" + 32 * "c"
 PLACEHOLDERS = {"CA…": CALL, "/var/log/reconciler.jsonl": "reconciler.jsonl"}
 CRON = re.compile(r"^([\d*/]+\s+){5}")

@@ -162,7 +162,7 @@ def test_a_signal_ends_after_the_page_in_hand(run, cli, window, twilio, conn, no
 
 
 def test_a_second_signal_ends_at_once(run, cli, calls, twilio, conn):
-    """Also while an answer is awaited that may never come; what was committed stays as it is.
+    """The process does not wait for an answer of Twilio. Committed rows stay.
 
     A page that had arrived by then may still be committed between the two signals.
     """

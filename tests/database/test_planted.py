@@ -40,7 +40,7 @@ SYNTAX = {
     "array", "coalesce", "greatest", "least", "nullif", "extract", "any", "in", "exists", "values", "filter", "as",
     "row", "operator",
 }  # fmt: skip
-# What the body of a function uses that is not the migrator's: whoever owns it could have planted it.
+# Objects in the body of a function that are not the migrator's: their owners could have planted them.
 FOREIGN = """
 SELECT pg_describe_object(d.refclassid, d.refobjid, 0) FROM pg_depend AS d
 LEFT JOIN pg_proc AS p ON d.refclassid = 'pg_proc'::regclass::oid AND p.oid = d.refobjid
@@ -147,7 +147,7 @@ PATHS = ["public", "public, pg_catalog", "public, pg_catalog, pg_temp", '"$user"
 
 @pytest.mark.parametrize("path", PATHS)
 def test_no_session_of_ours_runs_what_is_planted(path: str, planted_database_url: str, connect: Connect) -> None:
-    """Not while it connects, whatever its role searches first; not in a merge, nor in its staging table."""
+    """Neither the login runs it, with any search_path of its role, nor a merge, nor its staging table."""
     admin = connect(planted_database_url)
     admin.execute(sql.SQL("ALTER DATABASE {} SET search_path = " + path).format(sql.Identifier(admin.info.dbname)))
     with Store(planted_database_url) as store:

@@ -96,7 +96,7 @@ class Shell:
         raise AssertionError(f"no {event} among {lines[-20:]}")
 
     def close(self) -> None:
-        """End the shell, and whatever its daemon left running."""
+        """End the shell, and the processes that its daemon left."""
         for path in self.logs.glob("*.pid"):
             subprocess.run(["kill", "-KILL", path.read_text(encoding="ascii")], check=False, capture_output=True)
         self._process.kill()

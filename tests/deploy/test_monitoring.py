@@ -52,7 +52,7 @@ LNAV = json.loads((LOGS / "reconciler.lnav.json").read_text(encoding="utf-8"))["
 # The fields that any line of the log may have.
 ALWAYS = {"timestamp", "level", "event", "logger", "job", "account", "run_id"}
 
-# What Prometheus itself puts on what it scrapes.
+# Labels that Prometheus itself adds to each target.
 TARGET_LABELS = {"job", "instance"}
 TEST_CASES = re.findall(r'- name: "(\w+)(, silent)?: .*?\n(?=  - name|\Z)', RULE_TESTS, flags=re.DOTALL)
 

@@ -1,4 +1,4 @@
-"""Names that documents and comments speak of exist: events, metrics, files, modules and what is in them."""
+"""Names that documents and comments speak of exist: events, metrics, files, modules and their members."""
 
 from __future__ import annotations
 

@@ -442,7 +442,7 @@ def _make_rows(url: str, account: SimulatedAccount, now: datetime) -> None:
 
 
 def at_random(account: Account, kills: int, seed: int) -> tuple[int, list[str]]:
-    """Kill commands at any moment, any of them after any other; returns how many were, and what is wrong in the end."""
+    """Kill commands at any moment, any of them after any other. Return the number of kills, and the faults found."""
     rng, killed = Random(seed), 0
     with new_database(account.server_url, account.template) as url:
         # Before its first run nobody waits for warm: freeze would seal what is past its deadline without its price.

@@ -66,7 +66,7 @@ PAGE_SIZE = 3  # calls, at most: so that a handful of calls have pages
 MERGERS = 3  # connections of a backfill
 SHRINKING_FOR = 60.0  # seconds
 
-# Of a trigger that answers NULL, PostgreSQL and whoever writes hear nothing.
+# Neither PostgreSQL nor the writer reports a trigger that returns NULL.
 SILENCE = """
 CREATE FUNCTION a_silence() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE TRIGGER a_silence BEFORE INSERT OR UPDATE ON messages

@@ -47,7 +47,7 @@ class Life(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happens. `kind` is that of a job, or wait, viewer, fail, correct, delete or unrecord.
+    """One event of a history. `kind` is that of a job, or wait, viewer, fail, correct, delete or unrecord.
 
     After unrecord Twilio has deleted the recordings of a call.
 

@@ -183,7 +183,7 @@ def killed_at(roads: Roads, road: Road, way: str, at: int, moment: Moment) -> li
 def eight_at_once(roads: Roads, road: Road, kills: list[int]) -> tuple[Counter[int], list[str]]:
     """Start eight processes together and kill as many as there are `kills`, each at its so many-th statement.
 
-    Returns how they ended, and what is not as it should be after one more.
+    Return how they ended, and the faults that are left after one more process.
     """
     with roads.database(road) as url, ExitStack() as stack:
         at: list[int | None] = [*kills, *[None] * (8 - len(kills))]

@@ -249,7 +249,7 @@ def try_seed(
     seed: int | None, database_url: str, *, undisturbed: int | None = None, by_fleet: bool = False,
     planned: Callable[[SimulatedTwilio, SimulatedAccount, random.Random], None] | None = None,
 ) -> Outcome:  # fmt: skip
-    """Two backfills under the faults of `seed`, under those `planned` or without any, and what is wrong after them."""
+    """Two backfills under the faults of `seed`, those `planned`, or none, and the differences after them."""
     plan = disturb if seed is not None else planned
     rng = random.Random(seed)
     outcome = Outcome(-1 if seed is None else seed)

@@ -122,7 +122,7 @@ class Watch:
         is_gone = self._account.record(sid, self._clock.now()) is None
         if self._warm_since is None or is_gone:
             return
-        # The first look of warm reaches back a day; what had ended before was nobody's to ask about.
+        # The first look of warm reaches back a day; no job asks about calls that ended before.
         was_asked = deadline + self._settings.overlap >= self._warm_since
         if came_in_time and was_asked:
             _hold("a price in time is not lost", row["price"] is not None, row, step)
@@ -421,7 +421,7 @@ def _frozen_for(event: Row) -> str | None:
 
 
 def _fold(events: Iterable[Row]) -> dict[str, Any]:
-    """A row as its events tell it. What came late says a status alone, and what was before it not."""
+    """The row that the events tell. A late event tells its status alone, and not the status before it."""
     told: dict[str, Any] = {}
     for event in events:
         kind, payload = event["event_type"], event["payload"]

@@ -141,7 +141,7 @@ def _work(kind: Kind, context: Callable[..., JobContext], store: Store) -> Count
 
 
 def left_behind(url: str) -> dict[str, list[Any]]:
-    """All that stands in the tables, but for what differs from run to run."""
+    """The contents of the tables, without the values that differ from run to run."""
     without = {
         # A trigger takes an updated_at that stays the same for one that was not set, and our clock stands still here.
         "messages": "id,updated_at",
@@ -173,7 +173,7 @@ def undisturbed(server, account, twilio) -> dict[str, list[Any]]:
 
 
 class Terminator(Proxy):
-    """Ends all our sessions when, by chance, a statement comes; it is let through to what is left of its own."""
+    """Ends all our sessions when, by chance, a statement comes. The statement itself is passed on."""
 
     def __init__(self, url: str, seed: int, *, often: float) -> None:
         self.ended = 0
@@ -563,7 +563,7 @@ def test_the_daemon_lives_through_all_of_it(server, url, tmp_path):
             server.on("SELECT pg_reload_conf()")
             well_again()
             server.on(f"ALTER ROLE {GUARDED} PASSWORD 'new'")
-            well_again()  # who is in stays in
+            well_again()  # an open session stays
             secret.write_text(make_conninfo(url, user=GUARDED, password="new"))
             daemon.tell(signal.SIGHUP)
             daemon.wait_for("configuration.reloaded")

@@ -120,7 +120,7 @@ def test_no_pooler_is_seen_where_there_is_none(database_url, connect):
     ],
 )
 def test_check_says_what_it_found(through, mode, code, said):
-    """In its line about the database; what is refused ends in 78."""
+    """`check` names the pooler in its line about the database. A mode that is refused ends with 78."""
     url = through(pool_mode=mode)
     line = next(line for line in check(Settings.read({}), database_url=lambda: url) if line.name == "database")
     assert said in line.detail

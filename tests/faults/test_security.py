@@ -136,7 +136,7 @@ def test_no_other_host_is_ever_spoken_to(source, twilio, elsewhere, account):
     assert all(entry.authorized for entry in twilio.requests)
 
 
-# --- in what is said
+# --- in the output
 
 
 FAULTS = [

@@ -98,7 +98,7 @@ class Command:
         return checked(Done(process.returncode, out, err))
 
     def on_terminal(self, *args: str, end_after: tuple[str, ...] = (), **env: str) -> tuple[int, str]:
-        """Run it with a terminal as stdin, stdout and stderr; returns exit code and what was written there.
+        """Run the command with a terminal as stdin, stdout and stderr. Return its exit code and its output.
 
         It is told to end (SIGTERM) once all patterns of `end_after` were seen.
 

@@ -3,7 +3,7 @@
 Up to PostgreSQL 14 everybody may create objects in schema `public`; later whoever was given the privilege. PostgreSQL
 prefers a function or operator whose types fit exactly, and a schema that search_path names first.
 
-Whatever is planted here raises `planted` when a session of ours uses it. A test's own session may use it unharmed.
+Every object planted here raises `planted` when a session of ours uses it. A test's own session may use it unharmed.
 """
 
 from __future__ import annotations

@@ -391,7 +391,7 @@ def test_five_days_are_swept(world):
 
 @pytest.mark.parametrize("commits", [2, 4, 7, 9])
 def test_a_sweep_that_was_stopped_is_gone_on_with(world, commits):
-    """Its plan stands in the cursor. No page of it is read twice, and what is new shows up while it lasts."""
+    """Its plan stands in the cursor. hot reads no page of it twice, and new calls show up while it lasts."""
     world.hot()
     world.account.generate(3_000, NOW, NOW + 5 * DAY)
     world.stop_after_commits(commits)

@@ -34,12 +34,12 @@ def _is_usage(request: Request) -> bool:
 
 
 def prices(world: World, name: str = SETTLED) -> tuple[Any, ...]:
-    """What is kept of a day."""
+    """Return the prices that account_days holds of a day."""
     return next(found[1:] for found in all_prices(world) if found[0] == name)
 
 
 def all_prices(world: World) -> list[tuple[Any, ...]]:
-    """What is kept of each day; the last value says whether it is drift."""
+    """Return the prices that account_days holds of each day; the last value says whether they drift."""
     return world.conn.execute(
         "SELECT day::text, billed_price, held_price, price_unit, unsettled, differences ? 'price_drift'"
         " FROM account_days ORDER BY day"
@@ -87,7 +87,7 @@ def _metric() -> float | None:
 
 
 def test_yesterdays_sum_still_moves(priced: World) -> None:
-    """A day is judged 24 hours after its end; what is known of yesterday is kept."""
+    """cold judges a day 24 hours after its end. It keeps the sums of yesterday without a judgement."""
     priced.account.call(day(1))
     usage(priced)
     assert priced.cold().exit_code is ExitCode.UNRECONCILED  # of the 7th, without any call

@@ -1,4 +1,4 @@
-"""The recordings job, and what cold and backfill do about recordings: each is told once, whoever tells it first."""
+"""The recordings job, and the recordings of cold and backfill: each is told once, whichever source is first."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def quiet(world: World) -> World:
     return world
 
 
-# What is told
+# Events of recordings
 
 
 def test_a_recording_whose_callback_was_lost_comes_back(quiet: World) -> None:
@@ -307,11 +307,11 @@ def test_no_other_account_makes_an_account_be_asked(quiet: World) -> None:
     assert quiet.asked() == []
 
 
-# What goes wrong
+# Faults
 
 
 def test_a_stopped_listing_goes_on_where_it_was(quiet: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No page is asked for twice, what is new is listed too, and each recording is told once."""
+    """The job asks for no page twice, lists new recordings too, and tells each recording once."""
     monkeypatch.setattr(listing, "MAX_PAGE_SIZE", 5)
     quiet.page_size = 5
     recorded(quiet, 1)
@@ -408,7 +408,7 @@ def shrink(world: World, made: Iterable[Recording]) -> None:
 
 
 def of_recordings_listed(world: World) -> list[tuple[Any, ...]]:
-    """The proofs of days with recordings: how many were listed, whether the day is complete, and what differs."""
+    """The proofs of days with recordings: the number listed, whether the day is complete, and by how many the list shrank."""
     return [
         (proof["recordings_listed"], proof["is_complete"], proof["differences"].get("recordings_shrunk"))
         for proof in world.proofs().values()

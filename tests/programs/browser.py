@@ -62,7 +62,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Browser:
-    """One tab. `complaints` are its console errors, and what its Content-Security-Policy refused."""
+    """One tab. `complaints` are its console errors and the refusals of its Content-Security-Policy."""
 
     def __init__(self, reading: int, writing: int) -> None:
         self._reading, self._writing = reading, writing
@@ -106,7 +106,7 @@ class Browser:
     @property
     def complaints(self) -> list[str]:
         """Since the page was opened."""
-        self._ask("Runtime.evaluate", expression="0")  # what was said before it has arrived with its answer
+        self._ask("Runtime.evaluate", expression="0")  # with its answer all earlier messages have arrived
         said = []
         for event in self._events:
             match event:

@@ -41,7 +41,7 @@ EVERY = {"hot": 1, "freeze": 10, "warm": 15}  # minutes
 
 
 class SimulatedTime:
-    """A stream whose JSON lines get the time of the simulated clock, and what has really passed since it moved."""
+    """A stream whose JSON lines get the time of the simulated clock, plus the real time since its last move."""
 
     def __init__(self, out: TextIO, clock: Clock) -> None:
         self._out = out

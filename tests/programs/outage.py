@@ -30,7 +30,9 @@ from tests.harness.names import ACCOUNT, TOKEN
 COMMAND: Final = Path(sys.executable).with_name("reconcile")
 BEFORE: Final = 60.0  # seconds
 PATIENCE: Final = 600.0  # seconds until all is well again
-_COUNTING: Final = re.compile(r"\d+ (s|min|h)\b|\d\d:\d\d(:\d\d)?")  # what changes every second says nothing new
+_COUNTING: Final = re.compile(
+    r"\d+ (s|min|h)\b|\d\d:\d\d(:\d\d)?"
+)  # numbers that change every second
 
 
 class Told:

@@ -62,7 +62,7 @@ def seen() -> str:
         closing(db.connect(url, purpose="picture")) as conn,
     ):
         with Store(url) as store:
-            # Somebody has looked after the account all the time: what webhooks did not tell is lost, not imported.
+            # This installation has always looked after the account: calls without webhooks are lost, not imported.
             note = Cursor(name_account(account.sid), encode(AccountCursor(since=now - timedelta(days=8))))
             store.commit_cursor(note, now=now)
         viewer.receive(conn, [delivery for delivery in arriving if delivery.received_at < now])

@@ -138,7 +138,7 @@ def busy_day(account, twilio):
 
 
 def test_a_busy_day_is_read_by_all_workers(fleet, command, busy_day, twilio, conn):
-    """By its hours: whoever reads its first page hands them out, and asks for no page of them twice."""
+    """The worker that reads its first page hands out its hours. No page of them is asked for twice."""
     daemons = fleet(3)
     empty(conn)
     before = len(twilio.requests)
@@ -176,7 +176,7 @@ def test_a_cut_day_goes_on_when_the_command_is_typed_again(fleet, command, busy_
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_the_command_goes_on_when_it_is_typed_again(fleet, command, history, twilio, conn, number):
-    """Whether it was killed or interrupted: what was read is not read again."""
+    """After a kill and after an interruption: it reads no finished slice again."""
     fleet()
     empty(conn)
     before = listings(twilio)

@@ -236,7 +236,7 @@ def test_null_start_passes_time_filters_only_if_switched_on(serve, account):
 
 
 def test_ignored_filters_return_the_whole_log(serve, account):
-    """With ignore_filters every call comes back, whatever was asked."""
+    """With ignore_filters every call comes back, whichever filter was sent."""
     account.generate(20, NOON - DAY, NOON - 5 * HOUR)
     _, client = serve(switches=Switches(ignore_filters=True))
     assert client.sids() == client.sids(StartTime_after="2026-06-11", Status="busy")

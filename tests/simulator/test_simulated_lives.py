@@ -1,4 +1,4 @@
-"""The life of a call on the clock: statuses, times, duration, price; and what is generated at random."""
+"""The life of a call on the clock: statuses, times, duration, price; and calls generated at random."""
 
 from __future__ import annotations
 

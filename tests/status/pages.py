@@ -121,7 +121,7 @@ def troubled() -> tuple[Snapshot, Report, list[GapsOfHour]]:
 
 
 def failing_states() -> dict[str, str]:
-    """The page in each state in which somebody looks at it: its HTML, by what has failed."""
+    """The page in each state in which a person opens it: its HTML, by the part that has failed."""
     settings = Settings.read({"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": "token"})
     status, report, hours = troubled()
     fails = {"last_error_at": NOW - timedelta(seconds=40), "last_error": "HTTP 503, Twilio error 20500: Unavailable"}

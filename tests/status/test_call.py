@@ -314,7 +314,7 @@ def test_a_price_that_came_too_late(signed_in, account, conn, events, not_equal)
 
 
 def test_the_record_wins_whatever_the_clocks_say(signed_in, held, account, conn, not_equal):
-    """A row that was observed in what is the future to Twilio's clock."""
+    """The row was observed in the future, by Twilio's clock."""
     conn.execute("SELECT set_config('reconciler.thaw', 'on', false)")
     conn.execute("UPDATE messages SET observed_at = now() + interval '1 day'")
     account.change(held, price="-0.05000")

@@ -44,7 +44,7 @@ def test_secrets_in_the_environment():
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o400])
 def test_secrets_in_files(tmp_path, mode):
-    """Named by their settings; a settings file with a secret in it is one, and what is overruled is not read."""
+    """`check` names them by their settings. A settings file with a secret counts; an overruled file is not read."""
     token, settings, unread = tmp_path / "token", tmp_path / "settings", tmp_path / "unread"
     for file, text in ((token, "t"), (settings, "TWILIO_API_SECRET=s"), (unread, "s")):
         file.write_text(text)

@@ -1,4 +1,4 @@
-"""`reconcile report`: what is proven of each day, and what webhooks lost."""
+"""`reconcile report`: the proof of each day, and the losses of webhooks."""
 
 from __future__ import annotations
 

@@ -307,7 +307,7 @@ def test_a_thousand_accounts(paper):
 
 
 def test_a_fleet_is_shown_with_what_each_daemon_runs(conn):
-    """Also one that is silent; the queue with what waits; nothing of it without a fleet."""
+    """Silent daemons are shown too, and the tasks that wait. Without a fleet there is nothing to show."""
     assert report.take_snapshot(conn, now=NOW, **RULES, shares=True).fleet is None
     engine_schema.migrate(conn)
     conn.execute("SET search_path = reconciler_engine, public")
@@ -330,7 +330,7 @@ def test_a_fleet_is_shown_with_what_each_daemon_runs(conn):
 
 
 def test_the_fleet_in_the_terminal_and_on_the_page(capsys):
-    """Who works on what, who is silent, and how long the oldest run has waited; daemons of a fleet do not stand by."""
+    """Both show the runs of each daemon, silent daemons, and the age of the oldest waiting run. None stands by."""
     fleet = report.Fleet(
         [
             engine_schema.Worker(1, "db1", 4711, NOW, 8, 1.0, None, ["hot", f"cold:{ACCOUNT}"]),

@@ -457,7 +457,7 @@ def test_in_a_browser():
         assert chromium.value("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-# The least contrast of any text with what is behind it (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio).
+# The least contrast of any text with its background (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio).
 LEAST_CONTRAST = """(() => {
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number)
   const light = (colour) => numbers(colour).slice(0, 3).map((c) => c / 255)

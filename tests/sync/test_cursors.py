@@ -144,7 +144,7 @@ def test_every_moment_must_have_a_zone_and_be_one(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_clock_that_was_ahead_wrote_is_not_believed(kind):
-    """One field after another; what clocks may differ by is borne. hot and backfill know what is certain."""
+    """One field after another is in the future, by more than clocks may differ. hot and backfill keep the rest."""
     whole = json.loads(KINDS[kind])
     for name, value in whole.items():
         if isinstance(value, str) and value.startswith("2026"):
@@ -154,7 +154,7 @@ def test_what_a_clock_that_was_ahead_wrote_is_not_believed(kind):
 
 def certain(kind, whole, ahead):
     """Return the cursor that counts although its field `ahead` is in the future; None if all of it is refused."""
-    if kind is BackfillCursor and ahead == "begun_at":  # the window, and what was read of it, do not depend on it
+    if kind is BackfillCursor and ahead == "begun_at":  # the window and its finished part do not depend on it
         return decode(JobName("hot"), whole, kind)
     if kind is not HotCursor or ahead == "read_until":
         return None

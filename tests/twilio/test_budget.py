@@ -60,7 +60,7 @@ def test_two_backfills_share_alike():
 
 
 def test_a_backfill_takes_no_more_than_it_asks_for():
-    """So that each worker of a fleet finds a place; who asks for more has the rest."""
+    """So each worker of a fleet finds a place. A process that asks for more has the rest."""
     budget = grown()
     assert 16 == budget.revise("a", BACKFILL, 0).most  # of an older version
     for name in "bcd":
@@ -141,7 +141,7 @@ def test_the_number_of_429s_shows_what_the_account_allows(later):
 
 
 def test_where_all_are_refused_the_next_higher_limit_is_tried_late():
-    """Not one lower than half of what was refused."""
+    """The limit does not fall below half of the refused requests."""
     budget = grown(8)
     assert 4 == budget.revise("a", BACKFILL._replace(throttled=0, refused=8), 0).limit
     assert 4 == budget.revise("a", BACKFILL._replace(answers=4 * 16 - 1), 1).limit

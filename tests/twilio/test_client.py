@@ -1,4 +1,4 @@
-"""Pages as they are asked for and read, and what becomes of every answer that is none."""
+"""Requests for pages, answers that are pages, and the error for every other answer."""
 
 from __future__ import annotations
 

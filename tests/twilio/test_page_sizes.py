@@ -55,7 +55,7 @@ def above(size: int):
 @pytest.mark.parametrize("fault", [Fault.server_error(500), Fault.server_error(504, html=True), Fault.truncated_json()])
 @pytest.mark.parametrize("allowed", [500, 100, 50])
 def test_a_page_that_is_too_large_is_asked_for_in_halves(source, twilio, busy, plan, whole, allowed, fault):
-    """Every call once. The next listing begins with what was learned, and so does another run's session."""
+    """Every call comes once. The next listing begins with the smaller size, and so does another run's session."""
     plan.when(above(allowed), fault)
     expected = [call.sid for call in busy.calls_at(NOON)]
     assert expected == read(source, whole)

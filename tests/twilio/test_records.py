@@ -181,7 +181,7 @@ def test_what_is_no_amount_of_money_is_refused(price):
 
 @pytest.mark.parametrize("price", [float("nan"), float("inf"), 10**400, True, [], {}])
 def test_prices_of_other_types_are_refused(price):
-    """JSON's own NaN and Infinity, integers without end, and what is no number at all."""
+    """JSON's NaN and Infinity, integers without end, and values that are no numbers."""
     assert "price" in reason(price=price)
 
 

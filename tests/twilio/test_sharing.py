@@ -118,7 +118,7 @@ def test_who_does_not_ask_gives_the_share_back_and_leaves_the_database_alone(mak
     until(lambda: number_of_processes(conn, account.sid) == 0, within=10)
     until(lambda: session.client.pacer.gate(account.sid).due_at is None, within=10)
     before = row_version(conn)
-    time.sleep(1.5)  # longer than any look at what is under way
+    time.sleep(1.5)  # longer than the time between two looks at the budget
     assert before == row_version(conn)
     session.page(listing)
     assert 1 == number_of_processes(conn, account.sid)

@@ -205,7 +205,7 @@ def test_an_api_key_may_not_list_accounts(make_source, twilio, account):
 
 
 def test_the_tokens_that_come_with_accounts_are_seen_nowhere(source, account, plan, family, events):
-    """Twilio sends each account's auth token: not in what is returned, in an error with its traceback, or in a log."""
+    """Twilio sends each account's auth token. It is in no result, in no error or traceback, and in no log line."""
     said = [repr(source.accounts()), repr(source)]
     tokens = [account.auth_token, "sub-token"]
     for broken in ({"sid": 1, "auth_token": tokens[0]}, {"sid": tokens[1]}, {"status": 1, "sid": tokens[1]}):

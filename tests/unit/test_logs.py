@@ -106,7 +106,7 @@ def test_a_backfills_counts_are_the_fields_of_job_finished():
 
 
 def test_one_json_object_a_line_with_the_fields_of_the_design(stream):
-    """Time in RFC 3339 and UTC, level, event, logger and what is bound for the run; a line break breaks no line."""
+    """Time in RFC 3339 and UTC, level, event, logger and the run's fields. A line break in a value breaks no line."""
     with structlog.contextvars.bound_contextvars(job="hot", account="AC1", run_id="r"):
         get_logger("reconciler.sync.fetch").warning("slice.failed", slice="a\nb", error="x", kind="Unavailable")
     get_logger("reconciler.database.store").info("database.reconnected")

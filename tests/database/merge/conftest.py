@@ -1,4 +1,4 @@
-"""A store on a database of its own, and what is in it."""
+"""A store on a database of its own, and functions that read its rows."""
 
 from __future__ import annotations
 

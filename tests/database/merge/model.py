@@ -55,7 +55,7 @@ class Call:
             is_drift |= any(value != others.get(name, value) for name, value in old_others.items())
             if said.via == "webhook":
                 self._record_late(said)
-            elif not is_drift:  # rule 5: what is missing in a row of an older version
+            elif not is_drift:  # rule 5: values that a row of an older version lacks
                 row["other_fields"] = others | old_others
             return
         rank, old_rank = RANK[said.status], RANK[row["status"]]

@@ -1,4 +1,4 @@
-"""A job runs once, only its last run moves its cursor, and whoever listens hears what changed."""
+"""A job runs once, only its last run moves its cursor, and listeners hear of the change."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_a_connection_beside_the_lock_proves_that_the_run_owns_the_job(database_
 
 
 def test_no_take_over_between_a_move_and_its_commit(database_url, conn, beside):
-    """Who would take over waits for the commit, not for long, and leaves the lock free."""
+    """Another session that wants to take over waits for the commit, not for long, and leaves the lock free."""
     owner, other = beside
     moved, may_commit = threading.Event(), threading.Event()
 
@@ -290,7 +290,7 @@ def test_a_server_without_room_merges_on_one_connection(database_url, conn, stra
 
 
 def test_what_moves_with_a_commit_hears_of_its_failure(store, conn):
-    """The error of the COMMIT itself, which a deferred trigger raises: what was moved for it can be taken back."""
+    """A deferred trigger raises the error of the COMMIT itself. The caller can take its move back."""
     conn.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
         " 'BEGIN RAISE EXCEPTION USING ERRCODE = ''serialization_failure''; END';"

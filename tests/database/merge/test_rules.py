@@ -207,7 +207,7 @@ def test_rule_8_an_unchanged_row_is_not_locked(merge, connect, database_url):
 
 
 def test_rule_9_each_fact_is_one_event(merge, events):
-    """created once, each status once, the enrichment with what changed, frozen once; whatever is replayed."""
+    """created once, each status once, the enrichment with its changed fields, frozen once. A replay adds none."""
     life = [
         make_webhook(Status.RINGING, minute=0),
         make_webhook(Status.IN_PROGRESS, minute=0.2),

@@ -204,7 +204,7 @@ def test_a_failed_run_tells_when_the_job_last_succeeded(start, store):
 
 
 def test_each_end_that_twilio_told_first_is_a_repair(start, store):
-    """However soon; not what webhooks had told, nor what comes after the end."""
+    """However soon the run comes. An end that a webhook told is none, and neither is a later correction."""
 
     def repairs(within: str = "+Inf") -> float:
         return present(metrics.REGISTRY.get_sample_value("reconciler_repair_seconds_bucket", {"le": within}))

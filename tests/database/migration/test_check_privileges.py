@@ -148,7 +148,7 @@ def test_who_may_create_in_our_schema_is_named(role, database_url, connect, stra
 
 
 def test_who_may_create_a_schema_that_comes_first_is_named(database_url, connect, stranger):
-    """PostgreSQL searches a schema with the name of our role first: whoever makes it has tables of our names there."""
+    """PostgreSQL searches a schema with the name of our role first: its maker can put tables of our names there."""
     conn = connect(database_url)
     conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     conn.execute(

@@ -34,7 +34,7 @@ CREATE TABLE messages (
 def viewers(
     *, id_: str = "serial PRIMARY KEY", status: str = "varchar(50)", start: str = "timestamp", kind: str = ""
 ) -> str:
-    """The Viewer's table, but for what is given."""
+    """The Viewer's table, with the given differences."""
     if kind:
         return VIEWERS.format(
             id="serial", unique="", status=status, start=start,

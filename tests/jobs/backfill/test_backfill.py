@@ -252,7 +252,7 @@ def test_a_stopped_backfill_goes_on_where_it_stopped(world):
 
 
 def test_a_backfill_begun_while_the_clock_was_ahead_goes_on(world):
-    """The window that a person named is past, and what was read of it is not read again."""
+    """The person's window lies in the past, and the backfill reads no part of it again."""
     since, until = NOW - timedelta(days=8), NOW - timedelta(days=1)
     world.watched.on_page = world.stop.set
     world.twilio.switches = replace(world.twilio.switches, date_header=False)  # nobody knows Twilio's clock

@@ -78,7 +78,7 @@ def whole_log(world):
 
 
 def test_a_backfill_that_was_stopped_goes_on_with_the_hours(busy):
-    """Their names stand in the cursor, and what was read of them is not read again."""
+    """The cursor has the names of the hours, and the backfill reads no finished hour again."""
 
     def stop() -> None:
         if any(name.startswith("hours@") for name in busy.state(BACKFILL)["cursor"]["open"]):
