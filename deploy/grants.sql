@@ -20,8 +20,8 @@ $$;
 
 GRANT USAGE ON SCHEMA public TO reconciler;
 
--- Calls are added and never deleted. Of an existing row only Twilio's columns and our bookkeeping are written, and
--- recording_url where it is null; direction, conversation_id, metadata and created_at are the Viewer's.
+-- Calls are added and never deleted. In an existing row the daemon writes Twilio's columns and its own bookkeeping, and
+-- recording_url where it is null. direction, conversation_id, metadata and created_at are the Viewer's.
 GRANT SELECT, INSERT ON messages TO reconciler;
 GRANT UPDATE (
     status, from_number, to_number, duration, price, price_unit, start_time, end_time, parent_call_sid, account_sid,

@@ -84,7 +84,7 @@ def _window(args: argparse.Namespace, asked_at: datetime) -> tuple[datetime, dat
     """Return the moments that --since and --until name.
 
     Raises:
-        UsageError: a moment cannot be read or is in the future, the moments are in the wrong order, or the whole window
+        UsageError: a moment cannot be read or is in the future, they are in the wrong order, or the whole window
             lies before Twilio's retention.
 
     """

@@ -1,6 +1,6 @@
 """Housekeeping: logs the sizes of the tables, and deletes old webhooks and events, if a retention is set for them.
 
-The rows go in small batches. Each is a commit of its own. After each the job rests for as long as the batch took, so
+The rows go in small batches. Each is a commit of its own. After each the job rests for as long as the batch took. So
 the database and its standbys have half of the time for others (`python -m tests.programs.retention_load`).
 """
 

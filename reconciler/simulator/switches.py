@@ -20,17 +20,15 @@ class Switches:
         duplicates_in_listing: share of calls that one listing shows again, on the same or on the next page.
         listing_lag: age of the state that listings show; younger calls are missing.
         fetch_lag: age of the state that a GET of one call shows ("eventually consistent").
-        deleted_cursor: the effect of a page token whose call has been deleted: the listing continues from its place,
-            ends with an empty page, or refuses the token.
-        retention_days: a window that begins more than so many days ago is refused with 400/20004.
-        recording_created: date_created of a recording: the second it is ready, or the second it began. With "start"
-            Twilio lists it as in-progress first, and a reader of the newest recordings has already passed its place.
-        suspended_answer: the answer to a suspended account's own credentials: 401/20003 or 403/20403.
-        largest_page: the most calls that a page holds, whatever PageSize a request asks for.
-        absolute_next_page_uri: prefix of every next_page_uri, for example "https://elsewhere.example".
-        extra_keys: whether unknown keys appear in records and in the envelope.
-        date_header: whether answers carry a Date header.
-        gzip: whether answers are compressed for clients that accept gzip.
+        deleted_cursor: the effect of a page token whose call was deleted. The listing continues from its place, ends
+        with an empty page, or refuses the token. retention_days: a window that begins more than so many days ago is
+        refused with 400/20004. recording_created: date_created of a recording: the second it is ready, or the second it
+        began. With "start" Twilio lists it as in-progress first, and a reader of the newest recordings has already
+        passed its place. suspended_answer: the answer to a suspended account's own credentials: 401/20003 or 403/20403.
+        largest_page: the most calls that a page holds, whatever PageSize a request asks for. absolute_next_page_uri:
+        prefix of every next_page_uri, for example "https://elsewhere.example". extra_keys: whether unknown keys appear
+        in records and in the envelope. date_header: whether answers carry a Date header. gzip: whether answers are
+        compressed for clients that accept gzip.
 
     """
 

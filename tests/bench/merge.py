@@ -2,8 +2,8 @@
 
     python -m tests.bench.merge URL ROWS PAGES
 
-URL is an empty, migrated database. Prints seconds as JSON: by statistics, the median of pages of new calls, of calls
-that ended and of calls that are as they were; each page is one commit.
+URL is an empty, migrated database. Prints seconds as JSON, by statistics: the medians of pages of new calls, of calls
+that ended, and of unchanged calls. Each page is one commit.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ A history is data: played again, it ends the same way. One that breaks a promise
 left out. seeds.txt keeps the seeds that failed, and the tests try them again. promises.py has the promises.
 
 The clock is simulated and the pages are fetched in the thread that merges them; everything else is real.
-With `--engine procrastinate` each job is a task of a fleet (machines.py). A run that was stopped or killed is taken up
-by another machine, and a job that is begun while it is at work is a task that two workers have.
-Uses the server named by TEST_DATABASE_URL, or an embedded one.
+With `--engine procrastinate` each job is a task of a fleet (machines.py). Another machine takes up a run that was
+stopped or killed. If a job begins while it is at work, two workers have its task. Uses the server named by
+TEST_DATABASE_URL, or an embedded one.
 """
 
 from __future__ import annotations

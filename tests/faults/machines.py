@@ -1,8 +1,8 @@
 """A fleet within this process: machines that share an engine's queue, and that die.
 
-All that a fleet consists of is real: the leader defers, the workers' loops fetch tasks and write their ends, and the
-leader takes back the tasks of silent workers. Only the waits are shorter. A machine that dies writes nothing any more,
-neither the end of its tasks nor a sign of life. Another machine then stands in its place.
+All parts of a fleet are real. The leader defers, and takes back the tasks of silent workers. The workers' loops fetch
+tasks and write their ends. Only the waits are shorter. A machine that dies writes nothing any more, neither the end of
+its tasks nor a sign of life. Another machine then stands in its place.
 """
 
 from __future__ import annotations

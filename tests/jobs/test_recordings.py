@@ -408,7 +408,7 @@ def shrink(world: World, made: Iterable[Recording]) -> None:
 
 
 def of_recordings_listed(world: World) -> list[tuple[Any, ...]]:
-    """The proofs of days with recordings: the number listed, whether the day is complete, and by how many the list shrank."""
+    """The proofs of days with recordings: the number listed, is it complete, and by how many the list shrank."""
     return [
         (proof["recordings_listed"], proof["is_complete"], proof["differences"].get("recordings_shrunk"))
         for proof in world.proofs().values()

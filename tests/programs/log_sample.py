@@ -1,8 +1,8 @@
 """The hour of logs in deploy/logs: `python -m tests.programs.log_sample > deploy/logs/sample.jsonl`.
 
 The jobs run as the daemon runs them, against a simulated Twilio and a real PostgreSQL. The log shows the time of the
-simulated clock. An administrator finds in the hour: gaps, a throttled minute, failed runs, a webhook that cannot be
-read, drift, a stuck call, and a day that is not complete.
+simulated clock. In the hour an administrator finds gaps, a throttled minute, failed runs, an unreadable webhook, drift,
+a stuck call, and an incomplete day.
 """
 
 from __future__ import annotations

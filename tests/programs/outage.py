@@ -30,9 +30,7 @@ from tests.harness.names import ACCOUNT, TOKEN
 COMMAND: Final = Path(sys.executable).with_name("reconcile")
 BEFORE: Final = 60.0  # seconds
 PATIENCE: Final = 600.0  # seconds until all is well again
-_COUNTING: Final = re.compile(
-    r"\d+ (s|min|h)\b|\d\d:\d\d(:\d\d)?"
-)  # numbers that change every second
+_COUNTING: Final = re.compile(r"\d+ (s|min|h)\b|\d\d:\d\d(:\d\d)?")  # a time, which changes every second
 
 
 class Told:

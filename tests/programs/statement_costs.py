@@ -2,10 +2,10 @@
 
     python -m tests.programs.statement_costs [ROWS[:ACCOUNTS] ...] [--keep]
 
-The default is 10000 1000000. Fills a database for each size (`tests/harness/volume.py`), runs each statement in a
-transaction that is rolled back, and prints a table in Markdown: the plan's nodes on our tables, the rows, and for each
-size the blocks that were touched and the median of five runs in milliseconds. Then the tables' and indexes' bytes for
-a call. 10000000 rows take 10 GB and ten minutes. TEST_DATABASE_URL names the server; without it an embedded one runs.
+The default is 10000 1000000. Fills a database for each size (`tests/harness/volume.py`), and runs each statement in a
+transaction that is rolled back. Prints a table in Markdown: the plan's nodes on our tables and the rows. For each size
+it adds the blocks touched, and the median of five runs in milliseconds. Then the tables' and indexes' bytes for a call.
+10000000 rows take 10 GB and ten minutes. TEST_DATABASE_URL names the server; without it an embedded one runs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Make docs/terminal.png: `python -m tests.programs.terminal_picture [FILE]`, with Chromium installed (half a minute).
 
-The picture shows the output of the command on a terminal of 80 columns: a week of calls, some of whose webhooks were
-lost, is brought back from a simulated Twilio and proven. It cannot be made in the first hour of a UTC day: yesterday is
-not proven then.
+The picture shows the output of the command on a terminal of 80 columns: a backfill of a week from a simulated Twilio,
+some of whose webhooks were lost, and its proof. It cannot be made in the first hour of a UTC day: yesterday is not
+proven then.
 """
 
 from __future__ import annotations

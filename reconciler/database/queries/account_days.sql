@@ -84,8 +84,8 @@ ON CONFLICT (account_sid, day) DO UPDATE SET
 RETURNING differences, is_complete
 
 -- name: sum_up
--- The numbers of days since `first` that are not proven complete, the number of those that Twilio billed otherwise, and
--- the end of the newest proven day.
+-- Two numbers of days since `first`: those not proven complete, and those that Twilio billed otherwise. Then the end of
+-- the newest proven day.
 --
 -- Cost: reads account_days_pkey.
 SELECT

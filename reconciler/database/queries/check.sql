@@ -76,8 +76,8 @@ SELECT 'TEMPORARY on database '::text || pg_catalog.current_database()::text
 WHERE NOT pg_catalog.has_database_privilege(pg_catalog.current_database()::text, 'TEMPORARY'::text)
 
 -- name: creators
--- The roles that may create functions and operators in the schemas of our search_path, except the owners of the schema
--- and of messages, superusers and our own role. PUBLIC is everybody, the default up to PostgreSQL 14.
+-- The roles that may create functions and operators in the schemas of our search_path. The owners of the schema and of
+-- messages, superusers and our own role are left out. PUBLIC is everybody, the default up to PostgreSQL 14.
 --
 -- Where search_path has "$user", PostgreSQL searches a schema with the name of our role first. The roles that may create
 -- schemas in the database could make it.

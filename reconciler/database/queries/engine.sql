@@ -144,8 +144,8 @@ SELECT 'DELETE on sync_state'::text
 WHERE NOT pg_catalog.has_table_privilege('sync_state'::text, 'DELETE'::text)
 
 -- name: workers
--- The daemons that work, oldest first: who, since when, how many runs at once, seconds since the last sign of life, and
--- the names of the runs under way.
+-- The daemons that work, oldest first: host, process, begin, slots, seconds since the last sign of life, and the names
+-- of the runs under way.
 SELECT
     w.id, d.host, d.process, d.since, d.slots,
     greatest(0::double precision, EXTRACT(epoch FROM pg_catalog.clock_timestamp() - w.last_heartbeat)::double precision),
@@ -160,8 +160,8 @@ LEFT JOIN reconciler_engine.daemons AS d ON d.worker_id = w.id
 ORDER BY d.since, w.id
 
 -- name: queue
--- The tasks of each queue: those that are due, the age of the oldest of these in seconds, those put off, and those at
--- work. Finished tasks are deleted, so that the table holds no others.
+-- The tasks of each queue: due, the age of the oldest due one in seconds, put off, and at work. Finished tasks are
+-- deleted, so that the table holds no others.
 SELECT
     j.queue_name AS queue,
     pg_catalog.count(*) FILTER (WHERE j.status = 'todo'::reconciler_engine.procrastinate_job_status AND is_due) AS due,

@@ -151,8 +151,8 @@ ORDER BY twilio_sid
 -- - calls that ended before `kept_since`, which Twilio no longer keeps. Only then does a call freeze that webhooks
 --   alone have reported: it has neither price nor true times.
 --
--- If warm covers an account, its calls wait until warm has run past their deadline (`accounts` and `looked_at`):
--- after downtime the price may be there, but nobody has asked yet. `is_anywhere`: warm covers all other accounts too.
+-- If warm covers an account, its calls wait until warm has run past their deadline (`accounts` and `looked_at`). After
+-- downtime Twilio may have a price that no job has asked for. `is_anywhere`: warm covers all other accounts too.
 -- Returns the calls, each with the key of its event if that was not written.
 --
 -- Cost: the first part reads messages_freezable, the second messages_unfrozen; both lose the rows that freeze.

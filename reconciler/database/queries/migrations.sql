@@ -50,8 +50,8 @@ SELECT pg_catalog.to_regclass(%(table)s) IS NOT NULL
         ));
 
 -- name: blockers
--- The sessions that may block a migration, oldest first: transactions that hold a lock on one of the tables, then other
--- open transactions (an index built CONCURRENTLY waits for every older snapshot).
+-- The sessions that may block a migration, oldest first. Transactions that hold a lock on one of the tables come before
+-- other open ones: an index built CONCURRENTLY waits for every older snapshot.
 SELECT a.pid,
        coalesce(CASE WHEN a.application_name <> ''::text THEN a.application_name END, a.backend_type,
                 'unknown application') AS application,

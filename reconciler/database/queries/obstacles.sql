@@ -51,8 +51,8 @@ JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.name)::oid
 WHERE NOT pg_catalog.pg_has_role(c.relowner, 'USAGE'::text);
 
 -- name: made_by_strangers
--- Objects in the schemas of our search_path that PostgreSQL could take for ours or for its own: tables and functions
--- with our names, functions with names that our files call, and operators with PostgreSQL's names. They count if their
+-- Objects in the schemas of our search_path that PostgreSQL could take for ours or for its own. These are tables and
+-- functions with our names, functions that our files call, and operators with PostgreSQL's names. They count if their
 -- owner could not change our tables anyway. Owners who could: those of messages, of the schema and of the database,
 -- superusers, and roles that the current role is a member of.
 WITH schemas AS (

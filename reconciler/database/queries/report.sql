@@ -72,9 +72,9 @@ ORDER BY job_name
 
 -- name: gaps_found
 -- The gaps by UTC day or hour and by the job that found them. A last row, without a day, has the number of calls with a
--- gap, and the number of imported calls. Four things are no gap: a missing price (webhooks never carry it), a difference
--- younger than the grace, an event without dedupe_key, which is not ours, and an imported call. A call is imported if it
--- reached its status before any job ran for its account, however shortly before.
+-- gap, and the number of imported calls. Four things are no gap: a missing price (webhooks never carry it), a
+-- difference younger than the grace, an event of others (without dedupe_key), and an imported call. A call is imported
+-- if it reached its status before any job ran for its account, however shortly before.
 --
 -- Cost: reads the events since `since` by call_events_created_at.
 WITH found AS (

@@ -42,8 +42,8 @@ RETURNING last_success_at
 -- Since when this installation looks after an account: written by the first run, and never again. An older version
 -- left no such note: where it worked for the account, its first event tells. Twilio's times are whole seconds.
 --
--- Cost: for an account that an older version worked for, one read of the index on source and created_at for each source,
--- once in its life. Without that index (migration 018) every event was written by a version that left the note first.
+-- Cost: once for each account of an older version, one read of the index on source and created_at for each source.
+-- Without that index (migration 018) every event was written by a version that left the note first.
 INSERT INTO sync_state (job_name, cursor, updated_at)
 SELECT
     %(job)s,

@@ -28,10 +28,9 @@ DELETE FROM endpoint_faults WHERE account_sid = %(account_sid)s AND last_seen < 
 -- name: lost_calls
 -- The lost calls, counted by hour and by the evidence for their causes.
 --
--- A call counts once, in the hour of its last gap. Four things are no gap: a difference younger than the grace, a missing
--- price (webhooks never carry it), an event without dedupe_key, which is not ours, and a difference older than the
--- first look after the account (`imported`). An endpoint at fault explains no call that ended long after the fault was
--- last seen.
+-- A call counts once, in the hour of its last gap. Four things are no gap: a missing price (webhooks never carry it), a
+-- difference younger than the grace, an event of others (without dedupe_key), and an imported call. An endpoint at
+-- fault explains no call that ended long after the fault was last seen.
 --
 -- Cost: reads the events since `since` by call_events_created_at, messages_twilio_sid_key once for each call found,
 -- webhook_inbox_unsettled, which holds no completed row, and webhook_alerts_pkey from the oldest of these calls on.
