@@ -87,7 +87,7 @@ class Settings:
         "DATABASE_URL",
         database_url,
         None,
-        "the Viewer's database; without it an embedded PostgreSQL is used",
+        "the Viewer's database; if not set, an embedded PostgreSQL starts",
         secret=True,
     )
     twilio_account_sid: str | None = _setting("TWILIO_ACCOUNT_SID", sid_of_kind("AC"), None, "the Twilio account")
@@ -118,22 +118,22 @@ class Settings:
         "`this` account, `all` with its subaccounts, or a list of account SIDs",
     )
     hot_interval: timedelta = _setting(
-        "RECONCILER_HOT_INTERVAL", positive_duration, "1m", "how often the newest and the open calls are read"
+        "RECONCILER_HOT_INTERVAL", positive_duration, "1m", "how often hot reads the newest and the open calls"
     )
     warm_interval: timedelta = _setting(
-        "RECONCILER_WARM_INTERVAL", positive_duration, "15m", "how often late fields of ended calls are fetched"
+        "RECONCILER_WARM_INTERVAL", positive_duration, "15m", "how often warm asks for late fields of ended calls"
     )
     cold_interval: timedelta = _setting(
-        "RECONCILER_COLD_INTERVAL", positive_duration, "1d", "how often the last days are proven complete"
+        "RECONCILER_COLD_INTERVAL", positive_duration, "1d", "how often cold proves the last days complete"
     )
     freeze_interval: timedelta = _setting(
         "RECONCILER_FREEZE_INTERVAL",
         positive_duration,
         "10m",
-        "how often calls that nothing more is expected of are frozen",
+        "how often freeze looks for calls past their deadline",
     )
     inbox_interval: timedelta = _setting(
-        "RECONCILER_INBOX_INTERVAL", positive_duration, "30s", "how often webhooks left in the inbox are taken up"
+        "RECONCILER_INBOX_INTERVAL", positive_duration, "30s", "how often inbox takes up webhooks that the Viewer's worker left"
     )
     overlap: timedelta = _setting(
         "RECONCILER_OVERLAP", positive_duration, "10m", "how far before its cursor a job reads again"
@@ -145,19 +145,19 @@ class Settings:
         "RECONCILER_FREEZE_AFTER", positive_duration, "24h", "how long after its end a call waits for its price at most"
     )
     stuck_after: timedelta = _setting(
-        "RECONCILER_STUCK_AFTER", positive_duration, "24h", "how long a call may stay open before it is named"
+        "RECONCILER_STUCK_AFTER", positive_duration, "24h", "how long a call may stay open before freeze logs call.stuck"
     )
     inbox_grace: timedelta = _setting(
         "RECONCILER_INBOX_GRACE", parse_duration, "5m", "how long the Viewer's own worker may take; 0s = there is none"
     )
     inbox_retention: timedelta | None = _setting(
-        "RECONCILER_INBOX_RETENTION", positive_duration, None, "when processed inbox rows are deleted; never if not set"
+        "RECONCILER_INBOX_RETENTION", positive_duration, None, "how long processed inbox rows stay; for ever if not set"
     )
     events_retention: timedelta | None = _setting(
         "RECONCILER_EVENTS_RETENTION",
         duration_from(REPORTED_FOR),
         None,
-        "when events of frozen calls are deleted, 35d or more; never if not set",
+        "how long events of frozen calls stay, 35d or more; for ever if not set",
     )
     max_concurrency: int = _setting(
         "RECONCILER_MAX_CONCURRENCY",
@@ -197,7 +197,7 @@ class Settings:
         "RECONCILER_HTTP_LISTEN", address, None, "host:port of metrics, health and the status page; off if not set"
     )
     notify_channel: str | None = _setting(
-        "RECONCILER_NOTIFY_CHANNEL", channel, None, "the NOTIFY channel that is told of changed calls; off if not set"
+        "RECONCILER_NOTIFY_CHANNEL", channel, None, "the NOTIFY channel for changed calls; no NOTIFY if not set"
     )
 
     @classmethod
