@@ -133,7 +133,10 @@ class Settings:
         "how often freeze looks for calls past their deadline",
     )
     inbox_interval: timedelta = _setting(
-        "RECONCILER_INBOX_INTERVAL", positive_duration, "30s", "how often inbox takes up webhooks that the Viewer's worker left"
+        "RECONCILER_INBOX_INTERVAL",
+        positive_duration,
+        "30s",
+        "how often inbox takes up webhooks that the Viewer's worker left",
     )
     overlap: timedelta = _setting(
         "RECONCILER_OVERLAP", positive_duration, "10m", "how far before its cursor a job reads again"
@@ -145,7 +148,10 @@ class Settings:
         "RECONCILER_FREEZE_AFTER", positive_duration, "24h", "how long after its end a call waits for its price at most"
     )
     stuck_after: timedelta = _setting(
-        "RECONCILER_STUCK_AFTER", positive_duration, "24h", "how long a call may stay open before freeze logs call.stuck"
+        "RECONCILER_STUCK_AFTER",
+        positive_duration,
+        "24h",
+        "how long a call may stay open before freeze logs call.stuck",
     )
     inbox_grace: timedelta = _setting(
         "RECONCILER_INBOX_GRACE", parse_duration, "5m", "how long the Viewer's own worker may take; 0s = there is none"

@@ -19,7 +19,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Told(NamedTuple):
-    """An event of a recording that was written now: its subject, what happened, and how many seconds ago.
+    """An event of a recording that was written now: its subject, its state, and how many seconds ago it came about.
 
     If `is_imported`, the recording was ready before anybody looked after the account.
     """

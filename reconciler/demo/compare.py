@@ -65,7 +65,7 @@ class Compared(NamedTuple):
 
 
 class Road(NamedTuple):
-    """Counts of webhooks by what happened to them. `overtaken`: arrived after a later webhook of the same call."""
+    """Counts of webhooks by their fate on the way. `overtaken`: arrived after a later webhook of the same call."""
 
     sent: int
     lost: int

@@ -295,7 +295,7 @@ class _Batch:
             self._cursor = _read_batch(store, window) or self._cursor
 
     def left_of(self, account_sid: str) -> Window:
-        """Return what is left to read of an account: all, or what came since the killed command had read it."""
+        """Return what is left to read of an account: all, or the time since the killed command had read it."""
         since = self._cursor.done.get(account_sid, self._window.since)
         return self._window._replace(since=max(self._window.since, since))
 

@@ -2,9 +2,9 @@
 
 Design rules
 - One listing by DateCreated a run shows all new recordings of an account. No call is asked about.
-- The job asks about an account if it or cold found a recording in the last days, or if one of the newest calls has a
-  recording_url. cold lists the recordings of its days anyway, and backfill those of its window. An account without
-  recordings therefore costs one request a day.
+- The job asks about an account if it or cold found a recording in the last days. It also asks if one of the newest
+  calls has a recording_url. cold lists the recordings of its days anyway, and backfill those of its window. An account
+  without recordings therefore costs one request a day.
 - After a refusal the job asks once a day, until Twilio answers: a permission may have been given meanwhile.
 - Twilio may list a recording from its start on. The next listing begins at the oldest one that was not ready.
 - The cursor moves with the first page of a listing, and holds the rest of the listing until that is read.

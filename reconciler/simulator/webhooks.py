@@ -2,7 +2,7 @@
 
 Shapes: tests/data/webhook_samples.json. Rules
 (https://www.twilio.com/docs/voice/api/call-resource#statuscallbackevent, https://www.twilio.com/docs/voice/twiml):
-- an inbound call asks the voice URL for TwiML (CallStatus `ringing`, no Timestamp, no SequenceNumber) and sends one
+- an inbound call asks the voice URL for TwiML (CallStatus `ringing`, no Timestamp, no SequenceNumber). It sends one
   status callback at its end, because a number's status callback URL fires once;
 - an outbound-api call sends initiated, ringing, in-progress (the event `answered`) and its final status;
 - a child leg sends no webhooks unless its noun has a statusCallback; its <Dial> reports to the parent's action URL;

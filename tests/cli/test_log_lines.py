@@ -46,7 +46,7 @@ def told(event, **options):
     ],
 )  # fmt: skip
 def test_an_event_is_told_in_words(event, line):
-    """A warning keeps its name, by which the runbook finds it; what happened comes before the numbers."""
+    """A warning keeps its name, by which the runbook finds it; the event comes before the numbers."""
     assert told(event) == line
 
 

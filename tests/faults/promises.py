@@ -314,7 +314,7 @@ class Watch:
         _hold("no row that is no call", not strangers, strangers)
 
     def check_recordings(self) -> None:
-        """Each recording is told once, whoever told it, and stands in the row of its call; so is its deletion.
+        """Each recording is told once, by one source, and stands in the row of its call; so is its deletion.
 
         Raises:
             Broken: one is not.

@@ -1,6 +1,6 @@
 """A role that owns nothing, and what it plants in our schema to run its code as ours.
 
-Up to PostgreSQL 14 everybody may create objects in schema `public`; later whoever was given the privilege. PostgreSQL
+Up to PostgreSQL 14 everybody may create objects in schema `public`; later any role with the privilege. PostgreSQL
 prefers a function or operator whose types fit exactly, and a schema that search_path names first.
 
 Every object planted here raises `planted` when a session of ours uses it. A test's own session may use it unharmed.

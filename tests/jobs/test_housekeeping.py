@@ -64,7 +64,7 @@ def test_without_a_retention_nothing_goes(world, put):
 
 
 def test_completed_webhooks_older_than_the_retention_go(world, put):
-    """Those of the last month stay, and so does whatever is not settled, or waits for a person, however old."""
+    """Those of the last month stay. So do rows that are not settled or wait for a person, however old."""
     for _ in range(3):
         put(31)
     stay = [put(29), put(31, "dead_letter"), put(31, "failed"), put(31, "pending"), put(31, "processing"), put(None)]

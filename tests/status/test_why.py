@@ -23,7 +23,7 @@ ALERT = Alerted(HOUR, "11205", URL)
 
 
 def lost(calls: int = 1, *, hour: datetime = HOUR, **evidence: Any) -> LostCalls:
-    """Lost calls without any evidence but what is given."""
+    """Lost calls without any evidence but the given."""
     none: dict[str, Any] = {
         "account_sid": ACCOUNT, "is_of_trunk": False, "trunk_sid": None, "inbox_reason": None, "alert": None,
         "fault": None,

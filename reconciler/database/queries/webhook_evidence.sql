@@ -32,8 +32,9 @@ DELETE FROM endpoint_faults WHERE account_sid = %(account_sid)s AND last_seen < 
 -- difference younger than the grace, an event of others (without dedupe_key), and an imported call. An endpoint at
 -- fault explains no call that ended long after the fault was last seen.
 --
--- Cost: reads the events since `since` by call_events_created_at, messages_twilio_sid_key once for each call found,
--- webhook_inbox_unsettled, which holds no completed row, and webhook_alerts_pkey from the oldest of these calls on.
+-- Cost: reads the events since `since` by call_events_created_at, and messages_twilio_sid_key once for each call found.
+-- Then webhook_inbox_unsettled, which holds no completed row, and webhook_alerts_pkey from the oldest of these calls
+-- on.
 WITH found AS MATERIALIZED (
     SELECT
         call_sid::text AS call_sid, pg_catalog.max(event_time) AS lost_at,

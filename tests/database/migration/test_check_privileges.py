@@ -70,7 +70,7 @@ def test_to_delete_is_asked_for_only_where_a_retention_is_set(database_url):
             admin.execute(sql.SQL("DROP ROLE {}").format(role))
     assert {check.severity for check in found.values()} == {Severity.FAIL}
     assert {table: check.detail for table, check in found.items()} == {t: f"{name} lacks DELETE on {t}" for t in BOTH}
-    for table, other in (BOTH, BOTH[::-1]):  # the hint grants no more than what was asked for
+    for table, other in (BOTH, BOTH[::-1]):  # the hint grants no more than the lacking privileges
         hint = str(found[table].hint)
         assert f"GRANT DELETE ON {table}" in hint
         assert other not in hint

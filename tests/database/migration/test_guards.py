@@ -1,4 +1,4 @@
-"""The rules of messages that hold whoever writes (007), and the constraint behind them (009)."""
+"""The rules of messages that hold for every writer (007), and the constraint behind them (009)."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ PLANTED = [
 def test_what_a_stranger_planted_is_refused(
     planted: str, what: str, field_database_url: str, connect: Connect, stranger: str, dump: Dump
 ) -> None:
-    """Our statements could take it for what they mean, and run it as whoever migrates, even a superuser."""
+    """Our statements could take it for what they mean, and run it as the role that migrates, even a superuser."""
     owner = connect(field_database_url)
     owner.execute("DROP TABLE sync_state")
     owner.execute(f"GRANT CREATE ON SCHEMA public TO {stranger}".encode())
