@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     add("--gzip", action="store_true", help="compress answers for clients that accept gzip")
     add("--tls-cert", metavar="FILE", help="serve HTTPS with this certificate")
     add("--tls-key", metavar="FILE", help="private key of the certificate")
-    add = made.add_argument_group("what goes wrong").add_argument
+    add = made.add_argument_group("faults").add_argument
     add("--fail", type=fault, action="append", default=[], metavar="WHAT[:SHARE]",
         help=f"spoil every request, or a share of them (503:10%%); repeatable: {', '.join(_FAULTS)}")  # fmt: skip
     add("--fail-pages-above", type=int, metavar="N", help="answer 500 to each page of more than N records")

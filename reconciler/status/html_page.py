@@ -321,7 +321,7 @@ def _incomplete(days: Sequence[AccountDay]) -> Markup | None:
     if len(days) > NAMED:
         more = f"and {len(days) - NAMED:,} more: reconcile report --since 35d"
         rows.append(element("tr", element("td", more, colspan=6)))
-    headings = ("day", "account", ("listed",), ("held",), "what differs", "to read it again")
+    headings = ("day", "account", ("listed",), ("held",), "differences", "to read it again")
     return table("Days that are not complete", headings, rows)
 
 

@@ -81,7 +81,7 @@ class DifferencesSummed(Watcher):
         table.add_row(Text("calls", "bold"), *(Text(f"{self._calls[action]:,}", "bold") for action in actions))
         for field in (*(f for f in _FIRST if f in self._fields), *sorted(self._fields.keys() - {*_FIRST})):
             table.add_row(field, *(f"{self._fields[field][action]:,}" for action in actions))
-        self._out.print(Text("What would change; nothing was written", "bold"))
+        self._out.print(Text("Changes that a run would make; nothing was written", "bold"))
         self._out.print(table)
         for action in actions:
             self._show_examples(action)

@@ -41,7 +41,7 @@ def test_a_dry_run_is_summed_up(screen, account, calls):
     code, lines = screen("--since", "3d", "--dry-run")
     assert code == 1
     assert len(lines) <= 60
-    assert "What would change; nothing was written" in lines
+    assert "Changes that a run would make; nothing was written" in lines
     assert [" ".join(line.split()) for line in lines if line.startswith("status")] == ["status 300"]
     assert sum(line.startswith("+ CA") for line in lines) == 5
     assert any(line.startswith("… 295 more: `--dry-run --all`") for line in lines)
