@@ -101,6 +101,6 @@ def test_arguments_that_make_no_sense(here, args, named):
 
 @pytest.mark.parametrize("sid", ["", "AC12", "SK" + 32 * "1"])
 def test_an_account_that_cannot_be_one(here, sid):
-    """Refused before anything is connected to."""
+    """The command refuses it before it connects to anything."""
     done = here("--since", "1d", "--account", sid)
     assert (done.code, done.said) == (64, [f"reconcile: --account must be AC and 32 hexadecimal digits, not {sid!r}"])

@@ -58,7 +58,7 @@ def test_what_an_interruption_leads_to_does_not_hide_it(monkeypatch, capsys):
 
 
 def test_a_number_in_a_complaint_is_masked(capsys):
-    """In each of its lines, and in the hint."""
+    """Each line of the error masks it, and so does the hint."""
     complain("no +12025550100\nnor sip:alice@example.com", "ask +12025550101")
     assert capsys.readouterr().err == "reconcile: no ***00\nreconcile: nor sip:***\n  → ask ***01\n"
 

@@ -98,7 +98,7 @@ def test_fish_completes(printed, tmp_path, line, offered):
 
 @needs_fish
 def test_fish_says_what_a_job_is(printed, tmp_path):
-    """As it does of commands and options."""
+    """The script describes jobs, as it describes commands and options."""
     _install(tmp_path, printed("completion", "fish"), ".config/fish/completions/reconcile.fish")
     ask = [present(FISH), "-c", "complete -C 'reconcile once w'"]
     done = subprocess.run(ask, env=_environ(tmp_path), capture_output=True, text=True, check=True)
@@ -139,7 +139,7 @@ def test_zsh_completes_by_a_sourced_script(printed, tmp_path):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_every_option_is_in_every_script(printed, shell):
-    """And every command; a shell that is here finds no fault with its script."""
+    """So is every command. An installed shell finds no fault with its script."""
     script = printed("completion", shell)
     for parser in _parsers(get_parser()):
         assert parser.prog.split()[-1] in script

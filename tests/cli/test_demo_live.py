@@ -199,7 +199,7 @@ def test_without_a_terminal_it_needs_no_keys(piped, temporary):
     ],
 )
 def test_it_leaves_nothing_behind_when_ended_early(piped, temporary, after, ending, code):
-    """Neither a server, a daemon nor a file, whichever of them is being started."""
+    """No server, no daemon and no file stays, whichever of them was just starting."""
     assert any(after in line for line in piped.stdout)
     os.killpg(piped.pid, ending)  # to its children as well, as a terminal does
     _, err = piped.communicate(timeout=PATIENCE)

@@ -142,7 +142,7 @@ def test_every_command_is_known():
 
 
 def test_every_command_is_one_of_a_shell():
-    """As bash reads it."""
+    """bash can read each of them."""
     script = "\n".join(command.line for command in COMMANDS)
     done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
     assert done.stderr == ""
@@ -227,7 +227,7 @@ def run_in_order(lines: list[Shown], command: Command, folder: Path) -> Iterator
 def test_commands_do_what_they_are_shown_for(
     cli, account, database_url, conn, tmp_path, bin_folder, others, server_url
 ):
-    """In the order of the documents, against one database; a preview and a report may find something (1)."""
+    """They run in the order of the documents, against one database. A preview or report may exit with 1."""
     now = datetime.now(UTC)
     account.call(now - timedelta(hours=3), sid=CALL)
     account.generate(30, now - timedelta(days=1), now - timedelta(hours=3))

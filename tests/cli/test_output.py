@@ -105,7 +105,7 @@ def test_a_dry_run_as_json(run, calls, conn):
 
 
 def test_a_dry_run_on_a_database_that_was_never_migrated(run, calls, field_database_url, connect):
-    """Refused with the way out, and nothing is migrated by the way."""
+    """The command refuses it, names `reconcile migrate`, and migrates nothing."""
     done = run("--since", "3d", "--dry-run", DATABASE_URL=field_database_url)
     assert (done.code, done.out) == (78, "")
     behind = f"{len(load_migrations())} migrations are not applied yet"
@@ -235,7 +235,7 @@ def test_once_inbox_settles_what_the_viewer_left(run, conn):
 
 
 def test_no_color_means_none(cli, calls, database_url):
-    """On a terminal, in logs, tables and the bar; without it there are some."""
+    """NO_COLOR turns colours off on a terminal, in logs, tables and the bar. Without it there are some."""
     cli.env["DATABASE_URL"] = database_url
     colour = re.compile(r"\x1b\[(?:[0-9;]*;)?[34][0-9]")
     words = ("--since", "3d", "--dry-run")

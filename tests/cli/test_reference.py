@@ -49,7 +49,7 @@ def test_the_man_page_is_sound_roff(printed):
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")
 def test_man_shows_it(printed, tmp_path):
-    """As a file that is not installed."""
+    """`man` can show a file that is not installed."""
     page = tmp_path / "reconcile.1"
     page.write_text(printed("man"), encoding="utf-8")
     done = subprocess.run(["man", "-l", str(page)], capture_output=True, text=True, check=True)

@@ -176,7 +176,7 @@ def test_checking_the_clock(on, shared_database_url, twilio, off, severity):
 
 
 def test_the_engines_schema_comes_and_goes_with_ours(on, empty_database_url, connect):
-    """With the setting `migrate` makes it, `verify` looks at it, and `rollback` drops it: alone, or with all."""
+    """With the setting `migrate` makes it and `verify` checks it. `rollback` drops it, alone or with all."""
     fleet = {"RECONCILER_ENGINE": "procrastinate"}
     assert "engine" not in [row["version"] for row in on(empty_database_url, "migrate", "--dry-run", "--json").result]
     plan = on(empty_database_url, "migrate", "--dry-run", "--json", **fleet)

@@ -35,7 +35,7 @@ def mode(path: Path) -> int:
 
 
 def test_a_folder_of_ours_is_private_and_accepted(temporary: Path) -> None:
-    """Also one that an earlier version, or the library, left open; platformdirs takes it without a word."""
+    """So is one that an earlier version, or the library, left open to others."""
     folder = temporary / f"reconciler-{os.getuid()}"
     folder.mkdir(mode=0o755)
     (folder / "python_PostgresServer").mkdir(mode=0o711)
@@ -59,7 +59,7 @@ def test_a_link_that_somebody_laid_is_not_followed(temporary: Path, tmp_path: Pa
 
 
 def test_a_file_is_no_folder(temporary: Path, tmp_path: Path) -> None:
-    """Nor is it overwritten; where nothing is left it is said which folders were tried, and what to set."""
+    """The server does not overwrite it. The last error names the folders tried, and the setting."""
     (temporary / f"reconciler-{os.getuid()}").touch()
     (tmp_path / "home").touch()
     with pytest.raises(Unavailable, match=r"reconciler-\d+ and .*run belong to others") as refused:

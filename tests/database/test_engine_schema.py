@@ -202,7 +202,7 @@ def test_functions_and_types_that_are_gone_are_named_and_no_table_is(made):
 
 
 def test_the_note_of_a_daemon_goes_with_its_worker(made):
-    """However the worker is forgotten."""
+    """The deletion of the worker's row deletes the note."""
     signs_of_life(made)
     (worker,) = engine_schema.read_workers(made)
     assert (worker.name, worker.slots, worker.running) == ("db1/4711", 16, [])

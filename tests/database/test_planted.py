@@ -147,7 +147,7 @@ PATHS = ["public", "public, pg_catalog", "public, pg_catalog, pg_temp", '"$user"
 
 @pytest.mark.parametrize("path", PATHS)
 def test_no_session_of_ours_runs_what_is_planted(path: str, planted_database_url: str, connect: Connect) -> None:
-    """Neither the login runs it, with any search_path of its role, nor a merge, nor its staging table."""
+    """A login, a merge and its staging table run none of it, whichever search_path the role has."""
     admin = connect(planted_database_url)
     admin.execute(sql.SQL("ALTER DATABASE {} SET search_path = " + path).format(sql.Identifier(admin.info.dbname)))
     with Store(planted_database_url) as store:

@@ -116,7 +116,7 @@ def test_promtool_finds_nothing_wrong(arguments):
 
 @pytest.mark.parametrize("expression", expressions_of_rules() + EXPRESSIONS + ANNOTATIONS)
 def test_every_metric_and_label_that_is_asked_for_exists(expression):
-    """In the registry, or by a recording rule; labels are those of the metrics asked for, or a target's."""
+    """The registry or a recording rule has each metric. Labels are the metric's own or a target's."""
     known = exposed()
     names = names_in(expression)
     assert names
@@ -189,7 +189,7 @@ def test_what_is_silenced_and_by_what_are_alerts():
 
 @pytest.mark.skipif(shutil.which("amtool") is None, reason="amtool is not installed")
 def test_alertmanager_understands_the_example():
-    """As its own tool says."""
+    """amtool accepts it."""
     verdict = subprocess.run(
         ["amtool", "check-config", "alertmanager.yml"], cwd=PROMETHEUS, capture_output=True, text=True, check=False
     )
@@ -227,13 +227,13 @@ def test_the_dashboard_says_what_fires_and_what_happened():
 
 
 def test_every_alert_has_a_test_that_fires_and_one_that_is_silent():
-    """By the names of the cases."""
+    """The names of the cases say so."""
     assert {name for name, silent in TEST_CASES if not silent} == ALERT_NAMES
     assert {name for name, silent in TEST_CASES if silent} == ALERT_NAMES
 
 
 def test_the_runbook_has_a_section_for_each_alert_and_each_exit_code():
-    """And for nothing else."""
+    """It has no other sections."""
     sections = re.findall(r"^## (\S+)$", RUNBOOK, flags=re.MULTILINE)
     assert len(set(sections)) == len(sections)
     assert {section for section in sections if not section.isdigit()} == ALERT_NAMES
@@ -243,13 +243,13 @@ def test_the_runbook_has_a_section_for_each_alert_and_each_exit_code():
 
 
 def test_the_links_of_the_runbook_lead_somewhere():
-    """To one of its own headings."""
+    """Each leads to one of its own headings."""
     anchors = {h.lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", RUNBOOK, flags=re.MULTILINE)}
     assert set(re.findall(r"\]\(#([^)]+)\)", RUNBOOK)) <= anchors
 
 
 def test_every_command_of_the_runbook_can_be_parsed():
-    """With its arguments, as they stand there."""
+    """The parser accepts the arguments as the runbook writes them."""
     commands = set(re.findall(r"(?:^    |`)reconcile ([^`|\n]*)", RUNBOOK, flags=re.MULTILINE))
     assert len(commands) > 15
     for command in commands - {"--help", "--version"}:
@@ -257,7 +257,7 @@ def test_every_command_of_the_runbook_can_be_parsed():
 
 
 def test_every_event_that_is_asked_for_exists():
-    """In the runbook and in the questions to the log."""
+    """The runbook and the queries for the log name only events of the code."""
     for text in (RUNBOOK, QUERIES):
         asked = set(re.findall(r'\.event == "([^"]+)"', text))
         assert asked
@@ -268,7 +268,7 @@ def test_every_event_that_is_asked_for_exists():
 @pytest.mark.parametrize("command", re.findall(r"jq (?:-\w+ )?'[^']+'", RUNBOOK))
 @with_jq
 def test_every_jq_of_the_runbook_can_be_run(command):
-    """On the sample: it may find nothing, but it has no mistake."""
+    """Each runs on the sample. It may print nothing, but jq reports no mistake."""
     done = subprocess.run(
         ["sh", "-c", f"{command} sample.jsonl"], cwd=LOGS, capture_output=True, text=True, timeout=60, check=False
     )
@@ -337,7 +337,7 @@ def test_the_sample_is_a_log_of_ours():
 )
 @with_jq
 def test_every_query_prints_what_is_shown(query, shown):
-    """On the sample, with the jq that is installed."""
+    """Each runs on the sample, with the installed jq."""
     done = subprocess.run(["sh", "-c", query], cwd=LOGS, capture_output=True, text=True, timeout=60, check=False)
     assert (0, shown, "") == (done.returncode, done.stdout, done.stderr)
 

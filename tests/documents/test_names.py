@@ -123,7 +123,7 @@ def dotted(text: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, *DEPLOYED], ids=lambda path: path.name)
 def test_every_metric_that_is_named_exists(path):
-    """As it is scraped, or recorded by a rule."""
+    """Prometheus scrapes it, or a rule records it."""
     text = re.sub(r"- name: \w+", "", path.read_text(encoding="utf-8"))  # groups of rules
     named = set(re.findall(r"(?<![\w/.@-])reconciler(?:_\w+|:\w[\w:]*)", text))
     assert {name for name in named if not name.endswith("_")} - OF_THE_DATABASE <= served() | {"reconciler_log"}
@@ -148,7 +148,7 @@ def test_every_event_and_module_that_a_document_names_exists(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_that_a_document_names_exists(path):
-    """By its path from the project's folder, or from the document's."""
+    """A path counts from the project's folder, or from the document's."""
     text = path.read_text(encoding="utf-8")
     named = re.findall(r"`((?:reconciler|sql|deploy|docs|tests|\.github)/[\w./@-]+)`", text)
     named += re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
@@ -158,7 +158,7 @@ def test_every_file_that_a_document_names_exists(path):
 
 @pytest.mark.parametrize("folder", ["reconciler", "sql", "tests"])
 def test_everything_in_a_module_that_a_comment_names_exists(folder):
-    """In comments and docstrings; a module is known by its last name."""
+    """Comments and docstrings count. They name a module by its last name."""
     wrong = [
         f"{path.relative_to(ROOT)}: {module}.{name}"
         for path in CODE

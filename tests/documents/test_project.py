@@ -53,7 +53,7 @@ def test_ci_runs_the_test_command_of_readme():
 
 
 def test_plain_make_lists_every_task():
-    """With what it does."""
+    """Each line says what the task does."""
     said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"^  make ([a-z-]+) +\S", said, flags=re.MULTILINE)) == TASKS
     phony = " ".join(re.findall(r"^\.PHONY: (.+)$", MAKEFILE, flags=re.MULTILINE)).split()
@@ -62,7 +62,7 @@ def test_plain_make_lists_every_task():
 
 @pytest.mark.parametrize("text", [CI_RUN, CI, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")])
 def test_every_task_that_is_asked_for_exists(text):
-    """In CI and in CONTRIBUTING.md."""
+    """CI and CONTRIBUTING.md ask for tasks."""
     asked = {
         task
         for line in re.findall(r"(?:^\s*(?:- run: )?|`)make ((?:[a-z-]+ ?)+)", text, flags=re.MULTILINE)
@@ -90,7 +90,7 @@ def test_every_postgresql_that_is_named_is_tested():
 
 
 def test_the_licence_is_there_and_named():
-    """In the metadata and in README."""
+    """The metadata and README name it."""
     licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert PROJECT["license"] == "MIT"
     assert licence.startswith("MIT License\n")
@@ -121,7 +121,7 @@ def test_the_hint_names_what_the_extra_installs():
 
 
 def test_readme_is_the_way_and_not_the_tables():
-    """So that a newcomer reads it to its end; the tables stand in docs/reference.md."""
+    """It is short enough to read to its end. docs/reference.md has the tables."""
     assert len(README.splitlines()) <= 140
 
 

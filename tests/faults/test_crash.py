@@ -69,7 +69,7 @@ def die_of(account: Account, command: str, kinds: Mapping[str, int] = DEATHS) ->
 
 
 def test_killed_at_any_moment_of_mixed_work(server_url, template):
-    """In the end all is as Twilio says. Calls are made meanwhile, so it has an account of its own."""
+    """At the end all rows equal Twilio. Calls begin meanwhile, so the test has an account of its own."""
     with Account.behind(server_url, template) as account:
         killed, problems = at_random(account, 8, seed=2)
     assert (killed, problems) == (8, [])

@@ -231,7 +231,7 @@ def test_sessions_that_are_terminated(url, twilio, undisturbed, seed):
     ],
 )
 def test_connections_that_are_cut(url, twilio, undisturbed, moment, at, often):
-    """In the middle of a COPY; at a commit that never came, and at one whose answer never came."""
+    """They break in a COPY, before a commit arrives, and before its answer arrives."""
     proxy = Cutter(url, 1, moment=moment, at=at, often=often)
     work = Work(twilio, proxy.url)
     work.do()
@@ -407,7 +407,7 @@ def test_a_standby_is_named_and_works_once_it_is_promoted(server, url):
 
 
 def test_a_database_that_takes_no_writes_for_a_while(server, url):
-    """As managed servers do when their disk is full; it goes on when it takes them again."""
+    """Managed servers do so when their disk is full. The run goes on when writes are possible again."""
     with Store(url) as store:
         server.on("ALTER SYSTEM SET default_transaction_read_only = on")
         server.on("SELECT pg_reload_conf()")

@@ -126,7 +126,7 @@ SETTINGS = settings(max_examples=250, suppress_health_check=[HealthCheck.too_slo
     [record_text(sid, [('"status"', f'"{status}"')]) for sid in CALLS[:1] for status in ("busy", "completed", "failed")]
 )
 def test_every_record_of_a_page_lands_or_is_kept(base, records):
-    """As many observations and dead letters as records; all of them can be written; the same again writes nothing."""
+    """Each record becomes an observation or a dead letter. All can be written; a second time writes nothing."""
     store, conn = base
     number = next(_examples)
     records = [named(record, number) for record in records]

@@ -52,7 +52,7 @@ TAKES_APART = [
 @needs_pgbouncer
 @pytest.mark.parametrize("settings", TAKES_APART, ids=str)
 def test_a_pooler_that_takes_sessions_apart_is_refused(through, own_url, connect, settings):
-    """By whatever order it hands out its connections, also with a single one; and nothing of ours is left on it."""
+    """The order of its connections does not matter, and one is enough. Nothing of ours stays on it."""
     url = through(**settings)
     for _ in range(3):
         with pytest.raises(ConfigError, match="DATABASE_URL") as refused:
@@ -101,7 +101,7 @@ def test_a_pooler_that_keeps_sessions_together_will_do(through, own_url, connect
 
 
 def test_no_pooler_is_seen_where_there_is_none(database_url, connect):
-    """Neither on a socket nor through a TCP proxy, and no second connection is opened to find out."""
+    """Neither a socket nor a TCP proxy looks like one. The check opens no second connection."""
     proxy = Proxy(database_url)
     for url in (database_url, proxy.url):
         conn = connect(url)

@@ -148,7 +148,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS[:-1], ids=lambda fault: fault.name)
 def test_no_error_traceback_or_log_line_holds_a_secret(source, twilio, fault):
-    """Not even at level debug, in the libraries' lines, in the causes of an error, or in the locals' reprs."""
+    """Level debug holds none either: library lines, causes of errors and reprs of locals."""
     twilio.faults.always(fault)
     with written() as stream, pytest.raises(ReconcilerError) as caught:
         source.page(Listing(ACCOUNT))
@@ -189,7 +189,7 @@ def test_no_repr_holds_a_secret(source, database_url):
 
 
 def test_a_database_that_is_away_does_not_show_its_password():
-    """Nor do the driver's own words, in the error and what caused it."""
+    """The driver's own words in the error and its cause do not show it either."""
     with pytest.raises(ReconcilerError) as caught:
         db.connect(f"postgresql://me:{PASSWORD}@127.0.0.1:1/calls", purpose="test")
     assert leaks("".join(traceback.format_exception(caught.value))) == []
@@ -342,7 +342,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("line", FOREIGN.values(), ids=FOREIGN.keys())
 def test_text_that_is_not_ours_is_found(line):
-    """By the test above, in each of the ways in which it is written."""
+    """The test above finds it in each way of writing it."""
     module = ast.parse(f"def f(conn, name: str):\n    {line}")
     calls = [
         call for call in ast.walk(module) if isinstance(call, ast.Call) and ast.unparse(call.func) == "conn.execute"
@@ -353,7 +353,7 @@ def test_text_that_is_not_ours_is_found(line):
 
 
 def test_queries_make_no_sql_at_run_time():
-    """Nor do the named statements themselves."""
+    """The named statements make none either."""
     files = list((PACKAGE / "database" / "queries").glob("*.sql"))
     assert len(files) > 10
     for file in files:
@@ -474,7 +474,7 @@ def test_the_granted_privileges_are_enough(role, database_url, conn, twilio, acc
 
 @pytest.mark.slow
 def test_every_job_and_report_may_do_its_work(role, database_url, conn, account):
-    """As the installed command, one after the other, by that same role."""
+    """The installed command runs one after the other, as that role."""
     url = make_conninfo(database_url, user=role)
     now = datetime.now(UTC)
     account.generate(50, now - timedelta(days=2), now)
@@ -498,7 +498,7 @@ def test_every_job_and_report_may_do_its_work(role, database_url, conn, account)
 
 
 def test_each_granted_privilege_is_needed_and_its_lack_is_named(role, database_url, conn, twilio, quick_retries):
-    """Without any single one of them a run is refused, and `reconcile check` says which it is."""
+    """If one is missing, PostgreSQL refuses a run, and `reconcile check` names the privilege."""
     url = make_conninfo(database_url, user=role)
     granted = conn.execute(GRANTED, {"role": role}).fetchall()
     assert len(granted) > 40

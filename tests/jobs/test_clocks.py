@@ -69,7 +69,7 @@ def test_calls_that_begin_after_a_step_of_the_clock_are_found(world):
 
 @pytest.mark.parametrize("job", ["hot", "warm", "cold"])
 def test_no_cursor_holds_the_time_of_a_clock_that_is_ahead(world, job):
-    """Neither after a first run nor after a later one."""
+    """This holds after the first run and after later ones."""
     world.account.call(NOW - 30 * HOUR, talks_for=5, price=None)
     world.hot(since=NOW - 2 * DAY)
     world.behind = AHEAD
@@ -84,7 +84,7 @@ def test_no_cursor_holds_the_time_of_a_clock_that_is_ahead(world, job):
 @pytest.mark.parametrize("job", ["hot", "warm", "cold"])
 @pytest.mark.parametrize("ahead", [20 * MINUTE, 25 * HOUR])
 def test_what_a_clock_ahead_wrote_heals_by_itself(world, job, ahead):
-    """As an earlier version wrote it. The job reads from where it certainly was, says so once, and goes on."""
+    """The job reads from the last certain time, logs that once, and goes on. An earlier version wrote the cursor."""
     future = (NOW + ahead).isoformat()
     world.set_cursor({"account": ACCOUNT, "read_until": future})
     world.set_cursor({"account": ACCOUNT, "settled_until": NOW.isoformat(), "looked_at": future}, "warm")
@@ -140,7 +140,7 @@ def test_freeze_waits_for_twilio_while_it_is_away(world):
 
 @pytest.mark.parametrize(("behind", "seconds"), [(-25 * HOUR, 90_000), (-6 * MINUTE, 360)])
 def test_each_run_warns_of_clocks_that_differ(world, behind, seconds):
-    """By how much ours is ahead; a few minutes are borne."""
+    """The warning says by how much ours is ahead. A few minutes need no warning."""
     world.behind = behind
     world.hot()
     world.hot_after(MINUTE)

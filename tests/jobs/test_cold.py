@@ -219,7 +219,7 @@ def test_one_night_without_calls_takes_no_proof_back(busy):
 
 
 def test_fewer_calls_are_believed_when_another_day_lists_the_same(busy):
-    """Not when the same day is read again: one bad answer may last for hours."""
+    """A second reading on the same day confirms nothing: one bad answer may last for hours."""
     busy.cold()
     (sid,) = busy.conn.execute(
         "SELECT twilio_sid FROM messages WHERE is_final AND start_time::date = '2026-06-09' LIMIT 1"

@@ -84,7 +84,7 @@ def test_nothing_freezes_before_a_job_has_asked_twilio(world, put):
 
 
 def test_a_call_waits_for_warm_to_look_past_its_deadline(world, put):
-    """After downtime its price may be there, and nobody has asked; another account's warm job has no say in it."""
+    """After downtime Twilio may have its price. Another account's warm job does not matter."""
 
     def warm_looked(at, account=ACCOUNT, job="warm"):
         world.conn.execute(
@@ -156,7 +156,7 @@ def test_a_call_that_is_gone_freezes_like_a_confirmed_one(world, put):
 
 
 def test_a_call_that_has_not_ended_never_freezes(world, put):
-    """However old."""
+    """Its age does not matter."""
     put(1, began=NOW - 500 * 24 * HOUR)
     assert world.freeze().frozen == 0
 
@@ -186,7 +186,7 @@ def test_a_stopped_run_leaves_what_it_committed(world, put):
 
 
 def test_whoever_listens_is_told_which_calls_froze(world, put):
-    """As after a merge."""
+    """The job notifies the channel, as a merge does."""
     from reconciler.database.store import Store
     from tests.harness.contexts import make_context
 
@@ -202,7 +202,7 @@ def test_whoever_listens_is_told_which_calls_froze(world, put):
 
 
 def test_a_stuck_call_is_named_once(world, put):
-    """With what a person needs to look for it; the next one is named when its time has come."""
+    """The log line has all that a person needs to look for it. The next call is named when it is due."""
     first = put(1, began=NOW - 25 * HOUR)
     second = put(2, began=NOW - 23 * HOUR, status="in-progress")
     put(3, began=NOW - 30 * HOUR, gone=NOW)
@@ -232,7 +232,7 @@ def test_a_sid_that_is_no_calls_is_neither_open_nor_stuck(world, put):
 
 
 def test_of_many_stuck_calls_each_is_named_in_the_end(world, put, monkeypatch):
-    """So many a run, and none twice or never because it began in the second of another."""
+    """A run names a few of them. Each is named once, also if two calls began in the same second."""
     monkeypatch.setattr(freeze, "NAMED_AT_MOST", 4)
     began = [0, 1, 2, 3, 3, 3, 4]
     for number, hours in enumerate(began):

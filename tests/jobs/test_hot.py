@@ -102,7 +102,7 @@ def test_a_lost_call_shows_up_within_one_run(world):
 
 
 def test_an_idle_account_costs_one_request_a_run(world):
-    """However long its log is: the smallest page, once."""
+    """The request asks for the smallest page, however long the account's log is."""
     world.account.generate(500, NOW - 10 * DAY, NOW - 2 * DAY, trunk_share=0)
     world.hot()
     for _ in range(5):
@@ -207,7 +207,7 @@ def test_requests_grow_with_what_ended_and_not_with_what_is_open(world, open_cal
 
 
 def test_those_that_live_are_not_looked_at_again(world):
-    """However they lie in time: three listings by status tell that none of them ended."""
+    """Three listings by status tell that none of them ended, whenever they began."""
     talking(world, 40, since=NOW - 40 * DAY, until=NOW - DAY)
     crowd(world)
     world.know()
@@ -281,7 +281,7 @@ def test_a_young_call_may_not_have_arrived_everywhere(world):
 
 
 def test_a_call_that_is_listed_again_is_no_longer_gone(world):
-    """And so it is looked after again."""
+    """The jobs look after it again."""
     (sid,) = talking(world, 1, since=NOW - 5 * MINUTE)
     world.hot()
     world.account.delete(sid, NOW + MINUTE)
@@ -702,7 +702,7 @@ def test_a_trunk_call_shows_up_within_one_interval_of_its_end(world, by_day):
 
 
 def test_an_account_without_trunks_costs_no_request(world):
-    """Neither in its first run nor later."""
+    """This holds for the first run and for later ones."""
     world.account.generate(300, NOW - 2 * HOUR, NOW - HOUR, trunk_share=0)
     world.hot()
     assert [] == ended_listings(world)

@@ -38,7 +38,7 @@ def left(world):
 
 
 def test_the_sizes_of_our_tables_are_told(world):
-    """In the log and as a metric, with their indexes."""
+    """The log and the metrics have them, indexes included."""
     counts = world.keep_house()
     (line,) = world.said("tables.measured")
     tables = {

@@ -77,7 +77,7 @@ def test_a_row_that_was_behind_by_then_is_imported_too(world):
 
 
 def test_what_is_lost_later_counts(world):
-    """Also the end of a call that was under way at the first look; the share is that of the calls since then."""
+    """So does the end of a call that was under way at the first look. The share counts the calls since then."""
     world.account.generate(50, NOW - timedelta(days=1) + HOUR, NOW - HOUR)
     under_way = world.account.call(NOW - 10 * MINUTE, talks_for=1800)
     assert world.hot().gaps.total() == 0

@@ -143,7 +143,7 @@ def test_prices_of_another_currency_do_not_count(priced: World) -> None:
 
 @pytest.mark.parametrize("missing", [{"price": None}, {"price_unit": None}])
 def test_without_a_price_of_twilios_nothing_is_compared(priced: World, missing: dict[str, None]) -> None:
-    """As where the credentials may not read usage records."""
+    """This is so where the credentials may not read usage records."""
     usage(priced, **missing)
     assert priced.cold().exit_code is ExitCode.DONE
     assert prices(priced) == (None, None, None, None, False)

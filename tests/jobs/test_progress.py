@@ -30,7 +30,7 @@ def test_cold_reports_its_slices(talkative):
 
 
 def test_hot_reports_a_backlog_of_days(talkative):
-    """Not the newest calls, of which each run has a few."""
+    """It does not report the newest calls, of which each run has a few."""
     talkative.hot()
     assert talkative.said("job.progressed") == []
     talkative.account.generate(600, NOW, NOW + timedelta(days=3))

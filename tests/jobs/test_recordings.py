@@ -115,7 +115,7 @@ def test_what_was_ready_before_the_first_look_is_imported(quiet: World) -> None:
 
 
 def test_what_a_callback_told_is_not_told_again(quiet: World) -> None:
-    """Neither by the listing after the callback, nor by the callback after the listing; the payloads are the same."""
+    """The listing may follow the callback, or the callback the listing. Both payloads are the same."""
     look_first(quiet)
     first, second = recorded(quiet, 2)
     quiet.know()
@@ -200,7 +200,7 @@ def test_a_url_of_the_viewers_stays(quiet: World) -> None:
 
 
 def test_a_second_run_writes_nothing(quiet: World) -> None:
-    """Neither a row nor an event."""
+    """It writes no row and no event."""
     recorded(quiet, 3)
     quiet.know()
     quiet.recordings()
@@ -212,7 +212,7 @@ def test_a_second_run_writes_nothing(quiet: World) -> None:
 
 
 def test_a_deleted_recording_is_marked_once(quiet: World) -> None:
-    """By an event; the URL of the row stays. One that was deleted before anybody told of it is never ready."""
+    """An event marks it; the row keeps the URL. If nobody told of it before, it is never ready."""
     told, untold = recorded(quiet, 2)
     quiet.know()
     quiet.account.delete_recording(untold.sid, NOW)
@@ -229,7 +229,7 @@ def test_a_deleted_recording_is_marked_once(quiet: World) -> None:
 
 @pytest.mark.parametrize("status", ["absent", "processing"])
 def test_what_is_not_ready_is_not_told(quiet: World, status: str) -> None:
-    """And its URL is nobody's."""
+    """No row gets its URL."""
     recorded(quiet, 1, status=status)
     quiet.know()
     counts = quiet.recordings()
@@ -256,7 +256,7 @@ def test_a_long_recording_is_found_although_it_is_listed_from_its_start(quiet: W
 
 
 def test_an_account_without_recordings_is_asked_once(quiet: World) -> None:
-    """By the first run; then only cold asks, once a sweep."""
+    """The first run asks; then only cold does, once a sweep."""
     quiet.account.call(NOW - 3 * HOUR)
     quiet.recordings()
     assert len(quiet.asked()) == 1
@@ -269,7 +269,7 @@ def test_an_account_without_recordings_is_asked_once(quiet: World) -> None:
 
 
 def test_once_there_are_recordings_each_run_asks_once(quiet: World) -> None:
-    """From the run after a callback, cold or a backfill filled a URL; a week after the last one no more."""
+    """Runs ask from the first URL on, whichever job filled it. They stop a week after the last one."""
     quiet.recordings()
     (made,) = recorded(quiet, 1)
     quiet.know()
@@ -296,7 +296,7 @@ def test_cold_tells_the_job_of_recordings_of_conferences_alone(quiet: World) -> 
 
 
 def test_no_other_account_makes_an_account_be_asked(quiet: World) -> None:
-    """Only where an account's own calls have recordings."""
+    """Only an account's own calls with recordings make the job ask."""
     quiet.account.add_subaccount(SUBACCOUNT, TOKEN)
     quiet.recordings(SUBACCOUNT)
     recorded(quiet, 1)
@@ -349,7 +349,7 @@ def test_many_recordings_are_read_in_parts(quiet: World, monkeypatch: pytest.Mon
 
 
 def test_a_record_that_cannot_be_read_is_kept(quiet: World) -> None:
-    """As a dead letter, and the others are told; a replay tells it once it can be read."""
+    """It becomes a dead letter, and the others are told. A replay tells it once the code can read it."""
     made = recorded(quiet, 3)
     quiet.know()
     quiet.twilio.faults.next(Fault.broken_record("unknown_status", index=1))
@@ -484,7 +484,7 @@ def test_recordings_do_not_make_a_day_complete_whose_calls_are_not(quiet: World,
 
 
 def test_fewer_recordings_are_believed_when_another_day_lists_the_same(quiet: World) -> None:
-    """As fewer calls are; other ones in their place confirm nothing."""
+    """The rule is that for calls. Other recordings in their place confirm nothing."""
     made = recorded(quiet, 4)
     quiet.clock.advance(DAY)
     quiet.cold()

@@ -77,7 +77,7 @@ def test_what_has_no_price_to_wait_for_freezes_at_once(world, status):
 
 
 def test_a_completed_call_without_a_price_freezes_at_its_deadline(world):
-    """And not before; the reason is kept."""
+    """It does not freeze before. The event keeps the reason."""
     sid = ended(world, ago=timedelta(0), price=None)
     world.know()
     world.warm_after(FREEZE_AFTER - MINUTE)
@@ -117,7 +117,7 @@ def test_asked_at_once_and_again_when_grown_twice_as_old(world):
 
 
 def test_a_person_asks_about_all_at_once(world):
-    """Without an interval nothing is spared."""
+    """Without an interval the run asks about every call."""
     ended(world, ago=3 * HOUR, price=None)
     world.know()
     for _ in range(3):

@@ -100,7 +100,7 @@ def test_a_day_is_explained(lossy: World) -> None:
 
 
 def test_each_call_is_given_the_cause_that_it_has(lossy: World) -> None:
-    """Not only the numbers agree: the calls that are named of a large cause were lost by it."""
+    """The calls that a large cause names were lost by it; not only the numbers agree."""
     lossy.webhooks()
     truth = causes_of_gaps(lossy.account)
     large = [cause for cause in why(lossy).causes if cause.gaps > CALLS // 100]
@@ -222,7 +222,7 @@ def test_a_subaccounts_alerts_are_not_asked_for(world: World) -> None:
 
 
 def test_what_is_old_goes(world: World) -> None:
-    """After 90 days."""
+    """Rows go after 90 days."""
     world.account.raise_alert(NOW - HOUR, "11205", URL, resource_sid=None)
     world.account.endpoints.add_number("+12025550177", status_callback="")
     world.webhooks()
@@ -269,7 +269,7 @@ def test_a_key_that_may_read_neither_is_told_once_and_fails_nothing(world: World
 
 
 def test_a_key_that_may_read_one_of_the_two_reads_it(world: World) -> None:
-    """And when it may read both, nothing of the time before is lacking."""
+    """Once it may read both, the job also reads the time before."""
     world.account.raise_alert(NOW - 3 * HOUR, "11205", URL, resource_sid=sid(1))
     world.account.endpoints.add_number("+12025550177", status_callback="")
     world.account.add_key(*KEY, "restricted", permissions=frozenset({"calls", "endpoints"}))
@@ -317,7 +317,7 @@ def test_which_endpoints_are_at_fault(world: World) -> None:
     ],
 )
 def test_the_calls_to_an_endpoint_at_fault_are_explained_by_it(world: World, kind: str, to: str) -> None:
-    """By its name, and the next step has its SID."""
+    """The cause has its name, and the next step its SID."""
     add = world.account.endpoints
     add.add_sip_domain("quiet.sip.twilio.com", status_callback="")
     add.add_application("silent", status_callback="")
@@ -351,7 +351,7 @@ def test_a_fault_that_was_mended_explains_what_it_lost_and_no_more(world: World)
 
 
 def test_counting_alerts_is_bounded(monkeypatch) -> None:
-    """However many calls are named, so many are kept; all are counted."""
+    """It counts all calls of an alert, and keeps the SIDs of a few."""
     monkeypatch.setattr(webhooks, "CALLS_NAMED", 3)
     found = [
         Alert(f"NO{number}", NOW, NOW, "11205", URL, sid(number)) for number in range(10)
@@ -373,7 +373,7 @@ def test_a_401_that_stays_on_one_of_the_two_is_a_lacking_permission(world: World
 
 @pytest.mark.parametrize("times", [1, 5])
 def test_a_passing_401_heals(world: World, quick_retries: None, times: int) -> None:
-    """At the first request, and where it outlasts the repeats: the run fails, and the next one reads all."""
+    """If the 401 outlasts the repeats, the run fails, and the next one reads all."""
     world.account.raise_alert(NOW - HOUR, "11205", URL, resource_sid=None)
     world.account.endpoints.add_number("+12025550177", status_callback="")
     world.twilio.faults.next(*[Fault.unauthorized()] * times)

@@ -85,7 +85,7 @@ def test_a_refused_account_is_paused_for_an_hour_and_the_log_says_until_when(com
 
 
 def test_a_reload_ends_the_pause_of_a_refused_account(command, accounts, twilio, conn):
-    """With corrected credentials nobody has to wait for an hour."""
+    """The account runs again at once with corrected credentials, not after an hour."""
     twilio.faults.when(lambda request: SECOND in request.path, Fault.forbidden())
     daemon = command.daemon(RECONCILER_ACCOUNTS="all")
     daemon.wait_for("job.failed", job="hot", account=SECOND)

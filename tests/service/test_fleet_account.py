@@ -97,7 +97,7 @@ def test_few_slices_are_begun_while_nothing_is_known_of_the_account():
 
 
 def test_no_more_slices_are_begun_than_the_budget_has_requests():
-    """So a later choice of slices knows more, however many workers there are."""
+    """So later slices can use what earlier ones showed, however many workers there are."""
     account = make_account()
     read_open_calls(account)
     draw_all(account)

@@ -78,7 +78,7 @@ def listings(twilio) -> int:
 
 
 def test_workers_share_the_slices_and_ask_no_more_than_one_process_would(fleet, command, history, twilio, conn):
-    """Both daemons read; the result adds up; a second time nothing is written."""
+    """Both daemons read, and the counts add up. A second backfill writes nothing."""
     daemons = fleet()
     empty(conn)
     before = listings(twilio)
@@ -176,7 +176,7 @@ def test_a_cut_day_goes_on_when_the_command_is_typed_again(fleet, command, busy_
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_the_command_goes_on_when_it_is_typed_again(fleet, command, history, twilio, conn, number):
-    """After a kill and after an interruption: it reads no finished slice again."""
+    """After a kill and after an interruption it reads no finished slice again."""
     fleet()
     empty(conn)
     before = listings(twilio)
@@ -233,7 +233,7 @@ def test_without_a_fleet_the_command_says_what_is_missing(command):
 
 @pytest.mark.slow
 def test_without_workers_the_command_gives_up(command, history):
-    """After half a minute, with 69."""
+    """It does so after half a minute, with 69."""
     done = command.run("--since", "1d", "--fleet", **FLEET)
     assert done.code == 69
     assert "no daemon of the fleet works" in done.err

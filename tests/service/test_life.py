@@ -289,7 +289,7 @@ def settings_file(tmp_path, **settings: str):
 
 
 def test_a_reload_takes_a_new_interval_and_a_new_token(command, account, tmp_path):
-    """Both at once, and no run fails."""
+    """One reload takes both, and no run fails."""
     token = tmp_path / "token"
     token.write_text(TOKEN)
     token.chmod(0o600)

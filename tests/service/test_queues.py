@@ -48,7 +48,7 @@ def test_only_the_leader_works_what_asks_the_database_alone():
 @pytest.mark.parametrize("leads", [False, True])
 @pytest.mark.parametrize("slots", [3, 4, 5, 7, 8, 16, 100])
 def test_no_kind_of_work_waits_for_another(slots, leads):
-    """However much bulk work there is, warm finds a slot; however much of both, hot finds a quarter."""
+    """Under any amount of bulk work warm finds a slot. Under any amount of both, hot finds a quarter."""
     running: list[str] = []
     while BULK in open_queues(running, slots, leads=leads):
         running.append(BULK)
@@ -79,6 +79,6 @@ def test_a_locked_job_is_tried_until_the_server_has_ended_the_session_of_a_machi
 
 
 def test_a_failed_run_is_put_off_and_a_good_one_done():
-    """As the runner decided."""
+    """The runner decides how long."""
     assert decide_again(Ended(timedelta(minutes=15)), 7) == timedelta(minutes=15)
     assert decide_again(Ended(), 0) is None

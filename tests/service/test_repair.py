@@ -63,7 +63,7 @@ def test_a_price_that_came_before_the_daemon_was_there_is_not_sealed_out(command
 
 
 def test_a_listener_is_notified_of_changed_calls(command, account, connect, database_url):
-    """On RECONCILER_NOTIFY_CHANNEL, at the commit."""
+    """The notification comes on RECONCILER_NOTIFY_CHANNEL, at the commit."""
     listener = connect(database_url)
     listener.execute("LISTEN calls_changed")
     daemon = command.daemon(RECONCILER_NOTIFY_CHANNEL="calls_changed")
@@ -109,7 +109,7 @@ def test_a_refused_account_is_paused_and_the_others_continue(command, account, s
 
 
 def test_named_accounts_are_looked_after_and_no_other(command, account, subaccounts, twilio, conn):
-    """Also without the main account, which only tries the credentials."""
+    """The main account is not among them, and only tries the credentials."""
     account.call(now() - HOUR)
     daemon = command.daemon(RECONCILER_ACCOUNTS=f"{FIRST},{SECOND}")
     for sid in (FIRST, SECOND):

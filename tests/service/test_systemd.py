@@ -44,7 +44,7 @@ def test_each_message_is_one_datagram(manager, tell, lines):
 
 
 def test_a_reload_says_when_it_began(manager):
-    """In microseconds of CLOCK_MONOTONIC, which Type=notify-reload compares with its own."""
+    """The time is CLOCK_MONOTONIC in microseconds, which Type=notify-reload compares with its own."""
     sock, address = manager
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     Notifier(address, None).reloading()

@@ -147,7 +147,7 @@ def test_one_record_is_broken_and_the_others_are_not(ask, plan, kind):
 
 
 def test_a_certain_record_stays_broken_wherever_it_appears(serve, account, plan):
-    """By SID: on the page that holds it and when it is fetched alone."""
+    """The SID names it: on the page that holds it, and in an answer of its own."""
     account.generate(100, NOON - timedelta(days=2), NOON - timedelta(days=1))
     call = account.calls_at(NOON)[70]
     _, client = serve(faults=plan)
@@ -403,7 +403,7 @@ def test_a_date_that_cannot_be(ask, plan, date, shown):
 
 @pytest.mark.parametrize("status", [401, 403, 407, 502])
 def test_a_proxy_answers_in_html(ask, plan, status):
-    """Not Twilio's JSON, and without its error header."""
+    """The answer is not Twilio's JSON, and lacks Twilio's error header."""
     plan.next(Fault.proxy(status))
     answer = ask()
     assert (status, "text/html", None) == (

@@ -88,7 +88,7 @@ def test_a_callback_on_a_foreign_host_reaches_nobody_here(account):
 
 
 def test_an_outage_of_the_receiver_leaves_an_alert_for_each_webhook_it_costs(day):
-    """Only within its hours; with the call, the URL, the code, and a time after both attempts."""
+    """Alerts lie within its hours. Each has the call, the URL, the code, and a time after both attempts."""
     Road(outages=(AT_TWO,)).deliver(day, MORNING, MORNING + 2 * DAY)
     lost = [loss for loss in day.losses if loss.cause == "alert"]
     assert 50 < len(lost) == len(day.alerts)
@@ -110,7 +110,7 @@ def test_the_events_of_a_call_tell_how_the_receiver_failed(account, code, answer
 
 
 def test_an_outage_may_hit_one_url_alone(day):
-    """For example that of recordings; the loss names the recording's SID."""
+    """It may be the URL for recordings. The loss then names the recording's SID."""
     day.callbacks = Callbacks(recorded=1, conferences=0.5)
     outage = Outage(MORNING, MORNING + 2 * DAY, "11200", part_of_url="/voice/recording")
     Road(outages=(outage,)).deliver(day, MORNING, MORNING + 2 * DAY)

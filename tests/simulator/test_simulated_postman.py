@@ -65,7 +65,7 @@ def test_what_is_lost_differs_from_step_to_step(postman, account, clock):
 
 
 def test_the_share_that_is_lost_can_be_changed(postman, account, clock):
-    """From the next step on."""
+    """The next step uses the new share."""
     for minute in range(3):
         account.call(NOON + timedelta(minutes=minute), direction="inbound", rings_for=0, talks_for=1)
     lossy = postman(Road())

@@ -91,7 +91,7 @@ def test_recordings_are_those_that_the_callbacks_tell_of(serve, account):
 
 
 def test_recordings_of_one_call(serve, account):
-    """By its own list, in the form that has a track, and by the filter; none is an answer, an unknown call is not."""
+    """Its own list finds them, in the form that has a track, and so does the filter. An unknown call is a 404."""
     account.callbacks = Callbacks(recorded=0)
     call, other = account.call(NOON - HOUR), account.call(NOON - HOUR)
     made = account.add_recording(NOON - HOUR, NOON - HOUR + MINUTE, call_sid=call.sid)
@@ -107,7 +107,7 @@ def test_recordings_of_one_call(serve, account):
 
 @pytest.mark.parametrize(("filters", "hours"), [("instant", [10]), ("day", [11, 10, 9])])
 def test_date_created_counts_as_the_times_of_calls_do(serve, account, filters, hours):
-    """As an instant or as its UTC day; half-open."""
+    """It counts as an instant or as its UTC day. The window is half-open."""
     made = {hour: account.add_recording(*[NOON.replace(hour=hour)] * 2).sid for hour in (9, 10, 11)}
     yesterday = account.add_recording(NOON - DAY, NOON - DAY)
     _, client = serve(switches=Switches(time_filters=filters))
@@ -152,7 +152,7 @@ def test_deleted_recordings_show_for_forty_days_to_who_asks(serve, account, cloc
 
 
 def test_numbers_domains_and_apps_are_listed(serve, account):
-    """With every key of the OpenAPI record, their URLs, in pages; those of generated calls are there by themselves."""
+    """They have every key of the OpenAPI record and come in pages. Generated calls bring theirs along."""
     account.generate(10, NOON - DAY, NOON)
     endpoints = account.endpoints
     own = endpoints.add_number("+12025550199", status_callback="", trunk_sid=f"TK{1:032x}")

@@ -153,6 +153,6 @@ def test_a_wrong_argument_is_named(options, capsys):
 
 
 def test_durations_and_shares():
-    """As they are written."""
+    """The parser reads them as people write them."""
     assert (0.05, 1.5) == (duration("50ms").total_seconds(), duration("1.5s").total_seconds())
     assert (0.15, 0.15, 1.0, 0.0) == (share("15%"), share("0.15"), share("100%"), share("0"))

@@ -78,7 +78,7 @@ def test_a_setting_that_cannot_be_read(advised):
 
 
 def test_a_database_that_is_away(advised):
-    """With the server's reason."""
+    """The advice has the server's reason."""
     code, situation, step = advised(DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert (code, situation.partition(":")[0]) == (69, "the database is unavailable")
     assert "DATABASE_URL" in step
@@ -108,7 +108,7 @@ def test_no_daemon(advised, ran):
 
 
 def test_credentials_that_were_refused(advised, ran):
-    """Before that no daemon leads: it ended because of them, and to start it again would lock the account."""
+    """The refusal comes before "no daemon leads": a new start would lock the account."""
     ran(error="Twilio refused the credentials (HTTP 401, Twilio error 20003: Authenticate)")
     code, situation, step = advised()
     assert code == 1
@@ -118,7 +118,7 @@ def test_credentials_that_were_refused(advised, ran):
 
 @pytest.mark.usefixtures("leader")
 def test_a_job_that_fails(advised, ran):
-    """With its reason, in which numbers are masked."""
+    """The advice has its reason, with numbers masked."""
     ran()
     ran("warm", error="no word from +15005550100")
     code, situation, _ = advised()

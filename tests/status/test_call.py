@@ -113,7 +113,7 @@ def test_numbers_are_plain_if_told_so(signed_in, held, conn, options):
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_callers_name_and_a_forwarding_number_are_masked(signed_in, held, account, options):
-    """On both sides and in events; plain if told so."""
+    """Row, record and events mask them, unless RECONCILER_LOG_PII is plain."""
     account.change(held, fields={"caller_name": "EXAMPLE, ALICE", "forwarded_from": "+12025550188"})
     masked, plain = signed_in("call", held, *options), signed_in("call", held, *options, RECONCILER_LOG_PII="plain")
     assert masked.code == 1
@@ -261,7 +261,7 @@ def _json(record) -> bytes:
 
 @pytest.mark.parametrize("options", [(), ("--thaw",)])
 def test_looking_writes_nothing(signed_in, held, conn, options):
-    """Also with --thaw, if the row is not frozen."""
+    """--thaw writes nothing either if the row is not frozen."""
     if options:
         conn.execute("SELECT set_config('reconciler.thaw', 'on', false)")
         conn.execute("UPDATE messages SET sync_state = 'active'")

@@ -87,7 +87,7 @@ def test_an_incomplete_call(repair, hold, not_equal):
 
 
 def test_for_a_person(signed_in, hold, call):
-    """Before and after of each field, then row and record, which agree."""
+    """The output has each field before and after, then row and record, which agree."""
     hold("ringing")
     done = signed_in("call", call.sid, "--repair")
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
@@ -240,7 +240,7 @@ def test_a_repair_dies_whole(repair, hold, conn, events, call, monkeypatch):
 
 
 def test_a_stuck_call(signed_in, hold, account, conn):
-    """Both say in-progress for days: how to end it at Twilio, and what to do then; ended, the repair says so."""
+    """Row and record say in-progress for days. The output tells how to end the call at Twilio, and the next step."""
     stuck = account.call(datetime.now(UTC) - timedelta(days=2), talks_for=20 * 86400)
     assert signed_in("call", stuck.sid, "--repair").code == 0
     done = signed_in("call", stuck.sid)

@@ -59,7 +59,7 @@ def test_secrets_in_files(tmp_path, mode):
 
 @pytest.mark.parametrize("mode", [0o620, 0o602])
 def test_secrets_that_others_may_write(tmp_path, mode):
-    """With the command that mends it."""
+    """The line has the command that mends it."""
     token = tmp_path / "TWILIO_AUTH_TOKEN"
     token.write_text("t")
     token.chmod(mode)
@@ -121,7 +121,7 @@ AGREES = "this machine's clock agrees with the database's"
     ],
 )
 def test_clocks_that_differ(ahead, behind, detail):
-    """By more than blurs the grace periods."""
+    """They differ by more than the grace periods allow."""
     found = check_line.compare_clocks("database clock", "the database's", ahead, behind)
     assert (found.severity, found.detail) == (
         (Severity.WARN, detail) if detail else (Severity.OK, f"{AGREES} ({max(ahead, timedelta(0)).seconds}.0 s apart)")
@@ -146,7 +146,7 @@ def test_migrations_that_are_missing(empty_database_url, connect):
 
 
 def test_an_index_that_is_not_valid(conn):
-    """As a CREATE INDEX CONCURRENTLY that was cut off leaves it."""
+    """A CREATE INDEX CONCURRENTLY that broke off leaves such an index."""
     (index,) = conn.execute("SELECT 'idx_messages_updated_at'::regclass::oid").fetchone()
     conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s", (index,))
     found = [line for line in check_schema(conn) if line.severity is Severity.FAIL]
@@ -226,7 +226,7 @@ def lines_of(name, **fields):
 
 
 def test_an_outage_is_one_line():
-    """However many jobs fail of it: how many, since when, why, and which."""
+    """The line says how many jobs fail, since when, why, and which."""
     jobs = failing("hot", f"hot:{OTHER}", "warm") + failing("cold", minutes=70) + [make_job("freeze")]
     (line,) = lines_of("jobs", jobs=jobs)
     assert line.severity is Severity.WARN
@@ -279,7 +279,7 @@ def test_a_subaccount_that_is_refused():
     ("status", "is_refusal"), [(401, True), (403, True), (404, False), (429, False), (500, False), (503, False)]
 )
 def test_a_refusal_is_known_by_its_words(status, is_refusal):
-    """By those that the client says of the answer."""
+    """These are the client's words for the answer."""
     answer = Answer(status, b'{"code": 20003, "message": "Authenticate"}', {})
     error = answers.meaning(answer, now=NOW, login="", worked_before=False, is_foreign=False)
     (cause,) = causes(failing("hot", error=str(error)))
@@ -322,7 +322,7 @@ def test_webhooks_that_wait(minutes, severity):
 
 
 def test_dead_letters():
-    """Not reconciled, as the exit code says."""
+    """They are not reconciled, as the exit code says."""
     found = work(inbox=Inbox(0, 0, 0, 4, 0, None))["inbox"]
     assert found == warn(
         "inbox", "4 dead letters could not be read",
@@ -331,7 +331,7 @@ def test_dead_letters():
 
 
 def test_an_inbox_that_grows():
-    """Without a retention nothing ever goes; with one it does."""
+    """Without a retention no row ever goes; with one, old rows do."""
     tables = [TableSize("messages", 9_000_000_000, 1), TableSize("twilio_webhook_inbox", 1_200_000_000, 1)]
     found = work(tables=tables)["retention"]
     assert found.severity is Severity.WARN
@@ -343,7 +343,7 @@ def test_an_inbox_that_grows():
 
 
 def test_days_that_are_not_complete():
-    """Not reconciled, as the exit code says."""
+    """They are not reconciled, as the exit code says."""
     days = [make_day(9, is_complete=False), make_day(4, is_complete=False)]
     found = work(days=ProvenDays(30, 2, NOW.date(), days))["days"]
     detail = "2 account days not proven complete, the newest 2026-06-06"
@@ -361,7 +361,7 @@ def test_days_that_nobody_proves(ago, severity):
 
 
 def test_calls_that_are_stuck():
-    """With the command that shows the oldest."""
+    """The line has the command that shows the oldest."""
     stuck = StuckCall(sid(1), None, "ringing", NOW - timedelta(days=3))
     found = work(calls=Calls(3, 2, 0, [stuck]))["calls"]
     assert found.severity is Severity.WARN
@@ -398,7 +398,7 @@ def test_with_a_wrong_token_nobody_says_start_it(signed_in):
 
 
 def test_settings_that_are_missing_are_one_line(signed_in):
-    """However many are: no character that a terminal cannot show stands between them."""
+    """One line names them all. It has no character that a terminal cannot show."""
     done = signed_in("check", TWILIO_ACCOUNT_SID="", TWILIO_AUTH_TOKEN="")
     (line,) = [line for line in done.out.splitlines() if line.startswith("FAIL Twilio")]
     assert line.startswith("FAIL Twilio: TWILIO_ACCOUNT_SID is not set; TWILIO_AUTH_TOKEN is not set")

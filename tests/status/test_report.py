@@ -30,7 +30,7 @@ def made(conn):
 
 
 def test_each_event_is_its_kind_of_gap(made, add_event):
-    """By the UTC day it was found on and the job; that of another day is another row."""
+    """A row has the UTC day on which a job found it, and the job. Another day has another row."""
     for number, (event, payload) in enumerate(
         [("call.created", {}), ("call.status_changed", {}), ("call.corrected", {}), ("call.enriched", {"price": -1})]
     ):
@@ -106,7 +106,7 @@ def test_the_share_that_webhooks_lost(made, add_call, add_event):
 
 
 def test_days_of_each_account(made, add_day):
-    """In order, with what differed; whole UTC days, whatever hour `since` names."""
+    """They come in order, with their differences. The window has whole UTC days, whichever hour `since` names."""
     add_day(1, account="AC" + 32 * "2")
     add_day(2, is_complete=False, held=98, billed=101, differences=Jsonb({"missing": 2}))
     add_day(7)
@@ -210,7 +210,7 @@ def test_what_the_calls_cost(run, add_day):
 
 
 def test_without_prices_nothing_is_said_of_money(run, add_day):
-    """As where the credentials may not read usage records."""
+    """This is so where the credentials may not read usage records."""
     add_day(1)
     assert "cost" not in run("report", "--since", "2026-05-11").out
 

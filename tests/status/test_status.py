@@ -272,7 +272,7 @@ def test_an_empty_database(run):
     "command", [("status",), ("report",), ("call", sid(1)), ("why",), ("inbox", "list"), ("inbox", "show", "1")]
 )
 def test_an_old_schema_is_refused(run, empty_database_url, command):
-    """With the way to mend it; nothing is migrated by looking."""
+    """The error says how to mend it. To look migrates nothing."""
     done = run(*command, DATABASE_URL=empty_database_url)
     assert (done.code, done.out) == (78, "")
     assert f"{len(load_migrations())} migrations are not applied yet" in done.err
@@ -288,7 +288,7 @@ def test_it_asks_nothing_of_twilio(signed_in, twilio):
 
 
 def test_a_thousand_accounts(paper):
-    """On one screen: three that fail by name, the others counted; in `check` one line for their cause."""
+    """They fit one screen: three failing ones by name, the others counted. `check` has one line for their cause."""
     accounts = [f"AC{number:032x}" for number in range(1_000)]
     jobs = [make_job(f"hot:{account}", last_error="HTTP 503", last_error_at=NOW) for account in accounts[:3]]
     jobs += [make_job(f"{kind}:{account}") for account in accounts[3:] for kind in ("hot", "warm", "cold")]

@@ -104,7 +104,7 @@ def trouble() -> Page:
     ],
 )  # fmt: skip
 def test_its_first_line_is_the_verdict(verdict, said):
-    """In the title as well, by words and not by a colour alone; a file knows no verdict, and loads nothing again."""
+    """The title has it too, in words and not by a colour alone. A file has no verdict and does not refresh."""
     page = page_of(verdict=verdict)
     assert page.texts("strong") == [said]
     assert page.texts("title")[0] == f"reconciler: {said.lstrip('✓!○✗ ')}"
@@ -286,7 +286,7 @@ def read_from(url: str) -> str:
 
 
 def test_served_from_the_database(database_url, conn, add_call, add_day):
-    """With the headers that keep it to itself; hostile rows are text."""
+    """Its headers keep all other sources out. Hostile rows are text."""
     conn.execute("INSERT INTO sync_state (job_name, last_error_at, last_error) VALUES ('hot', now(), %s)", (HOSTILE,))
     add_call(1, date_created=NOW - timedelta(days=3), account_sid=ACCOUNT)
     conn.execute(
@@ -321,7 +321,7 @@ def test_a_database_that_is_away(database_url):
 
 
 def test_an_old_schema_is_said(empty_database_url):
-    """As the reason why there is no page."""
+    """The answer says why there is no page."""
     with served(lambda: read_from(empty_database_url)) as url:
         status, _, html = get(url)
     assert status == 503
@@ -418,7 +418,7 @@ def test_a_file_that_cannot_be_written(run, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("state", failing_states())
 def test_what_failed_is_seen_without_scrolling(state):
-    """On a phone and on a desk, light and dark: the verdict, the first cause, and the first step with its command."""
+    """Phone and desktop show the verdict, the first cause, and the first step with its command."""
     html = failing_states()[state]
     with served(lambda: html) as url, browser() as chromium:
         for width, dark in ((390, False), (390, True), (1_200, False), (1_200, True)):
@@ -434,7 +434,7 @@ def test_what_failed_is_seen_without_scrolling(state):
 @needs_chromium
 @pytest.mark.slow
 def test_in_a_browser():
-    """As served: nothing refused or complained of, no wider than a phone, light and dark, read by keyboard."""
+    """The browser refuses nothing and reports nothing. The page fits a phone, light and dark, and a keyboard."""
     html = render(*troubled(), state="leading", verdict=Verdict.NOT_WORKING)
     with served(lambda: html) as url, browser() as chromium:
         grounds = []

@@ -60,7 +60,7 @@ def causes(found: list[LostCalls], alerts: list[AlertsOfHour] | None = None) -> 
     ],
 )
 def test_the_first_cause_that_fits_explains_a_call(evidence: dict[str, Any], cause: Cause) -> None:
-    """And no other."""
+    """No other cause counts it."""
     assert causes([lost(3, **evidence)]) == {cause.value: 3}
 
 
@@ -78,7 +78,7 @@ def test_an_alert_that_names_a_lost_call_explains_no_other() -> None:
 
 
 def test_each_call_is_counted_once() -> None:
-    """However many causes could explain it."""
+    """Several causes could explain it."""
     found = [lost(7, is_of_trunk=True), lost(5, alert=ALERT), lost(11), lost(2, is_silent_leg=True)]
     assert sum(causes(found, [of_hour(100), of_hour(50, code="11200")]).values()) == 25
 

@@ -106,7 +106,7 @@ def test_slices_that_replace_one_take_its_place():
 
 
 def test_the_rest_is_all_that_was_not_begun():
-    """And nothing is left to begin afterwards."""
+    """Afterwards no slice is left to begin."""
     order = Order(DAYS, first=[RINGING, QUEUED], last=[RECORDINGS])
     assert order.draw() is RINGING
     assert list(order.rest()) == [QUEUED, *DAYS, RECORDINGS]

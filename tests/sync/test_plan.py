@@ -61,7 +61,7 @@ def tile(slices: list[Slice]) -> list[tuple[datetime, datetime]]:
     stopped_after=st.integers(0, 30),
 )  # fmt: skip
 def test_every_moment_of_a_window_is_in_one_slice(days, later, calls_a_day, at_once, stopped_after):
-    """Also when the run was killed in between, and the window extended to the time of the next one."""
+    """This also holds after a kill, when the next run has extended the window."""
     plan = Plan.of(ACCOUNT, NOW - days * DAY, NOW)
     parts = plan.left
     assert len(parts) == len(set(parts))

@@ -98,7 +98,7 @@ def test_a_backfill_finds_a_place_beside_hot():
 
 
 def test_at_one_request_at_a_time_hot_goes_first():
-    """And the backfill goes on when hot is done."""
+    """The backfill goes on when hot is done."""
     budget = grown(1)
     assert 1 == budget.revise("a", BACKFILL, 0).most
     assert 0 == budget.revise("daemon", HOT, 0).most
@@ -159,7 +159,7 @@ def test_what_others_have_under_way_is_left_to_them():
 
 
 def test_the_share_of_a_killed_process_is_free_again():
-    """At once where its session ended, and else when it said nothing for some seconds."""
+    """It is free at once if its session ended, else after some seconds of silence."""
     budget = grown()
     budget.revise("killed", BACKFILL, 0)
     budget.revise("a", BACKFILL, 1)
@@ -187,7 +187,7 @@ def test_a_budget_that_cannot_be_read_is_made_anew(value):
 
 
 def test_a_budget_is_read_as_it_was_kept():
-    """By another process."""
+    """Another process reads it."""
     budget = grown()
     budget.revise("a", BOTH._replace(others=3), 0)
     assert budget == load(dump(budget))

@@ -70,7 +70,7 @@ def test_all_is_well(ask, account, twilio):
 
 @pytest.mark.parametrize(("seconds", "side"), [(-60, "ahead of"), (60, "behind")])
 def test_a_clock_that_is_off_is_a_warning(found, clock, seconds, side):
-    """In either direction; it blurs grace periods, but loses nothing."""
+    """It may be ahead or behind. It blurs grace periods, but loses no call."""
     clock.set(datetime.now(UTC) + timedelta(seconds=seconds))
     line = found("clock")
     assert Severity.WARN == line.severity
@@ -99,7 +99,7 @@ def test_subaccounts_that_the_main_token_reads(found, account):
 
 @pytest.mark.parametrize("accounts", ["all", f"{ACCOUNT},{SUBACCOUNT}"])
 def test_a_key_reads_its_own_account_alone(found, account, accounts):
-    """And is named."""
+    """The line names the key."""
     account.add_subaccount(SUBACCOUNT, "its-own-token")
     account.add_key(KEY, "its-secret", "main")
     line = found(
@@ -189,7 +189,7 @@ def test_an_account_without_calls(twilio, account, found):
     ("a_minute", "overlap", "pages", "severity"), [(30, "10m", "1 page", Severity.OK), (1_200, "4h", "", Severity.WARN)]
 )
 def test_the_volume_against_the_interval(account, found, clock, a_minute, overlap, pages, severity):
-    """By the newest calls' age: more pages than hot can read before it is due again are a warning."""
+    """The newest calls' age tells it. More pages than hot can read in an interval are a warning."""
     for number in range(checks.SAMPLE):
         account.call(clock.now() - number * timedelta(minutes=1) / a_minute)
     line = found("volume", RECONCILER_OVERLAP=overlap)
@@ -201,14 +201,14 @@ def test_the_volume_against_the_interval(account, found, clock, a_minute, overla
 
 
 def test_wrong_credentials_fail_with_the_name_of_the_setting(ask):
-    """And with the exit code for what a person must change."""
+    """The exit code is that for a person to act."""
     last = ask(TWILIO_AUTH_TOKEN="wrong")[-1]
     assert ("Twilio", Severity.FAIL, ExitCode.REFUSED) == (last.name, last.severity, last.exit_code)
     assert "TWILIO_AUTH_TOKEN" in last.hint
 
 
 def test_missing_credentials_fail_as_configuration(ask):
-    """Without asking anybody."""
+    """`check` sends no request."""
     last = ask(TWILIO_AUTH_TOKEN="")[-1]
     assert ("Twilio", Severity.FAIL, ExitCode.CONFIG) == (last.name, last.severity, last.exit_code)
 

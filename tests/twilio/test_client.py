@@ -94,7 +94,7 @@ def test_a_page_whose_token_died_is_no_end(source, listing, twilio, account, del
 
 
 def test_a_page_whose_token_left_the_listing_is_no_end(source, account, plan):
-    """By now its call is over, and a listing of the living may end for it."""
+    """The call of the token is over by now, and a listing of open calls may end there."""
     for minute in range(12):
         account.call(NOW - timedelta(minutes=20 + minute), talks_for=None)
     living = Listing(account.sid, status=Status.IN_PROGRESS, page_size=10)
@@ -137,7 +137,7 @@ def test_an_api_key_signs_in_for_its_account(make_source, twilio, account, listi
 
 
 def test_the_account_reads_its_subaccounts(make_source, twilio, account):
-    """With its own credentials and the subaccount in the path; an API key may not."""
+    """It uses its own credentials, and the subaccount in the path. An API key may not."""
     sub = account.add_subaccount(f"AC{9:032x}", "sub-token")
     call = sub.call(NOW - timedelta(hours=3))
     assert [call.sid] == sids(make_source(twilio.base_url), Listing(sub.sid))
@@ -159,7 +159,7 @@ def test_the_account_reads_its_subaccounts(make_source, twilio, account):
     ],
 )
 def test_region_and_edge_make_the_host(account, region, edge, host):
-    """By the SDK's own rule, and it stays so when a request is made: no request is needed to know."""
+    """The host follows the SDK's rule, before the first request and after it."""
     client = TwilioClient(Credentials(account.sid, account.sid, "token", region, edge), pacer=Pacer(1))
     assert host == client._base
     assert f"{host}/2010-04-01" == client._sdk.get_hostname(f"{host}/2010-04-01")
@@ -201,7 +201,7 @@ def test_unknown_keys_are_kept_beside_the_known_ones(source, listing, twilio):
 
 
 def test_observed_at_is_twilios_date(source, listing, clock):
-    """Not our clock, which may be wrong."""
+    """Our clock may be wrong."""
     page = source.page(listing)
     assert NOW == page.observed_at
     assert {NOW} == {observation.observed_at for observation in page.observations}
@@ -278,7 +278,7 @@ def test_no_foreign_host_hears_of_us(source, listing, twilio, account, elsewhere
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_never_followed(source, listing, twilio, plan, elsewhere, status):
-    """Not even once, with or without credentials: not to another host, nor on our own."""
+    """The client follows none, with or without credentials, to another host or our own."""
     plan.next(Fault.redirect(f"{elsewhere.base_url}/2010-04-01/Calls.json", status))
     with pytest.raises(TwilioAnswerError, match=f"HTTP {status}"):
         source.page(listing)
@@ -434,7 +434,7 @@ def test_what_can_heal_is_asked_again(source, listing, plan, events, fault):
     ids=lambda value: value.name if isinstance(value, Fault) else None,
 )
 def test_what_does_not_heal_comes_out_in_the_end(source, listing, plan, fault, error, said):
-    """After ten attempts, with Twilio's code and words if it had any, and never a gateway's HTML."""
+    """The error comes after ten attempts. It has Twilio's code and words if any, and never a gateway's HTML."""
     plan.always(fault)
     with pytest.raises(error, match=said):
         source.page(listing)
@@ -475,7 +475,7 @@ def test_a_window_before_the_retention_is_not_an_outage(source, account, twilio)
 
 @pytest.mark.parametrize("answer", [401, 403])
 def test_a_suspended_account_is_refused(source, listing, account, twilio, answer):
-    """With either answer that Twilio is said to give."""
+    """Twilio is said to give either of two answers."""
     account.status = "suspended"
     twilio.switches = Switches(suspended_answer=answer)
     with pytest.raises(Refused, match=f"HTTP {answer}"):
@@ -640,7 +640,7 @@ def test_the_first_repeat_after_a_reset_is_at_once(monkeypatch, source, listing,
 
 
 def test_stopping_ends_a_wait_at_once(make_source, twilio, listing, plan):
-    """Also one of minutes that Retry-After asked for."""
+    """Retry-After may have asked for a wait of minutes."""
     stop = threading.Event()
     source = make_source(twilio.base_url, stop=stop)
     waiting = threading.Event()
@@ -664,7 +664,7 @@ def wait_of(events: list) -> float:
 
 
 def test_retry_after_in_seconds_is_obeyed(source, listing, plan, events):
-    """To the second."""
+    """The wait is exact to the second."""
     plan.next(Fault.too_many_requests(1))
     source.page(listing)
     assert 1 == wait_of(events)
@@ -687,7 +687,7 @@ def test_a_retry_after_that_makes_no_sense_is_left_out(source, listing, plan, ev
 
 
 def test_a_429_is_logged_for_support(source, listing, plan, events):
-    """With the concurrency now in force and the request's id to quote."""
+    """The line has the concurrency now in force, and the request's id to quote."""
     plan.next(Fault.too_many_requests(0))
     source.page(listing)
     [throttled] = [event for event in events if event["event"] == "twilio.throttled"]

@@ -174,7 +174,7 @@ def test_bulk_work_that_waits_goes_on_when_bulk_work_leaves():
 
 
 def test_a_place_is_given_back_when_a_request_fails():
-    """Else the program would stand still after as many failures as there are places."""
+    """Otherwise the program would stop after as many failures as there are places."""
     gate = Gate(1)
     for _ in range(3):
         with pytest.raises(Refused), gate.slot():

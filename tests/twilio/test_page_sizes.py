@@ -108,7 +108,7 @@ def test_pages_are_large_again_soon_after_an_outage(source, twilio, busy, plan, 
 
 
 def test_an_outage_ends_in_the_usual_error(source, twilio, plan, whole):
-    """After as many attempts as ever."""
+    """It ends after the usual number of attempts."""
     plan.always(Fault.server_error(503))
     with pytest.raises(Unavailable):
         source.page(whole)
@@ -124,7 +124,7 @@ def test_usage_records_are_asked_for_as_many_as_days(source, account, twilio, pl
 
 
 def test_usage_records_are_read_to_the_last_day_that_is_wanted(source, account, twilio, plan):
-    """However small the pages are that Twilio makes."""
+    """Twilio may make the pages small."""
     resource = f"{API_PATH}/{account.sid}/Usage/Records/Daily.json"
     query = {"Category": "calls", "StartDate": "2026-06-01", "EndDate": "2026-06-10", "IncludeSubaccounts": "false"}
     page = {
@@ -161,7 +161,7 @@ def test_a_burst_of_failures_halves_once():
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 1000)), max_size=300))
 def test_a_page_is_never_smaller_than_twilios_own(events):
-    """In every order of failures and answers."""
+    """Failures and answers come in every order."""
     learned = PageSizes()
     for is_answer, size in events:
         (learned.answered if is_answer else learned.failed)(CALLS, size)

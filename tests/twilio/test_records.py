@@ -395,7 +395,7 @@ def test_arbitrary_bodies_raise_nothing_unforeseen(body):
 
 @given(st.integers(min_value=1))
 def test_a_page_cut_anywhere_is_no_page(cut):
-    """However much of it arrived."""
+    """It is none at any length."""
     body = encode(make_record(), make_record(1))
     with pytest.raises(Unavailable):
         decode_page(body[: -(cut % len(body)) or -1], observed_at=SAID)
@@ -413,7 +413,7 @@ def test_the_dedupe_key_depends_on_the_record_alone():
 
 
 def test_a_dead_letter_keeps_the_sid_if_it_is_one():
-    """So that it can be found by its call."""
+    """People can find it by its call."""
     assert f"CA{7:032x}" == decode(make_record(7, status="on-hold")).dead_letters[0].call_sid
 
 
@@ -451,7 +451,7 @@ def test_all_records_of_a_page_were_said_at_once():
 @pytest.mark.parametrize("uri", ["/2010-04-01/Accounts/AC/Calls.json?Page=1", None])
 @pytest.mark.parametrize("status", ["completed", "on-hold"])
 def test_the_next_page_is_named(uri, status):
-    """On the typed and on the lenient path alike."""
+    """The typed and the lenient path both name it."""
     assert uri == decode(make_record(status=status), next_page_uri=uri).next_uri
 
 

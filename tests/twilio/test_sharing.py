@@ -135,7 +135,7 @@ def test_without_a_budget_in_the_database_each_works_alone(make_process, listing
 
 
 def test_while_the_database_is_away_the_last_share_counts(make_process, account, listing, conn):
-    """And no more: the others may still be asking."""
+    """The process takes no more: the others may still send requests."""
     session = make_process()
     session.page(listing)
     gate = session.client.pacer.gate(account.sid)

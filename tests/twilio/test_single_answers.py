@@ -57,7 +57,7 @@ def test_another_call_than_the_one_asked_for_is_no_answer(source, account, plan)
 
 
 def test_a_call_that_cannot_be_read_is_a_dead_letter(source, account, plan):
-    """With the reason and the call it speaks of."""
+    """It has the reason, and the call's SID."""
     record = account.call(NOW - timedelta(hours=1)).record(NOW)
     plan.next(instead({**record, "status": "exploded"}), instead([record]))
     page, shapeless = (source.call(account.sid, record["sid"]) for _ in range(2))
@@ -68,7 +68,7 @@ def test_a_call_that_cannot_be_read_is_a_dead_letter(source, account, plan):
 
 @pytest.mark.parametrize("fault", [Fault.server_error(503), Fault.truncated_json(), Fault.html_with_200()])
 def test_a_call_is_asked_for_again(source, account, plan, fault):
-    """As a page is."""
+    """The client repeats the request, as for a page."""
     sid = account.call(NOW - timedelta(hours=1)).sid
     plan.next(fault)
     assert [sid] == [observation.call_sid for observation in source.call(account.sid, sid).observations]
@@ -99,7 +99,7 @@ def busy_days(account):
 
 
 def test_billed_calls_are_counted_by_day(source, account, twilio, busy_days):
-    """Both ends included, days without calls too; of this account alone, by the day of their start."""
+    """Both ends and days without calls count. Only this account's calls count, by the day of their start."""
     counted = source.usage(account.sid, date(2026, 6, 1), date(2026, 6, 3))
     assert counted == {
         date(2026, 6, 1): Usage(0, Decimal(0), "USD"),
@@ -115,7 +115,7 @@ def test_billed_calls_are_counted_by_day(source, account, twilio, busy_days):
 
 
 def test_a_subaccount_has_counts_of_its_own(source, busy_days):
-    """By its own path."""
+    """The request uses its own path."""
     only = source.usage(f"AC{9:032x}", date(2026, 6, 2), date(2026, 6, 2))
     assert only == {date(2026, 6, 2): Usage(1, Decimal("0.01400"), "USD")}
 
@@ -190,7 +190,7 @@ def test_accounts_are_read_page_by_page(source, plan, family):
     ],
 )
 def test_a_next_page_of_accounts_that_is_none_is_refused(source, plan, uri, why):
-    """Nor is it followed without end."""
+    """The client does not follow it without end."""
     plan.next(instead({"accounts": [], "next_page_uri": uri}))
     with pytest.raises(TwilioAnswerError, match=why):
         source.accounts()

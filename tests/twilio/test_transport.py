@@ -70,7 +70,7 @@ def test_a_proxy_in_the_environment_is_asked(monkeypatch, elsewhere):
 
 @pytest.mark.parametrize("uri", ["ftp://api.twilio.com/", "/2010-04-01", "https://api.twilio.com.evil.example/"])
 def test_an_address_that_is_not_ours_is_refused(uri):
-    """Also one that only begins like ours."""
+    """So is one that only begins like ours."""
     transport = Transport("https://api.twilio.com", connections=1)
     with pytest.raises(TwilioAnswerError, match="refused to send credentials"):
         transport.request("GET", uri)
@@ -127,7 +127,7 @@ def test_a_certificate_nobody_vouches_for_is_refused(tmp_path, clock):
 
 @pytest.mark.parametrize(("status", "words"), [(407, ": it wants a login"), (403, ""), (502, "")])
 def test_a_proxy_that_refuses_is_named_with_its_number(monkeypatch, status, words):
-    """Whether it wants a login or does not let us through; healed by others, so it is asked again."""
+    """It wants a login, or does not let us through. Others mend that, so the client asks again."""
     with socket.create_server(("127.0.0.1", 0)) as proxy:
 
         def refuse() -> None:

@@ -240,7 +240,7 @@ def test_what_is_no_number_stays(text):
     st.text(" ,;:.=\"'()/<>&?\n\t", max_size=3), st.from_regex(r"\+[1-9]\d{6,14}", fullmatch=True), st.text(max_size=5)
 )
 def test_no_e164_number_survives(before, number, after):
-    """In any surroundings, unless these make it another number."""
+    """The surroundings do not matter, unless they make it another number."""
     if after[:1].isdigit():
         after = f" {after}"
     assert number[1:-2] not in mask(before + number + after)
@@ -248,13 +248,13 @@ def test_no_e164_number_survives(before, number, after):
 
 @given(st.uuids(), st.datetimes(), st.integers(0, 2**128 - 1))
 def test_ids_and_times_survive(run_id, moment, sid):
-    """With any digits."""
+    """Their digits do not matter."""
     text = f"{run_id} {moment.isoformat()} CA{sid:032x}"
     assert text == mask(text)
 
 
 def test_numbers_are_masked_wherever_they_are(stream):
-    """In the event, in values, keys, nested values, exceptions and tracebacks."""
+    """Event, values, keys, nested values, exceptions and tracebacks are masked."""
     try:
         raise ValueError(f"no {NUMBER} and sip:alice@example.com")
     except ValueError as error:
@@ -291,7 +291,7 @@ def test_plain_writes_numbers_but_never_secrets(stream):
 
 
 def test_secrets_are_redacted_wherever_they_are(stream):
-    """In values, nested ones, exceptions and library lines."""
+    """Values, nested values, exceptions and library lines are redacted."""
     masking.protect(SECRET)
     try:
         raise ValueError(f"cannot connect with {SECRET!r}")

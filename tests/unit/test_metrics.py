@@ -33,7 +33,7 @@ def test_the_table_in_the_reference_is_the_registry():
 
 
 def test_every_metric_is_registered_once():
-    """In our registry, which is what is served."""
+    """The daemon serves our registry."""
     assert set(METRICS) == set(metrics.REGISTRY._collector_to_names)
     names = [scraped_name(metric) for metric in METRICS]
     assert len(set(names)) == len(names)

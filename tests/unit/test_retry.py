@@ -49,7 +49,7 @@ def test_waits_double_with_jitter_up_to_half_a_minute():
 
 
 def test_waits_differ_from_run_to_run():
-    """Else all requests that failed together come again together."""
+    """Otherwise all requests that failed together would come again together."""
     runs = [Waits(Unavailable("no")) for _ in range(8)]
     for waits in runs:
         waits.run()
@@ -84,7 +84,7 @@ def test_all_kinds_together_are_bounded():
 
 @pytest.mark.parametrize("error", [Refused("no"), ValueError("a bug")])
 def test_what_cannot_heal_is_raised_at_once(error):
-    """Without a second request."""
+    """There is no second request."""
     waits = Waits(error)
     with pytest.raises(type(error)):
         waits.run()
@@ -121,7 +121,7 @@ def test_nothing_is_repeated_once_stopped():
 
 
 def test_four_minutes_are_the_end(monkeypatch):
-    """However many attempts are left."""
+    """Attempts may be left."""
     monkeypatch.setattr(retry, "GIVE_UP_AFTER", timedelta(0))
     waits = Waits(Unavailable("HTTP 503"))
     with pytest.raises(Unavailable):

@@ -171,7 +171,7 @@ def test_other_peoples_names_are_left_alone():
 
 
 def test_an_api_key_needs_its_secret():
-    """And the other way round."""
+    """A secret needs its key."""
     rule = "TWILIO_API_KEY and TWILIO_API_SECRET go together: one of them is not set"
     assert [rule] == errors_of(TWILIO_API_KEY=KEY) == errors_of(TWILIO_API_SECRET=SECRET)
 
@@ -295,7 +295,7 @@ def test_the_config_file_may_name_files_too(write):
 
 
 def test_a_bad_line_of_the_config_file_is_named_by_its_number(write):
-    """And not quoted: it may hold a secret."""
+    """The error does not quote it: it may hold a secret."""
     path = write("reconciler.env", f"RECONCILER_OVERLAP=5m\nexport TOKEN={TOKEN}\n{TOKEN}\n")
     assert [
         "RECONCILER_CONFIG, line 2: must be NAME=value",
@@ -343,7 +343,7 @@ def test_credentials_of_an_api_key():
 
 
 def test_missing_credentials_are_named_together():
-    """Both lines, and what to do without any."""
+    """The error has both lines, and says what to do without any."""
     with pytest.raises(ConfigError, match=r"^TWILIO_ACCOUNT_SID is not set\nTWILIO_AUTH_TOKEN is not set") as caught:
         Settings.read({}).credentials()
     assert "reconcile demo" in str(caught.value.hint)
@@ -363,7 +363,7 @@ def test_missing_credentials_are_named_together():
     ],
 )
 def test_the_databases_password_is_a_secret(url, secrets):
-    """As it is written in the URL, and as libpq understands it."""
+    """Both forms are: as the URL writes it, and as libpq understands it."""
     assert secrets == set(Settings.read({"DATABASE_URL": url}).secrets())
 
 

@@ -78,13 +78,13 @@ def test_moments_are_in_utc(text, moment):
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "999999w", "0001-01-01T00:00:00+14:00", "10/06/2026"])
 def test_what_is_no_moment_is_told_how_to_write_one(text):
-    """Also where the calendar ends."""
+    """Dates beyond the calendar are none either."""
     with pytest.raises(ValueError, match="how long ago"):
         parse_moment(text, now=NOW)
 
 
 def test_midnight_is_that_of_utc():
-    """For a moment in any zone."""
+    """The moment may be in any zone."""
     moment = datetime(2026, 6, 11, 1, 30, 5, 7, tzinfo=timezone(timedelta(hours=2)))
     assert datetime(2026, 6, 10, tzinfo=UTC) == midnight(moment)
 
@@ -103,5 +103,5 @@ def test_days_cover_the_window_exactly_once(since, length):
 
 
 def test_an_empty_window_has_no_days():
-    """Nor has one that ends before it begins."""
+    """A window that ends before it begins has none either."""
     assert [] == utc_days(NOW, NOW) == utc_days(NOW, NOW - timedelta(days=1))

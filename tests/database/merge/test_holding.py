@@ -70,7 +70,7 @@ def test_a_job_runs_once(database_url):
 
 
 def test_the_lock_ends_with_the_run(database_url, conn):
-    """Also when the run fails; the connection stays for the next one."""
+    """A failed run gives it back too. The connection stays for the next run."""
     with Store(database_url) as first, Store(database_url) as second:
         with first.holding(JobName("hot")):
             assert _locks(conn) == 1
@@ -142,7 +142,7 @@ def test_who_lost_the_lock_to_another_writes_nothing(database_url, conn):
 
 
 def test_a_connection_is_named_after_its_job(database_url, conn):
-    """In pg_stat_activity, after a reconnect too."""
+    """pg_stat_activity shows the name, after a reconnect too."""
     names = (
         "SELECT application_name FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
@@ -167,7 +167,7 @@ def _to(page: int) -> Move:
 
 
 def test_a_cursor_moves_page_by_page(store):
-    """And from run to run."""
+    """The next run goes on from there."""
     for _ in range(2):
         with store.holding(JobName("hot")):
             for page in range(3):
@@ -381,7 +381,7 @@ def test_so_many_are_named_and_more_are_counted(listening):
 
 
 def test_what_was_not_committed_is_not_told(listening):
-    """Nor what a preview would change, nor what goes wrong afterwards in the same transaction."""
+    """A preview notifies nobody, and neither does a page whose transaction fails later."""
     store, heard = listening
 
     def work(transaction):

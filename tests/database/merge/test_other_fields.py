@@ -27,7 +27,7 @@ def told(conn: Any) -> Any:
 
 
 def test_rule_1_they_come_with_the_call(merge, row):
-    """As Twilio names and writes them; a row of a record without any has null."""
+    """The row has them as Twilio names and writes them. A record without any leaves null."""
     merge(said(phone_number_sid="PN1", insights={"topics": ["a", None]}), make_observation(call=2))
     assert row()["other_fields"] == {"phone_number_sid": "PN1", "insights": {"topics": ["a", None]}}
     assert row(2)["other_fields"] is None
@@ -83,7 +83,7 @@ def test_rule_9_no_name_of_twilios_replaces_ours(merge, told):
 
 
 def test_rule_8_the_same_again_writes_nothing(merge, row, told):
-    """In any order of the fields, frozen or not."""
+    """The order of the fields does not matter, and neither does whether the row is frozen."""
     merge(said(price=PRICED, queue_time="0", caller_name="ALICE"))
     before = row(), told()
     assert merge(said(price=PRICED, minute=11, caller_name="ALICE", queue_time="0")).unchanged == 1

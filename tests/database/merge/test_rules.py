@@ -150,7 +150,7 @@ def test_rule_6_last_event_time_is_the_greatest_applied(merge, row):
 
 
 def test_rule_6_finalized_at_is_when_the_call_ended(merge, row):
-    """On Twilio's clock: the webhook's time until REST tells the end."""
+    """It is a time of Twilio's clock: the webhook's until REST tells the end."""
     merge(make_webhook(Status.COMPLETED, minute=1.1))
     assert row()["finalized_at"] == "2026-06-10T11:01:06+00:00"
     merge(make_observation(Status.COMPLETED))
@@ -347,7 +347,7 @@ def test_freeze_what_was_never_answered_has_no_price_to_wait_for(merge, row, sta
 
 
 def test_freeze_a_completed_call_waits_for_its_price(merge, row, conn):
-    """Until it comes, or until freeze_after has passed since the end; the event tells which."""
+    """It waits until the price comes, or until freeze_after has passed since the end. The event tells which."""
     assert merge(make_observation()).frozen == 0
     assert merge(make_observation(minute=24 * 60), now=T0 + timedelta(hours=24)).frozen == 0
     assert merge(make_observation(minute=24 * 60 + 1), now=T0 + timedelta(hours=24, minutes=1)).frozen == 1

@@ -194,7 +194,7 @@ def test_a_new_job_shows_its_counts_from_0_on(start):
 
 
 def test_a_failed_run_tells_when_the_job_last_succeeded(start, store):
-    """In whatever process that was."""
+    """The metric shows that success, whichever process ran the job then."""
     store.record_success(HOT, now=T0 - timedelta(hours=5))
     with start(Counts(), account="AC4") as this:
         this.counts.problem = "2 slices failed"
@@ -204,7 +204,7 @@ def test_a_failed_run_tells_when_the_job_last_succeeded(start, store):
 
 
 def test_each_end_that_twilio_told_first_is_a_repair(start, store):
-    """However soon the run comes. An end that a webhook told is none, and neither is a later correction."""
+    """The time until then does not matter. A later webhook or correction of the end is no repair."""
 
     def repairs(within: str = "+Inf") -> float:
         return present(metrics.REGISTRY.get_sample_value("reconciler_repair_seconds_bucket", {"le": within}))

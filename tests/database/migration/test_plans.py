@@ -199,7 +199,7 @@ DAMAGES = pytest.mark.parametrize(
 
 @DAMAGES
 def test_a_statement_without_an_index_is_named(damage: str, statement: str, conn: Connection) -> None:
-    """On a small table too: it will grow."""
+    """A small table counts too: it will grow."""
     conn.execute(damage.encode())
     _, findings = explain(conn)
     assert f"statement {statement}" in {finding.subject for finding in findings}

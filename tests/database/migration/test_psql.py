@@ -68,7 +68,7 @@ def test_all_files_again_in_a_second_round(database_url: str, dump: Dump, psql: 
 
 
 def test_every_rollback_twice_leaves_nothing(empty_database_url: str, dump: Dump, psql: Psql) -> None:
-    """By hand, each rollback twice, in reverse order."""
+    """psql runs each rollback twice, in reverse order."""
     for file in MIGRATIONS:
         psql(empty_database_url, file)
     for file in ROLLBACKS:

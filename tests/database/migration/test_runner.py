@@ -288,7 +288,7 @@ def test_killed_inside_an_index_build_psql_heals_it(
 def test_whoever_holds_the_lock_is_named(
     field_database_url: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On giving up, the error names the session that was in the way. Earlier migrations stay applied."""
+    """The error at giving up names the session that held it. Earlier migrations stay applied."""
     monkeypatch.setattr(migrate, "LOCK_ATTEMPTS", 2)
     monkeypatch.setattr(migrate, "LOCK_TIMEOUT", timedelta(milliseconds=20))
     conn = connect(field_database_url)

@@ -389,7 +389,7 @@ def test_a_day_that_cannot_be_read_keeps_no_other_from_it(quiet, quick_retries, 
 
 
 def test_a_backfill_begun_a_day_ago_is_begun_anew(world):
-    """Also where its words name a date: calls that lived then have ended since."""
+    """This holds for a --since with a date too: calls that were open then have ended."""
     since = NOW - timedelta(days=8)
     world.watched.on_page = world.stop.set
     world.backfill("2026-06-02", days=8)

@@ -29,7 +29,7 @@ def busy(world):
 
 
 def test_a_busy_day_is_read_by_its_hours(busy):
-    """And every call of it lands once."""
+    """Every call of it lands once."""
     counts = busy.backfill(days=3, since="3d")
     assert len(busy.hours_asked()) > 4
     assert counts.slices == counts.slices_done

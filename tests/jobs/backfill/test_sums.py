@@ -23,7 +23,7 @@ def counts_of(number: int) -> BackfillCounts:
 
 
 def test_every_number_adds_up():
-    """So does one that a later version counts."""
+    """A number that a later version adds is summed too."""
     total = counts_of(2)
     total.add(counts_of(3))
     assert {name: getattr(total, name) for name in NUMBERS} == dict.fromkeys(NUMBERS, 5)

@@ -66,7 +66,7 @@ def test_a_rest_record_is_read_again_as_one(again, store, work, conn):
 
 
 def test_what_still_cannot_be_read_stays(again, store, put, reason):
-    """With today's reason."""
+    """The row gets the new reason."""
     _bury(store, bury({**RECORD, "status": "exploded"}, reason="an older version"))
     bad = put(webhook("exploded"), **DEAD)
     worked = again()
@@ -147,14 +147,14 @@ def test_list_is_safe_to_look_at(run, put):
 
 
 def test_an_empty_list_says_so(run):
-    """In words, and in JSON."""
+    """The text says so, and the JSON."""
     assert run("list")[:2] == (0, "There are no dead letters.\n")
     assert json.loads(run("list", "--json")[1]) == {"dead_letters": [], "total": 0}
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_show_masks_numbers_unless_told(run, put, monkeypatch, options):
-    """In every value of the payload, the record of a REST letter included."""
+    """It masks each value of the payload, and the record of a REST letter."""
     id_ = put({"From": "sip:alice@example.com", "record": json.dumps(RECORD), "list": [{"To": "+15005550101"}]}, **DEAD)
     code, out, _ = run("show", str(id_), *options)
     assert code == 0
@@ -167,7 +167,7 @@ def test_show_masks_numbers_unless_told(run, put, monkeypatch, options):
 
 
 def test_replay_ends_in_1_if_one_stays(run, put):
-    """And counts."""
+    """It prints the counts."""
     good, bad = put(webhook(), **DEAD), put(webhook("exploded"), **DEAD)
     code, out, err = run("replay", str(good), "--json")
     assert (code, json.loads(out)) == (0, {"replayed": 1, "completed": 1, "dead_letters": 0, "put_off": 0})
@@ -206,7 +206,7 @@ def test_replay_counts_what_another_session_locks(run, put, conn, connect, datab
     ],
 )
 def test_what_cannot_be_meant_is_refused(run, words, complaint):
-    """With 64, and nothing done."""
+    """The exit code is 64, and nothing changes."""
     code, out, err = run(*words)
     assert (code, out) == (64, "")
     assert complaint in err

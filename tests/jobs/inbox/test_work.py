@@ -169,14 +169,14 @@ def test_what_the_viewer_failed_at_is_retried_with_backoff(work, put, state, ret
 
 
 def test_after_eight_tries_it_is_given_up(work, put, reason):
-    """With the Viewer's own reason."""
+    """The row keeps the Viewer's own reason."""
     id_ = put(webhook(), processing_status="failed", retry_count=8, error="boom")
     assert work().dead_letters == 1
     assert reason(id_) == "given up after 8 tries: boom"
 
 
 def test_a_timestamp_from_the_future_is_that_of_the_receipt(work, put, conn):
-    """Else it would outrank whatever REST says until then."""
+    """Otherwise it would outrank every REST record until then."""
     put(webhook("ringing", Timestamp="Fri, 01 Jan 2038 00:00:00 +0000"), minute=3)
     work()
     assert conn.execute("SELECT observed_at FROM messages").fetchone() == (T0 + timedelta(minutes=3),)
@@ -365,7 +365,7 @@ def test_a_fault_of_the_database_changes_nothing(work, put, state, conn, monkeyp
 
 
 def test_a_recording_is_one_event_and_no_status(work, put, events, conn, calls):
-    """However often it is told. A URL of the Viewer's stays, and so does the rest of the row."""
+    """A repeated callback adds none. A URL of the Viewer's stays, and so does the rest of the row."""
     put(webhook("ringing"))
     work()
     conn.execute("UPDATE messages SET recording_url = 'mine'")
@@ -384,7 +384,7 @@ def test_a_recording_is_one_event_and_no_status(work, put, events, conn, calls):
 
 @pytest.mark.parametrize("status", ["in-progress", "absent", "failed", ""])
 def test_a_recording_that_is_not_ready_is_no_event(work, put, events, state, status):
-    """Only `completed` can be listened to."""
+    """People can listen to a `completed` one only."""
     id_ = put(recording(status), event_type="recording-complete")
     work()
     assert (events(), state(id_)) == ([], "completed")
@@ -419,7 +419,7 @@ def test_an_old_backlog_is_said_aloud(work, put, age, grace, is_said):
 
 
 def test_an_empty_inbox_is_a_success(work, conn):
-    """And nothing is written but that."""
+    """The run writes its success and no more."""
     assert work().rows == 0
     assert conn.execute("SELECT job_name, last_success_at FROM sync_state").fetchall() == [("inbox", NOW)]
 
