@@ -41,7 +41,7 @@ def test_a_secret_that_looks_like_a_number_is_redacted_whole(capsys, secret, mes
 
 
 def test_what_an_interruption_leads_to_does_not_hide_it(monkeypatch, capsys):
-    """Of a statement that is cancelled the server may say something else at that very moment."""
+    """The server may report another error at the moment at which it cancels a statement."""
 
     def migrate(_: argparse.Namespace) -> int:
         try:

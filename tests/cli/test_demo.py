@@ -78,7 +78,7 @@ def test_it_reads_well_in_a_pipe(ran):
 
 
 def test_it_masks_numbers_and_knows_no_secret(ran):
-    """Of a phone number the last two digits are shown, and nothing of the caller's settings at all."""
+    """It shows the last two digits of a phone number, and none of the caller's settings."""
     assert "***" in ran.out
     assert not re.search(r"\+?\d{7,}", ran.out + ran.err)
     assert not [value for value in HOSTILE.values() if len(value) > 4 and value in ran.out + ran.err]

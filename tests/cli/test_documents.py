@@ -158,7 +158,7 @@ def inline() -> list[tuple[str, str]]:
 
 
 def test_every_option_in_a_text_is_an_option():
-    """Of the command it is shown with; and the command is one."""
+    """The command beside it exists, and has that option."""
     (commands,) = (dict(action.choices) for action in get_parser()._actions if action.choices)
     wrong = []
     lines = [(command.document, command.line) for command in COMMANDS if "reconcile " in command.line]

@@ -60,7 +60,7 @@ def test_a_command_tells_its_failure_itself():
 
 @pytest.mark.parametrize("job", ["inbox", "freeze", "warm", "housekeeping", "webhooks"])
 def test_a_run_that_found_nothing_is_no_line(job):
-    """Of hot and cold one wants to see that they ran."""
+    """hot and cold have a line all the same: people want to see that they ran."""
     finished = {**AT, "event": "job.finished", "job": job, "calls_seen": 0, "duration_seconds": 0.02}
     with pytest.raises(DropEvent):
         told(finished)

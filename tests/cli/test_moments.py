@@ -78,7 +78,7 @@ def test_hot_reads_on_from_a_moment_that_twilio_still_keeps(typed: Typed, moment
 
 
 def test_the_same_words_mean_another_moment_a_second_later(typed: Typed) -> None:
-    """Nothing of the time is read when the program is loaded."""
+    """The program reads no time while it loads."""
     with freeze_time(AT) as clock:
         assert typed("--since", "1d", "--until", "2026-06-10T12:00:01")[0] == ExitCode.USAGE
         clock.tick(1)

@@ -350,7 +350,7 @@ def test_every_query_shows_something():
 
 
 def test_the_format_for_lnav_names_fields_that_exist():
-    """Of an event, or of every line."""
+    """An event has each of them, or every line."""
     fields = {field for names in EVENTS.values() for field in names}
     assert LNAV["value"].keys() <= fields | ALWAYS
     shown = {part["field"] for part in LNAV["line-format"] if isinstance(part, dict)} - {"__timestamp__"}

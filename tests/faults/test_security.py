@@ -170,7 +170,7 @@ def test_a_secret_that_twilio_repeats_is_redacted(source, twilio):
 
 
 def test_no_repr_holds_a_secret(source, database_url):
-    """Of whatever we make and hand on: settings, credentials, the source and its parts, a store, a connection."""
+    """The objects are settings, credentials, the source and its parts, a store, and a connection."""
     url = f"postgresql://me:{PASSWORD}@db.example/calls"
     settings = Settings.read({"DATABASE_URL": url, "TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN})
     parts = [

@@ -121,7 +121,7 @@ def test_a_call_that_was_never_dialled_belongs_to_the_day_it_was_made(world):
 
 
 def test_a_call_that_left_the_queue_on_another_day_is_listed_there(world):
-    """Queued while listed by Status, dialled before the days were read: it moved to today, and no day lacks it."""
+    """The listing by Status has it; its start then moves to today. No day lacks it."""
     call = world.account.call(day(0.5), queued_for=None)
 
     def dial(request):
@@ -295,7 +295,7 @@ def test_drift_is_counted_every_night_and_reported_once(busy):
 
 
 def test_usage_beyond_what_is_held_is_an_alarm(busy):
-    """More calls billed than we know completed: the day is incomplete, but for yesterday, whose numbers still move."""
+    """If Twilio billed more calls than we hold, the day is incomplete. Yesterday is not: its numbers still move."""
     busy.twilio.faults.when(is_usage, usage_of(1000))
     totals = busy.cold()
     assert (totals.days_verified, totals.days_incomplete) == (1, 2)
@@ -424,7 +424,7 @@ def stop_when_proven(world, days=1):
 
 
 def test_a_killed_sweep_goes_on_with_the_days_it_has_not_proven(busy):
-    """Stopped when one day was proven: the next run reads the others from their first page, and that one not at all."""
+    """It stops when one day is proven. The next run reads the other days from their first page."""
     busy.page_size = 50
     busy.on_progress = lambda: stop_when_proven(busy)
     first = busy.cold(concurrency=1)
@@ -513,7 +513,7 @@ def test_without_the_listings_by_status_no_day_is_proven(busy, quick_retries):
 
 
 def test_twilio_away_for_the_first_listings_is_not_asked_for_the_days(busy, quick_retries):
-    """Nothing works, so nothing more is tried."""
+    """No listing works, so the job tries no more of them."""
     busy.twilio.faults.always(Fault.server_error(503))
     totals = busy.cold()
     assert totals.exit_code is ExitCode.TRY_AGAIN
@@ -550,7 +550,7 @@ def test_a_day_that_twilio_keeps_no_more_is_not_taken_for_empty(busy):
 
 
 def test_the_metrics_tell_of_incomplete_days_and_of_the_newest_that_is_proven(busy):
-    """Of this account, in the days that deep sweeps prove: the newest is over since midnight."""
+    """They count this account's days that deep sweeps prove. The newest ended at midnight."""
     busy.twilio.faults.when(is_usage, usage_of(1000))
     busy.cold()
     labels = {"account": ACCOUNT}

@@ -149,7 +149,7 @@ def test_a_call_known_from_webhooks_alone_waits_for_rest(world, put):
 
 
 def test_a_call_that_is_gone_freezes_like_a_confirmed_one(world, put):
-    """Nothing can come of it."""
+    """Twilio has no more to tell of it."""
     gone = put(1, ended=NOW - 25 * HOUR, via="webhook", gone=NOW - HOUR)
     world.freeze()
     assert [(gone, "gone", "reconcile_freeze")] == reasons(world)

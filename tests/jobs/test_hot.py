@@ -375,7 +375,7 @@ def test_a_listing_that_was_killed_reads_no_page_again_but_the_one_in_hand(world
 
 
 def test_five_days_are_swept(world):
-    """Too many pages for one listing: the days, several at once, and then the newest as ever."""
+    """They are too many pages for one listing. hot reads the days, several at once, and then the newest calls."""
     world.hot()
     world.account.generate(3_000, NOW, NOW + 5 * DAY)
     totals = world.hot_after(5 * DAY)
@@ -415,7 +415,7 @@ def test_a_sweep_that_was_stopped_is_gone_on_with(world, commits):
 
 @pytest.mark.parametrize("killed_at", [2, 5, 8, 11])
 def test_a_sweep_that_was_killed_reads_no_page_again_but_the_one_in_hand(world, killed_at, kill_at):
-    """Killed as a page commits; with one page under way at a time, one page is read again."""
+    """The kill comes as a page commits. With one page under way at a time, one page is read again."""
     world.hot()
     world.account.generate(3_000, NOW, NOW + 5 * DAY)
     world.clock.advance(5 * DAY)
@@ -521,7 +521,7 @@ def test_a_listing_out_of_order_is_noticed_and_the_days_are_swept(world):
 )
 @pytest.mark.parametrize("downtime", [3 * HOUR, 3 * DAY], ids=str)
 def test_whatever_is_contested_about_twilio(world, contested, downtime):
-    """Listed or swept, the end is the same."""
+    """A listing and a sweep end with the same rows."""
     world.twilio.switches = replace(world.twilio.switches, **contested)
     talking(world, 20)
     world.hot()
@@ -588,7 +588,7 @@ def test_a_cursor_that_cannot_be_is_refused(world, cursor, says):
 
 
 def test_a_clock_that_is_behind_twilios_makes_no_cursor_in_the_future(world):
-    """Of two clocks that differ, the one behind claims less."""
+    """If two clocks differ, the one behind claims less."""
     world.behind = 20 * MINUTE
     world.hot()
     assert world.cursor()["read_until"] == (NOW - 20 * MINUTE).isoformat()

@@ -89,7 +89,7 @@ def test_a_clock_that_is_ahead_deletes_nothing(world, put, job):
 
 
 def test_the_oldest_go_first_a_batch_a_commit(world, put):
-    """Stopped after the first batch, the two oldest are gone for good; the next run takes the rest."""
+    """The job stops after the first batch: the two oldest are gone. The next run takes the rest."""
     ids = [put(days) for days in (33, 35, 31, 34, 32)]
     done = []
 
@@ -109,7 +109,7 @@ def test_the_oldest_go_first_a_batch_a_commit(world, put):
 
 
 def test_a_row_that_another_holds_is_left_for_the_next_time(world, put, connect):
-    """Nobody waits for anybody."""
+    """Neither session waits for the other."""
     held, free = put(32), put(31)
     other = connect(world.database_url)
     with other.transaction():
@@ -211,7 +211,7 @@ def test_events_that_stay_do_not_end_the_retention(world, event):
 
 
 def test_events_go_a_batch_a_commit(world, event):
-    """Stopped after the first batch, the two oldest are gone for good; the next run takes the rest."""
+    """The job stops after the first batch: the two oldest are gone. The next run takes the rest."""
     ids = [event(days) for days in (105, 104, 103, 102, 101)]
     done = []
 

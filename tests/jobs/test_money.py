@@ -57,7 +57,7 @@ def priced(world: World) -> World:
 
 
 def test_a_day_costs_what_twilio_billed(world: World) -> None:
-    """Of 900 calls of two days, to the last decimal, in the account's currency, without trunk calls."""
+    """900 calls of two days cost the same to the last decimal, in the account's currency, without trunk calls."""
     world.account.generate(900, day(3), day(1))  # every price has come
     assert world.cold().exit_code is ExitCode.DONE
     found = all_prices(world)

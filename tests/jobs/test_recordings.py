@@ -333,7 +333,7 @@ def test_a_stopped_listing_goes_on_where_it_was(quiet: World, monkeypatch: pytes
 
 
 def test_many_recordings_are_read_in_parts(quiet: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of whole days, several at once; each is told once, and the days are proven."""
+    """A part has whole days; several are read at once. Each recording is told once, and the days are proven."""
     monkeypatch.setattr(listing, "MAX_PAGE_SIZE", 5)
     quiet.page_size = 5
     for number in range(120):

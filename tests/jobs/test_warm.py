@@ -262,7 +262,7 @@ def test_a_day_that_cannot_be_listed_keeps_no_other_from_its_prices(world, quick
 
 
 def test_a_run_that_is_stopped_goes_on_at_the_next(world):
-    """Stopped before it asked: nothing is taken for done."""
+    """The run stops before it asks, and takes no call for done."""
     sid = ended(world, ago=10 * MINUTE, priced_after=5)
     world.conn.execute("TRUNCATE messages")
     world.write_as_viewer(sid, "completed")

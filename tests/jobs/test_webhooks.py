@@ -143,7 +143,7 @@ def test_alerts_are_counted_by_hour_code_and_url(world: World) -> None:
 
 
 def test_a_clock_that_is_ahead_forgets_no_evidence(world: World) -> None:
-    """Nothing goes before its time, and once the clock is right, all is read that was to be read."""
+    """No row goes before its time. Once the clock is right, the job reads all that it should."""
     world.account.raise_alert(NOW - 3 * HOUR, "11205", URL, resource_sid=sid(1))
     world.webhooks()
     told, at_fault = alerts(world), faults(world)

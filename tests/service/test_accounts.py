@@ -320,7 +320,7 @@ def test_a_backfill_goes_past_an_account_that_is_refused(command, accounts, twil
 
 
 def test_a_killed_backfill_reads_no_account_again(command, accounts, twilio, conn):
-    """Finished accounts are read only from their end on, the interrupted one from its cursor."""
+    """It reads finished accounts from their end on, and the interrupted one from its cursor."""
     fill(accounts, 40)
     env = {"RECONCILER_ACCOUNTS": "all"}
     twilio.faults.when(lambda request: SECOND in request.path, Fault.hang())

@@ -105,7 +105,7 @@ def test_no_more_slices_are_begun_than_the_budget_has_requests():
 
 
 def test_the_recordings_of_a_busy_account_are_read_while_its_last_calls_are():
-    """Those whose calls have been read. A call of the day before may have made one."""
+    """They are those whose calls have been read. A call of the day before may have made one."""
     account = make_account()
     waiting = draw_all(account)
     while not any(task.slice.startswith("recordings@") for task in waiting):

@@ -51,7 +51,7 @@ def test_without_the_setting_nothing_is_served(command):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_an_address_is_taken_once(host):
-    """Of either family; the second time it is an error that names the setting."""
+    """Both families do so. A second listener gets an error that names the setting."""
     page = StatusPage(lambda: "", "default-src 'none'", str)
     web = Web((host, 0), health=lambda: FINE, status_page=page)
     web.start()

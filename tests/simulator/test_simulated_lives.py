@@ -59,7 +59,7 @@ def test_an_inbound_call_starts_when_it_is_created(account):
 
 @pytest.mark.parametrize("status", ["busy", "no-answer", "failed", "canceled"])
 def test_an_unanswered_call_has_both_times_and_duration_0(account, status):
-    """Of busy, no-answer and failed both times are filled and duration is "0", not null; there is no price."""
+    """Busy, no-answer and failed calls have both times, duration "0" and no price."""
     call = account.call(NOON, rings_for=20, status=status)
     assert (status, 0, 20, "0", None) == seen(account, call.sid, 150)
 

@@ -101,7 +101,7 @@ def test_an_outage_of_the_receiver_leaves_an_alert_for_each_webhook_it_costs(day
 
 @pytest.mark.parametrize(("code", "answered"), [("11205", None), ("11200", 500)])
 def test_the_events_of_a_call_tell_how_the_receiver_failed(account, code, answered):
-    """Of the webhook that was lost: no answer, or 500; of all others 200."""
+    """The lost webhook got no answer, or 500; all others got 200."""
     call = account.call(NOON, rings_for=6, talks_for=3600)
     last = Outage(NOON + HOUR, NOON + 2 * HOUR, code)
     Road(outages=(last,)).deliver(account, MORNING, MORNING + DAY)

@@ -136,7 +136,7 @@ def test_a_recording_is_there_when_ready_or_from_its_start(serve, account, clock
 
 
 def test_deleted_recordings_show_for_forty_days_to_who_asks(serve, account, clock):
-    """Gone from lists and fetches, there with IncludeSoftDeleted as deleted, then gone for good; paging goes on."""
+    """Lists and fetches lack it. With IncludeSoftDeleted it is there for 40 days; paging goes on."""
     made = [account.add_recording(NOON - n * HOUR, NOON - n * HOUR) for n in range(1, 5)]
     _, client = serve()
     uri = client.get(f"/Accounts/{MAIN}/Recordings.json?PageSize=2").json()["next_page_uri"]

@@ -261,7 +261,7 @@ def test_machine_detection_beside_the_call_tells_its_result_alone(account):
 
 
 def test_a_recording_that_follows_from_no_call_is_told_too(account):
-    """Added to a conference, it names the conference; one that failed tells nothing."""
+    """If a conference has it, the callback names the conference. A failed recording has no callback."""
     made = account.add_recording(NOON, NOON + timedelta(minutes=1), conference_sid="CF1", source="Conference")
     account.add_recording(NOON, NOON + timedelta(minutes=1), call_sid="CA1", status="absent")
     (told,) = sent(account)

@@ -85,7 +85,7 @@ def test_a_database_that_is_away(advised):
 
 
 def test_behind_on_migrations(advised, empty_database_url):
-    """Looked at first, then applied; nothing is migrated by asking."""
+    """The advice is to look first, then to apply. To ask migrates nothing."""
     for _ in range(2):
         code, situation, step = advised(DATABASE_URL=empty_database_url)
         assert code == 1

@@ -100,7 +100,7 @@ def test_the_json_is_a_contract(signed_in, held, account):
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_numbers_are_plain_if_told_so(signed_in, held, conn, options):
-    """Masked everywhere, also in the payload of another writer's event."""
+    """Otherwise all are masked, also in the payload of another writer's event."""
     conn.execute(
         "INSERT INTO call_events (call_sid, event_type, event_time, source, payload)"
         " VALUES (%s, 'x', now(), 'webhook', %s)",

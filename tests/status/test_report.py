@@ -93,7 +93,7 @@ def test_it_counts_what_the_merge_calls_a_gap(conn, database_url, made):
 
 
 def test_the_share_that_webhooks_lost(made, add_call, add_event):
-    """Of the calls of the time: each once, and not those that only lacked a price, which no webhook carries."""
+    """Each call of the time counts once. A lacking price does not count: no webhook carries it."""
     for number in range(10):
         add_call(number, account_sid=f"AC{number % 3}", date_created=NOW - timedelta(days=number))
     add_call(90, account_sid="AC0", date_created=NOW - timedelta(days=31))
@@ -216,7 +216,7 @@ def test_without_prices_nothing_is_said_of_money(run, add_day):
 
 
 def test_nothing_proven_yet(run):
-    """Says how to prove days."""
+    """The output says how to prove days."""
     done = run("report")
     assert done.code == 0
     assert "No day is proven: run `reconcile once cold` to prove days." in done.out

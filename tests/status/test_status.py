@@ -82,7 +82,7 @@ def test_jobs_by_age_lag_and_error(conn):
 
 @pytest.mark.usefixtures("jobs")
 def test_who_leads_and_what_runs(conn, connect, database_url):
-    """Told from the locks, which are left alone; host and process from the names of the connections."""
+    """The locks tell, and stay as they are. The names of the connections have host and process."""
     before = report.take_snapshot(conn, now=NOW, **RULES)
     assert (before.leader, [job.job for job in before.jobs if job.is_running]) == (None, [])
     leader = connect(database_url)
@@ -261,7 +261,7 @@ def test_every_width_shows_everything(conn, add_call, add_day, paper, width):
 
 
 def test_an_empty_database(run):
-    """Says what to do first."""
+    """The output says what to do first."""
     done = run("status")
     assert (done.code, done.err) == (0, "")
     for words in ("No daemon leads", "No job has run yet", "`reconcile once cold` proves days"):

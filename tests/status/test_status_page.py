@@ -116,7 +116,7 @@ def test_its_first_line_is_the_verdict(verdict, said):
 
 
 def test_numbers_of_trouble_have_a_sign(trouble):
-    """Those that are zero have none."""
+    """Numbers that are zero have none."""
     numbers = dict(zip(trouble.texts("dt"), trouble.texts("dd"), strict=True))
     assert numbers == {
         "open calls": "41", "stuck calls": "! 3", "ended, not frozen": "212", "webhooks due": "! 19 oldest 20 min",

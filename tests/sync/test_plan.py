@@ -82,7 +82,7 @@ def test_every_moment_of_a_window_is_in_one_slice(days, later, calls_a_day, at_o
 
 
 def test_few_calls_take_few_slices():
-    """Of ten calls a day a year and more fits into some pages; of a hundred thousand a day is a slice of its own."""
+    """With ten calls a day a year fits into some pages. With a hundred thousand a day is a slice of its own."""
     window = (ACCOUNT, NOW - 400 * DAY, NOW)
     assert len(read_all(Plan.of(*window), 10, at_once=8)) <= 8 + 5
     assert len(read_all(Plan.of(*window), 0, at_once=8)) <= 8 + 2

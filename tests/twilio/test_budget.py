@@ -149,7 +149,7 @@ def test_where_all_are_refused_the_next_higher_limit_is_tried_late():
 
 
 def test_what_others_have_under_way_is_left_to_them():
-    """Of the requests that Twilio counts, what our other processes may have is ours."""
+    """Our other processes own their share of the requests that Twilio counts."""
     budget = grown()
     budget.revise("daemon", HOT, 0)
     budget.revise("daemon", HOT._replace(others=10), 1)

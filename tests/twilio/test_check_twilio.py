@@ -166,7 +166,7 @@ def test_endpoints_that_are_well(found, account):
 
 
 def test_a_key_that_may_read_neither_alerts_nor_endpoints(found, account):
-    """Nothing fails: it says what is not known."""
+    """The check does not fail: it says what is not known."""
     account.add_key(KEY, "its-secret", "restricted", ["calls", "usage"])
     key = {"TWILIO_AUTH_TOKEN": "", "TWILIO_API_KEY": KEY, "TWILIO_API_SECRET": "its-secret"}
     for name in ("alerts", "webhooks"):
@@ -179,7 +179,7 @@ def test_a_key_that_may_read_neither_alerts_nor_endpoints(found, account):
 
 
 def test_an_account_without_calls(twilio, account, found):
-    """Nothing to count."""
+    """There are no calls to count."""
     for call in account.calls_at(NOW):
         account.delete(call.sid, NOW)
     assert ok("volume", "no call yet") == found("volume")

@@ -91,7 +91,7 @@ def test_our_own_requests_are_not_taken_for_those_of_others():
 
 @given(st.integers(1, 100), st.lists(st.booleans(), max_size=200))
 def test_the_limit_stays_between_one_and_the_ceiling(ceiling, answers):
-    """Whatever Twilio answers, in whatever order."""
+    """Twilio's answers come in any order."""
     gate = Gate(ceiling)
     for is_good in answers:
         (gate.succeeded if is_good else gate.throttled)(enter(gate))
@@ -135,7 +135,7 @@ def test_bulk_work_gets_three_quarters_where_other_work_asks(limit, share):
 
 
 def test_bulk_work_alone_gets_all():
-    """Nobody needs what it would leave."""
+    """No other work needs a share."""
     gate = Gate(8)
     with ExitStack() as running:
         for _ in range(8):

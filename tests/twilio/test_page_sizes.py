@@ -138,7 +138,7 @@ def test_usage_records_are_read_to_the_last_day_that_is_wanted(source, account, 
 
 
 def test_a_size_that_failed_is_tried_again_ever_more_rarely():
-    """Of an account that never allows 1,000 one request in hundreds is lost."""
+    """If an account never allows 1,000, one request in hundreds is lost."""
     learned, tried = PageSizes(), 0
     learned.failed(CALLS, 1000)
     for _ in range(10_000):

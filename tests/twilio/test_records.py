@@ -146,7 +146,7 @@ def test_a_documented_field_of_another_type_is_kept_as_it_is():
 
 
 def test_a_dead_letter_of_the_database_holds_the_whole_record():
-    """Read again, it is the same observation."""
+    """A replay reads the same observation from it."""
     observation = read(caller_name="ALICE", new_field={"a": ["b"]})
     letter = bury_observation(observation, "why")
     assert read_record(json.loads(letter.record), observed_at=SAID) == observation

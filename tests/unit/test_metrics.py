@@ -68,6 +68,6 @@ def test_nothing_is_served_beside_the_table():
 
 
 def test_requests_are_counted_from_0_on():
-    """Of a counter that is born with its first count, `increase()` sees nothing."""
+    """`increase()` does not see the first count of a counter that appears with it."""
     for outcome in ("answered", "not_found", "throttled", "refused", "failed"):
         assert metrics.REGISTRY.get_sample_value("reconciler_requests_total", {"outcome": outcome}) is not None

@@ -104,7 +104,7 @@ def test_the_first_repeat_after_a_lost_connection_is_at_once():
     [(timedelta(seconds=7), 7, 7), (timedelta(hours=9), 300, 300), (timedelta(0), 0.25, 0.5), (None, 0.25, 0.5)],
 )
 def test_retry_after_is_obeyed_within_reason(said, least, most):
-    """Never sooner than it says, never sooner than without it, and never later than five minutes."""
+    """A retry comes no sooner than it says or without it, and no later than after five minutes."""
     waits = Waits(RateLimited("HTTP 429", retry_after=said))
     waits.run()
     assert least <= waits.seconds[0] <= most

@@ -117,7 +117,7 @@ def test_a_bad_value_is_refused_by_its_rule(name, text, rule):
 
 
 def test_all_errors_are_reported_at_once():
-    """Nobody has to run it five times to find five mistakes; one mistake is not told as two."""
+    """One start shows five mistakes. One mistake counts once."""
     lines = errors_of(
         TWILIO_ACCOUNT_SID="nobody",
         TWILIO_API_KEY="no key",
@@ -304,7 +304,7 @@ def test_a_bad_line_of_the_config_file_is_named_by_its_number(write):
 
 
 def test_secrets_are_in_no_repr():
-    """Of settings and credentials alike, however they are turned to text."""
+    """No way to turn settings or credentials into text shows one."""
     settings = Settings.read({**BASIC, "TWILIO_API_KEY": KEY, "TWILIO_API_SECRET": SECRET})
     credentials = settings.credentials()
     shown = f"{settings} {settings!r} {credentials} {credentials!r} {[credentials]}"

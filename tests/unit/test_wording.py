@@ -26,7 +26,7 @@ def test_sizes(count, said):
     [(-5, "0 s"), (119, "119 s"), (120, "2 min"), (7_199, "119 min"), (7_200, "2 h"), (172_800, "2 d")],
 )
 def test_durations(seconds, said):
-    """Rounded down; as seconds or as a timedelta."""
+    """They are rounded down. Seconds and timedeltas count."""
     assert rough(seconds) == rough(float(seconds)) == rough(timedelta(seconds=seconds)) == said
 
 

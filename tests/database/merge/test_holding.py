@@ -359,7 +359,7 @@ def listening(database_url, connect):
 
 
 def test_changed_calls_are_named(listening):
-    """Inserted and updated ones, each once and in order; a commit that changes nothing says nothing."""
+    """The notification names inserted and updated calls, each once and in order. Without changes there is none."""
     store, heard = listening
     sids = [f"CA{n:032x}" for n in range(3)]
     store.commit_page([make_webhook(Status.RINGING, call=n) for n in (2, 0, 1)], origin=ORIGIN, now=T0)

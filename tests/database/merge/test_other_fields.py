@@ -114,7 +114,7 @@ def test_rule_7_a_field_that_twilio_adds_to_all_records_is_no_drift(merge, row, 
 
 
 def test_rule_7_another_value_is_drift(merge, row, told):
-    """Reported once, by its name; the row keeps its value, and takes no other of that record."""
+    """One event names it. The row keeps its value, and takes no other of that record."""
     merge(said(price=PRICED, caller_name="ALICE"))
     before = row()
     first = merge(said(price=PRICED, minute=50, caller_name="BOB", queue_time="0"))

@@ -181,7 +181,7 @@ def test_what_a_run_did_is_in_the_metrics(start):
 
 
 def test_a_new_job_shows_its_counts_from_0_on(start):
-    """Of a counter that is born with its first count, `increase()` sees nothing; and the job's age counts from now."""
+    """`increase()` does not see the first count of a counter that appears with it. The job's age counts from now."""
     labels = {"job_name": "hot", "account": "AC3"}
     read = metrics.REGISTRY.get_sample_value
     assert read("reconciler_last_success_timestamp_seconds", labels) is None

@@ -54,7 +54,7 @@ def test_retention_door_lets_only_delete_through(change: str, conn: Connection) 
 
 
 def test_event_with_a_known_dedupe_key_lands_once(conn: Connection) -> None:
-    """Replayed by whomever, an event is one row."""
+    """A replay by any writer adds no row."""
     for _ in range(2):
         conn.execute(ADD + " ON CONFLICT DO NOTHING", ("CA1:one",))
     assert conn.execute("SELECT count(*) FROM call_events").fetchone() == (1,)

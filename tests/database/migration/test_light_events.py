@@ -105,7 +105,7 @@ def test_a_key_of_an_older_database_that_is_damaged_is_found(
 
 
 def test_the_small_index_finds_the_newest_events(database_url: str, connect: Connect) -> None:
-    """Of many events those of the last day are read, and not the others."""
+    """The query reads the events of the last day, and not the many others."""
     conn = connect(database_url)
     conn.execute(ADD_EVENTS, {"count": 200_000})
     conn.execute("VACUUM ANALYZE call_events")

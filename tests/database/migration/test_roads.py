@@ -44,7 +44,7 @@ def test_field_database_loses_nothing_of_the_viewers(field_database_url: str, co
 
 
 def test_up_down_up_from_nothing(empty_database_url: str, connect: Connect, dump: Dump) -> None:
-    """Rolled back to nothing and migrated again, the schema is the same."""
+    """After a rollback to nothing, the next migration makes the same schema."""
     conn = connect(empty_database_url)
     migrate(conn)
     before = dump(empty_database_url)
@@ -56,7 +56,7 @@ def test_up_down_up_from_nothing(empty_database_url: str, connect: Connect, dump
 
 
 def test_up_down_up_from_the_field(field_database_url: str, connect: Connect, dump: Dump) -> None:
-    """Rolled back to the Viewer's own state and migrated again, the schema is the same, and the calls are there."""
+    """After a rollback to the Viewer's own state, the next migration makes the same schema and keeps the calls."""
     conn = connect(field_database_url)
     migrate(conn)
     before = dump(field_database_url)

@@ -192,7 +192,7 @@ class Mortal(psycopg.Connection[tuple[Any, ...]]):
 def test_killed_before_every_statement_it_goes_on(
     road: str, request: pytest.FixtureRequest, connect: Connect, dump: Dump
 ) -> None:
-    """Killed once at each statement of each file, the schema ends as undisturbed."""
+    """A kill at each statement of each file leaves the schema of an undisturbed run."""
     url = request.getfixturevalue(road)
     observer = connect(url)
     undisturbed = dump(request.getfixturevalue("database_url"))

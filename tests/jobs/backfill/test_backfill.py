@@ -87,7 +87,7 @@ def test_every_real_record_lands_as_it_is(database_url, conn):
 
 
 def test_calls_that_live_are_read_and_read_again(world, account):
-    """Queued without a start, ringing, in progress: each is a row at once, and final when the next run finds it so."""
+    """A queued, a ringing and an answered call are rows at once. The next run finds them final."""
     account.call(NOW - timedelta(minutes=5), direction="outbound-api", queued_for=None)
     account.call(NOW - timedelta(minutes=5), rings_for=None)
     account.call(NOW - timedelta(minutes=5), rings_for=4, talks_for=1_800, price="-0.01300", priced_after=30)
@@ -372,7 +372,7 @@ def test_days_that_are_kept_are_read_though_others_beside_them_are_not(quiet):
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_day_that_cannot_be_read_keeps_no_other_from_it(quiet, quick_retries, concurrency):
-    """Read together with it they fail once; from then on each is tried alone, and after all that is new."""
+    """Read with it they fail once. From then on the backfill tries each day alone, after all new ones."""
     poison = NOW - timedelta(days=30)
     quiet.twilio.faults.when(
         lambda request: str(request.param("StartTime>")) <= f"{poison:%FT%TZ}" < str(request.param("StartTime<")),
@@ -401,7 +401,7 @@ def test_a_backfill_begun_a_day_ago_is_begun_anew(world):
 
 
 def test_an_account_with_days_unread_is_read_again_after_an_interruption(world, database_url):
-    """Of several accounts those are passed over that were read to their end, and no other."""
+    """The backfill passes over the accounts that it read to their end, and over no other."""
     accounts = ("AC" + 32 * "2", "AC" + 32 * "3", "AC" + 32 * "4")
     window = Window(NOW - timedelta(days=7), NOW, {"since": "7d", "until": None})
     asked: list[tuple[str, datetime]] = []

@@ -82,7 +82,7 @@ def test_only_those_named_are_read(again, put, state):
 
 
 def test_all_are_read_once_in_batches(again, put):
-    """Those that stay are not read again and again."""
+    """Letters that stay are not read again and again."""
     for n in range(7):
         put(webhook("exploded" if n % 2 else "completed", call=n), **DEAD)
     worked = again(batch=2)

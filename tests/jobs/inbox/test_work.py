@@ -235,7 +235,7 @@ def test_machine_detection_of_an_unknown_call_brings_it(work, put, conn):
 
 
 def test_machine_detection_changes_no_frozen_row(work, put, conn):
-    """Nothing does (rule 7); and a value that is there stays."""
+    """Rule 7 holds for it too. A value that is there stays."""
     put(webhook("completed", AnsweredBy="machine_start"))
     put(webhook("completed", call=2))
     work()
