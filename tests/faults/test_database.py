@@ -486,7 +486,7 @@ def test_a_changed_password(server, url):
 
 @pytest.mark.slow
 def test_a_password_that_is_rotated_in_its_file(server, url, tmp_path):
-    """Nobody sends SIGHUP. A new password in the file, a refusal that passes: no restart. One that stays: 77."""
+    """A new password in the file needs no SIGHUP and no restart. The daemon ends with 77 if the refusal stays."""
     server.on(f"DROP ROLE IF EXISTS {GUARDED}")
     server.on(f"CREATE ROLE {GUARDED} SUPERUSER LOGIN PASSWORD 'old'")
     secret = tmp_path / "url"

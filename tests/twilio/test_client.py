@@ -337,7 +337,7 @@ def test_an_ignored_window_is_loud(source, today, twilio, account):
 
 
 def test_an_ignored_status_is_loud(source, twilio, account):
-    """Completed calls in answer to `Status=queued` would all be taken for alive."""
+    """Otherwise completed calls in answer to `Status=queued` would count as open."""
     twilio.switches = Switches(ignore_filters=True)
     with pytest.raises(FilterIgnored):
         source.page(Listing(account.sid, status=Status.QUEUED))
