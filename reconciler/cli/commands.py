@@ -165,7 +165,7 @@ _JOBS: Final = {
     "hot": "new calls, and open ones that ended",
     "warm": "fields that Twilio fills after a call's end, above all the price",
     "cold": "every call of the last days, and the proof of it",
-    "freeze": "calls that nothing more is expected of",
+    "freeze": "ended calls past their deadline, which then freeze",
     "inbox": "webhooks that the Viewer's worker left",
     "housekeeping": "sizes, and inbox rows and events past their retention",
     "recordings": "recordings whose callbacks were lost",
@@ -176,10 +176,12 @@ _ACCOUNT: Final = argument("--account", metavar="AC…", help="only this account
 
 # The options without a command.
 BACKFILL: Final = (
-    argument("--since", metavar="WHEN", help="read every call since: 90m, 24h, 7d, 2w, a date or an ISO time (UTC)"),
+    argument(
+        "--since", metavar="WHEN", help="read every call since then: 90m, 24h, 7d, 2w, a date or an ISO time (UTC)"
+    ),
     argument("--until", metavar="WHEN", help="and before this moment, in the same forms (default: now)"),
     _ACCOUNT,
-    argument("--dry-run", action="store_true", help="print what would change, field by field, and write nothing"),
+    argument("--dry-run", action="store_true", help="print the changes, field by field, and write nothing"),
     argument("--all", action="store_true", help="with --dry-run: list every field, also on a terminal"),
     argument(
         "--fleet", action="store_true", help="let the daemons of the fleet read (RECONCILER_ENGINE=procrastinate)"
@@ -189,7 +191,7 @@ BACKFILL: Final = (
 
 COMMANDS: Final = (
     Command("migrate", _migrate, "bring the database's schema up to this version", (
-        argument("--dry-run", action="store_true", help="show what would be applied, and which locks it takes"),
+        argument("--dry-run", action="store_true", help="show the migrations to apply, and the locks they take"),
         _JSON,
     )),
     Command("rollback", _rollback, "undo migrations, newest first", (
@@ -203,7 +205,7 @@ COMMANDS: Final = (
     )),
     Command(
         "check", _check,
-        "check settings, database, schema, privileges, clocks, Twilio credentials, and how the work goes",
+        "check settings, database, schema, privileges, clocks, Twilio credentials, and the state of the work",
         (
             argument("--json", group="form", action="store_true", help="print the result as JSON"),
             argument(
@@ -214,7 +216,7 @@ COMMANDS: Final = (
     ),
     Command(
         "run", run_daemon,
-        "the daemon: apply migrations, then run every job by its schedule (what systemd starts)",
+        "run the daemon: it applies migrations, then runs every job by its schedule",
     ),
     Command("once", _once, "run one job once, now", (
         argument("job", choices=_JOBS, metavar="JOB", help="the job; see below"),
@@ -222,9 +224,9 @@ COMMANDS: Final = (
         argument("--from", dest="from_", metavar="WHEN", help="hot, warm: read from then on, and ignore the cursor"),
         _JSON,
     )),
-    Command("inbox", _inbox_list, "webhooks and records that could not be read: list, show, replay", commands=(
+    Command("inbox", _inbox_list, "list, show or replay webhooks and records that could not be read", commands=(
         Command("list", _inbox_list, "list the dead letters, newest first, with their reasons", (_JSON,)),
-        Command("show", _inbox_show, "show one row of the inbox; numbers masked unless RECONCILER_LOG_PII=plain", (
+        Command("show", _inbox_show, "show one row of the inbox; RECONCILER_LOG_PII=plain shows phone numbers", (
             argument("id", type=_row_number, metavar="ID", help="the row's number, as `list` shows it"),
             _JSON,
         )),
@@ -236,7 +238,7 @@ COMMANDS: Final = (
     )),
     Command(
         "status", _status,
-        "leader, jobs, lag, calls, inbox, days proven, recordings, sizes; exit 0 whatever it shows (`check` judges)",
+        "show leader, jobs, lag, calls, inbox, proven days, recordings and sizes; `check` judges them",
         (
             argument("--json", group="form", action="store_true", help="print the result as JSON"),
             argument(
@@ -245,33 +247,33 @@ COMMANDS: Final = (
             ),
         ),
     ),
-    Command("report", _report, "completeness and cost per account and day, and the gaps that webhooks left, by kind", (
+    Command("report", _report, "show completeness and cost per account and day, and the gaps that webhooks left", (
         argument("--since", metavar="WHEN", default="30d", help="from the UTC day of then on (default: 30d)"),
         argument("--json", group="form", action="store_true", help="print the result as JSON"),
         argument(
             "--html", group="form", metavar="FILE",
-            help="write the status page, whatever --since says, to FILE; -: to stdout",
+            help="write the status page to FILE (without --since); -: to stdout",
         ),
     )),
-    Command("why", _why, "why webhooks lost something: the lost calls by cause, each with the next step", (
-        argument("--since", metavar="WHEN", default="24h", help="gaps that were found since then (default: 24h)"),
+    Command("why", _why, "show why webhooks lost calls: by cause, each with the next step", (
+        argument("--since", metavar="WHEN", default="24h", help="gaps that jobs found since then (default: 24h)"),
         argument("--account", metavar="AC…", help="only this account (default: all)"),
         _JSON,
     )),
-    Command("call", _call, "one call: our row, Twilio's record, its events; exit 1 if row and record differ", (
-        argument("call_sid", metavar="CA…", help="its SID"),
+    Command("call", _call, "show one call: our row, Twilio's record, its events; exit 1 if row and record differ", (
+        argument("call_sid", metavar="CA…", help="the call's SID"),
         argument("--repair", action="store_true", help="make the row equal to Twilio's record; print what changed"),
         argument(
-            "--thaw", action="store_true", help="if it is frozen, let Twilio's record win; it freezes again if complete"
+            "--thaw", action="store_true", help="let Twilio's record win over a frozen row"
         ),
         argument("--account", metavar="AC…", help="ask this account (default: the row's, else TWILIO_ACCOUNT_SID)"),
         _JSON,
     )),
     Command("demo", _demo, "see everything at once: an embedded database and a simulated Twilio that loses webhooks", (
-        argument("--live", action="store_true", help="until Ctrl-C: the daemon, its page, keys that break things"),
+        argument("--live", action="store_true", help="show the daemon, its page, and keys that break things, until Ctrl-C"),
     )),
     Command("files", _files, "write units, environment, grants, alert rules, dashboard and runbook into a folder", (
-        argument("folder", metavar="DIR", help="the folder; files in it that differ are not overwritten"),
+        argument("folder", metavar="DIR", help="the folder; a file in it that differs stays as it is"),
     )),
     Command("completion", _completion, "print a script that completes commands in a shell", (
         argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish"),

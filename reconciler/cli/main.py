@@ -69,9 +69,9 @@ def _epilog() -> str:
     )
     return "\n".join((
         "exit codes:", *codes, "",
-        "Settings are read from the environment; docs/reference.md and `reconcile man`",
-        "list them. Without arguments it says what to do next. To see it work with",
-        "nothing set: reconcile demo",
+        "Settings come from the environment; docs/reference.md and `reconcile man` list",
+        "them. `reconcile` alone says what to do next. To see it work without settings:",
+        "reconcile demo",
     ))  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; pure."""
     parser = _Parser(
         prog="reconcile",
-        description="Makes the Twilio Call Viewer's database equal to what Twilio says.",
+        description="Makes the Twilio Call Viewer's database equal to Twilio.",
         epilog=_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[_options()],
