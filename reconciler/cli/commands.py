@@ -270,7 +270,7 @@ COMMANDS: Final = (
         _JSON,
     )),
     Command("demo", _demo, "see everything at once: an embedded database and a simulated Twilio that loses webhooks", (
-        argument("--live", action="store_true", help="show the daemon, its page, and keys that break things, until Ctrl-C"),
+        argument("--live", action="store_true", help="until Ctrl-C: show the daemon, its page, keys that break things"),
     )),
     Command("files", _files, "write units, environment, grants, alert rules, dashboard and runbook into a folder", (
         argument("folder", metavar="DIR", help="the folder; a file in it that differs stays as it is"),
