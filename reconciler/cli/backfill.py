@@ -18,6 +18,7 @@ from reconciler.cli.wiring import (
     prepare_schema,
     read_moment,
     read_settings,
+    read_since,
     share_budget,
     stop_on_signal,
 )
@@ -88,7 +89,7 @@ def _window(args: argparse.Namespace, asked_at: datetime) -> tuple[datetime, dat
             lies before Twilio's retention.
 
     """
-    since, until = read_moment(args.since, "--since", asked_at), asked_at
+    since, until = read_since(args.since, asked_at), asked_at
     if args.until is not None:
         until = read_moment(args.until, "--until", asked_at)
     if until > asked_at:
@@ -99,8 +100,7 @@ def _window(args: argparse.Namespace, asked_at: datetime) -> tuple[datetime, dat
             hint="Twilio's Bulk Export has older calls",
         )
     if since >= until:
-        end = "now" if args.until is None else f"--until {args.until}"
-        raise UsageError(f"--since {args.since} is not before {end}")
+        raise UsageError(f"--since {args.since} is not before --until {args.until}")
     return since, until
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from reconciler.cli.wiring import connect, database_url, read_moment, read_settings, require_schema
+from reconciler.cli.wiring import connect, database_url, read_settings, read_since, require_schema
 from reconciler.errors import ExitCode, UsageError
 from reconciler.model import Gap
 from reconciler.status import html_page as status_page
@@ -39,9 +39,7 @@ def print_report(args: argparse.Namespace) -> int:
     if args.html is not None:
         return _write_page(args.html)
     now = datetime.now(UTC)
-    since = read_moment(args.since, "--since", now)
-    if since >= now:
-        raise UsageError(f"--since {args.since} is not before now")
+    since = read_since(args.since, now)
     settings = read_settings()
     with connect(settings, purpose="report") as conn:
         require_schema(conn)

@@ -10,8 +10,8 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from reconciler.cli.wiring import connect, read_moment, read_settings, require_account, require_schema
-from reconciler.errors import ExitCode, UsageError
+from reconciler.cli.wiring import connect, read_settings, read_since, require_account, require_schema
+from reconciler.errors import ExitCode
 from reconciler.status.overview import NAMED
 from reconciler.status.why import Why, next_step, read_why, title
 from reconciler.terminal import console
@@ -24,9 +24,7 @@ _HOURS_SHOWN: Final = 6
 def print_why(args: argparse.Namespace) -> int:
     """Print the causes of the gaps that were found in a span of time."""
     now = datetime.now(UTC)
-    since = read_moment(args.since, "--since", now)
-    if since >= now:
-        raise UsageError(f"--since {args.since} is not before now")
+    since = read_since(args.since, now)
     if args.account is not None:
         require_account(args.account)
     settings = read_settings()

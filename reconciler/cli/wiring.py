@@ -199,6 +199,19 @@ def read_moment(text: str, option: str, now: datetime) -> datetime:
         raise UsageError(f"{option} {text!r} cannot be read", hint=str(exc)) from None
 
 
+def read_since(text: str, now: datetime) -> datetime:
+    """Return the moment that --since names.
+
+    Raises:
+        UsageError: the text cannot be read, or the moment does not lie in the past.
+
+    """
+    since = read_moment(text, "--since", now)
+    if since >= now:
+        raise UsageError(f"--since {text} is not before now", hint="write how long ago, like 7d, or a date of the past")
+    return since
+
+
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
     """Yield an event that SIGINT and SIGTERM set, so that a run ends after its page. A second signal exits at once."""

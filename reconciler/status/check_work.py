@@ -25,7 +25,8 @@ PROVEN_WITHIN: Final = timedelta(days=3)  # a day to end, a day for the daily jo
 CAUSES_NAMED: Final = 5
 
 _CORRECT_IT: Final = (
-    "put the right token into /etc/reconciler/TWILIO_AUTH_TOKEN, then `reconcile check`; if that says OK: "
+    "correct the credentials (of a service: /etc/reconciler/TWILIO_AUTH_TOKEN), then `reconcile check`; "
+    "if that says OK: "
 )
 
 

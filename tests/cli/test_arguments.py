@@ -99,6 +99,14 @@ def test_arguments_that_make_no_sense(here, args, named):
     assert named in line
 
 
+@pytest.mark.parametrize("args", [(), ("why",), ("report",)])
+def test_a_begin_in_the_future(here, args):
+    """The error says how to write a moment of the past."""
+    done = here(*args, "--since", "2100-01-01")
+    hint = "  → write how long ago, like 7d, or a date of the past"
+    assert (done.code, done.said) == (64, ["reconcile: --since 2100-01-01 is not before now", hint])
+
+
 @pytest.mark.parametrize("sid", ["", "AC12", "SK" + 32 * "1"])
 def test_an_account_that_cannot_be_one(here, sid):
     """The command refuses it before it connects to anything."""
