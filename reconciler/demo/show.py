@@ -85,7 +85,7 @@ class Show:
         """Say what the demonstration is."""
         self.out.print(
             Text.assemble(
-                ("reconcile demo", "bold"), ": a week of calls, a lossy road, and everything brought back.\n",
+                ("reconcile demo", "bold"), ": a week of calls, lost webhooks, and everything brought back.\n",
                 ("Nothing of yours is touched: Twilio is simulated, the database is temporary.\n", "dim"),
             )
         )  # fmt: skip
