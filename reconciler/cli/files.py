@@ -19,7 +19,7 @@ def write_files(args: argparse.Namespace) -> int:
     changed = [name for name, content in shipped.items() if _differs(folder / name, content)]
     if changed:
         raise UsageError(
-            f"{folder} holds {counted(len(changed), 'file')} of another content: {', '.join(map(str, changed))}",
+            f"{folder} holds {counted(len(changed), 'file')} that would change: {', '.join(map(str, changed))}",
             hint="name an empty folder, and compare: `diff -r`",
         )
     try:

@@ -190,7 +190,7 @@ def require_writable(conn: Connection) -> None:
     """
     row = conn.execute("SELECT pg_catalog.current_setting('transaction_read_only')").fetchone()
     if row == ("on",):
-        raise ReadOnlyDatabase("the database takes no writes: it is a standby, or was replaced", hint=STANDBY_HINT)
+        raise ReadOnlyDatabase("the database takes no writes: another server may have replaced it", hint=STANDBY_HINT)
 
 
 def name_connection(conn: Connection, *, purpose: str) -> None:

@@ -169,7 +169,8 @@ def _pending(conn: Connection) -> list[Migration]:
         if not migrations[version].is_recorded_as(checksum):
             filename = migrations[version].up.filename
             raise SchemaError(
-                f"sql/{filename} was changed after it was applied", hint="restore it; a change is a new file"
+                f"sql/{filename} was changed after it was applied",
+                hint="restore it; write the change into a new file",
             )
     versions = [row[0] for row in done]
     if versions != list(range(len(versions))):

@@ -40,7 +40,7 @@ def require_supported(conn: Connection) -> None:
     encoding = conn.info.parameter_status("server_encoding")
     if encoding not in _ENCODINGS:
         raise SchemaError(
-            f"the database has encoding {encoding}; names at Twilio are in every script and need UTF8",
+            f"the database has encoding {encoding}; callers' names at Twilio need UTF8",
             hint="move it: createdb -E UTF8 -T template0 NEW && pg_dump OLD | psql NEW, then name NEW in DATABASE_URL",
         )
     hidden = [name for (name,) in _rows(conn, "hidden_tables", tables=[*TABLES, LEDGER])]
@@ -98,7 +98,7 @@ def _require_tables(conn: Connection) -> None:
     names = {"indexes": [index.name for index in indexes], "of_tables": [index.table for index in indexes]}
     for (name,) in _rows(conn, "taken_names", **names):
         raise SchemaError(
-            f"{name} has the name of an index of ours, and is none of its table",
+            f"{name} has the name of one of our indexes, but is no index of its table",
             hint="nothing was changed; find out who made it, rename it, then migrate",
         )
     columns = {found.key: found.definition for found in read_objects(conn, functions=()) if found.kind == "column"}
@@ -130,7 +130,7 @@ def _require_no_strangers(conn: Connection) -> None:
         what, owner = found[0]
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise Refused(
-            f"{what} belongs to {owner}{more}: PostgreSQL could take it for what our migrations mean",
+            f"{what} belongs to {owner}{more}: PostgreSQL could use it in place of the object that our migrations name",
             hint="find out who made it and drop it; then REVOKE CREATE ON SCHEMA public FROM PUBLIC, and migrate again",
         )
 

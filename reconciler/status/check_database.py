@@ -72,7 +72,7 @@ def check_server(conn: db.Connection) -> Iterator[Check]:
         yield fail(
             "time zone",
             f"our session runs in {zone}, not UTC",
-            "what between us and the server drops SET?",
+            "a pooler or proxy drops SET: connect to PostgreSQL directly",
             ExitCode.CONFIG,
         )
     else:
@@ -86,7 +86,7 @@ def check_creators(conn: db.Connection) -> Iterator[Check]:
     with db.translated():
         creators = conn.execute(_QUERIES["creators"], {}).fetchall()
     if not creators:
-        yield ok("schema owner", "nobody but the owners may create in it")
+        yield ok("schema owner", "only the owners may create objects in it")
     for kind, name, role in creators:
         detail = f"{role} may create functions in schema {name}, and PostgreSQL could take one for another's"
         if kind == "DATABASE":
@@ -144,9 +144,9 @@ def check_schema(conn: db.Connection, *, pruned: Collection[str] = ()) -> Iterat
         detail = f"{finding.subject} {finding.problem}"
         yield fail("schema", detail, finding.hint, ExitCode.CONFIG)
     if not findings:
-        yield ok("schema", "the ledger is as the files are, and tables, indexes and triggers as they make them")
+        yield ok("schema", "the ledger, tables, indexes and triggers agree with the migration files")
     yield _lacking(conn, "lacking_privileges", pruned=list(pruned)) or ok(
-        "privileges", f"{conn.info.user} may read and write what a run does"
+        "privileges", f"{conn.info.user} has every privilege that a run needs"
     )
 
 

@@ -126,7 +126,7 @@ def _endpoints(source: Session, accounts: Sequence[str]) -> Check:
         try:
             found = read_if_permitted(source, account_sid, read)
         except NotPermitted:
-            return ok("webhooks", f"{what} cannot be read with these credentials: nobody knows which lack a callback")
+            return ok("webhooks", f"{what} cannot be read with these credentials: their status callbacks are unknown")
         except ReconcilerError as exc:
             return failed("webhooks", exc)
         endpoints += len(found)
@@ -170,6 +170,6 @@ def _volume(page: Page, settings: Settings, *, now: datetime) -> Check:
 def _clock(said_at: datetime | None, before: datetime, after: datetime) -> Check:
     if said_at is None:
         detail = "cannot be compared with Twilio's: its answer came without a Date header"
-        return warn("clock", detail, "find out what on the way to Twilio drops it")
+        return warn("clock", detail, "look for a proxy on the way to Twilio that drops it")
     # `Date` has whole seconds, so the true time lies in [Date, Date + 1 s).
     return compare_clocks("clock", "Twilio's", before - said_at - timedelta(seconds=1), said_at - after)

@@ -137,7 +137,7 @@ def _days(snapshot: Snapshot) -> Check:
         hint = f"read the day again: {again}; then `reconcile once cold`; all of them: `reconcile report --since 35d`"
         return warn("days", detail, hint, ExitCode.UNRECONCILED)
     if days.newest_verified is None:
-        return ok("days", "none is proven yet: the daemon does it daily, `reconcile once cold` now")
+        return ok("days", "none is proven yet: the daemon proves them daily, `reconcile once cold` now")
     if snapshot.at.date() - days.newest_verified > PROVEN_WITHIN:
         detail = f"none later than {days.newest_verified} is proven complete"
         return warn("days", detail, "does the daemon run? `reconcile once cold` proves them now")

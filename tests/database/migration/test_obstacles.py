@@ -202,7 +202,7 @@ def test_a_name_of_our_indexes_that_is_taken_is_refused(
     conn.execute(f"CREATE {made}".encode())
     before = dump(url)
     for refuse in (migrate.plan, migrate.migrate):
-        with pytest.raises(SchemaError, match="has the name of an index of ours"):
+        with pytest.raises(SchemaError, match="has the name of one of our indexes"):
             refuse(conn)
     assert dump(url) == before
 
