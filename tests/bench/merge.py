@@ -2,8 +2,10 @@
 
     python -m tests.bench.merge URL ROWS PAGES
 
-URL is an empty, migrated database. Prints seconds as JSON, by statistics: the medians of pages of new calls, of calls
-that ended, and of unchanged calls. Each page is one commit.
+URL is an empty, migrated database. Prints seconds as JSON, by statistics: the medians of pages of each kind in `KINDS`.
+Each page is one commit. A page holds what a page of Twilio's listing holds: calls that follow one another in time,
+newest first, with SIDs in no order. Only the calls of a scattered page are any calls of the table, as in a listing by
+status.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -22,28 +25,30 @@ from reconciler.database.store import Store
 from reconciler.database.transaction import Origin
 from reconciler.model import Observation, Status, Via
 
-T0 = datetime(2026, 6, 1, tzinfo=UTC)
-NOW = T0 + timedelta(days=30)
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = T0 + timedelta(days=300)  # later than all calls
 ORIGIN = Origin("reconcile_backfill", "bench")
 PAGE = 1_000
+SCATTERED = "unchanged, scattered"
+KINDS = ("new", "updated", "unchanged", SCATTERED)
 
-# Rows as a backfill would have left them, but for the scattered order of the SIDs: Twilio's are not in order either.
+# Call number n began n seconds after T0. The rows are as a backfill would have left them.
 FILL = """
 INSERT INTO messages (
     twilio_sid, account_sid, direction, status, from_number, to_number, duration, price, price_unit, start_time,
-    end_time, date_created, last_event_time, is_final, finalized_at, sync_state, observed_at, observed_via
+    end_time, date_created, last_event_time, is_final, finalized_at, sync_state, observed_at, observed_via, other_fields
 )
 SELECT
     'CA' || md5(n::text), 'AC' || repeat('0', 32), 'inbound', 'completed', '+15005550100', '+15005550101', 60,
     -0.0085, 'USD', t, t + interval '1 min', t AT TIME ZONE 'UTC', (t + interval '1 min') AT TIME ZONE 'UTC', true,
-    (t + interval '1 min') AT TIME ZONE 'UTC', 'frozen', (t + interval '2 min') AT TIME ZONE 'UTC', 'rest'
+    (t + interval '1 min') AT TIME ZONE 'UTC', 'frozen', (t + interval '2 min') AT TIME ZONE 'UTC', 'rest', %s
 FROM (
-    SELECT n, timestamp '2026-06-01' + n %% 2000000 * interval '1 second' AS t
+    SELECT n, timestamp '2026-01-01' + n * interval '1 second' AS t
     FROM generate_series(%s::int, %s::int) AS n
 ) AS numbers
 """
 
-# The statements that bring each state about, in this order.
+# In this order: what brings each about.
 STATISTICS = {
     "missing": ("UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname = 'messages'",),
     "stale": (  # as if it had been analysed when it was a thousandth of its size
@@ -54,56 +59,69 @@ STATISTICS = {
 }
 
 
+# In the order and form in which PostgreSQL writes a jsonb, as decoded records have them.
+OTHER_FIELDS = f'{{"queue_time": "0", "forwarded_from": "+15005550101", "phone_number_sid": "PN{32 * "0"}"}}'
+
+
 def main(url: str, rows: int, pages: int) -> None:
     _fill(url, rows)
     figures = {}
+    first = rows + 1
     for known, statements in STATISTICS.items():
         with db.connect(url, purpose="bench") as conn:
             for statement in statements:
                 conn.execute(statement)
-        figures[known] = _measure(url, rows, pages)
+        figures[known] = _measure(url, rows, range(first, first + pages * PAGE, PAGE))
+        first += pages * PAGE
     print(json.dumps(figures))
 
 
-def _measure(url: str, rows: int, pages: int) -> list[float]:
-    """Seconds for a page of new calls, of calls that end, and of calls that are as they were."""
-    numbers = random.Random()  # other calls in each measurement
-    new: list[float] = []
-    updated: list[float] = []
-    unchanged: list[float] = []
+def _measure(url: str, rows: int, firsts: Iterable[int]) -> list[float]:
+    """Seconds for a page of each kind. The numbers of the new calls begin at each of `firsts`."""
+    random_numbers = random.Random()  # other calls in each measurement
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     with Store(url) as store:
-        for _ in range(pages):
-            ringing = [_observation(numbers.randbytes(16).hex(), Status.RINGING) for _ in range(PAGE)]
-            ended = [o._replace(status=Status.COMPLETED, duration=60, observed_at=NOW) for o in ringing]
-            held = [_held(numbers.randint(1, rows)) for _ in range(PAGE)]
-            for page, times in ((ringing, new), (ended, updated), (held, unchanged)):
+        for first in firsts:
+            ringing = [_ringing(number) for number in _listed(first)]
+            pages = (
+                ringing,
+                [_ended(o) for o in ringing],
+                [_ended(_ringing(number)) for number in _listed(random_numbers.randint(1, rows - PAGE + 1))],
+                [_ended(_ringing(random_numbers.randint(1, rows))) for _ in range(PAGE)],
+            )
+            for kind, page in zip(KINDS, pages, strict=True):
                 started = time.perf_counter()
                 store.commit_page(page, origin=ORIGIN, now=NOW)
-                times.append(time.perf_counter() - started)
-    return [statistics.median(times) for times in (new, updated, unchanged)]
+                seconds[kind].append(time.perf_counter() - started)
+    return [statistics.median(times) for times in seconds.values()]
 
 
-def _observation(name: str, status: Status) -> Observation:
+def _listed(first: int) -> Iterable[int]:
+    return range(first + PAGE - 1, first - 1, -1)
+
+
+def _ringing(number: int) -> Observation:
+    start = T0 + timedelta(seconds=number)
     return Observation(
-        "CA" + name, "AC" + 32 * "0", None, "inbound", status, "+15005550100", "+15005550101", None, None, "USD",
-        T0, None, None, T0, T0, T0 + timedelta(minutes=1), Via.REST,
+        "CA" + hashlib.md5(str(number).encode()).hexdigest(), "AC" + 32 * "0", None, "inbound", Status.RINGING,
+        "+15005550100", "+15005550101", None, None, "USD", start, None, None, start, start, start, Via.REST,
+        OTHER_FIELDS,
     )  # fmt: skip
 
 
-def _held(number: int) -> Observation:
-    start = T0 + timedelta(seconds=number % 2_000_000)
-    end = start + timedelta(minutes=1)
-    return _observation(hashlib.md5(str(number).encode()).hexdigest(), Status.COMPLETED)._replace(
-        duration=60, price=Decimal("-0.0085"), start_time=start, end_time=end, date_created=start, status_at=end,
-        observed_at=NOW,
-    )  # fmt: skip
+def _ended(call: Observation) -> Observation:
+    assert call.start_time is not None
+    end = call.start_time + timedelta(minutes=1)
+    return call._replace(
+        status=Status.COMPLETED, duration=60, price=Decimal("-0.0085"), end_time=end, status_at=end, observed_at=NOW
+    )
 
 
 def _fill(url: str, rows: int) -> None:
     with db.connect(url, purpose="bench", settings={"statement_timeout": "0"}) as conn:
         conn.execute("ALTER TABLE messages SET (autovacuum_enabled = off)")
         for start in range(1, rows + 1, 500_000):
-            conn.execute(FILL, (start, min(rows, start + 499_999)))
+            conn.execute(FILL, (OTHER_FIELDS, start, min(rows, start + 499_999)))
         # Hint bits set, so that the first reader does not pay for the load.
         conn.execute("VACUUM messages")
         conn.execute("CHECKPOINT")
