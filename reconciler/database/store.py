@@ -25,7 +25,7 @@ import psycopg
 from psycopg import errors as pg
 
 from reconciler.database import connection as db
-from reconciler.database import locks
+from reconciler.database import locks, staging
 from reconciler.database.decisions import Decision, Merged
 from reconciler.database.recordings import Told, tell
 from reconciler.database.transaction import Cursor, Hold, Move, Origin, Rules, Transaction
@@ -67,7 +67,6 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
-_merge = db.load_queries("merge")
 _sync_state = db.load_queries("sync_state")
 
 
@@ -299,7 +298,7 @@ class Store:
                     # The catalog may be locked for longer than the merge waits: autovacuum cuts its end off.
                     with conn.transaction():
                         conn.execute("SET LOCAL lock_timeout = '10s'")
-                        conn.execute(_merge["create_staging"])
+                        staging.create(conn)
             except BaseException:
                 conn.close()
                 raise

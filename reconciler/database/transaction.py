@@ -1,7 +1,7 @@
 """One transaction: it merges observations into rows and events, and writes dead letters, proofs and the job's cursor.
 
-The merge rules are one statement, `merge_staged` in queries/merge.sql. This module stages its input and counts its
-output.
+The merge rules are one statement, `merge_staged` in queries/merge.sql. `staging` brings its input, and this module
+counts its output.
 
 Design rules
 - A page is staged and merged, and its cursor saved, in one transaction. A kill loses all of it or nothing.
@@ -14,7 +14,7 @@ Design rules
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,7 +25,7 @@ import psycopg
 
 from reconciler.database import connection as db
 from reconciler.database import recordings as recording_rows
-from reconciler.database import retention, webhook_evidence
+from reconciler.database import retention, staging, webhook_evidence
 from reconciler.database.account_days import DayProof, keep_proof
 from reconciler.database.decisions import WRITES, Decision
 from reconciler.database.events import require_events
@@ -38,12 +38,6 @@ from reconciler.model import Gap, JobName, Observation, Recording, Said
 
 T = TypeVar("T")
 X = TypeVar("X")
-
-# The types of the columns of staged_observations. COPY in binary form needs them, and costs a quarter of the text form.
-_STAGED_TYPES: Final = (
-    "text", "text", "text", "text", "text", "text", "text", "int8", "numeric", "text", "timestamptz", "timestamptz",
-    "text", "timestamptz", "timestamptz", "timestamptz", "text", "text",
-)  # fmt: skip
 
 # A notification names at most so many changed calls: 200 SIDs take 7,600 of the 8,000 bytes that PostgreSQL allows
 # (https://www.postgresql.org/docs/current/sql-notify.html).
@@ -137,7 +131,7 @@ class Transaction:
 
         """
         decisions: list[Decision] = []
-        for round_ in one_per_call(observations):
+        for round_ in staging.one_per_call(observations):
             decisions += self._merge_round(round_, origin=origin, now=now, apply=True, is_brief=is_brief)
         self.changed += (d.call_sid for d in decisions if d.action in WRITES and d.call_sid)
         return decisions
@@ -189,7 +183,7 @@ class Transaction:
         """Return the decisions and write nothing. If a call occurs twice, only its first observation is decided."""
         return [
             decision
-            for round_ in list(one_per_call(observations))[:1]
+            for round_ in list(staging.one_per_call(observations))[:1]
             for decision in self._merge_round(round_, origin=origin, now=now, apply=False)
         ]
 
@@ -351,17 +345,11 @@ class Transaction:
         apply: bool,
         is_brief: bool = False,
     ) -> list[Decision]:
-        with self._conn.cursor() as cur:
-            if not self._is_staging_empty:
-                cur.execute(_merge["empty_staging"])
-            self._is_staging_empty = False
-            with cur.copy(_merge["copy_into_staging"]) as copy:
-                copy.set_types(_STAGED_TYPES)
-                for observation in observations:
-                    copy.write_row(observation)
-            params = {**self._rules._asdict(), **origin._asdict(), "now": now, "apply": apply, "explain": not apply}
-            cur.execute(_merge["merge_staged"], {**params, "brief": is_brief}, prepare=True)
-            rows = cur.fetchall()
+        staging.stage(self._conn, observations, is_first=self._is_staging_empty)
+        self._is_staging_empty = False
+        how = {"now": now, "apply": apply, "explain": not apply, "brief": is_brief}
+        params = {**self._rules._asdict(), **origin._asdict(), **how, **staging.neighbourhood(observations)}
+        rows = self._conn.execute(_merge["merge_staged"], params, prepare=True).fetchall()
         decisions = [Decision(sid, action, Gap(gap) if gap else None, *rest) for sid, action, gap, *rest, _, _ in rows]
         if apply and rows:
             *_, unwritten, written = rows[0]
@@ -375,22 +363,3 @@ def _confirm(hold: Hold, cursor: str, error: type[BaseException] | None, *_: obj
     """Note that the cursor has this value, if its commit was confirmed."""
     if error is None:
         hold.cursors[:] = [cursor]
-
-
-def one_per_call(observations: Sequence[Observation]) -> Iterator[list[Observation]]:
-    """Divide `observations` into rounds with each call at most once; the order within each call stays.
-
-    A listing may contain a call twice, and an inbox holds several webhooks of one call. One statement must not touch a
-    row twice. If no call repeats, there is one round.
-    """
-    rest: Sequence[Observation] = observations
-    while rest:
-        this_round: dict[str, Observation] = {}
-        later: list[Observation] = []
-        for observation in rest:
-            if observation.call_sid in this_round:
-                later.append(observation)
-            else:
-                this_round[observation.call_sid] = observation
-        yield list(this_round.values())
-        rest = later

@@ -70,11 +70,17 @@ T = TypeVar("T")
 
 _NAMES: Final = _Columns.__struct_encode_fields__
 _DERIVED: Final = ("uri", "subresource_uris", "from_formatted", "to_formatted")
-# In alphabetical order: `_encode_in_order` then need not sort the names of each record.
-_OTHER: Final = tuple(sorted({*_Call.__struct_encode_fields__} - {*_NAMES, *_DERIVED}))
+
+
+def _place(name: str) -> tuple[int, bytes]:
+    """Return the sort key by which PostgreSQL orders the names of a jsonb."""
+    written = name.encode()
+    return len(written), written
+
+
+_OTHER: Final = tuple(sorted({*_Call.__struct_encode_fields__} - {*_NAMES, *_DERIVED}, key=_place))
 _others_of = attrgetter(*_OTHER)
-_encode_in_order = msgspec.json.Encoder().encode
-_encode = msgspec.json.Encoder(order="deterministic").encode
+_encode = msgspec.json.Encoder().encode
 
 # Every call has this version, except those made with the API of 2008.
 _USUAL_VERSION: Final = "2010-04-01"
@@ -232,13 +238,16 @@ def parse(body: bytes) -> Any:
 
 @lru_cache(maxsize=1024)
 def _others(values: tuple[str | None, ...]) -> str | None:
-    """Return `other_fields` of a record in the documented form; the calls of a number have many of them in common."""
+    """Return `other_fields` of a record in the documented form; the calls of a number have many of them in common.
+
+    The text is that of a jsonb, with its order of names and its spaces. The merge then compares it without parsing it.
+    """
     others = {name: value for name, value in zip(_OTHER, values, strict=True) if value}
     if others.get("api_version") == _USUAL_VERSION:
         del others["api_version"]
     if not others:
         return None
-    text = _encode_in_order(others).decode()
+    text = _as_text(others)
     return _as_json(others) if "\\u0000" in text else text
 
 
@@ -250,7 +259,15 @@ def _as_json(others: Mapping[str, Any]) -> str | None:
         if not (name == "api_version" and item == _USUAL_VERSION)
         and (value := _storable(item, _DEEPEST)) not in (None, "")
     }
-    return _encode(kept).decode() if kept else None
+    return _as_text(_in_order(kept)) if kept else None
+
+
+def _as_text(others: Mapping[str, Any]) -> str:
+    return msgspec.json.format(_encode(others), indent=0).decode()
+
+
+def _in_order(items: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: items[name] for name in sorted(items, key=_place)}
 
 
 def _storable(value: Any, levels: int) -> Any:
@@ -259,7 +276,7 @@ def _storable(value: Any, levels: int) -> Any:
         case str():
             return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
         case dict() if levels:
-            return {_storable(name, 0): _storable(item, levels - 1) for name, item in value.items()}
+            return _in_order({_storable(name, 0): _storable(item, levels - 1) for name, item in value.items()})
         case list() if levels:
             return [_storable(item, levels - 1) for item in value]
         case dict() | list():

@@ -89,7 +89,7 @@ def test_every_statement_means_postgresqls_own_objects(planted_database_url: str
     asked = 0
     with psycopg.connect(planted_database_url, autocommit=True, cursor_factory=psycopg.ClientCursor) as conn:
         conn.execute("SET search_path = public, pg_temp")
-        conn.execute(load_queries("merge")["create_staging"])
+        conn.execute(load_queries("staging")["create_staging"])
         with db.connect(planted_database_url, purpose="migrate") as owner:
             engine_schema.migrate(owner)
 

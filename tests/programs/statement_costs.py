@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 from psycopg import sql
 
 from reconciler.database import connection as db
-from reconciler.database import engine_schema, plans
+from reconciler.database import engine_schema, plans, staging
 from reconciler.database.migration_files import TABLES
 from reconciler.database.store import _MERGE_SESSION
-from reconciler.database.transaction import _STAGED_TYPES, Rules
+from reconciler.database.transaction import Rules
 from reconciler.model import Observation, Status, Via
 from tests.bench.servers import database_on, server
 from tests.harness.volume import RECENT, fill
@@ -43,7 +43,7 @@ BY_STATUS = ("demo", "report", "webhook_evidence")
 LEFT_OUT = ("migrations", "obstacles", "catalog", "check")
 # No statement that EXPLAIN takes, or none that a daemon runs while it works.
 NO_PLAN = {
-    "merge.create_staging", "merge.copy_into_staging", "thaw.open_door", "thaw.close_door",
+    "staging.create_staging", "staging.copy_into_staging", "thaw.open_door", "thaw.close_door",
     "housekeeping.open_retention", "housekeeping.close_retention",
     "engine.create_schema", "engine.create_ledger", "engine.create_daemons", "engine.create_expected",
     "engine.create_reference", "engine.drop_schema", "engine.enter_schema", "engine.enter_reference", "engine.exists",
@@ -116,7 +116,7 @@ def measure(url: str, calls: int) -> dict[str, Cost]:
         db.connect(url, purpose="engine") as engine,
     ):
         engine.execute("SET search_path = reconciler_engine, public, pg_temp")
-        jobs.execute(db.load_queries("merge")["create_staging"])
+        staging.create(jobs)
         jobs.execute("SET reconciler.retention = 'on'")
         for file in sorted(files("reconciler.database").joinpath("queries").iterdir(), key=lambda file: file.name):
             table = file.name.removesuffix(".sql")
@@ -142,10 +142,9 @@ def _cost(
     for _ in range(RUNS):
         with conn.transaction(force_rollback=True):
             if page:
-                with conn.cursor().copy(db.load_queries("merge")["copy_into_staging"]) as copy:
-                    copy.set_types(_STAGED_TYPES)
-                    for observation in page():
-                        copy.write_row(observation)
+                staged = page()
+                staging.stage(conn, staged)
+                values = {**values, **staging.neighbourhood(staged)}
             explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ") + sql.SQL(query)
             row = conn.execute(explain, values).fetchone()
             assert row

@@ -117,7 +117,7 @@ def test_unknown_keys_are_kept_of_a_record_and_ignored_in_the_envelope():
     extra: dict[str, Any] = {"ai_summary": {"topics": [1, 2.5, None, True]}, "annotation": None}
     page = decode(make_record(**extra), make_record(), meta={"key": "calls"}, total=1e999)
     [known] = decode(make_record()).observations
-    kept = '{"ai_summary":{"topics":["1","2.5",null,true]}}'
+    kept = '{"ai_summary": {"topics": ["1", "2.5", null, true]}}'
     assert [known._replace(other_fields=kept), known] == page.observations
     assert known.other_fields is None
 
@@ -141,7 +141,7 @@ def test_of_what_is_nested_too_deep_nothing_is_kept():
 def test_a_documented_field_of_another_type_is_kept_as_it_is():
     """Only a column wants its own type."""
     assert read(annotation={"a": 1}, queue_time=5, caller_name=["b"]).other_fields == (
-        '{"annotation":{"a":"1"},"caller_name":["b"],"queue_time":"5"}'
+        '{"annotation": {"a": "1"}, "queue_time": "5", "caller_name": ["b"]}'
     )
 
 

@@ -1,49 +1,37 @@
--- Staging and merge: observations in, rows and events out. The rules are numbered as in docs/architecture.md.
-
--- name: create_staging
--- One row for each observation, with the fields of model.Observation in order. Each commit empties the table. Every
--- statement names pg_temp: without it, a table of that name in our schema would get the rows, and run its triggers as us.
-CREATE TEMPORARY TABLE IF NOT EXISTS pg_temp.staged_observations (
-    call_sid        text        NOT NULL,
-    account_sid     text,
-    parent_call_sid text,
-    direction       text,
-    status          text        NOT NULL,
-    from_number     text,
-    to_number       text,
-    duration        bigint,  -- binary COPY silently truncates a value too wide for an integer; messages refuses it
-    price           numeric,
-    price_unit      text,
-    start_time      timestamptz,
-    end_time        timestamptz,
-    answered_by     text,
-    date_created    timestamptz,
-    status_at       timestamptz NOT NULL,
-    observed_at     timestamptz NOT NULL,
-    via             text        NOT NULL,
-    other_fields    text                 -- a JSON object without nulls
-) ON COMMIT DELETE ROWS
-
--- name: empty_staging
--- Empty the staging table between two merges of one transaction.
-DELETE FROM pg_temp.staged_observations
-
--- name: copy_into_staging
-COPY pg_temp.staged_observations FROM STDIN (FORMAT BINARY)
+-- The merge: staged observations in, rows and events out. The rules are numbered as in docs/architecture.md.
 
 -- name: look_up
--- The look-up of a call in merge_staged, alone, so that `reconcile verify --explain` can ask the planner about it.
+-- The look-up of one call in merge_staged, alone, so that `reconcile verify --explain` can ask the planner about it.
 --
 -- Cost: reads messages_twilio_sid_key.
 SELECT ctid FROM messages WHERE twilio_sid::text = %(call_sid)s
 
+-- name: look_up_page
+-- The look-up of the calls of a page in merge_staged, alone.
+--
+-- Cost: reads messages_account_time.
+SELECT twilio_sid::text, ctid
+FROM messages
+WHERE account_sid = %(account_sid)s::text
+    AND coalesce(start_time AT TIME ZONE 'UTC', date_created)
+    BETWEEN %(began_since)s::timestamptz AND %(began_until)s::timestamptz
+ORDER BY coalesce(start_time AT TIME ZONE 'UTC', date_created)
+LIMIT %(staged)s
+
 -- name: merge_staged
 -- Apply the staged observations, at most one for each call, to messages and call_events.
 --
--- Cost: each staged row looks its call up once in the unique index. An unchanged call is only compared: no lock, no
--- row version, no WAL (rule 8). The look-up is LATERAL with OFFSET 0, which PostgreSQL can only run as one probe for
--- each row. Without statistics it would turn a plain join into a scan of all of messages. The other OFFSET 0 keep the
--- planner from copying an expression into each place that names it.
+-- Cost: a page of a listing holds calls that follow one another in time. The rows of its account and time are therefore
+-- found together, at most as many as are staged. A staged row that is not among them looks its call up in the unique index.
+-- An unchanged call is only compared: no lock, no row version, no WAL (rule 8).
+--
+-- Plans, whatever the statistics say:
+-- - ORDER BY and LIMIT make PostgreSQL follow the index on account and time up to the limit. A bitmap would hold all that
+--   the time covers.
+-- - A FULL JOIN can only be a hash join or a merge join. A left join might compare each staged row with each row found.
+-- - The row is fetched by its address, and the look-up by SID is a subquery of its own. PostgreSQL can only run it as one
+--   probe for each row. It would turn a plain join into a scan of all of messages.
+-- - OFFSET 0 keeps the planner from copying an expression into each place that names it.
 --
 -- Concurrency: the statement decides on its snapshot's version of the row. The UPDATE writes only if the row still has
 -- that version (ctid and xmin). `written` is the number of rows written. If it differs from the number decided, or if
@@ -110,6 +98,15 @@ WITH decided AS MATERIALIZED (
         )) END AS payload,
         CASE WHEN %(explain)s OR verdict.action = 'drift' THEN pg_catalog.to_jsonb(m) END AS ours
     FROM pg_temp.staged_observations AS s
+    FULL JOIN (
+        SELECT twilio_sid::text AS call_sid, ctid AS address
+        FROM messages
+        WHERE account_sid = %(account_sid)s::text
+            AND coalesce(start_time AT TIME ZONE 'UTC', date_created)
+            BETWEEN %(began_since)s::timestamptz AND %(began_until)s::timestamptz
+        ORDER BY coalesce(start_time AT TIME ZONE 'UTC', date_created)
+        LIMIT %(staged)s
+    ) AS n ON n.call_sid = s.call_sid
     LEFT JOIN LATERAL (
         SELECT
             ctid AS row_ctid, xmin AS row_xmin, twilio_sid, account_sid, parent_call_sid::text, status::text,
@@ -119,7 +116,7 @@ WITH decided AS MATERIALIZED (
             answered_by, date_created, other_fields, last_event_time, finalized_at, sync_state,
             coalesce(observed_at, '-infinity') AS observed_at, coalesce(observed_via, 'webhook') AS observed_via, gone_at
         FROM messages
-        WHERE twilio_sid::text = s.call_sid
+        WHERE ctid = coalesce(n.address, (SELECT ctid FROM messages WHERE twilio_sid::text = s.call_sid))
         OFFSET 0
     ) AS m ON true
     CROSS JOIN LATERAL (
@@ -239,11 +236,17 @@ WITH decided AS MATERIALIZED (
         OFFSET 0
     ) AS verdict
     WHERE verdict.action IS NOT NULL
+        -- Leave out rows of that time that no observation speaks of. A plain IS NOT NULL would make a left join.
+        AND coalesce(s.call_sid, '') <> ''
         -- The planner tests this first, right behind the look-up. A frozen row from which the record does not differ ends
         -- here, as most rows do when a time is read again; the rules above decide the same.
         AND NOT coalesce(
             m.sync_state = 'frozen' AND s.via = 'rest' AND s.status = m.status AND m.gone_at IS NULL
-            AND (s.other_fields IS NULL OR s.other_fields::jsonb = m.other_fields)
+            -- Decoded records are written as PostgreSQL writes them; to parse all of them costs three times as much.
+            AND (
+                s.other_fields IS NULL
+                OR s.other_fields = m.other_fields::text OR s.other_fields::jsonb = m.other_fields
+            )
             AND coalesce(s.parent_call_sid = m.parent_call_sid, s.parent_call_sid IS NULL)
             AND coalesce(s.from_number = m.from_number, s.from_number IS NULL)
             AND coalesce(s.to_number = m.to_number, s.to_number IS NULL)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from reconciler.model import Status
-from tests.harness.rows import ORIGIN, T0, insert_call, make_observation, make_webhook
+from reconciler.twilio.records import decode_page
+from tests.harness.rows import ORIGIN, T0, insert_call, make_observation, make_record, make_webhook
 
 PRICED = Decimal("-0.00850")
 
@@ -159,3 +160,20 @@ def test_the_viewers_statements_need_not_know_them(conn, row):
     insert_call(conn, status="completed", sync_state="frozen", other_fields=json.dumps({"caller_name": "ALICE"}))
     conn.execute("UPDATE messages SET status = 'ringing', recording_url = 'u', metadata = '{}'")
     assert (row()["recording_url"], row()["other_fields"]) == ("u", {"caller_name": "ALICE"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"queue_time": "0", "caller_name": 'Zo\u00eb "Z\\" \b\t\n\x01\x7f\u2028/', "trunk_sid": "TK1"},
+        {"group_sid": "GP1", "new": {"\u00e4": [1, {}, [], None], "zz": True, "b": {"long": "x", "l": ""}}, "a": "b"},
+    ],
+)
+def test_decoded_records_have_them_as_postgresql_writes_a_jsonb(conn, fields):
+    """An unchanged call is then compared as text. To parse a text of another form costs three times as much."""
+    body = json.dumps({"calls": [make_record(**fields)], "next_page_uri": None}).encode()
+    [observation] = decode_page(body, observed_at=T0).observations
+    text = observation.other_fields
+    assert conn.execute("SELECT %s::jsonb::text", (text,)).fetchone() == (text,)
+    assert text is not None
+    assert json.loads(text).keys() == fields.keys()
