@@ -31,7 +31,9 @@ LIMIT %(staged)s
 -- - A FULL JOIN can only be a hash join or a merge join. A left join might compare each staged row with each row found.
 -- - The row is fetched by its address, and the look-up by SID is a subquery of its own. PostgreSQL can only run it as one
 --   probe for each row. It would turn a plain join into a scan of all of messages.
--- - OFFSET 0 keeps the planner from copying an expression into each place that names it.
+-- - OFFSET 0 keeps EXISTS from becoming a join, or a hash table, of all of call_events: to a plan made while that was empty
+--   both seem cheap.
+-- - OFFSET 0 behind other subqueries keeps the planner from copying an expression into each place that names it.
 --
 -- Concurrency: the statement decides on its snapshot's version of the row. The UPDATE writes only if the row still has
 -- that version (ctid and xmin). `written` is the number of rows written. If it differs from the number decided, or if
@@ -322,6 +324,7 @@ meant AS NOT MATERIALIZED (
         AND NOT (d.action = 'late' AND EXISTS (
             SELECT FROM call_events AS e
             WHERE e.call_sid::text = d.call_sid AND e.dedupe_key = d.call_sid || ':created' AND e.event_status = d.said_status
+            OFFSET 0
         ))
     UNION ALL
     SELECT
@@ -336,7 +339,9 @@ recorded AS (
     )
     SELECT call_sid, event_type, event_status, event_time, %(now)s, %(source)s, %(run_id)s, payload, dedupe_key
     FROM meant AS n
-    WHERE NOT EXISTS (SELECT FROM call_events AS e WHERE e.call_sid::text = n.call_sid AND e.dedupe_key = n.dedupe_key)
+    WHERE NOT EXISTS (
+        SELECT FROM call_events AS e WHERE e.call_sid::text = n.call_sid AND e.dedupe_key = n.dedupe_key OFFSET 0
+    )
     RETURNING dedupe_key
 )
 SELECT
@@ -359,6 +364,7 @@ FROM (
             SELECT FROM call_events AS e
             WHERE e.call_sid::text = d.call_sid
                 AND e.dedupe_key = d.call_sid || ':drift:' || pg_catalog.md5(d.held_since::text || d.payload::text)
+            OFFSET 0
         ) ELSE true END AS is_news,
         CASE WHEN %(explain)s OR d.action = 'drift' THEN d.payload END AS theirs,
         d.ours

@@ -14,10 +14,10 @@ from reconciler.database import connection as db
 from reconciler.database import staging
 from reconciler.database.store import _MERGE_SESSION, Store
 from reconciler.database.transaction import Rules
-from reconciler.model import Observation
+from reconciler.model import Observation, Status
 from tests.harness.daemons import eventually
 from tests.harness.names import ACCOUNT, sid
-from tests.harness.rows import ORIGIN, T0, make_observation
+from tests.harness.rows import ORIGIN, T0, make_observation, make_webhook
 
 ROWS = 30_000
 MERGE = db.load_queries("merge")
@@ -107,6 +107,33 @@ def test_the_plan_that_the_store_keeps_reads_no_more_either(connect, database_ur
     ).fetchall()
     assert sorted(read) == [("messages_account_time", by_time, 1), ("messages_twilio_sid_key", by_sid, by_sid)]
     scans = conn.execute("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'messages'").fetchone()
+    assert scans == (0,)
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_no_event_is_read_to_write_others(analysed, conn, connect, database_url):
+    """Also by a plan that was made while there were none, and knew it: a first backfill keeps its plan for many pages.
+
+    The pages hold new calls, webhooks of a status that has passed, and drift, which is looked up among the events.
+    """
+    if analysed:
+        conn.execute("VACUUM ANALYZE call_events")
+    with Store(database_url) as store:
+        with store.session() as merging:
+            pid = merging.info.backend_pid
+        for first in range(0, 300, 100):
+            page = [make_observation(call=n, price=Decimal("-0.0085")) for n in range(first, first + 100)]
+            store.commit_page(page, origin=ORIGIN, now=T0)
+        for n in range(0, 300, 100):
+            late = make_webhook(Status.RINGING, call=n)
+            drift = make_observation(call=n + 1, price=Decimal(-1), minute=11)
+            store.commit_page([late, drift], origin=ORIGIN, now=T0)
+    eventually(lambda: not conn.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall())
+    ((read,),) = connect(database_url).execute(
+        "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'call_events_facts'"
+    )
+    assert read <= 6 * 4  # the first event of each of these six calls, a few times
+    (scans,) = connect(database_url).execute("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'call_events'")
     assert scans == (0,)
 
 
