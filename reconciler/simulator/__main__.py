@@ -1,4 +1,4 @@
-"""`python -m reconciler.simulator`: a simulated Twilio to point the reconciler, or curl, at."""
+"""A simulated Twilio over HTTP, for the reconciler or for curl: `python -m reconciler.simulator`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ class Unusable(Exception):
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(prog="python -m reconciler.simulator", description=__doc__)
+    made = argparse.ArgumentParser(
+        prog="python -m reconciler.simulator",
+        description="A simulated Twilio over HTTP, for the reconciler or for curl.",
+    )
     add = made.add_argument_group("the account").add_argument
     add("--calls", type=int, default=10_000, metavar="N", help="calls to generate (default %(default)s)")
     add("--days", type=float, default=30, metavar="N", help="spread the calls over the N days before the start")

@@ -29,7 +29,7 @@ FASTER = {(30, "0ms"): (1.2, 2.5), (30, "250ms"): (5, 5), (30, "1s"): (8, 8), (1
 
 
 LIMITS = """\
-## What limits it
+## Limits
 
 - A new call is two rows, the call and its event, with their indexes; the plain script writes one. That work of
   PostgreSQL is most of a backfill whose pages come at once. *floor: rows* does the same work and nothing else.
@@ -41,7 +41,8 @@ LIMITS = """\
 - A recording goes into the row of its call. So the first pages of recordings come while the last days are read, and the
   others after that.
 - A busy day costs two turns before its parts are read: its first page, and the proof that Twilio counts the time.
-- What is read again is decoded, compared and left alone. The simulated Twilio then takes about as long as we do.
+- A second backfill decodes and compares each call, and writes none. The simulated Twilio then takes about as long as
+  we do.
 """
 
 
