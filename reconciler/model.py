@@ -208,3 +208,8 @@ class JobName(NamedTuple):
         kind, *rest = text.split(":")
         account_sid = next((part for part in rest if ACCOUNT_SID.fullmatch(part)), None)
         return cls(kind, account_sid, next((part for part in rest if part != account_sid), None))
+
+
+def name_job(kind: str, account_sid: str | None, *, main: str | None) -> JobName:
+    """Return the name of an account's job; None is the whole database. The main account's jobs do not name it."""
+    return JobName(kind, None if account_sid == main else account_sid)

@@ -22,9 +22,9 @@ from reconciler.cli.wiring import (
     stop_on_signal,
 )
 from reconciler.errors import ReconcilerError, UsageError
-from reconciler.jobs.accounts import for_each_account, name_job
+from reconciler.jobs.accounts import for_each_account
 from reconciler.jobs.registry import KINDS
-from reconciler.model import JobName
+from reconciler.model import JobName, name_job
 from reconciler.settings import Settings
 from reconciler.sync.context import Account, JobContext, Options
 from reconciler.sync.counts import Counts

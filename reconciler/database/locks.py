@@ -34,6 +34,17 @@ def holds_advisory_lock(conn: Connection, name: str, *, pid: int) -> bool:
     return bool(row and row[0])
 
 
+def is_locked(conn: Connection, name: str) -> bool:
+    """Whether a session with this database holds the lock called `name`."""
+    row = conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND database ="
+        " (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+        " AND (classid::bigint << 32 | objid::bigint) = pg_catalog.hashtextextended(%s, 0))",
+        (f"{APPLICATION_NAME}:{name}",),
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def holder_of(conn: Connection, name: str) -> str | None:
     """Return the holder of the lock called `name`, `db1/4711` for a leading daemon; None if nobody holds it.
 

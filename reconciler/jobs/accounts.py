@@ -6,14 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from reconciler.errors import JobHeld, ReconcilerError
-from reconciler.model import JobName
 
 C = TypeVar("C")
-
-
-def name_job(kind: str, account_sid: str | None, *, main: str | None) -> JobName:
-    """Return the name of an account's job; None is the whole database. The main account's jobs do not name it."""
-    return JobName(kind, None if account_sid == main else account_sid)
 
 
 def for_each_account(

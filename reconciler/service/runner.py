@@ -24,10 +24,9 @@ from reconciler import metrics
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
 from reconciler.errors import CredentialsDoubted, JobHeld, ReconcilerError, SchemaError
-from reconciler.jobs.accounts import name_job
 from reconciler.jobs.registry import Kind
 from reconciler.logs import get_logger
-from reconciler.model import JobName
+from reconciler.model import JobName, name_job
 from reconciler.settings import Settings
 from reconciler.sync import telemetry
 from reconciler.sync.context import Account, JobContext, Options

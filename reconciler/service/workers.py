@@ -13,9 +13,8 @@ from typing import ClassVar, Final
 from reconciler import metrics
 from reconciler.database.engine_schema import shares_work
 from reconciler.errors import ReconcilerError
-from reconciler.jobs.accounts import name_job
 from reconciler.jobs.registry import KINDS, Kind
-from reconciler.model import JobName
+from reconciler.model import JobName, name_job
 from reconciler.service.runner import Runner, Setup, Waits
 from reconciler.service.schedule import Due, Schedule
 from reconciler.status.verdict import Verdict

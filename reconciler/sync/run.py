@@ -21,12 +21,13 @@ from reconciler.database.transaction import Cursor, Origin, Transaction
 from reconciler.errors import JobHeld, ReconcilerError, Retriable
 from reconciler.logs import get_logger
 from reconciler.masking import mask, redact
-from reconciler.model import FINAL, Page
+from reconciler.model import FINAL, Page, name_job
 from reconciler.retry import retrying
 from reconciler.sync import telemetry
 from reconciler.sync.context import Account, JobContext
 from reconciler.sync.counts import Counts, Outcome
 from reconciler.sync.cursors import AccountCursor, JobCursor, decode, encode, is_ahead, load, name_account
+from reconciler.sync.right_of_way import RightOfWay
 from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing
 from reconciler.twilio.recording_records import bury_written
@@ -55,6 +56,7 @@ class Run(Generic[C]):
         self.job = context.job
         self.stop = context.stop  # set when the run is to end, between two pages
         self.origin = Origin(f"reconcile_{context.job.kind}", str(uuid.uuid4()))
+        self._right_of_way = self._hots_right_of_way()
         self._is_finished = False
         self._is_overdue = False
         self._progress_told_at = time.monotonic()
@@ -160,10 +162,15 @@ class Run(Generic[C]):
     ) -> Merged:
         """Merge a page, keep its dead letters and move the cursor in one commit; see `Store.commit_page`.
 
-        Several threads may call this at once, each with a `store` of its own, see `Store.mergers`.
+        Several threads may call this at once, each with a `store` of its own, see `Store.mergers`. A run of bulk work
+        lets hot go first, see `RightOfWay`.
         """
-        return self.persist(
-            lambda: (store or self.context.store).commit_page(
+        merging = store or self.context.store
+
+        def write() -> Merged:
+            if self._right_of_way is not None:
+                self._right_of_way.give(merging)
+            return merging.commit_page(
                 page.observations,
                 origin=self.origin,
                 now=self.now(),
@@ -173,7 +180,8 @@ class Run(Generic[C]):
                 refuse=bury_written,
                 is_brief=is_brief,
             )
-        )
+
+        return self.persist(write)
 
     def count_page(self, page: Page, merged: Merged, *, seen: int | None = None, is_bulk: bool = False) -> None:
         """Count and log what the merge of a page did; `seen` as in `merge_page`."""
@@ -243,6 +251,12 @@ class Run(Generic[C]):
     def _twilios_clock(self) -> datetime | None:
         session = self.context.session
         return None if session is None else session.client.server_clock.now()
+
+    def _hots_right_of_way(self) -> RightOfWay | None:
+        session, account = self.context.session, self.context.account
+        if session is None or account is None or not session.is_bulk:
+            return None
+        return RightOfWay(name_job("hot", account.sid, main=session.client.account_sid), self.stop)
 
     def _encoded(self, cursor: JobCursor) -> Cursor:
         return Cursor(self.job, encode(cursor))  # a copy: the caller may change the cursor later

@@ -191,7 +191,7 @@ class Session:
         self, client: TwilioClient, stop: threading.Event, *, is_bulk: bool, on_progress: Callable[[], None]
     ) -> None:
         self.client = client
-        self._is_bulk = is_bulk
+        self.is_bulk = is_bulk
         self._on_progress = on_progress
         self._retrying = retrying(stop, before_sleep=self._announce)
         self._counts = threading.Lock()
@@ -342,7 +342,7 @@ class Session:
 
     def _get(self, path: str) -> Answer:
         gate = self.client.gate(path)
-        with gate.slot(is_bulk=self._is_bulk) as ticket:
+        with gate.slot(is_bulk=self.is_bulk) as ticket:
             with self._counts:
                 self.requests += 1
             started = time.monotonic()

@@ -7,14 +7,17 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from math import ceil
 from typing import Any, NamedTuple
 
 from tests.bench.processes import RECONCILE, Environment, ask_simulator, run, simulated_twilio
 from tests.bench.servers import database_on
 
 CEILING = 16  # the default of RECONCILER_MAX_CONCURRENCY
+_RUNS_IN_TURN = 5  # of hot, alone and beside a backfill
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
@@ -49,17 +52,38 @@ def allowing(server: str, limit: int, *, calls: int, days: int, delay: float) ->
 
 
 def hot_beside_backfill(server: str, *, calls: int, days: int, runs: int) -> Beside:
-    """`once hot`, first alone, then while backfills of all calls follow one another in another process."""
-    with simulated_twilio(calls, days, "250ms") as twilio, database_on(server) as url:
-        environment = {**twilio, "DATABASE_URL": url}
-        hot = (*RECONCILE, "once", "hot", "--json")
-        run(hot, environment)
-        alone = [run(hot, environment).result["duration_seconds"] for _ in range(runs)]
-        with _backfilling(environment, days):
-            ask_simulator(twilio)
-            beside = [run(hot, environment).result["duration_seconds"] for _ in range(runs)]
-            most = ask_simulator(twilio)["max_in_flight"]
-    return Beside(alone, beside, most)
+    """`once hot`, by turns alone and while backfills of all calls follow one another in another process.
+
+    Each asks a simulated Twilio of its own, with the same account. A single one makes its answers one after another:
+    hot would wait until those for the backfill are made.
+    """
+    now = datetime.now(UTC)
+    with (
+        simulated_twilio(calls, days, "250ms", now=now) as hots,
+        simulated_twilio(calls, days, "250ms", now=now) as backfills,
+        database_on(server) as url,
+    ):
+        both = [{**twilio, "DATABASE_URL": url} for twilio in (hots, backfills)]
+        result = Beside([], [], 0)
+        _run_hot(both[0], 1)
+        for _ in range(ceil(runs / _RUNS_IN_TURN)):
+            result.alone.extend(_run_hot(both[0], _RUNS_IN_TURN))
+            with _backfilling(both[1], days):
+                _most_at_once(both)
+                result.beside.extend(_run_hot(both[0], _RUNS_IN_TURN))
+                result = result._replace(most_at_once=max(result.most_at_once, _most_at_once(both)))
+    return result
+
+
+def _run_hot(environment: Environment, times: int) -> list[float]:
+    """The seconds of each run."""
+    hot = (*RECONCILE, "once", "hot", "--json")
+    return [run(hot, environment).result["duration_seconds"] for _ in range(times)]
+
+
+def _most_at_once(environments: Sequence[Environment]) -> int:
+    """The most requests at once since the last question, if all had them at the same moment."""
+    return sum(ask_simulator(environment)["max_in_flight"] for environment in environments)
 
 
 @contextmanager

@@ -204,7 +204,8 @@ def as_markdown(measured: Measured) -> str:
         lines += [
             "## Hot beside a backfill of a year",
             "",
-            f"Runs of `once hot`, {len(beside.alone)} of each, 250 ms a page.",
+            f"Runs of `once hot`, {len(beside.alone)} of each, by turns, 250 ms a page. Hot and backfill ask a",
+            "simulated Twilio each: a single one would make their answers one after another.",
             "",
         ]
         rows = [
@@ -212,7 +213,7 @@ def as_markdown(measured: Measured) -> str:
             for name, times in (("alone", beside.alone), ("beside", beside.beside))
         ]
         lines += _table(["", "median, s", "p99, s"], rows)
-        lines += [f"Twilio saw {beside.most_at_once} requests at once at most.", ""]
+        lines += [f"Both together had {beside.most_at_once} requests under way at once at most.", ""]
     for idle in measured.idle:
         lines += ["## An account without calls", "", f"The daemon sent {idle:.1f} requests a minute.", ""]
     if measured.hot:

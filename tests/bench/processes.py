@@ -88,13 +88,30 @@ def ask_simulator(environment: Environment) -> dict[str, Any]:
 
 @contextmanager
 def simulated_twilio(
-    calls: int, days: int, delay: str, *, tls: bool = False, options: Sequence[str] = ()
+    calls: int,
+    days: int,
+    delay: str,
+    *,
+    tls: bool = False,
+    now: datetime | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Environment]:
-    """A simulated account in a process of its own; yields the environment that points at it."""
+    """A simulated account in a process of its own, at the time `now`; yields the environment that points at it.
+
+    The same numbers and the same time make the same account.
+    """
     with _certificate() if tls else nullcontext() as certificate:
         command = [sys.executable, "-m", "reconciler.simulator", "--port", "0", "--page-delay", delay]
         # Its time stands still: no price arrives between two runs, so the second has nothing to write.
-        command += ["--calls", str(calls), "--days", str(days), "--clock", datetime.now(UTC).isoformat(), *options]
+        command += [
+            "--calls",
+            str(calls),
+            "--days",
+            str(days),
+            "--clock",
+            (now or datetime.now(UTC)).isoformat(),
+            *options,
+        ]
         if certificate is not None:
             command += ["--tls-cert", str(certificate), "--tls-key", str(certificate)]
         with serving(command) as (environment, _):

@@ -18,7 +18,6 @@ from reconciler.database import connection as db
 from reconciler.database.decisions import Decision
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin, Rules
-from reconciler.jobs.accounts import name_job
 from reconciler.jobs.backfill import BackfillCounts, Watcher, Window, name_backfill
 from reconciler.jobs.cold import ColdCounts, cold
 from reconciler.jobs.freeze import freeze
@@ -27,6 +26,7 @@ from reconciler.jobs.housekeeping import keep_house
 from reconciler.jobs.recordings import read_new_recordings
 from reconciler.jobs.warm import warm
 from reconciler.jobs.webhooks import read_webhooks
+from reconciler.model import name_job
 from reconciler.settings import Credentials
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio
 from reconciler.simulator.journal import Entry

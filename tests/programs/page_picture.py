@@ -18,8 +18,8 @@ from reconciler import logs
 from reconciler.database import connection as db
 from reconciler.database.store import Store
 from reconciler.database.transaction import Rules
-from reconciler.jobs.accounts import name_job
 from reconciler.jobs.registry import KINDS
+from reconciler.model import name_job
 from reconciler.settings import Credentials, Settings
 from reconciler.simulator import Clock, SimulatedAccount, SimulatedTwilio, viewer
 from reconciler.simulator.webhooks import Channel, webhooks
