@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from reconciler import __version__
 from reconciler.cli.commands import BACKFILL, COMMANDS, Command, advise, backfill, run_daemon
+from reconciler.cli.heap import share_one_heap
 from reconciler.errors import EXIT_MEANINGS, ExitCode, ReconcilerError, UsageError
 from reconciler.terminal.printing import accept_any_encoding, complain
 
@@ -142,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return advise(args)
         if args.run is backfill and args.since is None:
             raise UsageError("neither a command nor --since was given", hint="`reconcile --help` lists both")
+        share_one_heap()
         run: Callable[[argparse.Namespace], int] = args.run
         return run(args)
     except (ReconcilerError, KeyboardInterrupt) as exc:
