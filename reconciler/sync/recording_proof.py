@@ -2,7 +2,7 @@
 
 A listing with deleted recordings shows them for 40 days, longer than the days that cold proves. So there is no second
 comparison as for calls: a recording that we tell of, and that Twilio does not list, was deleted longer ago. A recording
-that Twilio no longer lists is never taken for deleted. A list that is shorter than before is believed as that of calls
+that Twilio no longer lists is never taken for deleted. A list that is shorter than before is accepted as that of calls
 is, see `shrinkage`.
 """
 
@@ -112,9 +112,9 @@ class RecordingProofs:
 def _doubt(
     day: date, listed: set[bytes], before: int | None, doubt: FewerRecordings | None, *, read_at: datetime
 ) -> FewerRecordings:
-    """Return how many recordings fewer Twilio lists of a day than `before`; `shrunk` is 0 if the list is believed.
+    """Return how many recordings fewer Twilio lists of a day than `before`; `shrunk` is 0 if the list is accepted.
 
-    `doubt` is that of the last list, if it was not believed.
+    `doubt` is that of the last list, if it was not accepted.
     """
     digest = hashlib.sha256(b"".join(sorted(listed))).hexdigest()
     if before is None:

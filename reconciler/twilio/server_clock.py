@@ -14,7 +14,7 @@ from typing import Final
 
 CLOCKS_DIFFER: Final = timedelta(minutes=5)  # the largest difference between Twilio's machines, and to ours
 AGREEING: Final = 3  # so many answers in a row that agree with one another outweigh our clock
-FARTHEST: Final = timedelta(days=2)  # a date farther ahead of our clock is never believed
+FARTHEST: Final = timedelta(days=2)  # a date farther ahead of our clock is never accepted
 
 _boot_time: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # runs while the machine sleeps
 
@@ -22,18 +22,18 @@ _boot_time: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # run
 class ServerClock:
     """Decides which dates of answers are credible; safe to use from several threads.
 
-    - A date in the past is always believed.
-    - A later date is believed up to CLOCKS_DIFFER after our clock, or after the time that earlier answers lead to
+    - A date in the past is always accepted.
+    - A later date is accepted up to CLOCKS_DIFFER after our clock, or after the time that earlier answers lead to
       expect.
-    - If our clock is behind, AGREEING answers in a row that agree with one another are believed.
-    - A date that is not believed is replaced by the expected time, or by our clock's if there is no earlier answer.
+    - If our clock is behind, AGREEING answers in a row that agree with one another are accepted.
+    - A date that is not accepted is replaced by the expected time, or by our clock's if there is no earlier answer.
     """
 
     def __init__(self, ours: Callable[[], datetime]) -> None:
-        self.told: datetime | None = None  # the date of the last answer itself, believed or not
+        self.told: datetime | None = None  # the date of the last answer itself, accepted or not
         self._ours = ours
-        self._latest: tuple[datetime, float] | None = None  # the latest believed date, and its arrival
-        self._odd: tuple[datetime, float, int] | None = None  # the last one not believed, and how many agree
+        self._latest: tuple[datetime, float] | None = None  # the latest accepted date, and its arrival
+        self._odd: tuple[datetime, float, int] | None = None  # the last one not accepted, and how many agree
         self._lock = threading.Lock()
 
     def read(self, date: datetime | None) -> datetime:
@@ -42,14 +42,14 @@ class ServerClock:
         with self._lock:
             self.told = date
             expected = None if self._latest is None else _later(self._latest, tick)
-            if date is not None and self._is_believed(date, expected, now, tick):
+            if date is not None and self._is_accepted(date, expected, now, tick):
                 if expected is None or date > expected:
                     self._latest = date, tick
                 return date
             return (now if expected is None else expected).replace(microsecond=0)
 
     def now(self) -> datetime | None:
-        """The moment that Twilio's clock shows, as its answers lead to expect; None before the first that was believed.
+        """The moment that Twilio's clock shows, as its answers lead to expect; None before the first that was accepted.
 
         Our clock has no say in it: it may be set while the program runs.
         """
@@ -57,7 +57,7 @@ class ServerClock:
         with self._lock:
             return None if self._latest is None else _later(self._latest, tick)
 
-    def _is_believed(self, date: datetime, expected: datetime | None, now: datetime, tick: float) -> bool:
+    def _is_accepted(self, date: datetime, expected: datetime | None, now: datetime, tick: float) -> bool:
         if expected is None:
             is_allowed = date <= now + CLOCKS_DIFFER
         else:

@@ -95,7 +95,7 @@ class TimeFilters:
     def check(self, listing: Listing, page: Page, ask: Callable[[Listing], Page]) -> None:
         """Check an answer to a listing of some hours.
 
-        Where only dates count, such an answer holds other hours, or nothing. So an empty answer is believed only after
+        Where only dates count, such an answer holds other hours, or nothing. So an empty answer is accepted only after
         a probe that was asked later. Without a probe another process proved it, less than a day ago: the hours stood in
         a cursor.
 

@@ -105,7 +105,7 @@ def read_time(value: str | None, field: str) -> datetime | None:
     try:
         return parse_rfc2822(value)
     except ValueError:
-        raise BadObservation(f"{field} {quoted(value)} is not a date we can believe") from None
+        raise BadObservation(f"{field} {quoted(value)} is not a plausible date") from None
 
 
 def quoted(value: str) -> str:

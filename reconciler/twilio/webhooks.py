@@ -150,4 +150,4 @@ def _said_at(timestamp: object) -> datetime | None:
             return parse_rfc2822(timestamp)
     except ValueError:
         pass
-    raise BadObservation("Timestamp is not a date we can believe")
+    raise BadObservation("Timestamp is not a plausible date")

@@ -68,7 +68,7 @@ def test_verifying_a_database_that_is_behind(on, empty_database_url):
     assert done.said == [f"reconcile: {COUNT} migrations are not applied yet", "  → run `reconcile migrate`"]
 
 
-def test_verifying_believes_the_catalog(on, database_url, conn):
+def test_verifying_reads_the_catalog(on, database_url, conn):
     """An index that somebody dropped is found although the ledger is complete."""
     conn.execute("DROP INDEX messages_open")
     done = on(database_url, "verify", "--json")

@@ -41,7 +41,7 @@ def test_a_clock_that_is_a_day_ahead_for_a_moment_freezes_nothing_without_its_pr
     assert world.said("cursor.corrected") == []
 
 
-def test_freeze_after_a_backfill_alone_does_not_believe_a_clock_that_is_ahead(world):
+def test_freeze_after_a_backfill_alone_does_not_accept_a_clock_that_is_ahead(world):
     """No daemon has ever run: nobody but the backfill has asked Twilio, and the price is yet to come."""
     world.account.call(world.clock.now() - 40 * timedelta(seconds=1), talks_for=5, priced_after=75)
     world.backfill(days=2)
@@ -113,7 +113,7 @@ def test_hot_sweeps_again_what_it_had_put_off_when_its_clock_was_ahead(world):
 
 
 @pytest.mark.parametrize("scheduled_accounts", [(), (ACCOUNT,), None])
-def test_freeze_does_not_believe_a_look_in_the_future(world, scheduled_accounts):
+def test_freeze_does_not_accept_a_look_in_the_future(world, scheduled_accounts):
     """Warm refuses it too: it has yet to look, whether it runs beside freeze or not."""
     world.account.call(NOW - HOUR, talks_for=5, price=None)
     world.know()

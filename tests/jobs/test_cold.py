@@ -218,7 +218,7 @@ def test_one_night_without_calls_takes_no_proof_back(busy):
     assert len(versions(busy.conn)) == rows
 
 
-def test_fewer_calls_are_believed_when_another_day_lists_the_same(busy):
+def test_fewer_calls_are_accepted_when_another_day_lists_the_same(busy):
     """A second reading on the same day confirms nothing: one bad answer may last for hours."""
     busy.cold()
     (sid,) = busy.conn.execute(

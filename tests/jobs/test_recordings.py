@@ -417,7 +417,7 @@ def of_recordings_listed(world: World) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_a_list_of_recordings_that_is_shorter_than_before_is_not_believed_at_once(quiet: World) -> None:
+def test_a_list_of_recordings_that_is_shorter_than_before_is_not_accepted_at_once(quiet: World) -> None:
     """A wrong region answers with an empty one. The day is not complete, and nothing is called deleted."""
     made = recorded(quiet, 3)
     quiet.clock.advance(DAY)
@@ -483,7 +483,7 @@ def test_recordings_do_not_make_a_day_complete_whose_calls_are_not(quiet: World,
     assert (proof["is_complete"], sorted(proof["differences"])) == (False, ["shrunk"])
 
 
-def test_fewer_recordings_are_believed_when_another_day_lists_the_same(quiet: World) -> None:
+def test_fewer_recordings_are_accepted_when_another_day_lists_the_same(quiet: World) -> None:
     """The rule is that for calls. Other recordings in their place confirm nothing."""
     made = recorded(quiet, 4)
     quiet.clock.advance(DAY)

@@ -143,7 +143,7 @@ def test_every_moment_must_have_a_zone_and_be_one(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_clock_that_was_ahead_wrote_is_not_believed(kind):
+def test_what_a_clock_that_was_ahead_wrote_is_not_accepted(kind):
     """One field after another is in the future, by more than clocks may differ. hot and backfill keep the rest."""
     whole = json.loads(KINDS[kind])
     for name, value in whole.items():

@@ -208,7 +208,7 @@ def test_observed_at_is_twilios_date(source, listing, clock):
 
 
 @pytest.mark.parametrize("date", [None, "", "soon", "Wed, 10 Jun 2026 12:00:00", "Mon, 01 Jan 0001 00:00:00 GMT"])
-def test_observed_at_is_our_clock_without_a_believable_date(make_source, twilio, plan, listing, date):
+def test_observed_at_is_our_clock_without_a_plausible_date(make_source, twilio, plan, listing, date):
     """A proxy may drop the header or spoil it; ours then, in whole seconds like Twilio's."""
     twilio.switches = Switches(date_header=False)
     headers = () if date is None else (("Date", date),)
@@ -237,7 +237,7 @@ def undated(twilio: SimulatedTwilio) -> SimulatedTwilio:
 
 @pytest.mark.parametrize("odd", [timedelta(days=26_000), timedelta(minutes=50), timedelta(minutes=6)])
 def test_a_date_in_the_future_is_bounded_by_our_clock(make_source, undated, plan, listing, odd):
-    """Believed, it would outrank all that Twilio says until then."""
+    """If it were accepted, it would outrank all that Twilio says until then."""
     source = make_source(undated.base_url, clock=lambda: NOW)
     assert [NOW, NOW, NOW] == observed(source, plan, listing, NOW + odd, NOW, NOW + odd)
 
@@ -252,14 +252,14 @@ def test_a_date_in_the_future_is_bounded_by_earlier_answers(make_source, undated
 
 @pytest.mark.parametrize(("ours", "is_found"), [(-timedelta(hours=2), True), (-timedelta(days=26_000), False)])
 def test_answers_that_agree_are_twilios_clock(make_source, undated, plan, listing, ours, is_found):
-    """Our clock may be behind by hours, but not by decades: the third answer that says the same is believed."""
+    """Our clock may be behind by hours, but not by decades: the third answer that says the same is accepted."""
     source = make_source(undated.base_url, clock=lambda: NOW + ours)
     first, second, *rest = observed(source, plan, listing, *[NOW] * 5)
     assert [NOW + ours] * 2 == [first, second]
     assert [NOW if is_found else NOW + ours] * 3 == rest
 
 
-def test_a_date_in_the_past_is_believed(make_source, undated, plan, listing):
+def test_a_date_in_the_past_is_accepted(make_source, undated, plan, listing):
     """A cache repeats what was said then; and our clock may be ahead."""
     source = make_source(undated.base_url, clock=lambda: NOW)
     hours = [NOW, NOW - timedelta(hours=3), NOW]

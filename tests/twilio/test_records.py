@@ -230,7 +230,7 @@ def test_dates_are_brought_to_utc(date, hour):
         "2026-06-10T20:11:27Z", "yesterday", "Tue, 10 Jun 2026 20:11:27 +0000 ", "x" * 100_000, "\0",
     ],
 )  # fmt: skip
-def test_dates_that_cannot_be_believed_are_refused(date):
+def test_implausible_dates_are_refused(date):
     """No zone, an absurd year or no date at all: one dead letter, and never a window gone astray."""
     assert reason(start_time=date).startswith("start_time ")
     with pytest.raises(ValueError):

@@ -1,4 +1,4 @@
-"""`verify` believes the catalog, not the ledger."""
+"""`verify` reads the catalog, not the ledger."""
 
 from __future__ import annotations
 

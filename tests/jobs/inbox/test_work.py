@@ -135,7 +135,7 @@ def test_without_another_worker_nothing_waits(work, put, state):
     assert state(id_) == "completed"
 
 
-def test_a_row_without_a_believable_age_is_due(work, put, state):
+def test_a_row_without_a_plausible_age_is_due(work, put, state):
     """received_at may be null, or before all time, in the Viewer's table."""
     undated, ancient = put(webhook(), minute=None), put(webhook(call=2), received_at="-infinity")
     work()
@@ -182,13 +182,13 @@ def test_a_timestamp_from_the_future_is_that_of_the_receipt(work, put, conn):
     assert conn.execute("SELECT observed_at FROM messages").fetchone() == (T0 + timedelta(minutes=3),)
 
 
-@pytest.mark.parametrize(("ahead", "is_believed"), [(timedelta(minutes=4), True), (timedelta(minutes=50), False)])
-def test_a_timestamp_may_be_ahead_as_far_as_clocks_differ(work, put, conn, ahead, is_believed):
+@pytest.mark.parametrize(("ahead", "is_accepted"), [(timedelta(minutes=4), True), (timedelta(minutes=50), False)])
+def test_a_timestamp_may_be_ahead_as_far_as_clocks_differ(work, put, conn, ahead, is_accepted):
     """Fifty minutes ahead of its receipt, a webhook would outrank REST for fifty minutes."""
     sent = (T0 + ahead).strftime("%a, %d %b %Y %H:%M:%S +0000")
     put(webhook("ringing", Timestamp=sent))
     work()
-    assert conn.execute("SELECT observed_at FROM messages").fetchone() == (T0 + ahead if is_believed else T0,)
+    assert conn.execute("SELECT observed_at FROM messages").fetchone() == (T0 + ahead if is_accepted else T0,)
 
 
 @pytest.mark.parametrize("source", ["Conference", "StartConferenceRecordingAPI", "Trunking"])
@@ -276,7 +276,7 @@ def test_a_callback_that_tells_no_status_is_completed(work, put, state, calls, e
         ({**recording(), "CallSid": "CA1"}, {"event_type": "recording-complete"}, "CallSid is not CA"),
         (webhook("exploded"), {}, "unknown status 'exploded'"),
         (webhook(CallSid="CA1"), {}, "sid is not CA and 32 hexadecimal digits"),
-        (webhook(Timestamp="yesterday"), {}, "Timestamp is not a date we can believe"),
+        (webhook(Timestamp="yesterday"), {}, "Timestamp is not a plausible date"),
         (webhook(), {"event_type": "call-hummed"}, "unknown event_type 'call-hummed'"),
         ([webhook()], {}, "the payload is no JSON object"),
         ("CallSid=CA1", {}, "the payload is no JSON object"),
