@@ -242,6 +242,9 @@ def translate(exc: psycopg.Error) -> ReconcilerError:
         case pg.TooManyConnections():
             hint = "raise max_connections, or the CONNECTION LIMIT of the role or database in DATABASE_URL"
             return Unavailable(f"the database has no connection left: {reason}", hint=hint)
+        case pg.DiskFull():
+            hint = "make room on the disk of the database server; the next run goes on"
+            return Unavailable(f"the database's disk is full: {reason}", hint=hint)
         case psycopg.OperationalError() | psycopg.InterfaceError():
             return Unavailable(f"the database is unavailable: {reason}", hint="is the server in DATABASE_URL up?")
     return ReconcilerError(f"the database answered: {reason}")

@@ -358,8 +358,9 @@ def test_a_fault_of_the_database_changes_nothing(work, put, state, conn, monkeyp
     ids = [put(webhook(call=n)) for n in range(1, 4)]
     _refuse(conn, 2, "53100")
     monkeypatch.setattr(retry, "GIVE_UP_AFTER", timedelta(0))
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="disk is full") as told:
         work()
+    assert "make room on the disk of the database server" in str(told.value.hint)
     assert [state(id_) for id_ in ids] == ["pending"] * 3
     assert conn.execute("SELECT count(*) FROM messages").fetchone() == (0,)
 
