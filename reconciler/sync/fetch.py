@@ -2,7 +2,7 @@
 
 Design rules
 - Slices in `first` are read to their end before others begin. A sweep reads open calls first. A call whose start moves
-  to another day during the sweep was open when the sweep began, so no order of the days can lose it. Days long past
+  to another day during the sweep was open when the sweep began. So no order of the days can lose it. Days long past
   hold no such call, and do not wait.
 - Slices in `last` are handled when all others are read, because a recording goes into the row of its call. Their first
   pages are requested earlier, when no other slice is left to begin, and wait.

@@ -52,7 +52,7 @@ class Plan:
 
     account_sid: str
     state: PlanCursor
-    _lock: threading.RLock = field(default_factory=threading.RLock)  # whoever changes the plan, or writes its cursor
+    _lock: threading.RLock = field(default_factory=threading.RLock)  # held to change the plan, or to write its cursor
     # These are of whole days only: today may have just begun.
     _expected: dict[str, float] = field(default_factory=dict)  # calls a day by slice under way
     _seen: Counter[str] = field(default_factory=Counter)  # calls by slice under way
@@ -167,7 +167,7 @@ class Plan:
 
     @contextmanager
     def moving(self, item: Fetched) -> Iterator[None]:
-        """Record that `item` is merged; what is done inside is its commit. If that fails, the record is taken back."""
+        """Record that `item` is merged; its commit happens inside. If that fails, the record is taken back."""
         with self._lock:
             take_back = self._move(item)
             try:

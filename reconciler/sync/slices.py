@@ -38,7 +38,7 @@ _EVER: Final = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UT
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One listing, and the rule for what belongs to the slice: calls of UTC days or of a status, or recordings."""
+    """One listing, and the rule that selects its records: calls of UTC days or of a status, or recordings."""
 
     name: str  # unique within a sweep, and stable: a cursor refers to it
     listing: Listing

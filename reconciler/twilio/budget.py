@@ -26,7 +26,7 @@ import msgspec
 
 START: Final = 8  # requests at once, before anything is known about the limit
 GONE_AFTER: Final = 10.0  # seconds without a report: the process hangs, and its share becomes free
-REMEMBERED_FOR: Final = 3600.0  # seconds after the last report in which a limit is still believed
+REMEMBERED_FOR: Final = 3600.0  # seconds after the last report in which a limit still counts
 HOT_EXPECTED_FOR: Final = 3600.0  # seconds after hot's last request in which a daemon is expected to send more
 WARY_ROUNDS: Final = 16  # rounds without a 429 before a refused limit is tried again
 

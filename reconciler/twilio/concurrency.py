@@ -25,7 +25,7 @@ log = get_logger(__name__)
 
 
 class Kept(Protocol):
-    """A budget as it was kept, and who is there."""
+    """A budget as it was kept, and the sessions that share it."""
 
     @property
     def value(self) -> object:
@@ -48,7 +48,7 @@ class Ledger(Protocol):
     """The store through which processes share their budgets; see `database.budgets`."""
 
     def revise(self, account_sid: str, change: Callable[[Kept], Mapping[str, object]]) -> None:
-        """Replace the value of an account by the result of `change`, called with what was kept."""
+        """Replace the value of an account by the result of `change`, called with the kept value."""
 
     def close(self) -> None:
         """Close the connection."""

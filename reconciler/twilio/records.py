@@ -271,7 +271,7 @@ def _in_order(items: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _storable(value: Any, levels: int) -> Any:
-    """Return a JSON value that PostgreSQL can hold; null in place of what is nested deeper than `levels`."""
+    """Return a JSON value that PostgreSQL can hold; null in place of a value nested deeper than `levels`."""
     match value:
         case str():
             return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
@@ -285,7 +285,7 @@ def _storable(value: Any, levels: int) -> Any:
 
 
 def _observation(call: _Columns, other_fields: str | None, observed_at: datetime) -> Observation:
-    # A page has a thousand calls, so speed counts: what repeats is read once (`_common`).
+    # A page has a thousand calls, so speed counts: repeated values are read once (`_common`).
     status = parse_status(call.status)
     if status is None:
         raise BadObservation(f"unknown status {quoted(call.status)}")
@@ -297,7 +297,7 @@ def _observation(call: _Columns, other_fields: str | None, observed_at: datetime
     start, end, created, updated = call.start_time, call.end_time, call.date_created, call.date_updated
     start_time = read_time(start, "start_time")
     end_time = read_time(end, "end_time")
-    # Most calls start in the second of their creation, and change last when they end: what is equal is parsed once.
+    # Most calls start in the second of their creation, and change last when they end: equal times are parsed once.
     date_created = start_time if created == start else read_time(created, "date_created")
     updated_at = end_time if updated == end else read_time(updated, "date_updated")
     told_at = updated_at or start_time or date_created or observed_at

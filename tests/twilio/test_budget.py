@@ -22,7 +22,7 @@ def grown(limit: int = 16) -> Budget:
 
 
 def test_a_budget_begins_small_and_grows_with_the_answers():
-    """Each answer raises it by one, up to what is configured: it has doubled when all places have been used once."""
+    """Each answer raises it by one, up to the setting: it has doubled when all places have been used once."""
     budget = Budget()
     assert START == budget.revise("a", BACKFILL, 0).limit
     assert START + 1 == budget.revise("a", BACKFILL._replace(answers=1), 1).limit

@@ -40,9 +40,10 @@ LIMIT %(staged)s
 -- another writer inserted the same call or event first, the caller rolls back and merges again. ON CONFLICT would cost
 -- each new row a second record in the WAL.
 --
--- Returns one row for each observation that holds something new: the columns of transaction.Decision, then `unwritten`, the
--- keys of events that were not written because there is one, or because a trigger kept it away, and `written`. With
--- `brief` alike observations are one row, with their number; only a drift, and a call that ended, are named.
+-- Returns one row for each observation that holds something new: the columns of transaction.Decision, then `unwritten`
+-- and `written`. `unwritten` has the keys of events that the statement did not write: they were there, or a trigger
+-- kept them away. With `brief` alike observations are one row, with their number; only a drift, and a call that ended,
+-- are named.
 WITH decided AS MATERIALIZED (
     SELECT
         s.call_sid, s.via, s.direction, s.status AS said_status, s.status_at, s.observed_at AS said_at,

@@ -31,6 +31,6 @@ DELETE FROM pg_temp.staged_observations
 
 -- name: copy_into_staging
 COPY pg_temp.staged_observations FROM STDIN (FORMAT BINARY)
--- True for every row. A volatile condition makes COPY insert row by row. Without it COPY collects a thousand rows, holds a
--- reference to the table's description for each, and searches a list of them all to release it: 0.6 ms a page.
+-- True for every row. A volatile condition makes COPY insert row by row. Without it COPY collects a thousand rows, and
+-- holds a reference to the table's description for each. To release one it searches a list of them all: 0.6 ms a page.
 WHERE pg_catalog.random() IS NOT NULL
