@@ -45,7 +45,7 @@ from reconciler.database.transaction import Origin, Rules
 from reconciler.errors import ExitCode
 from reconciler.jobs.registry import KINDS
 from reconciler.model import JobName
-from reconciler.service import daemon, fleet
+from reconciler.service import daemon, workers
 from reconciler.service.engine_tables import Manager
 from reconciler.simulator import Callbacks, Clock, Fault, SimulatedAccount, SimulatedTwilio, Switches, viewer
 from reconciler.simulator.filters import Span
@@ -339,7 +339,7 @@ def _know_only(kinds: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     Manager.finish_job = finish_and_stop  # type: ignore[method-assign]
-    patch.object(fleet, "KINDS", {kind: KINDS[kind] for kind in kinds}).start()
+    patch.object(workers, "KINDS", {kind: KINDS[kind] for kind in kinds}).start()
     patch.object(daemon, "TICK", 0.05).start()
 
 
