@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
@@ -55,7 +55,8 @@ class Run(Generic[C]):
         self.counts = counts
         self.job = context.job
         self.stop = context.stop  # set when the run is to end, between two pages
-        self.origin = Origin(f"reconcile_{context.job.kind}", str(uuid.uuid4()))
+        # Each event holds it, so it is short: 64 random bits tell the runs of a database apart.
+        self.origin = Origin(f"reconcile_{context.job.kind}", secrets.token_hex(8))
         self._right_of_way = self._hots_right_of_way()
         self._is_finished = False
         self._is_overdue = False

@@ -53,6 +53,7 @@ def test_every_log_line_is_an_object(run, calls, empty_database_url):
     started, finished = done.event("job.started"), done.event("job.finished")
     for line in (started, finished):
         assert (line["job"], line["account"], line["run_id"]) == ("backfill", ACCOUNT, started["run_id"])
+    assert re.fullmatch("[0-9a-f]{16}", started["run_id"])  # each event holds one
     assert COUNTS <= finished.keys()
     assert finished["calls_seen"] == 300
 

@@ -246,10 +246,10 @@ def test_no_e164_number_survives(before, number, after):
     assert number[1:-2] not in mask(before + number + after)
 
 
-@given(st.uuids(), st.datetimes(), st.integers(0, 2**128 - 1))
-def test_ids_and_times_survive(run_id, moment, sid):
+@given(st.uuids(), st.from_regex("[0-9a-f]{16}|[0-9]{16}", fullmatch=True), st.datetimes(), st.integers(0, 2**128 - 1))
+def test_ids_and_times_survive(uuid, run_id, moment, sid):
     """Their digits do not matter."""
-    text = f"{run_id} {moment.isoformat()} CA{sid:032x}"
+    text = f"{uuid} {run_id} {moment.isoformat()} CA{sid:032x}"
     assert text == mask(text)
 
 
