@@ -45,7 +45,7 @@ class World:
     """A context manager; the account lives while it is open.
 
     Attributes:
-        twilio_is_broken, database_is_broken, road_is_broken: the parts that are broken now.
+        twilio_is_broken, database_is_broken, road_is_broken: whether each is broken now.
 
     """
 

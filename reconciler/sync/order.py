@@ -21,7 +21,7 @@ class Order:
       page of them will tell how large the next ones may be.
     - `last` begins when no other slice is left to begin. One of it begins at once, because its first page shows whether
       it must be cut; the rest begins when there is room. Their pages are handled when all others are read.
-    - Unless it `has_parts`, the parts of a slice that is cut are not begun.
+    - Unless it `reads_parts`, other processes read the parts of a slice that is cut: here they do not begin.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Order:
         last: Sequence[Slice] = (),
         is_independent: Callable[[Slice], bool] = lambda _: False,
         knows_size: Callable[[], bool] = lambda: True,
-        has_parts: bool = True,
+        reads_parts: bool = True,
     ) -> None:
         self._first = deque(first)
         self._first_left = {slice_.name for slice_ in first}
@@ -45,7 +45,7 @@ class Order:
         self._last_left = {slice_.name for slice_ in last}
         self._is_independent = is_independent
         self._knows_size = knows_size
-        self._has_parts = has_parts
+        self._reads_parts = reads_parts
 
     def draw(self) -> Slice | None:
         """The next slice; None if there is none, or none that may begin yet."""
@@ -64,7 +64,7 @@ class Order:
 
     def insert(self, slices: Sequence[Slice], *, instead_of: Slice) -> None:
         """Begin these, which replace a slice, before any other of its kind that was not begun."""
-        if not self._has_parts:
+        if not self._reads_parts:
             return
         if instead_of.name in self._last_left:
             self._last_left.update(slice_.name for slice_ in slices)

@@ -30,7 +30,7 @@ from reconciler.sync.cursors import AccountCursor, JobCursor, decode, encode, is
 from reconciler.sync.right_of_way import RightOfWay
 from reconciler.twilio.client import Session
 from reconciler.twilio.listing import Listing
-from reconciler.twilio.recording_records import bury_written
+from reconciler.twilio.recording_records import dead_letter_of_refused
 from reconciler.twilio.server_clock import CLOCKS_DIFFER
 
 # The database may be asked often. A run that waits for it therefore continues soon after it is back.
@@ -178,7 +178,7 @@ class Run(Generic[C]):
                 move=partial(self._moving, move),
                 dead_letters=page.dead_letters,
                 recordings=page.recordings,
-                refuse=bury_written,
+                refuse=dead_letter_of_refused,
                 is_brief=is_brief,
             )
 

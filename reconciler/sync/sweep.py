@@ -213,7 +213,7 @@ def read_plan(
             last=plan.recordings(),
             is_independent=lambda slice_: slice_.is_settled(now),
             knows_size=lambda: plan.knows_days,
-            has_parts=room is None,
+            reads_parts=room is None,
         )
         failed = read(
             this,

@@ -25,8 +25,8 @@ from reconciler.model import (
     Said,
 )
 from reconciler.twilio.records import (
-    bury,
-    bury_observation,
+    dead_letter_of,
+    dead_letter_of_observation,
     parse,
     parse_listing,
     read_each,
@@ -129,12 +129,16 @@ def read_recording_record(record: object, *, observed_at: datetime) -> Recording
     return _recording(recording, observed_at)
 
 
-def bury_written(item: Said, reason: str) -> DeadLetter:
+def dead_letter_of_refused(item: Said, reason: str) -> DeadLetter:
     """Return the dead letter of a record that could be read but not written, in the form of Twilio's record."""
-    return bury_observation(item, reason) if isinstance(item, Observation) else _bury(item, reason)
+    return (
+        dead_letter_of_observation(item, reason)
+        if isinstance(item, Observation)
+        else _dead_letter_of_recording(item, reason)
+    )
 
 
-def _bury(recording: Recording, reason: str) -> DeadLetter:
+def _dead_letter_of_recording(recording: Recording, reason: str) -> DeadLetter:
     told = {field: recording.payload.get(name) for field, name in _TOLD.items()}
     record: dict[str, Any] = {
         **told,
@@ -144,7 +148,7 @@ def _bury(recording: Recording, reason: str) -> DeadLetter:
         "status": _STATUSES[recording.state],
         "date_created": recording.date_created and format_datetime(recording.date_created),
     }
-    return bury(record, reason=reason)
+    return dead_letter_of(record, reason=reason)
 
 
 def _recording(record: _Recording, observed_at: datetime) -> Recording:

@@ -143,7 +143,7 @@ def read_record(record: object, *, observed_at: datetime) -> Observation:
     return _observation(call, _as_json(others), observed_at)
 
 
-def bury(record: object, *, reason: str) -> DeadLetter:
+def dead_letter_of(record: object, *, reason: str) -> DeadLetter:
     """Return the dead letter of `record` with the reason."""
     # ASCII only: a NUL or a lone surrogate, which no text of PostgreSQL can hold, stays an escape.
     text = json.dumps(record, sort_keys=True)
@@ -156,7 +156,7 @@ def bury(record: object, *, reason: str) -> DeadLetter:
     )
 
 
-def bury_observation(observation: Observation, reason: str) -> DeadLetter:
+def dead_letter_of_observation(observation: Observation, reason: str) -> DeadLetter:
     """Return the dead letter of a record that could be read but not written, in the form of Twilio's record."""
     o = observation
     record = {
@@ -177,7 +177,7 @@ def bury_observation(observation: Observation, reason: str) -> DeadLetter:
         "date_created": o.date_created and format_datetime(o.date_created),
         "date_updated": format_datetime(o.status_at),
     }
-    return bury(record, reason=reason)
+    return dead_letter_of(record, reason=reason)
 
 
 def parse_listing(body: bytes, kind: str) -> tuple[list[object], str | None]:
@@ -209,13 +209,13 @@ def read_each(records: Iterable[object], read: Callable[[object], T]) -> tuple[l
         try:
             found.append(read(record))
         except BadObservation as exc:
-            dead_letters.append(_bury(record, str(exc)))
+            dead_letters.append(_dead_letter_of(record, str(exc)))
     return found, dead_letters
 
 
-def _bury(record: object, reason: str) -> DeadLetter:
+def _dead_letter_of(record: object, reason: str) -> DeadLetter:
     try:
-        return bury(record, reason=reason)
+        return dead_letter_of(record, reason=reason)
     except RecursionError:
         raise Unavailable("Twilio's answer is nested deeper than can be kept") from None
 

@@ -81,7 +81,7 @@ class Machine:
         except Killed:
             context.store.close()
             self.is_dead = True
-            machines.bury(self)
+            machines.replace_dead(self)
             raise
 
 
@@ -98,7 +98,7 @@ class Machines:
         self._changed = threading.Condition()
         self._deferred: Counter[str] = Counter()
         self._running: Counter[JobName] = Counter()
-        self._burials: list[threading.Thread] = []
+        self._replacements: list[threading.Thread] = []
         self._number = 0
         self._conn = db.connect(url, purpose="test")
         self._setup = setup
@@ -126,7 +126,7 @@ class Machines:
 
     def use(self, setup: Setup, run: Run) -> None:
         """Let all runs from now on use these."""
-        self.await_burials()
+        self.await_replacements()
         self._setup, self.run = setup, run
 
     def perform(self, job: JobName) -> None:
@@ -134,7 +134,7 @@ class Machines:
 
         If the job is at work, another worker gets its task too: as if the first were silent.
         """
-        self.await_burials()
+        self.await_replacements()
         name, running = str(job), self._running[job]
         is_at_work = bool(self._ask("SELECT true WHERE EXISTS " + _AT_WORK, name))
         if not is_at_work:
@@ -167,16 +167,16 @@ class Machines:
                 self._running[job] -= 1
                 self._changed.notify_all()
 
-    def bury(self, machine: Machine) -> None:
+    def replace_dead(self, machine: Machine) -> None:
         """Put another machine in the place of one that died; its worker is silent at once."""
-        burial = threading.Thread(target=self._replace, args=[machine], daemon=True)
-        self._burials.append(burial)
-        burial.start()
+        replacement = threading.Thread(target=self._replace, args=[machine], daemon=True)
+        self._replacements.append(replacement)
+        replacement.start()
 
-    def await_burials(self) -> None:
+    def await_replacements(self) -> None:
         """Return when another machine stands in the place of each that died."""
-        while self._burials:
-            self._burials.pop().join(PATIENCE)
+        while self._replacements:
+            self._replacements.pop().join(PATIENCE)
 
     def note_deferred(self, names: Iterable[str]) -> None:
         """Take note of tasks that the leader has put into the queue."""
@@ -191,7 +191,7 @@ class Machines:
 
     def close(self) -> None:
         """Stop all machines."""
-        self.await_burials()
+        self.await_replacements()
         for machine in [machine for machines in self._here.values() for machine in machines]:
             machine.fleet.stop(within=PATIENCE)
         self._conn.close()

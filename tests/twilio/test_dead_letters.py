@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from reconciler.simulator.breakage import BREAKAGES, Breakage
-from reconciler.twilio.records import bury, decode_page
+from reconciler.twilio.records import dead_letter_of, decode_page
 from tests.harness.present import present
 
 SAID = datetime(2026, 6, 10, tzinfo=UTC)
@@ -34,5 +34,5 @@ def test_a_broken_record_comes_back_from_jsonb_whole(keep, account, kind):
     body = Breakage(kind).encode({"calls": [call.record(SAID)]})
     record = json.loads(body, parse_int=str, parse_float=str)["calls"][0]
     page = decode_page(body, observed_at=SAID)
-    letters = page.dead_letters or [bury(record, reason="none")]
+    letters = page.dead_letters or [dead_letter_of(record, reason="none")]
     assert [record] == [json.loads(keep(letter.record)) for letter in letters]

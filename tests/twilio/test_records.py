@@ -18,7 +18,7 @@ from reconciler.errors import BadObservation, Unavailable
 from reconciler.model import Page, Status, Via
 from reconciler.simulator.breakage import BREAKAGES, Breakage
 from reconciler.twilio.dates import parse_rfc2822
-from reconciler.twilio.records import bury, bury_observation, decode_call, decode_page, read_record
+from reconciler.twilio.records import dead_letter_of, dead_letter_of_observation, decode_call, decode_page, read_record
 from tests.harness.recorded import REAL_CALLS
 from tests.harness.rows import END, SAID, START, make_record
 
@@ -148,7 +148,7 @@ def test_a_documented_field_of_another_type_is_kept_as_it_is():
 def test_a_dead_letter_of_the_database_holds_the_whole_record():
     """A replay reads the same observation from it."""
     observation = read(caller_name="ALICE", new_field={"a": ["b"]})
-    letter = bury_observation(observation, "why")
+    letter = dead_letter_of_observation(observation, "why")
     assert read_record(json.loads(letter.record), observed_at=SAID) == observation
 
 
@@ -407,7 +407,7 @@ def test_the_dedupe_key_depends_on_the_record_alone():
     shuffled = dict(reversed(list(record.items())))
     here, there = decode(record).dead_letters[0], decode(make_record(7), shuffled).dead_letters[0]
     assert here == there
-    assert here.dedupe_key == bury(record, reason="another").dedupe_key
+    assert here.dedupe_key == dead_letter_of(record, reason="another").dedupe_key
     assert here.dedupe_key != decode(make_record(status="on-hold", duration="28")).dead_letters[0].dedupe_key
     assert re.fullmatch(r"rest:[0-9a-f]{64}", here.dedupe_key)
 

@@ -12,8 +12,8 @@ from reconciler.database.store import Store
 from reconciler.errors import ExitCode, TableFault
 from reconciler.simulator import Fault
 from reconciler.sync.counts import Outcome
-from reconciler.twilio.recording_records import bury_written
-from reconciler.twilio.records import bury_observation, read_record
+from reconciler.twilio.recording_records import dead_letter_of_refused
+from reconciler.twilio.records import dead_letter_of_observation, read_record
 from tests.harness.contexts import run_inbox, run_replay
 from tests.harness.equality import records_of
 from tests.harness.names import NOW
@@ -89,7 +89,7 @@ def test_a_mandatory_column_of_the_viewers_is_no_fault_of_a_single_call(table, d
     """A page with one new call cannot show that others are refused too; the column alone can."""
     conn.execute(f"ALTER TABLE {table} ADD COLUMN tenant int NOT NULL".encode())
     with Store(database_url) as store, pytest.raises(TableFault) as failed:
-        store.commit_page([make_observation()], origin=ORIGIN, now=NOW, refuse=bury_written)
+        store.commit_page([make_observation()], origin=ORIGIN, now=NOW, refuse=dead_letter_of_refused)
     assert f"{table}.tenant" in str(failed.value)
     assert "DROP NOT NULL" in present(failed.value.hint)
     assert conn.execute("SELECT count(*) FROM twilio_webhook_inbox").fetchone() == (0,)
@@ -180,9 +180,9 @@ def test_a_row_that_is_locked_stops_nothing_and_comes_back_by_itself(world, conn
 
 
 @pytest.mark.parametrize("record", [*REAL_CALLS, make_record(status="queued", price=None)], ids=lambda r: r["sid"])
-def test_a_buried_observation_is_read_again_as_it_was(record):
+def test_a_refused_observation_is_read_again_as_it_was(record):
     """Nothing that we keep of a call is lost on the way through a dead letter."""
     observation = read_record(record, observed_at=SAID)
-    letter = bury_observation(observation, "why")
+    letter = dead_letter_of_observation(observation, "why")
     assert read_record(json.loads(letter.record), observed_at=SAID) == observation
     assert (letter.call_sid, letter.reason) == (observation.call_sid, "why")

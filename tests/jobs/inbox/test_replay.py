@@ -10,7 +10,7 @@ from reconciler.cli.main import main
 from reconciler.database.store import Store
 from reconciler.database.transaction import Origin
 from reconciler.model import DeadLetter
-from reconciler.twilio.records import bury
+from reconciler.twilio.records import dead_letter_of
 from tests.harness.contexts import run_replay
 from tests.harness.names import ACCOUNT, NOW, sid
 from tests.harness.rows import T0
@@ -42,7 +42,7 @@ def again(store):
     return run
 
 
-def _bury(store: Store, letter: DeadLetter) -> None:
+def _keep(store: Store, letter: DeadLetter) -> None:
     store.commit_page([], origin=Origin("reconcile_backfill", "run"), now=T0, dead_letters=[letter])
 
 
@@ -58,7 +58,7 @@ def test_what_can_be_read_today_is_merged_and_completed(again, put, calls, state
 
 def test_a_rest_record_is_read_again_as_one(again, store, work, conn):
     """It is kept as text, is never claimed by the job, and a price in it stays exact."""
-    _bury(store, bury(RECORD, reason="an older version could not read it"))
+    _keep(store, dead_letter_of(RECORD, reason="an older version could not read it"))
     assert work().rows == 0
     assert again().completed == 1
     found = conn.execute("SELECT status, price::text, sync_state, observed_via FROM messages").fetchone()
@@ -67,7 +67,7 @@ def test_a_rest_record_is_read_again_as_one(again, store, work, conn):
 
 def test_what_still_cannot_be_read_stays(again, store, put, reason):
     """The row gets the new reason."""
-    _bury(store, bury({**RECORD, "status": "exploded"}, reason="an older version"))
+    _keep(store, dead_letter_of({**RECORD, "status": "exploded"}, reason="an older version"))
     bad = put(webhook("exploded"), **DEAD)
     worked = again()
     assert (worked.rows, worked.completed, worked.dead_letters, worked.exit_code) == (2, 0, 2, 1)
