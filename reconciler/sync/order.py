@@ -17,8 +17,8 @@ class Order:
 
     - `first` is read to its end before others begin, except those that are independent. They are sought among the next
       few.
-    - A slice is taken from the others when there is room for it. As long as nobody `knows_size`, only few are taken: a
-      page of them will tell how large the next ones may be.
+    - A slice is taken from the others when there is room for it. Until a page has told how many calls the days have
+      (`knows_size`), only few are taken.
     - `last` begins when no other slice is left to begin. One of it begins at once, because its first page shows whether
       it must be cut; the rest begins when there is room. Their pages are handled when all others are read.
     - Unless it `reads_parts`, other processes read the parts of a slice that is cut: here they do not begin.

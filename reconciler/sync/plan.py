@@ -213,7 +213,8 @@ class Plan:
     def note(self, slice_: Slice, calls: float) -> None:
         """Record how many calls a slice has, as far as is known while it is read."""
         if calls and (whole_days := _whole_days(slice_)):
-            self._expected[slice_.name] = calls / whole_days
+            with self._lock:
+                self._expected[slice_.name] = calls / whole_days
 
     def settle(self, slice_: Slice, calls: int) -> None:
         """Record that another process has read a slice to its end, and how many calls it had."""
