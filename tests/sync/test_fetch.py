@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 from reconciler.settings import Credentials
-from reconciler.simulator import Fault
-from reconciler.sync.fetch import Fetched, Inline, fetch
+from reconciler.simulator import Fault, SimulatedAccount
+from reconciler.sync.fetch import Fetched, Handled, Inline, fetch
 from reconciler.sync.order import Order
-from reconciler.sync.slices import slice_of_days
+from reconciler.sync.slices import slice_of_days, slice_of_recordings
 from reconciler.twilio.client import TwilioClient
 from reconciler.twilio.concurrency import Pacer
 from tests.harness.names import NOW, TOKEN
 
 DAY = timedelta(days=1)
 TODAY = datetime(NOW.year, NOW.month, NOW.day, tzinfo=UTC)
+
+
+def read(account: SimulatedAccount, url: str, order: Order, handle: Callable[[Fetched], None], *, page_size: int,
+         make_executor: Callable[[int], Executor] = ThreadPoolExecutor) -> list[Fetched]:  # fmt: skip
+    """Read slices of few calls, two pages at once; return the pages."""
+    credentials = Credentials(account_sid=account.sid, username=account.sid, secret=TOKEN, base_url=url)
+    with closing(TwilioClient(credentials, pacer=Pacer(2), page_size=page_size)) as client:
+        found = fetch(
+            client.session(), order, cut=lambda *_: (), on_arrived=lambda _: None, handle=handle, handlers=Inline(),
+            make_executor=make_executor, stop=threading.Event(),
+        )  # fmt: skip
+        return [handled.item for handled in found if isinstance(handled, Handled)]
 
 
 def test_the_slice_with_the_most_pages_left_is_read_on_first(account, twilio):
@@ -36,13 +49,23 @@ def test_the_slice_with_the_most_pages_left_is_read_on_first(account, twilio):
             twilio.faults.clear()
             twilio.faults.release()
 
-    credentials = Credentials(account_sid=account.sid, username=account.sid, secret=TOKEN, base_url=twilio.base_url)
-    with closing(TwilioClient(credentials, pacer=Pacer(2), page_size=20)) as client:
-        for _ in fetch(
-            client.session(), Order([slice_of_days(account.sid, *day) for day in days]), cut=lambda *_: (),
-            on_arrived=lambda _: None, handle=handle, handlers=Inline(), make_executor=ThreadPoolExecutor,
-            stop=threading.Event(),
-        ):  # fmt: skip
-            pass
+    read(account, twilio.base_url, Order([slice_of_days(account.sid, *day) for day in days]), handle, page_size=20)
     first_of_second_pages = next(request for request in twilio.requests if request.param("Page") == "1")
     assert first_of_second_pages.param("StartTime>") == f"{days[2][0]:%FT%TZ}"
+
+
+def test_few_pages_are_asked_for_ahead_of_their_turn(account, twilio):
+    """Recordings wait in memory for the calls, however many slices they have and however long the calls take."""
+    account.generate(100, TODAY - DAY, TODAY)
+    hours = [TODAY - number * timedelta(hours=1) for number in range(40)]
+    recordings = [slice_of_recordings(account.sid, hour - timedelta(hours=1), hour) for hour in hours]
+    order = Order([slice_of_days(account.sid, TODAY - DAY, TODAY)], last=recordings)
+    ahead = []
+
+    def handle(item: Fetched) -> None:
+        if not item.slice.is_of_recordings and item.next_uri is None:
+            ahead.append(twilio.requests.count(path_contains="Recordings"))
+
+    pages = read(account, twilio.base_url, order, handle, page_size=5, make_executor=lambda _: Inline())
+    assert 0 < ahead[0] <= 2 * 2  # as many as come at once wait, and as many are under way
+    assert {slice_.name for slice_ in recordings} <= {page.slice.name for page in pages}
