@@ -160,7 +160,7 @@ class Seen:
                 recording_sid=each.recording_sid,
                 state=each.state.value,
                 date_created=None if each.date_created is None else each.date_created.isoformat(),
-                duration=each.payload.get("duration"),
+                duration=each.payload.duration,
                 media_url=each.media_url,
                 is_told=each.recording_sid not in self.untold,
             )

@@ -21,6 +21,7 @@ from reconciler.model import (
     Observation,
     Page,
     Recording,
+    RecordingPayload,
     RecordingState,
     Said,
 )
@@ -139,7 +140,7 @@ def dead_letter_of_refused(item: Said, reason: str) -> DeadLetter:
 
 
 def _dead_letter_of_recording(recording: Recording, reason: str) -> DeadLetter:
-    told = {field: recording.payload.get(name) for field, name in _TOLD.items()}
+    told = {field: getattr(recording.payload, name) for field, name in _TOLD.items()}
     record: dict[str, Any] = {
         **told,
         "sid": recording.recording_sid,
@@ -159,7 +160,7 @@ def _recording(record: _Recording, observed_at: datetime) -> Recording:
         raise BadObservation("sid is not RE and 32 hexadecimal digits")
     date_created = read_time(record.date_created, "date_created")
     media_url = read_text(record.media_url, "media_url")
-    told = {name: getattr(record, field) for field, name in _TOLD.items()}
+    told = {name: read_text(str(getattr(record, field) or ""), name) for field, name in _TOLD.items()}
     return Recording(
         record.sid,
         read_sid(record.call_sid, CALL_SID, "call_sid"),
@@ -168,10 +169,7 @@ def _recording(record: _Recording, observed_at: datetime) -> Recording:
         date_created,
         observed_at if state is RecordingState.DELETED else _ready_at(record, date_created or observed_at),
         media_url if state is RecordingState.READY else None,
-        {
-            "recording_sid": record.sid,
-            **{name: str(value) for name, value in told.items() if read_text(str(value or ""), name)},
-        },
+        RecordingPayload(record.sid, **told),
     )
 
 

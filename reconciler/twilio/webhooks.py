@@ -12,7 +12,16 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from reconciler.errors import BadObservation
-from reconciler.model import CALL_SID, CONFERENCE_SID, RECORDING_SID, Observation, Recording, RecordingState, Via
+from reconciler.model import (
+    CALL_SID,
+    CONFERENCE_SID,
+    RECORDING_SID,
+    Observation,
+    Recording,
+    RecordingPayload,
+    RecordingState,
+    Via,
+)
 from reconciler.twilio.dates import parse_rfc2822
 from reconciler.twilio.records import read_record
 from reconciler.twilio.values import read_sid
@@ -114,7 +123,7 @@ def read_recording(
         None,
         received_at,  # a recording callback has no Timestamp
         said.get("recording_url") or None,
-        {"recording_sid": recording_sid, **said},
+        RecordingPayload(recording_sid, **said),
     )
 
 
