@@ -251,13 +251,14 @@ def test_a_server_that_crashes(server, url, twilio, undisturbed, durable):
     """
     server.on(f"ALTER DATABASE {{}} SET synchronous_commit = {durable}", str(conninfo_to_dict(url)["dbname"]))
     work = Work(twilio, url)
-    crash_at, commits, healed = {3, 12, 25}, Counter[str](), []
+    crash_at, commits, healed, is_down = {3, 12, 25}, Counter[str](), [], threading.Event()
     back = [0.0]
     with ThreadPoolExecutor(1) as pool:
         crashes = []
 
         def crash() -> None:
             server.stop("immediate")
+            is_down.set()
             server.start()
             back[0] = time.monotonic()
 
@@ -267,7 +268,9 @@ def test_a_server_that_crashes(server, url, twilio, undisturbed, durable):
                 healed.append(time.monotonic() - back[0])
                 back[0] = 0.0
             if commits["all"] in crash_at:
+                is_down.clear()
                 crashes.append(pool.submit(crash))
+                assert is_down.wait(60)  # else the run may end before the server is down
 
         work.on_progress = on_progress
         work.do()
