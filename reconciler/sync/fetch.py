@@ -236,9 +236,12 @@ class _Loop(Generic[T]):
 
     @property
     def _places(self) -> int:
-        """The number of pages that may be asked for. One that waits takes no place, up to as many as come at once."""
+        """The number of pages that may be asked for.
+
+        One that waits takes no place, up to half as many as come at once: a page of recordings takes 0.8 MB.
+        """
         at_once = self._tally.at_once
-        return min(at_once, 2 * at_once - len(self._waiting)) - self._busy
+        return min(at_once, at_once + at_once // 2 - len(self._waiting)) - self._busy
 
     @property
     def _may_begin(self) -> bool:

@@ -24,7 +24,7 @@ _VERBS = (
 )
 _BEFORE = r"^|[,;:(—] |\b(?:of|to|for|by|from|with|and|or|in|at|on|not|than|but|except) "
 _HIDDEN = re.compile(
-    rf"(?:{_BEFORE})(?:[Ww]hat|[Ww]ho)(?: \w+ly)? (?:{_VERBS})\b|\b[Ww]hoever\b|\b[Ww]hatever (?:{_VERBS})\b"
+    rf"(?:{_BEFORE})(?:[Ww]hat|[Ww]ho)(?: \w+ly)? (?:{_VERBS})\b|(?i:\bwhoever\b)|\b[Ww]hatever (?:{_VERBS})\b"
 )
 
 SHELLS = {"#": ("*.yml", "*.yaml", "*.service", "*.conf", "*.example", "Containerfile"), "--": ("*.sql",)}
