@@ -17,6 +17,7 @@ from reconciler.logs import get_logger
 from reconciler.twilio.budget import Budget, Report, Share, answers_of_round, dump, load
 
 REVISED_EVERY: Final = 1.0  # seconds, while requests are under way
+REVISED_AT_ONCE: Final = 0.02  # seconds, when a request has no place because fewer were asked for; others come with it
 REVISED_SOON: Final = 0.1  # seconds, when a request has no place or a round of answers is complete
 IDLE_LOOKS: Final = 2  # revisions without a request before the share of an account is given back
 CLOSED_WITHIN: Final = 1.0  # seconds; a share that is not given back is free after `budget.GONE_AFTER`
@@ -92,6 +93,7 @@ class Gate:
         self._waiting = {False: 0, True: 0}  # requests, by whether they are bulk work
         self._asked = {False: False, True: False}  # since the last report
         self._bulk_wanted = 0  # requests of bulk work under way or waiting, at most since the last report
+        self._bulk_reported = 0  # the same, in the last report
         self._answers = 0
         self._throttled: int | None = None  # the lowerings at which 429s came since the last report, and how many
         self._refused = 0
@@ -125,7 +127,8 @@ class Gate:
                 if self.is_shared and self.due_at is None:
                     self._hurry(0)
                 elif self.is_shared and not self._has_place(is_bulk=is_bulk):
-                    self._hurry(REVISED_SOON)
+                    is_for_fewer = is_bulk and self._share.bulk >= self._bulk_reported
+                    self._hurry(REVISED_AT_ONCE if is_for_fewer else REVISED_SOON)
                 self._changed.wait_for(lambda: self._has_place(is_bulk=is_bulk))
             finally:
                 self._waiting[is_bulk] -= 1
@@ -275,6 +278,7 @@ class Gate:
             bulk_wanted=self._bulk_wanted,
         )
         self._asked = {False: False, True: False}
+        self._bulk_reported = self._bulk_wanted
         self._bulk_wanted = self._running_in_bulk + self._waiting[True]
         self._answers, self._throttled, self._heard = 0, None, None
         return report

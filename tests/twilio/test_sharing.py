@@ -15,7 +15,7 @@ import pytest
 
 from reconciler.database.budgets import Budgets
 from reconciler.twilio.client import Session
-from reconciler.twilio.concurrency import REVISED_SOON, Gate, Pacer, Ticket
+from reconciler.twilio.concurrency import REVISED_AT_ONCE, REVISED_SOON, Gate, Pacer, Ticket
 from tests.harness.names import ACCOUNT
 
 CEILING = 8
@@ -234,3 +234,21 @@ def test_a_request_that_comes_while_the_share_is_revised_is_counted_soon(databas
         gate.revise(ledger)
         for each in asked:
             each.result(10)
+
+
+def test_a_share_for_few_grows_at_once_with_the_requests(database_url):
+    """A day that is cut into parts asks for sixteen pages where one was under way. They need not wait for the limit."""
+    gate = Gate(CEILING, account_sid=ACCOUNT)
+    gate.share()
+    with closing(Budgets(database_url)) as ledger, ThreadPoolExecutor(2) as pool, ExitStack() as places:
+        asked = [pool.submit(places.enter_context, gate.slot(is_bulk=True))]
+        until(lambda: gate._waiting[True] == 1, within=10)
+        gate.revise(ledger)
+        asked[0].result(10)
+        assert gate._share.bulk == 1
+        asked.append(pool.submit(places.enter_context, gate.slot(is_bulk=True)))
+        until(lambda: gate._waiting[True] == 1, within=10)
+        assert gate.due_at is not None
+        assert gate.due_at - time.monotonic() <= REVISED_AT_ONCE
+        gate.revise(ledger)
+        asked[1].result(10)
