@@ -304,7 +304,7 @@ class _Loop(Generic[T]):
         self._busy -= 1
         yield Handled(item, handled.result())
         self._order.insert(item.instead, instead_of=item.slice)  # not earlier: only from here on the plan has them
-        if item.next_uri is not None and not self._stop.is_set():
+        if item.next_uri is not None:
             self._next.append(reading)
         else:
             self._end(reading)

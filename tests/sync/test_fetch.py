@@ -22,13 +22,14 @@ TODAY = datetime(NOW.year, NOW.month, NOW.day, tzinfo=UTC)
 
 
 def read(account: SimulatedAccount, url: str, order: Order, handle: Callable[[Fetched], None], *, page_size: int,
-         make_executor: Callable[[int], Executor] = ThreadPoolExecutor) -> list[Fetched]:  # fmt: skip
+         make_executor: Callable[[int], Executor] = ThreadPoolExecutor,
+         stop: threading.Event | None = None) -> list[Fetched]:  # fmt: skip
     """Read slices of few calls, two pages at once; return the pages."""
     credentials = Credentials(account_sid=account.sid, username=account.sid, secret=TOKEN, base_url=url)
     with closing(TwilioClient(credentials, pacer=Pacer(2), page_size=page_size)) as client:
         found = fetch(
             client.session(), order, cut=lambda *_: (), on_arrived=lambda _: None, handle=handle, handlers=Inline(),
-            make_executor=make_executor, stop=threading.Event(),
+            make_executor=make_executor, stop=stop or threading.Event(),
         )  # fmt: skip
         return [handled.item for handled in found if isinstance(handled, Handled)]
 
@@ -69,3 +70,14 @@ def test_few_pages_are_asked_for_ahead_of_their_turn(account, twilio):
     pages = read(account, twilio.base_url, order, handle, page_size=5, make_executor=lambda _: Inline())
     assert 0 < ahead[0] <= 2 + 2 // 2  # half as many as come at once wait, and as many as come at once are under way
     assert {slice_.name for slice_ in recordings} <= {page.slice.name for page in pages}
+
+
+def test_recordings_wait_for_calls_that_a_stop_leaves_unread(account, twilio):
+    """Their URLs belong into the rows of those calls. The next run asks for the recordings again."""
+    account.generate(100, TODAY - DAY, TODAY)
+    days = [slice_of_days(account.sid, TODAY - DAY, TODAY)]
+    order, stop = Order(days, last=[slice_of_recordings(account.sid, TODAY - DAY, TODAY)]), threading.Event()
+    pages = read(account, twilio.base_url, order, lambda _: stop.set(), page_size=50, make_executor=lambda _: Inline(),
+                 stop=stop)  # fmt: skip
+    assert twilio.requests.count(path_contains="Recordings") == 1
+    assert [(page.slice, page.next_uri is None) for page in pages] == [(days[0], False)]
