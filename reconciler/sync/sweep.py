@@ -12,7 +12,7 @@ from typing import Any
 
 from reconciler.database.decisions import Merged
 from reconciler.database.store import Store
-from reconciler.errors import NotPermitted, Refused
+from reconciler.errors import Refused
 from reconciler.logs import get_logger
 from reconciler.sync.counts import Counts
 from reconciler.sync.cursors import JobCursor
@@ -155,14 +155,11 @@ def read_recordings(
     failed = read(
         this, Order(last=slices), resume_at=resume_at, move=move, on_page=on_page, is_bulk=True, cut=cut_busy(this)
     )
-    if (lacking := _lacking_permission(this, failed)) is not None:
-        log.warning("recordings.refused", error=str(lacking), hint=lacking.hint)
-        return None
-    return failed
+    return failed if _may_read_recordings(this, failed) else None
 
 
-def _lacking_permission(this: Run[Any], failed: Sequence[Failed]) -> NotPermitted | None:
-    """Return the error if the credentials may not read recordings; None if they may, as far as is known.
+def _may_read_recordings(this: Run[Any], failed: Sequence[Failed]) -> bool:
+    """Whether the credentials may read recordings, as far as is known; log it if they may not.
 
     Raises:
         Refused: Twilio refuses the credentials or the account, perhaps for a moment.
@@ -170,13 +167,15 @@ def _lacking_permission(this: Run[Any], failed: Sequence[Failed]) -> NotPermitte
     """
     refusal = next((failure.error for failure in failed if _is_refusal_of_recordings(failure)), None)
     if refusal is None:
-        return None
+        return True
     account_sid = this.account.sid
     newest = RecordingListing(account_sid, page_size=1)
     lacking = lacking_permission(this.session, account_sid, partial(this.session.page, newest), refusal)
-    if lacking is None and isinstance(refusal, Refused):
+    if lacking is not None:
+        log.warning("recordings.refused", error=str(lacking), hint=lacking.hint)
+    elif isinstance(refusal, Refused):
         raise refusal
-    return lacking
+    return lacking is None
 
 
 def _is_refusal_of_recordings(failure: Failed) -> bool:
@@ -227,8 +226,7 @@ def read_plan(
             is_bulk=True,
             cut=cut_busy(this, room),
         )
-        if (lacking := _lacking_permission(this, failed)) is not None:
-            log.warning("recordings.refused", error=str(lacking), hint=lacking.hint)
+        if not _may_read_recordings(this, failed):
             this.counts.slices_done += plan.leave_out_recordings()
             failed = [failure for failure in failed if not _is_refusal_of_recordings(failure)]
         return failed
