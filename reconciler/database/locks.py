@@ -26,23 +26,23 @@ def try_advisory_lock(conn: Connection, name: str) -> int | None:
 
 def holds_advisory_lock(conn: Connection, name: str, *, pid: int) -> bool:
     """Whether the session with the server process `pid` holds the lock called `name`."""
-    row = conn.execute(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s"
-        " AND (classid::bigint << 32 | objid::bigint) = pg_catalog.hashtextextended(%s, 0))",
-        (pid, f"{APPLICATION_NAME}:{name}"),
-    ).fetchone()
-    return bool(row and row[0])
+    return pid in _holding(conn, name)
 
 
 def is_locked(conn: Connection, name: str) -> bool:
     """Whether a session with this database holds the lock called `name`."""
-    row = conn.execute(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND database ="
+    return bool(_holding(conn, name))
+
+
+def _holding(conn: Connection, name: str) -> list[int]:
+    """Return the pids of the server processes that hold the lock called `name`, at most one."""
+    rows = conn.execute(
+        "SELECT pid FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND database ="
         " (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
-        " AND (classid::bigint << 32 | objid::bigint) = pg_catalog.hashtextextended(%s, 0))",
+        " AND (classid::bigint << 32 | objid::bigint) = pg_catalog.hashtextextended(%s, 0)",
         (f"{APPLICATION_NAME}:{name}",),
-    ).fetchone()
-    return bool(row and row[0])
+    )
+    return [pid for (pid,) in rows]
 
 
 def holder_of(conn: Connection, name: str) -> str | None:
